@@ -1,0 +1,46 @@
+# The two commands a newcomer needs: `make demo` and `make test`. Both set up .venv from nothing.
+PYTHON ?= python3
+BIN := .venv/bin
+# The GPU set where an NVIDIA driver answers, the CPU set elsewhere; REQUIREMENTS=... overrides.
+REQUIREMENTS ?= $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,requirements-cpu.txt)
+
+.PHONY: help demo test lint format lock clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+demo: .venv/installed ## set up, then train cifar_phased on the embedded digits (3 minutes)
+	$(BIN)/python tasks/cifar_phased/train.py --preset demo
+
+test: lint ## set up, lint, and run every test
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/installed-dev ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: .venv/installed-dev ## pin anew from pyproject.toml: requirements.txt, -cpu, -dev
+	$(BIN)/uv pip compile -q --upgrade --universal pyproject.toml --extra cpu --extra dev -o requirements-dev.txt
+	$(BIN)/uv pip compile -q --upgrade --universal pyproject.toml --extra cpu -c requirements-dev.txt -o requirements-cpu.txt
+	$(BIN)/uv pip compile -q --upgrade --python-platform linux pyproject.toml --extra gpu -c requirements-dev.txt -o requirements.txt
+
+clean: ## remove .venv and caches; runs stay
+	rm -rf .venv .pytest_cache .ruff_cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  || { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.11 to 3.13 is needed (make PYTHON=python3.12 ...)"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: $(REQUIREMENTS) | .venv/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check -r $(REQUIREMENTS)
+	touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	touch $@
