@@ -1,0 +1,1 @@
+"""What every study shares: config, data, augmentation, backbones, training, metrics, figures, run directories."""

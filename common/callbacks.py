@@ -1,0 +1,150 @@
+"""What happens beside the training step: watching the loss, keeping the state, telling the user."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+import keras
+import numpy as np
+
+from common import checkpoints
+from common.config import Phase
+from common.runs import Diverged, Interrupted, Run
+
+
+@dataclass
+class Progress:
+    """How far a run has come: `step` batches into epoch `epoch` (from 0) of phase `phase` (from 0).
+
+    `rows` are those of history.csv. `best` names, for each phase begun, its best epoch and the file with its weights.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+    rows: list[dict] = field(default_factory=list)
+    best: dict[str, dict] = field(default_factory=dict)
+
+
+class Keeper(keras.callbacks.Callback):
+    """Writes what a phase must not lose: a row, a checkpoint and the best weights at each epoch's end.
+
+    Also within an epoch, when the run is asked to stop or `checkpoint_minutes` have passed. Raises Interrupted after
+    the former, and Diverged at the first loss that is not finite.
+    """
+
+    def __init__(self, run: Run, progress: Progress, phases: Sequence[Phase], images: int, steps: int):
+        super().__init__()
+        self.run = run
+        self.progress = progress
+        self.phases = phases
+        self.images = images
+        self.steps = steps
+        self.saved_at = time.monotonic()
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that is being trained."""
+        return self.phases[self.progress.phase]
+
+    def restore_metrics(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Go on with the running means of an epoch that was left in its middle."""
+        self.metric_arrays = arrays
+
+    metric_arrays: Mapping[str, np.ndarray] | None = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.metric_arrays is not None:
+            checkpoints.assign("metrics", self.model.metrics_variables, self.metric_arrays)
+            self.metric_arrays = None
+        self.first_step = self.progress.step
+        self.started = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.progress.step = self.first_step + batch + 1
+        now = time.monotonic()
+        if batch == 0:
+            self.after_first = now
+        self.after_last = now
+        if not math.isfinite(logs["loss"]):
+            raise Diverged(f"loss is {logs['loss']}", self.where())
+        if self.progress.step == self.steps:
+            return  # the epoch's end saves
+        if self.run.stop or now - self.saved_at > 60 * self.run.config.checkpoint_minutes:
+            self.save()
+        if self.run.stop:
+            raise Interrupted(self.run.stop)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not all(math.isfinite(value) for value in logs.values()):
+            raise Diverged(f"validation loss is {logs['val_loss']}", self.where())
+        row = {
+            "phase": self.phase.name,
+            "epoch": epoch + 1,
+            "rate": float(self.model.optimizer.learning_rate),
+            **{key: logs[key] for key in ("loss", "accuracy", "val_loss", "val_accuracy")},
+            "seconds": round(time.monotonic() - self.started, 3),
+            "images_per_second": round(self.images_per_second(), 1),
+        }
+        self.progress.rows.append(row)
+        self.progress.epoch, self.progress.step = epoch + 1, 0
+        self.keep_best(row)
+        self.save()
+        self.run.write_history(self.progress.rows)
+        self.report(row)
+        if self.run.stop:
+            raise Interrupted(self.run.stop)
+
+    def images_per_second(self) -> float:
+        """Rate of the epoch's steps after the first, which compiles; validation is left out."""
+        first, last = self.first_step + 1, self.steps
+        if last == first:
+            return self.images / (self.after_last - self.started)
+        images = self.images - min(first * self.run.config.batch_size, self.images)
+        return images / (self.after_last - self.after_first)
+
+    def where(self) -> dict:
+        """Phase, epoch and step (both from 1), for messages."""
+        return {"phase": self.phase.name, "epoch": self.progress.epoch + 1, "step": self.progress.step}
+
+    def keep_best(self, row: Mapping) -> None:
+        """Keep the weights of the best epoch of the phase: highest validation accuracy, at ties lowest loss."""
+        best = self.progress.best.get(self.phase.name)
+        if best and (best["val_accuracy"], -best["val_loss"]) >= (row["val_accuracy"], -row["val_loss"]):
+            return
+        arrays = checkpoints.gather("weights", self.model.weights)
+        path = checkpoints.save(self.run.checkpoints, f"best-{self.phase.name}", arrays, dict(row))
+        self.progress.best[self.phase.name] = {
+            "file": path.name,
+            **{key: row[key] for key in ("epoch", "val_accuracy", "val_loss")},
+        }
+
+    def save(self) -> None:
+        """Checkpoint the state as it is now; refuse one that is not finite."""
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()  # during fit the variables are elsewhere
+        arrays = checkpoints.gather("model", self.model.variables)
+        arrays |= checkpoints.gather("optimizer", self.model.optimizer.variables)
+        if self.progress.step:
+            arrays |= checkpoints.gather("metrics", self.model.metrics_variables)
+        for name, array in arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise Diverged(f"variable {name} is not finite", self.where())
+        done = sum(phase.epochs for phase in self.phases[: self.progress.phase]) + self.progress.epoch
+        step = done * self.steps + self.progress.step
+        checkpoints.save_step(self.run.checkpoints, step, arrays, asdict(self.progress))
+        self.saved_at = time.monotonic()
+
+    def report(self, row: Mapping) -> None:
+        """One line an epoch, with the time that the rest of the run will take at this epoch's pace."""
+        left = sum(phase.epochs for phase in self.phases[self.progress.phase :]) - row["epoch"]
+        minutes, seconds = divmod(round(left * row["seconds"]), 60)
+        print(
+            f"{row['phase']} {row['epoch']}/{self.phase.epochs}  "
+            f"loss {row['loss']:.4f} accuracy {row['accuracy']:.2%}  "
+            f"validation loss {row['val_loss']:.4f} accuracy {row['val_accuracy']:.2%}  "
+            f"{row['images_per_second']:,.0f} images/s  {row['seconds']:.0f} s  "
+            f"left about {minutes}:{seconds:02d} min",
+            flush=True,
+        )

@@ -1,0 +1,115 @@
+"""Checkpoints: all variables and the position in training, in safetensors files that carry their digest.
+
+`.keras` and `.weights.h5` leave out the state of the random generators, so a run resumed from them draws other
+dropout masks; here every variable of the model and of the optimiser is kept.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from common import files
+
+KEPT = 2
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged or does not fit; its text is the one line that the user reads."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What one file holds: arrays by name, and JSON data beside them."""
+
+    path: Path
+    arrays: dict[str, np.ndarray]
+    data: dict
+
+
+def gather(group: str, variables: Sequence) -> dict[str, np.ndarray]:
+    """Keras variables as arrays named `<group>/<index>/<path>`."""
+    return {f"{group}/{i:04d}/{v.path}": np.array(v) for i, v in enumerate(variables)}
+
+
+def assign(group: str, variables: Sequence, arrays: Mapping[str, np.ndarray]) -> None:
+    """The reverse of `gather`. Raises CheckpointError, before it changes anything, where the two do not fit."""
+    saved = {name: array for name, array in arrays.items() if name.startswith(f"{group}/")}
+    expected = [f"{group}/{i:04d}/{v.path}" for i, v in enumerate(variables)]
+    for name in sorted(set(expected) ^ set(saved)):
+        raise CheckpointError(
+            f"variable {name} is {'not in the checkpoint' if name in expected else 'not in the model'}"
+        )
+    for name, variable in zip(expected, variables, strict=True):
+        if saved[name].shape != tuple(variable.shape):
+            raise CheckpointError(
+                f"variable {name} is {variable.shape} in the model, {saved[name].shape} in the checkpoint"
+            )
+    for name, variable in zip(expected, variables, strict=True):
+        variable.assign(saved[name])
+
+
+def save(folder: Path, stem: str, arrays: Mapping[str, np.ndarray], data: Mapping) -> Path:
+    """Write `<stem>-<digest>.safetensors` whole or not at all, and return its path."""
+    content = safetensors.numpy.save(dict(arrays), metadata={"data": json.dumps(data)})
+    path = folder / f"{stem}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+    files.write(path, content)
+    return path
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint. Raises CheckpointError when its content does not fit the digest in its name."""
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest()[:16] != path.stem.rpartition("-")[2]:
+        raise CheckpointError(f"checkpoint {path.name} is damaged: its content does not fit its digest")
+    return Checkpoint(path, safetensors.numpy.load(content), read_data(path))
+
+
+def read_data(path: Path) -> dict:
+    """The JSON data of a checkpoint alone."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return json.loads(file.metadata()["data"])
+
+
+def save_step(folder: Path, step: int, arrays: Mapping[str, np.ndarray], data: Mapping) -> Path:
+    """Save the state of training after so many steps; keep the newest two, and the best states that they name."""
+    path = save(folder, f"step-{step:09d}", arrays, data)
+    found = steps(folder)
+    for old in found[KEPT:]:
+        old.unlink()
+    named = {best["file"] for kept in found[:KEPT] for best in read_data(kept)["best"].values()}
+    for old in folder.glob("best-*.safetensors"):
+        if old.name not in named:
+            old.unlink()
+    return path
+
+
+def steps(folder: Path) -> list[Path]:
+    """The checkpoints of training, newest first."""
+    found = [p for p in folder.glob("step-*.safetensors") if re.fullmatch(r"step-\d+-[0-9a-f]{16}", p.stem)]
+    return sorted(found, key=lambda p: (int(p.stem.split("-")[1]), p.stat().st_mtime_ns), reverse=True)
+
+
+def latest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole, with the best states that it leans on whole too; None without any.
+
+    Says which ones it passed over. Raises CheckpointError when there are checkpoints and none is whole.
+    """
+    found = steps(folder)
+    for path in found:
+        try:
+            checkpoint = load(path)
+            for best in checkpoint.data["best"].values():
+                load(folder / best["file"])
+            return checkpoint
+        except (CheckpointError, OSError, safetensors.SafetensorError) as error:
+            print(f"warning: {error}; falling back to the checkpoint before it", flush=True)
+    if found:
+        raise CheckpointError(f"no checkpoint in {folder} is whole; --overwrite starts anew")
+    return None

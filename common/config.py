@@ -1,0 +1,280 @@
+"""Configurations and their command line. Imports neither Keras nor TensorFlow, so that `--help` is quick.
+
+A task's config is a frozen dataclass that extends `Config`; its presets are instances of it. `parse` turns the
+command line into one, and any mistake into one line and exit code 2.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn, TypeVar
+
+import tyro
+
+# Names only: what they stand for is in common/data, common/augment.py and common/backbones.py.
+DATASETS = ("digits", "cifar10", "cifar100", "mnist")
+AUGMENTATIONS = ("none", "flip_crop", "affine_colour_blur")
+BACKBONES = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnext50_32x4d",
+    "wide_resnet50_2",
+    "mobilenet_v2",
+)
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class ConfigError(ValueError):
+    """A mistake in what the user asked for; its text is the one line that the user reads."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stage of training: what is trainable, and how."""
+
+    name: str
+    """Name in tables and figures."""
+    trainable: Literal["head", "last_block", "full"]
+    """Head only; head and last block of the backbone; everything."""
+    epochs: int
+    """Passes over the training images."""
+    optimizer: Literal["sgd", "adam", "adamw", "nadam"]
+    """Optimiser (sgd: no momentum unless --phases.N.momentum)."""
+    rate: float
+    """Learning rate; with warmup_cosine its peak."""
+    dropout: float = 0.0
+    """Dropout rate before the head."""
+    momentum: float = 0.0
+    """Momentum, sgd only."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (Loshchilov and Hutter 2019), for every optimiser."""
+    clip_norm: float | None = None
+    """Largest global L2 norm of the gradient."""
+    schedule: Literal["constant", "warmup_cosine"] = "constant"
+    """Shape of the learning rate over the phase."""
+    warmup_epochs: int = 0
+    """Epochs of linear rise to the peak, from a hundredth of it."""
+    cosine_epochs: int | None = None
+    """Epochs from peak to floor; past it the cosine rises again. None: one descent over the whole phase."""
+    final_rate: float = 0.0
+    """Floor of the cosine."""
+
+    def check(self) -> None:
+        """Raise ConfigError for values that cannot be trained with."""
+        prefix = f"phase {self.name!r}: "
+        if not re.fullmatch(r"[a-z0-9_]+", self.name):
+            raise ConfigError(f"{prefix}a name has small letters, digits and _ only")
+        positive(prefix + "epochs", self.epochs)
+        positive(prefix + "rate", self.rate)
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"{prefix}dropout is {self.dropout}; allowed: 0 <= dropout < 1")
+        if self.momentum and self.optimizer != "sgd":
+            raise ConfigError(f"{prefix}momentum is for sgd; the optimizer is {self.optimizer}")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"{prefix}momentum is {self.momentum}; allowed: 0 <= momentum < 1")
+        for field in ("weight_decay", "warmup_epochs", "final_rate"):
+            if getattr(self, field) < 0:
+                raise ConfigError(f"{prefix}{field} is {getattr(self, field)}; it cannot be negative")
+        if self.clip_norm is not None:
+            positive(prefix + "clip_norm", self.clip_norm)
+        if self.cosine_epochs is not None:
+            positive(prefix + "cosine_epochs", self.cosine_epochs)
+        if self.schedule == "warmup_cosine" and self.warmup_epochs >= self.epochs:
+            raise ConfigError(f"{prefix}warmup_epochs is {self.warmup_epochs} of {self.epochs} epochs; leave some")
+        if self.final_rate > self.rate:
+            raise ConfigError(f"{prefix}final_rate {self.final_rate} is above rate {self.rate}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The flags that every task has."""
+
+    preset: str = "default"
+    """Named configuration to start from; flags change single values of it."""
+    dataset: str = "cifar10"
+    """digits, cifar10, cifar100, mnist or image_folder:PATH."""
+    data_dir: Path | None = None
+    """Where data sets are kept (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
+    weights: str = "none"
+    """Initial weights of the backbone: imagenet, none, or a file."""
+    out: Path = REPOSITORY / "results" / "runs"
+    """Folder of runs."""
+    seed: int = 0
+    """Seed of splits, initial weights, order, augmentation and dropout."""
+    precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = "auto"
+    """auto: mixed_float16 on a GPU, float32 on a CPU."""
+    batch_size: int = 64
+    """Images per step."""
+    limit_train: int | None = None
+    """Use this many of the training images, equally from each class (validation images included)."""
+    limit_test: int | None = None
+    """Use this many of the test images, equally from each class."""
+    overwrite: bool = False
+    """Throw away what the run directory holds and start anew."""
+    offline: bool = False
+    """Never use the network; stop where something is missing. Always so inside a SLURM job."""
+    deterministic: Literal["auto", "yes", "no"] = "auto"
+    """Bit-identical repeats, at a price on GPUs. auto: yes on a CPU, no on a GPU."""
+    tensorboard: bool = False
+    """Write TensorBoard files into the run directory."""
+    checkpoint_minutes: float = 10.0
+    """Checkpoint within an epoch when this long has passed; every epoch ends with one in any case."""
+
+    # Fields that say where and how a run happens but not what it computes: they do not enter its name.
+    OPERATIONAL = ("data_dir", "out", "overwrite", "offline", "tensorboard", "checkpoint_minutes")
+
+    def check(self) -> None:
+        """Raise ConfigError for values that cannot be trained with. Tasks extend it."""
+        if not self.dataset.startswith("image_folder:"):
+            choice("dataset", self.dataset, DATASETS, also="image_folder:PATH")
+        positive("batch-size", self.batch_size)
+        positive("checkpoint-minutes", self.checkpoint_minutes)
+        for field in ("limit_train", "limit_test"):
+            if getattr(self, field) is not None:
+                positive(field.replace("_", "-"), getattr(self, field))
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}; it cannot be negative")
+        if self.data_dir is not None and not self.data_dir.is_dir():
+            raise ConfigError(
+                f"data folder {self.data_dir} is not there; make it and run "
+                f"`python -m common.data prepare {self.dataset} --data-dir {self.data_dir}`"
+            )
+        if self.weights not in ("none", "imagenet") and not Path(self.weights).is_file():
+            raise ConfigError(f"weights {self.weights!r}: no such file; allowed: imagenet, none, or a file")
+
+    def identity(self) -> dict:
+        """Everything that the result depends on, as JSON data. A weights file counts by its content."""
+        fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in self.OPERATIONAL}
+        if self.weights not in ("none", "imagenet"):
+            digest = hashlib.sha256(Path(self.weights).read_bytes()).hexdigest()
+            fields["weights"] = f"{Path(self.weights).name}@sha256:{digest[:16]}"
+        return json.loads(json.dumps(fields))
+
+    def operational(self) -> dict:
+        """The remaining fields as JSON data."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in vars(self).items() if k in self.OPERATIONAL}
+
+    def name(self) -> str:
+        """Run directory's name: `<slug>-<hash of the config without seed>-s<seed>`."""
+        identity = self.identity()
+        seed = identity.pop("seed")
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return f"{self.slug()}-{digest[:8]}-s{seed}"
+
+    def slug(self) -> str:
+        """The readable part of the name."""
+        return "-".join(re.sub(r"[^\w.]+", "_", Path(part).name) for part in self.headline())
+
+    def headline(self) -> tuple[str, ...]:
+        """What one names a run by; tasks add to it."""
+        return (self.preset, self.dataset)
+
+    def setting(self, presets: Mapping[str, "Config"]) -> str:
+        """`key=value ...`: the data set and every field that differs from the preset; a table's row label."""
+        ours, theirs = flat(self.identity()), flat(presets[self.preset].identity())
+        changed = {k: v for k, v in ours.items() if k != "seed" and (k in self.SHOWN or v != theirs.get(k))}
+        return " ".join(f"{key}={value}" for key, value in changed.items())
+
+    SHOWN = ("dataset",)
+
+
+def flat(fields: Mapping, prefix: str = "") -> dict:
+    """Nested JSON data as one level with dotted keys, in the spelling of the command line."""
+    pairs = {}
+    for key, value in fields.items():
+        if isinstance(value, list):
+            value = dict(enumerate(value))
+        if isinstance(value, Mapping):
+            pairs |= flat(value, f"{prefix}{key}.")
+        else:
+            pairs[f"{prefix}{key}"] = value
+    return pairs
+
+
+def positive(name: str, value: float) -> None:
+    """Raise ConfigError unless value is above zero."""
+    if not value > 0:
+        raise ConfigError(f"{name} is {value}; it must be above zero")
+
+
+def choice(name: str, value: str, allowed: Sequence[str], also: str = "") -> None:
+    """Raise ConfigError unless value is one of the allowed."""
+    if value not in allowed:
+        near = difflib.get_close_matches(value, allowed, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(
+            f"unknown {name} {value!r}; allowed: {', '.join([*allowed, *([also] if also else [])])}{hint}"
+        )
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """End the process with one line on stderr."""
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def parse(presets: Mapping[str, C], description: str, argv: Sequence[str] | None = None) -> C:
+    """Read the command line into a checked config.
+
+    The first preset is the default one. Exits with code 2 and one line on stderr when something is wrong.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        config = parse_strictly(presets, description, argv)
+    except ConfigError as error:
+        fail(str(error))
+    return config
+
+
+def parse_strictly(presets: Mapping[str, C], description: str, argv: Sequence[str]) -> C:
+    """As `parse`, with ConfigError for every mistake (the launcher collects them)."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("--preset", default=next(iter(presets)), nargs="?")
+    name = finder.parse_known_args(argv)[0].preset
+    choice("preset", name or "", tuple(presets))
+    default = presets[name]
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            config = tyro.cli(type(default), default=default, description=description, args=argv, prog="train.py")
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ConfigError(one_line(errors.getvalue())) from None
+    config.check()
+    return config
+
+
+def one_line(box: str) -> str:
+    """The message in tyro's framed text, on one line: the frame and the help below its first rule left out."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    rule = next((i for i, line in enumerate(lines) if set(line) == {"─"}), len(lines))
+    message = " ".join(lines[:rule])
+    flags = [line.split()[0] for line in lines[rule:] if line.startswith("--")]
+    return message + (f"; did you mean {flags[0]}?" if "Perhaps you meant:" in lines else "; see --help")
+
+
+def data_dir(config: Config) -> Path:
+    """Where data sets are kept."""
+    return config.data_dir or Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def offline(config: Config) -> bool:
+    """Whether the network must not be used: compute nodes often have none, and a hang there costs hours."""
+    return config.offline or "SLURM_JOB_ID" in os.environ

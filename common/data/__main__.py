@@ -1,0 +1,87 @@
+"""Fetch data sets and weights before they are needed, or say what is there.
+
+python -m common.data prepare cifar10 cifar100 --weights resnet18 mobilenet_v2   # on a machine with a network
+python -m common.data prepare cifar10 --weights resnet18 --check                 # no network; exit code 1: missing
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from common.config import BACKBONES, DATASETS, Config, ConfigError, choice, data_dir, fail
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m common.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = top.add_subparsers(dest="command", required=True)
+    prepare = commands.add_parser("prepare", help="fetch data sets and weights, or --check them")
+    prepare.add_argument("names", nargs="*", metavar="NAME", help=f"data sets: {', '.join(DATASETS)}")
+    prepare.add_argument("--weights", nargs="+", default=[], metavar="NAME", help=f"backbones: {', '.join(BACKBONES)}")
+    prepare.add_argument("--data-dir", type=Path, help="folder of data sets (default: $TFDS_DATA_DIR, else TFDS's)")
+    prepare.add_argument("--image-size", type=int, default=224, help="for mobilenet_v2, whose weights go by size")
+    prepare.add_argument("--check", action="store_true", help="fetch nothing; exit code 1 where something is missing")
+    return top
+
+
+def main() -> None:
+    """Fetch or check each of the names; exit code 1 where one is missing, 2 for bad input."""
+    top = parser()
+    top.error = fail
+    for command in top._subparsers._group_actions[0].choices.values():
+        command.error = fail
+    arguments = top.parse_args()
+    try:
+        for name in arguments.names:
+            choice("data set", name, DATASETS)
+        for name in arguments.weights:
+            choice("backbone", name, BACKBONES)
+    except ConfigError as error:
+        fail(str(error))
+    if not arguments.names and not arguments.weights:
+        fail(f"nothing to prepare; name data sets ({', '.join(DATASETS)}) or --weights")
+    folder = data_dir(Config(data_dir=arguments.data_dir))
+    done = [dataset(name, folder, arguments.check) for name in arguments.names]
+    done += [weights(name, arguments.image_size, arguments.check) for name in arguments.weights]
+    sys.exit(0 if all(done) else 1)
+
+
+def report(kind: str, name: str, found: Path | None, missing: str = "missing") -> bool:
+    """Print one line, and return whether it is there."""
+    print(f"{kind:<8} {name:<16} {found or missing}")
+    return found is not None
+
+
+def dataset(name: str, folder: Path, check: bool) -> bool:
+    """Fetch or check one data set."""
+    from common.data import sources
+
+    if name == "digits":
+        print(f"{'data':<8} {name:<16} embedded in scikit-learn")
+        return True
+    found = sources.tfds_folder(name, folder)
+    if found or check:
+        return report("data", name, found, f"missing from {folder}")
+    try:
+        return report("data", name, sources.fetch_tfds(name, folder))
+    except ConfigError as error:
+        return report("data", name, None, str(error))
+
+
+def weights(name: str, image_size: int, check: bool) -> bool:
+    """Fetch or check the ImageNet weights of one backbone."""
+    from common import weights
+
+    found = weights.is_present(name, image_size)
+    if found or check:
+        return report("weights", name, found)
+    try:
+        return report("weights", name, weights.fetch(name, image_size))
+    except ConfigError as error:
+        return report("weights", name, None, str(error))
+
+
+if __name__ == "__main__":
+    main()

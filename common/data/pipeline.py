@@ -1,0 +1,91 @@
+"""tf.data pipelines: native-resolution uint8 batches, in an order that depends on the seed and the epoch alone."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from common.data.sources import Split, decode
+
+# (uint8 images, int64 pair of epoch and step) -> uint8 images: augmentation on the host.
+HostAugmentation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def training(
+    split: Split,
+    batch_size: int,
+    seed: int,
+    epochs: range,
+    skip: int = 0,
+    augment: HostAugmentation | None = None,
+) -> tf.data.Dataset:
+    """Batches of several epochs on end, each epoch in an order of its own.
+
+    `epochs` counts from the start of the run, over all phases. `skip` leaves out the first batches of the first
+    epoch, so that a run can go on in the middle of one. Elements: uint8 (b, h, w, c), int64 (b,).
+    """
+    batches = reader(split, batch_size)
+
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        dataset = batches(order(len(split), seed, number))
+        if augment is None:
+            return dataset
+        return dataset.enumerate().map(
+            lambda step, batch: (augment(batch[0], tf.stack([number, step])), batch[1]),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+
+    dataset = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(epoch)
+    return dataset.skip(skip).prefetch(tf.data.AUTOTUNE)
+
+
+def steps_per_epoch(split: Split, batch_size: int) -> int:
+    """Batches of one epoch; the last may be smaller."""
+    return -(-len(split) // batch_size)
+
+
+def evaluation(split: Split, batch_size: int) -> tf.data.Dataset:
+    """The split once, in its own order."""
+    return reader(split, batch_size)(tf.range(len(split))).prefetch(tf.data.AUTOTUNE)
+
+
+def pictures(split: Split, indices: np.ndarray) -> np.ndarray:
+    """Some of the images as an array: uint8 (n, h, w, c)."""
+    images, _ = next(iter(evaluation(split.take(indices), len(indices))))
+    return images.numpy()
+
+
+def order(n: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
+    """A permutation of 0 .. n-1 as a pure function of (seed, epoch): sorted stateless random keys."""
+    keys = tf.random.stateless_uniform([n], tf.stack([tf.constant(seed, tf.int64), epoch]), None, None, tf.int64)
+    return tf.argsort(keys, stable=True)
+
+
+def reader(split: Split, batch_size: int) -> Callable[[tf.Tensor], tf.data.Dataset]:
+    """A function from indices into a split to batches of the images and labels there."""
+    # Made here, once: inside a dataset's function they would be copied into its graph.
+    places, labels = tf.constant(split.places), tf.constant(split.labels)
+
+    def from_files(indices: tf.Tensor) -> tf.data.Dataset:
+        dataset = tf.data.Dataset.from_tensor_slices(indices)
+        dataset = dataset.map(lambda i: (read(split.store[places[i]], split.size), labels[i]), tf.data.AUTOTUNE)
+        return dataset.batch(batch_size)
+
+    def from_memory(indices: tf.Tensor) -> tf.data.Dataset:
+        dataset = tf.data.Dataset.from_tensor_slices(indices).batch(batch_size)
+        return dataset.map(
+            lambda i: (tf.gather(split.store, tf.gather(places, i)), tf.gather(labels, i)), tf.data.AUTOTUNE
+        )
+
+    return from_files if split.in_files else from_memory
+
+
+def read(path: tf.Tensor, size: int) -> tf.Tensor:
+    """The largest centred square of an image file, resized bilinearly: uint8 (size, size, 3)."""
+    image = decode(tf.io.read_file(path))
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    side = tf.minimum(height, width)
+    image = image[(height - side) // 2 :, (width - side) // 2 :][:side, :side]
+    image = tf.image.resize(image, [size, size], antialias=True)
+    image = tf.ensure_shape(image, [size, size, 3])
+    return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)

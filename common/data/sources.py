@@ -1,0 +1,290 @@
+"""Named data sets as arrays of uint8 images (or image files) with labels, split into train, validation and test."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.config import ConfigError
+from common.files import StorageError, write_json
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+VALIDATION_SHARE = 0.1
+TEST_SHARE = 0.2  # where a data set has no test split of its own
+# The test images of such a data set are the same for every seed of a run.
+TEST_SEED = 0
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif"}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels of one split: those at `places` of a store that several splits share.
+
+    `store` is a uint8 tensor (m, height, width, channels), or a text tensor (m,) of file names, which are decoded, cut
+    to a centred square and resized to `size` on the way. `places` and `labels` are int64 (n,).
+    """
+
+    store: "tf.Tensor"
+    places: np.ndarray
+    labels: np.ndarray
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def in_files(self) -> bool:
+        """Whether the images are decoded from files on the way."""
+        return self.store.ndim == 1
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for colour."""
+        return 3 if self.in_files else self.store.shape[-1]
+
+    def take(self, indices: np.ndarray) -> "Split":
+        """The images at these indices among its own."""
+        return replace(self, places=self.places[indices], labels=self.labels[indices])
+
+
+def whole(images: np.ndarray, labels: np.ndarray, size: int) -> Split:
+    """A split of all these images (uint8) or file names."""
+    import tensorflow as tf
+
+    with tf.device("CPU"):
+        return Split(tf.constant(images), np.arange(len(labels)), np.asarray(labels, np.int64), size)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set, ready to be trained on; `notes` are what a reader of its figures should know."""
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+    notes: tuple[str, ...] = ()
+
+    def counts(self) -> dict[str, np.ndarray]:
+        """Images per class, by split."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: np.bincount(s.labels, minlength=len(self.class_names)) for name, s in splits.items()}
+
+
+def load(
+    name: str,
+    folder: Path,
+    seed: int,
+    image_size: int,
+    limit_train: int | None = None,
+    limit_test: int | None = None,
+    offline: bool = False,
+) -> Dataset:
+    """Load a data set by name; what is missing is fetched, unless offline.
+
+    A data set without a validation split gives a tenth of its training images, stratified and chosen by the seed.
+    Limits are stratified too. Raises ConfigError when the data is not there, or does not fit.
+    """
+    if name.startswith("image_folder:"):
+        splits, class_names, notes = image_folder(Path(name.removeprefix("image_folder:")), image_size, folder)
+    elif name == "digits":
+        splits, class_names, notes = digits()
+    else:
+        splits, class_names, notes = from_tfds(name, folder, offline)
+    for split_name, split in splits.items():
+        check_labels(name, split_name, split.labels, len(class_names))
+    if "test" not in splits:
+        splits["train"], splits["test"] = stratified(splits["train"], TEST_SHARE, TEST_SEED, "test")
+    train = limited(splits["train"], limit_train, seed, "train")
+    if "validation" in splits:
+        validation = splits["validation"]
+    else:
+        train, validation = stratified(train, VALIDATION_SHARE, seed, "validation")
+    for label in np.flatnonzero(np.bincount(train.labels, minlength=len(class_names)) == 0):
+        raise ConfigError(f"{name}: class {class_names[label]!r} has no training image")
+    test = limited(splits["test"], limit_test, TEST_SEED, "test")
+    return Dataset(name, tuple(class_names), train, validation, test, tuple(notes))
+
+
+def check_labels(name: str, split: str, labels: np.ndarray, classes: int) -> None:
+    """Raise ConfigError unless there are labels and each is one of 0 .. classes-1."""
+    if len(labels) == 0:
+        raise ConfigError(f"{name}: the {split} split has no images")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ConfigError(f"{name}: labels of {split} run from {labels.min()} to {labels.max()}; classes: {classes}")
+
+
+def stratified(split: Split, share: float, seed: int, name: str) -> tuple[Split, Split]:
+    """Two parts, the second with this share of each class. Raises ConfigError where a class is too small."""
+    from sklearn.model_selection import train_test_split
+
+    try:
+        rest, part = train_test_split(
+            np.arange(len(split)), test_size=share, stratify=split.labels, random_state=seed, shuffle=True
+        )
+    except ValueError as error:
+        raise ConfigError(f"{len(split)} images are too few to hold out a {name} split: {error}") from error
+    return split.take(np.sort(rest)), split.take(np.sort(part))
+
+
+def limited(split: Split, limit: int | None, seed: int, name: str) -> Split:
+    """So many images of it, each class by its share. Raises ConfigError where there are not as many."""
+    if limit is None or limit == len(split):
+        return split
+    if limit > len(split):
+        raise ConfigError(f"limit-{name} is {limit}; there are {len(split)} images")
+    return stratified(split, limit / len(split), seed, f"limited {name}")[1]
+
+
+def digits() -> tuple[dict[str, Split], list[str], list[str]]:
+    """scikit-learn's 1,797 handwritten digits, 8x8 grey: embedded, no network."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    # Its values run from 0 to 16.
+    images = np.round(data.images[..., None] * (255 / 16)).astype(np.uint8)
+    return {"train": whole(images, data.target, 8)}, [str(d) for d in range(10)], []
+
+
+def tfds_folder(name: str, folder: Path) -> Path | None:
+    """Where a prepared TFDS data set lies (its newest version); no network."""
+    versions = [p.parent for p in (folder / name).glob("*/dataset_info.json")]
+    return max(versions, key=lambda p: [int(n) for n in re.findall(r"\d+", p.name)], default=None)
+
+
+def fetch_tfds(name: str, folder: Path) -> Path:
+    """Download and prepare a TFDS data set. Raises ConfigError where its host does not answer."""
+    import tensorflow_datasets as tfds
+
+    print(f"fetching {name} into {folder} ...", flush=True)
+    try:
+        tfds.builder(name, data_dir=folder).download_and_prepare()
+    except (OSError, tfds.download.DownloadError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"could not fetch {name}: {reason}. {how_to_get(name, folder)}") from error
+    return tfds_folder(name, folder)
+
+
+def how_to_get(name: str, folder: Path) -> str:
+    """What to do where a data set is missing."""
+    return (
+        f"With a network, `python -m common.data prepare {name} --data-dir {folder}` fetches it; `make demo` needs none"
+    )
+
+
+def from_tfds(name: str, folder: Path, offline: bool) -> tuple[dict[str, Split], list[str], list[str]]:
+    """A TFDS image classification data set, decoded into memory. The network is used only to fetch it."""
+    prepared = tfds_folder(name, folder)
+    if prepared is None:
+        if offline:
+            raise ConfigError(f"{name} is not in {folder}. {how_to_get(name, folder)}")
+        prepared = fetch_tfds(name, folder)
+
+    import tensorflow_datasets as tfds
+
+    # From the folder, not by name: by name TFDS asks its servers for newer versions.
+    builder = tfds.builder_from_directory(prepared)
+    splits = {name: read_tfds(builder, name) for name in ("train", "validation", "test") if name in builder.info.splits}
+    return splits, builder.info.features["label"].names, tfds_notes(name, splits)
+
+
+# Sizes of the whole data sets: a copy that holds less is used, and said.
+WHOLE = {"cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "mnist": (60_000, 10_000)}
+
+
+def tfds_notes(name: str, splits: dict[str, Split]) -> list[str]:
+    """A note for each split that holds fewer images than the published data set."""
+    full = dict(zip(("train", "test"), WHOLE.get(name, ()), strict=False))
+    return [f"{len(splits[s]):,} of {n:,} {s} images" for s, n in full.items() if len(splits[s]) < n]
+
+
+def read_tfds(builder, split: str) -> Split:
+    """All of one split, in the order on disk."""
+    images = np.empty((builder.info.splits[split].num_examples, *builder.info.features["image"].shape), np.uint8)
+    labels = np.empty(len(images), np.int64)
+    start = 0
+    for batch in builder.as_dataset(split=split, shuffle_files=False).batch(512).prefetch(1).as_numpy_iterator():
+        end = start + len(batch["label"])
+        images[start:end], labels[start:end] = batch["image"], batch["label"]
+        start = end
+    return whole(images, labels, images.shape[1])
+
+
+def image_folder(root: Path, size: int, cache: Path) -> tuple[dict[str, Split], list[str], list[str]]:
+    """Images in class folders: `root/<split>/<class>/*` with train, val and test, or `root/<class>/*` alone.
+
+    Files that cannot be decoded are named and left out. Raises ConfigError for a folder without such images.
+    """
+    if not root.is_dir():
+        raise ConfigError(f"image folder {root} is not there (looked in {Path.cwd()})")
+    parts = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
+    if parts and "train" not in parts:
+        raise ConfigError(f"image folder {root} has {' and '.join(parts)} but no train")
+    parts = parts or {"train": root}
+    class_names = sorted(p.name for p in parts["train"].iterdir() if p.is_dir())
+    if len(class_names) < 2:
+        raise ConfigError(f"{parts['train']} has {len(class_names)} class folders; at least two are needed")
+    splits, bad = {}, []
+    for name, folder in parts.items():
+        extra = sorted({p.name for p in folder.iterdir() if p.is_dir()} - set(class_names))
+        if extra:
+            raise ConfigError(f"{folder} has a class that train has not: {extra[0]}")
+        listed = [(p, i) for i, c in enumerate(class_names) for p in sorted((folder / c).glob("**/*"))]
+        listed = [(p, i) for p, i in listed if p.suffix.lower() in IMAGE_SUFFIXES]
+        corrupt = unreadable([p for p, _ in listed], cache)
+        bad += corrupt
+        kept = [(str(p), i) for p, i in listed if p not in set(corrupt)]
+        if not kept:
+            raise ConfigError(f"{folder} has no readable image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        images, labels = zip(*kept, strict=True)
+        key = "validation" if name == "val" else name
+        splits[key] = whole(np.array(images), np.array(labels), size)
+    notes = [f"{len(bad)} unreadable image files skipped: {', '.join(str(p) for p in bad)}"] if bad else []
+    return splits, class_names, notes
+
+
+def unreadable(paths: Sequence[Path], cache: Path) -> list[Path]:
+    """Those of the files that cannot be decoded; remembered in the data folder, as decoding all takes a while."""
+    from tqdm import tqdm
+
+    listing = "\n".join(f"{p}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in paths)
+    memory = cache / "image_folder" / f"{hashlib.sha256(listing.encode()).hexdigest()[:16]}.json"
+    if memory.is_file():
+        return [Path(p) for p in json.loads(memory.read_text())]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = tqdm(pool.map(is_readable, paths), "checking images", total=len(paths), disable=None)
+        bad = [path for path, readable in zip(paths, found, strict=True) if not readable]
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_json(memory, [str(p) for p in bad])
+    except (StorageError, OSError):
+        print(f"note: {cache} cannot be written; the images are checked again next time", flush=True)
+    return bad
+
+
+def is_readable(path: Path) -> bool:
+    """Whether the decoder that training uses takes the file."""
+    import tensorflow as tf
+
+    try:
+        decode(tf.io.read_file(str(path)))
+    except tf.errors.OpError:
+        return False
+    return True
+
+
+def decode(content):
+    """The bytes of an image file as a uint8 tensor (height, width, 3); the first frame of an animation."""
+    import tensorflow as tf
+
+    return tf.io.decode_image(content, channels=3, expand_animations=False)

@@ -1,0 +1,285 @@
+"""Run directories: one configuration, one folder, from the first checkpoint to the final figures.
+
+    config.json  environment.json  history.csv  checkpoints/  predictions.npz  figures/*.png  metrics.json
+
+metrics.json comes last: a folder that has it is finished.
+"""
+
+import csv
+import fcntl
+import io
+import json
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from common import files
+from common.checkpoints import CheckpointError
+from common.config import REPOSITORY, Config, ConfigError, fail, parse
+
+HISTORY_COLUMNS = (
+    "phase",
+    "epoch",
+    "rate",
+    "loss",
+    "accuracy",
+    "val_loss",
+    "val_accuracy",
+    "seconds",
+    "images_per_second",
+)
+VERSIONS = ("keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "scikit-learn", "keras-cv", "tensorflow-datasets")
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and can go on from its last checkpoint."""
+
+    def __init__(self, number: signal.Signals):
+        super().__init__(number.name)
+        self.number = number
+
+
+class Diverged(Exception):
+    """The loss or a variable is no finite number any more; `where` says at which phase, epoch and step."""
+
+    def __init__(self, what: str, where: Mapping):
+        super().__init__(f"{what} at phase {where['phase']}, epoch {where['epoch']}, step {where['step']}")
+        self.where = dict(where)
+
+
+@dataclass
+class Run:
+    """An open run directory."""
+
+    folder: Path
+    task: str
+    config: Config
+    stop: signal.Signals | None = field(default=None, init=False)
+    can_save: bool = field(default=False, init=False)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of the figures."""
+        return self.folder / "figures"
+
+    @property
+    def result(self) -> dict | None:
+        """metrics.json of a finished run."""
+        path = self.folder / "metrics.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def write_history(self, rows: Sequence[Mapping]) -> None:
+        """Write history.csv anew; a row an epoch."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        files.write(self.folder / "history.csv", text.getvalue().encode())
+
+    def write_predictions(self, class_names: Sequence[str], **arrays: np.ndarray) -> None:
+        """Write predictions.npz: labels and probabilities by split, readable without pickle."""
+        content = io.BytesIO()
+        np.savez_compressed(content, class_names=np.array(class_names), **arrays)
+        files.write(self.folder / "predictions.npz", content.getvalue())
+
+    def finish(self, status: str, metrics: Mapping) -> None:
+        """Write metrics.json, which marks the run as finished."""
+        content = {"status": status, "task": self.task, "seed": self.config.seed, **metrics}
+        files.write_json(self.folder / "metrics.json", content)
+
+    def on_signal(self, number: int, frame: object) -> None:
+        """Stop: at the end of the step where training can save itself, else at once."""
+        again = self.stop is not None
+        self.stop = signal.Signals(number)
+        if not self.can_save or again:
+            raise Interrupted(self.stop)
+        print(f"\n{self.stop.name}: saving at the end of this step", flush=True)
+
+
+class RunError(RuntimeError):
+    """A run directory that cannot be used; its text is the one line that the user reads."""
+
+
+@contextmanager
+def open_run(config: Config, task: str, setting: str) -> Iterator[Run]:
+    """Make or reopen the directory of a configuration, and hold it for this process alone.
+
+    Raises RunError when another process holds it or it belongs to another configuration, StorageError when it
+    cannot be written.
+    """
+    run = Run(config.out / task / config.name(), task, config)
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        lock = (run.folder / ".lock").open("a+")
+    except OSError as error:
+        raise files.StorageError(f"cannot write {run.folder}: {error.strerror}") from error
+    with lock:
+        # The kernel lets go of it when the process ends, however it ends.
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise RunError(f"{run.folder} is being written by {lock.read().strip() or 'another process'}") from None
+        lock.truncate(0)
+        print(f"process {os.getpid()} on {socket.gethostname()}", file=lock, flush=True)
+        if config.overwrite:
+            clear(run.folder)
+        for leftover in run.folder.glob("**/.*.tmp"):
+            leftover.unlink()
+        write_config(run, setting)
+        for folder in (run.checkpoints, run.figures):
+            folder.mkdir(exist_ok=True)
+        yield run
+
+
+def clear(folder: Path) -> None:
+    """Empty a run directory. metrics.json goes first, so that half of it never looks finished."""
+    (folder / "metrics.json").unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != ".lock":
+            path.unlink()
+
+
+def write_config(run: Run, setting: str) -> None:
+    """Write config.json, or see that the one there says the same."""
+    path = run.folder / "config.json"
+    identity = run.config.identity()
+    if path.is_file() and json.loads(path.read_text())["config"] != identity:
+        raise RunError(f"{path} belongs to another configuration; --overwrite starts anew")
+    content = {"task": run.task, "setting": setting, "config": identity, "options": run.config.operational()}
+    files.write_json(path, content)
+
+
+def git_state() -> dict:
+    """Commit of the code, and whether the tree differs from it; nulls outside a checkout."""
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(REPOSITORY), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        changes = git("status", "--porcelain")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
+    except FileNotFoundError:
+        return {"commit": None, "dirty": None}
+
+
+def installed(packages: Sequence[str] = VERSIONS) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    versions = {}
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
+
+
+def write_environment(run: Run, **facts: object) -> None:
+    """Write environment.json: where and with what this run happens; `starts` lists each start of it.
+
+    Raises RunError where a run would go on with another backend or precision.
+    """
+    path = run.folder / "environment.json"
+    before = json.loads(path.read_text()) if path.is_file() else {"starts": []}
+    for fact in ("backend", "precision"):
+        if before.get(fact, facts[fact]) != facts[fact]:
+            raise RunError(
+                f"{run.folder} was begun with {fact} {before[fact]}, this would go on with {facts[fact]}; "
+                "choose the same, or --overwrite"
+            )
+    starts = before["starts"]
+    start = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname(), **git_state()}
+    if starts and starts[-1]["commit"] != start["commit"]:
+        print("warning: this run was started by another version of the code", flush=True)
+    content = {
+        "python": platform.python_version(),
+        "versions": installed(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        **facts,
+        **git_state(),
+        "starts": [*starts, start],
+    }
+    files.write_json(path, content)
+
+
+def summary(folder: Path, result: Mapping) -> str:
+    """A short table of a finished run, for the terminal."""
+    if result["status"] == "diverged":
+        return f"status      diverged: {result['diverged']['reason']}\nrun         {folder}"
+    lines = [f"{'phase':<12}{'epochs':>7}{'best':>6}{'validation':>12}{'test':>9}{'images/s':>10}"]
+    for name, phase in result["phases"].items():
+        lines.append(
+            f"{name:<12}{phase['epochs']:>7}{phase['best_epoch']:>6}{phase['validation']['accuracy']:>11.2%} "
+            f"{phase['test']['accuracy']:>8.2%}{phase['images_per_second']:>10,.0f}"
+        )
+    test = result["test"]
+    lines += [
+        "",
+        f"test        accuracy {test['accuracy']:.2%}, macro F1 {test['macro_f1']:.4f}, "
+        f"loss {test['loss']:.4f} on {test['n']:,} images",
+        *(f"note        {note}" for note in result["notes"]),
+        f"figures     {folder / 'figures'}",
+        f"run         {folder}",
+    ]
+    return "\n".join(lines)
+
+
+def main(
+    presets: Mapping[str, Config],
+    description: str,
+    study: Callable[[Config, Run], None],
+    argv: Sequence[str] | None = None,
+) -> None:
+    """The command of a task: parse, open the run directory, train, and turn every known fault into one line.
+
+    Exit codes: 0 finished (a diverged run is a result too); 2 bad input; 1 another known fault; 130 and 143 stopped
+    by Ctrl-C and SIGTERM, after which the same command goes on.
+    """
+    config = parse(presets, description, argv)
+    task = Path(sys.modules[study.__module__].__file__).parent.name
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        with open_run(config, task, config.setting(presets)) as run:
+            if run.result is None:
+                perform(study, config, run)
+            else:
+                print("this run is finished; --overwrite does it anew", flush=True)
+            print(summary(run.folder, run.result), flush=True)
+    except ConfigError as error:
+        fail(str(error), 2)
+    except (files.StorageError, CheckpointError, RunError) as error:
+        fail(str(error), 1)
+    except Interrupted as stop:
+        print(f"stopped by {stop.number.name}; the same command goes on", file=sys.stderr, flush=True)
+        raise SystemExit(128 + stop.number) from None
+
+
+def perform(study: Callable[[Config, Run], None], config: Config, run: Run) -> None:
+    """Run a study under the signal handlers; a diverged one is finished too."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, run.on_signal)
+    try:
+        study(config, run)
+    except Diverged as error:
+        print(f"diverged: {error}", flush=True)
+        run.finish("diverged", {"diverged": {"reason": str(error), **error.where}})

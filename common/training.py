@@ -1,0 +1,242 @@
+"""The training loop: a list of phases, each one compile and fit, resumable at any instant."""
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from common import checkpoints
+from common.callbacks import Keeper, Progress
+from common.config import Config, Phase
+from common.data import pipeline
+from common.data.sources import Dataset, Split
+from common.metrics import evaluate
+from common.runs import Run, write_environment
+
+WARMUP_START = 0.01  # share of the peak rate at which a warm-up begins
+
+
+def set_up(config: Config) -> None:
+    """Seed everything, choose the precision, and make repeats bit-identical where that is asked for."""
+    import tensorflow as tf
+
+    if keras.backend.backend() != "tensorflow":
+        tf.config.set_visible_devices([], "GPU")  # tf.data must not take the memory that the model needs
+    keras.utils.set_random_seed(config.seed)
+    precision = config.precision
+    if precision == "auto":
+        precision = "mixed_float16" if on_gpu() else "float32"
+    keras.config.set_dtype_policy(precision)
+    if deterministic(config):
+        tf.config.experimental.enable_op_determinism()
+
+
+def on_gpu() -> bool:
+    """Whether Keras's backend computes on a GPU."""
+    return any(device.startswith("gpu") for device in keras.distribution.list_devices())
+
+
+def deterministic(config: Config) -> bool:
+    """Whether TensorFlow's operations must give the same bits each time."""
+    return config.deterministic == "yes" or (config.deterministic == "auto" and not on_gpu())
+
+
+def environment(config: Config, model: keras.Model) -> dict:
+    """Facts of a compiled model's surroundings for environment.json."""
+    return {
+        "backend": keras.backend.backend(),
+        "devices": keras.distribution.list_devices(),
+        "precision": keras.config.dtype_policy().name,
+        "jit_compile": bool(model.jit_compile),
+        "op_determinism": deterministic(config),
+    }
+
+
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up to the peak, then a cosine between peak and floor that goes on rising and falling.
+
+    The cosine is that of SGDR (Loshchilov and Hutter 2017, equation 5) without restarts: after `half_period` steps
+    it has come down to the floor, after two of them up to the peak again, as PyTorch's CosineAnnealingLR does past
+    its T_max.
+    """
+
+    def __init__(self, peak: float, floor: float, warmup: int, half_period: int):
+        self.peak = peak
+        self.floor = floor
+        self.warmup = warmup
+        self.half_period = half_period
+
+    def __call__(self, step):
+        """The rate at a step (from 0), as a float32 scalar."""
+        step = ops.cast(step, "float32")
+        rising = self.peak * (WARMUP_START + (1 - WARMUP_START) * step / max(self.warmup, 1))
+        angle = math.pi * (step - self.warmup) / self.half_period
+        waving = self.floor + (self.peak - self.floor) * (1 + ops.cos(angle)) / 2
+        return ops.where(step < self.warmup, rising, waving)
+
+    def get_config(self):
+        return {"peak": self.peak, "floor": self.floor, "warmup": self.warmup, "half_period": self.half_period}
+
+
+def learning_rate(phase: Phase, steps: int) -> float | WarmupCosine:
+    """The rate of a phase with so many steps an epoch: a number or a schedule."""
+    if phase.schedule == "constant":
+        return phase.rate
+    descent = phase.cosine_epochs or phase.epochs - phase.warmup_epochs
+    return WarmupCosine(phase.rate, phase.final_rate, phase.warmup_epochs * steps, descent * steps)
+
+
+def optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
+    """A new optimiser for a phase."""
+    makers = {
+        "sgd": keras.optimizers.SGD,
+        "adam": keras.optimizers.Adam,
+        "adamw": keras.optimizers.AdamW,
+        "nadam": keras.optimizers.Nadam,
+    }
+    more = {"momentum": phase.momentum} if phase.optimizer == "sgd" else {}
+    return makers[phase.optimizer](
+        learning_rate(phase, steps), weight_decay=phase.weight_decay, global_clipnorm=phase.clip_norm, **more
+    )
+
+
+def train(
+    run: Run,
+    model: keras.Model,
+    phases: Sequence[Phase],
+    data: Dataset,
+    configure: Callable[[Phase], None],
+    augment: pipeline.HostAugmentation | None = None,
+) -> Progress:
+    """Train a classifier (uint8 images to logits) through all phases, from the last checkpoint if there is one.
+
+    `configure` sets what a phase changes in the model. Each phase starts from the best weights of the one before;
+    the last one's best are in the model at the end. Raises what `Keeper` raises.
+    """
+    steps = pipeline.steps_per_epoch(data.train, run.config.batch_size)
+    checkpoint = checkpoints.latest(run.checkpoints)
+    progress = Progress(**checkpoint.data) if checkpoint else Progress()
+    keeper = Keeper(run, progress, phases, len(data.train), steps)
+    first = progress.phase
+    for index in range(first, len(phases)):
+        phase = phases[index]
+        configure(phase)
+        model.compile(
+            optimizer=optimizer(phase, steps),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")],
+        )
+        model.optimizer.build(model.trainable_variables)
+        if index == first:
+            write_environment(run, **environment(run.config, model))
+        if index == first and checkpoint:
+            print(f"resuming: phase {phase.name}, epoch {progress.epoch + 1}, step {progress.step}", flush=True)
+            restore(model, keeper, checkpoint, data)
+        print(
+            f"phase {phase.name}: {phase.epochs} epochs of {steps} steps, "
+            f"{parameters(model.trainable_variables):,} of {parameters(model.weights):,} parameters trained",
+            flush=True,
+        )
+        fit(model, keeper, phase, data, augment)
+        load_best(run, model, progress, phase)
+        progress.phase, progress.epoch = index + 1, 0
+    return progress
+
+
+def restore(model: keras.Model, keeper: Keeper, checkpoint: checkpoints.Checkpoint, data: Dataset) -> None:
+    """Put a checkpoint's state back into a compiled model."""
+    if keeper.progress.step:
+        # Keras makes the variables of metrics at the first batch.
+        model.evaluate(pipeline.evaluation(data.validation.take(np.arange(1)), 1), verbose=0)
+        keeper.restore_metrics({k: v for k, v in checkpoint.arrays.items() if k.startswith("metrics/")})
+    checkpoints.assign("model", model.variables, checkpoint.arrays)
+    checkpoints.assign("optimizer", model.optimizer.variables, checkpoint.arrays)
+
+
+def fit(
+    model: keras.Model,
+    keeper: Keeper,
+    phase: Phase,
+    data: Dataset,
+    augment: pipeline.HostAugmentation | None,
+) -> None:
+    """The epochs of a phase that are left; a first, begun one by itself, since it has fewer steps."""
+    run, progress = keeper.run, keeper.progress
+    before = sum(p.epochs for p in keeper.phases[: progress.phase])
+    begun = [range(progress.epoch, progress.epoch + 1)] if progress.step else []
+    whole = range(progress.epoch + len(begun), phase.epochs)
+    callbacks = [keeper]
+    if run.config.tensorboard:
+        callbacks.append(keras.callbacks.TensorBoard(run.folder / "tensorboard" / phase.name))
+    validation = pipeline.evaluation(data.validation, run.config.batch_size)
+    run.can_save = True
+    for epochs in [*begun, whole]:
+        if len(epochs) == 0:
+            continue
+        counted = range(before + epochs.start, before + epochs.stop)
+        batches = pipeline.training(data.train, run.config.batch_size, run.config.seed, counted, progress.step, augment)
+        model.fit(
+            batches,
+            initial_epoch=epochs.start,
+            epochs=epochs.stop,
+            steps_per_epoch=keeper.steps - progress.step,
+            validation_data=validation,
+            callbacks=callbacks,
+            shuffle=False,  # done in the pipeline
+            verbose=1 if sys.stdout.isatty() else 0,
+        )
+    run.can_save = False
+
+
+def load_best(run: Run, model: keras.Model, progress: Progress, phase: Phase) -> None:
+    """Put the best weights of a phase into the model; random generators stay where they are."""
+    best = checkpoints.load(run.checkpoints / progress.best[phase.name]["file"])
+    checkpoints.assign("weights", model.weights, best.arrays)
+
+
+def parameters(variables: Sequence) -> int:
+    """How many numbers these variables hold."""
+    return sum(math.prod(v.shape) for v in variables)
+
+
+def predict(model: keras.Model, split: Split, batch_size: int) -> np.ndarray:
+    """Class probabilities of a split: float32 (n, classes)."""
+    logits = model.predict(pipeline.evaluation(split, batch_size), verbose=0).astype(np.float64)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def results(run: Run, model: keras.Model, phases: Sequence[Phase], data: Dataset, progress: Progress) -> dict:
+    """Figures of the best state of each phase, and of the last one in full; writes predictions.npz.
+
+    The test split is read here alone, after every choice was made on the validation split.
+    """
+    splits = {"validation": data.validation, "test": data.test}
+    by_phase = {}
+    for phase in phases:
+        load_best(run, model, progress, phase)
+        probabilities = {name: predict(model, split, run.config.batch_size) for name, split in splits.items()}
+        full = {name: evaluate(splits[name].labels, p, data.class_names) for name, p in probabilities.items()}
+        rows = [row for row in progress.rows if row["phase"] == phase.name]
+        by_phase[phase.name] = {
+            "epochs": len(rows),
+            "best_epoch": progress.best[phase.name]["epoch"],
+            "seconds": round(sum(row["seconds"] for row in rows), 1),
+            "images_per_second": float(np.median([row["images_per_second"] for row in rows])),
+            **{name: {key: f[key] for key in ("n", "accuracy", "loss", "macro_f1")} for name, f in full.items()},
+        }
+    run.write_predictions(
+        data.class_names,
+        **{f"{name}_labels": split.labels for name, split in splits.items()},
+        **{f"{name}_probabilities": p for name, p in probabilities.items()},
+    )
+    without_confusion = {n: {k: v for k, v in f.items() if k != "confusion"} for n, f in full.items()}
+    return {
+        **without_confusion,
+        "phases": by_phase,
+        "images": {name: int(count.sum()) for name, count in data.counts().items()},
+        "notes": list(data.notes),
+    }
