@@ -1,0 +1,363 @@
+"""Random augmentation: recipes of parameters, applied in the compiled step (Keras) or in tf.data (KerasCV).
+
+A recipe draws the parameters of every image on its own, then applies them. `Augment` does so inside the model, on
+the accelerator, at the resolution that the host ships; `host_augment` gives the same recipes to tf.data.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import ops
+
+# Tensors of the backend in `Augment`, of TensorFlow in `host_augment`.
+Tensor = Any
+# (shape, low, high) -> float32 tensor, uniform over [low, high).
+Uniform = Callable[[tuple, float, float], Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Ranges of the random changes to an image. The default changes nothing.
+
+    The numbers mean what they mean in torchvision's RandomHorizontalFlip, RandomCrop, RandomAffine, ColorJitter and
+    GaussianBlur, except that translations are not rounded to whole pixels (they would be coarse at 32 x 32), the
+    colours change in a fixed order, and the kernel of the blur always has 3 x 3 taps.
+    """
+
+    flip_horizontal: float = 0.0
+    """Probability of a left-right flip."""
+    flip_vertical: float = 0.0
+    """Probability of an upside-down flip."""
+    crop_padding: float = 0.0
+    """Zeros around the image before a random crop back to its size, as a fraction of each side."""
+    rotation: float = 0.0
+    """Largest rotation either way, in degrees."""
+    translation: float = 0.0
+    """Largest translation either way, as a fraction of each side."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Range of magnification."""
+    shear: float = 0.0
+    """Largest shear along x either way, in degrees."""
+    jitter: float = 0.0
+    """Probability that colours change."""
+    brightness: float = 0.0
+    """Factor on the pixels is in 1 +- this."""
+    contrast: float = 0.0
+    """Factor on the distance from the image's mean grey is in 1 +- this."""
+    saturation: float = 0.0
+    """Factor on the distance from the pixel's own grey is in 1 +- this."""
+    hue: float = 0.0
+    """Largest turn of the hue of HSV either way, as a fraction of the circle."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Range of the blur's standard deviation, in pixels."""
+
+    def sample(self, uniform: Uniform, n: int | Tensor) -> dict[str, Tensor]:
+        """Draw the parameters of n images, each of shape (n,).
+
+        Plain operators only: `uniform` decides whether these are tensors of the backend, of TensorFlow or of NumPy.
+
+        Returns:
+            bool: flip_x, flip_y, jitter, blur. float32: crop_x, crop_y (where the crop lies in its room, in [0, 1)),
+            angle (degrees, clockwise), shift_x, shift_y (fractions of width and height, right and down), scale,
+            shear (degrees), brightness, contrast, saturation (factors), hue (turns), sigma (pixels).
+        """
+
+        def chance(probability):
+            return uniform((n,), 0.0, 1.0) < probability
+
+        def around(centre, spread):
+            return uniform((n,), centre - spread, centre + spread)
+
+        return {
+            "flip_x": chance(self.flip_horizontal),
+            "flip_y": chance(self.flip_vertical),
+            "crop_x": uniform((n,), 0.0, 1.0),
+            "crop_y": uniform((n,), 0.0, 1.0),
+            "angle": around(0.0, self.rotation),
+            "shift_x": around(0.0, self.translation),
+            "shift_y": around(0.0, self.translation),
+            "scale": uniform((n,), *self.scale),
+            "shear": around(0.0, self.shear),
+            "jitter": chance(self.jitter),
+            "brightness": around(1.0, self.brightness),
+            "contrast": around(1.0, self.contrast),
+            "saturation": around(1.0, self.saturation),
+            "hue": around(0.0, self.hue),
+            "blur": chance(self.blur),
+            "sigma": uniform((n,), *self.blur_sigma),
+        }
+
+    def apply(self, images: Tensor, params: dict[str, Tensor]) -> Tensor:
+        """Change float32 images (n, h, w, c), 0 to 255, by the parameters that `sample` drew; same shape and range.
+
+        Affine map, flips and crop are one interpolation, so an image is softened once at most, and flips and crops
+        alone reproduce pixels exactly. Colours change between the warp and the blur. With other than 3 channels they
+        change in brightness and contrast only.
+        """
+        if self == Recipe():
+            return images
+        images = _warp(images, params, self.crop_padding)
+        if self.jitter:
+            images = ops.where(_per_image(params["jitter"]), _colour(images, params), images)
+        if self.blur:
+            images = ops.where(_per_image(params["blur"]), _blur(images, params["sigma"]), images)
+        return images
+
+
+RECIPES = {
+    "none": Recipe(),
+    # Source 000: padding of 4 pixels at 32.
+    "flip_crop": Recipe(flip_horizontal=0.5, crop_padding=1 / 8),
+    # Source 001.
+    "affine_colour_blur": Recipe(
+        flip_horizontal=0.3,
+        flip_vertical=0.3,
+        rotation=10.0,
+        translation=0.1,
+        scale=(0.9, 1.1),
+        shear=10.0,
+        jitter=0.5,
+        brightness=0.25,
+        contrast=0.25,
+        saturation=0.25,
+        hue=0.1,
+        blur=0.5,
+        blur_sigma=(0.1, 2.0),
+    ),
+}
+
+
+class Augment(keras.layers.Layer):
+    """Applies a recipe in training, and only casts to float32 otherwise.
+
+    The state of its generator is one of the model's variables: restore those, and the same pictures follow. Computes
+    and answers in float32 under every dtype policy, since half precision rounds pixel values.
+
+    Raises:
+        ValueError: the recipe has no such name.
+    """
+
+    def __init__(self, recipe: str, seed: int, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self._recipe = _named(recipe)
+        self._seeds = keras.random.SeedGenerator(seed)
+
+    def call(self, images: Tensor, training: bool = False) -> Tensor:
+        """Turn images (n, h, w, c), uint8 or float, 0 to 255, into float32 of the same shape and range."""
+        images = ops.cast(images, "float32")
+        if not training:
+            return images
+        params = self._recipe.sample(self._uniform, ops.shape(images)[0])
+        return self._recipe.apply(images, params)
+
+    def _uniform(self, shape, low, high):
+        return keras.random.uniform(shape, low, high, dtype="float32", seed=self._seeds)
+
+
+def host_augment(recipe: str, seed: int = 0) -> Callable[[Tensor, Tensor], Tensor]:
+    """Give the recipe as a function for `tf.data.Dataset.map`, made of KerasCV's operations, with any backend of Keras.
+
+    The function takes a batch of uint8 images (n, h, w, c) and a seed of this batch, int64 (2,), for example (epoch,
+    step). It returns uint8 of the same shape and depends on nothing but its two arguments and `seed`: KerasCV's own
+    generators hold state, which a resumed run could not restore.
+
+    Raises:
+        ValueError: the recipe has no such name.
+    """
+    chosen = _named(recipe)
+    import tensorflow as tf
+
+    if chosen == Recipe():
+        return lambda images, batch_seed: images
+    change = _keras_cv(chosen)
+
+    def augment(images, batch_seed):
+        batch_seed = tf.random.experimental.stateless_fold_in(tf.cast(batch_seed, tf.int64), seed)
+        draws = 0
+
+        def uniform(shape, low, high):
+            nonlocal draws
+            draws += 1
+            draw_seed = tf.random.experimental.stateless_fold_in(batch_seed, draws)
+            return tf.random.stateless_uniform(shape, draw_seed, low, high, alg="philox")
+
+        params = chosen.sample(uniform, tf.shape(images)[0])
+        changed = change(tf.cast(images, tf.float32), params)
+        return tf.saturate_cast(tf.round(changed), tf.uint8)
+
+    return augment
+
+
+def _named(recipe):
+    if recipe not in RECIPES:
+        raise ValueError(f"no augmentation recipe {recipe!r}; there are: {', '.join(RECIPES)}")
+    return RECIPES[recipe]
+
+
+def _per_image(values):
+    return values[:, None, None, None]
+
+
+def _crop_shift(position, side, padding, floor):
+    """Whole pixels from the image's edge to the crop's, for positions in [0, 1)."""
+    room = round(side * padding)
+    return floor(position * (2 * room + 1)) - room
+
+
+def _warp(images, params, crop_padding):
+    """Follow every pixel of the result back through crop, flips and affine map, and read the image there."""
+    _, height, width, _ = images.shape
+    p = {name: values[:, None, None] for name, values in params.items()}
+    x = ops.arange(width, dtype="float32")[None, None, :]
+    y = ops.arange(height, dtype="float32")[None, :, None]
+    x = x + _crop_shift(p["crop_x"], width, crop_padding, ops.floor)
+    y = y + _crop_shift(p["crop_y"], height, crop_padding, ops.floor)
+    # From here on the origin is the centre of the image: all else turns, grows and mirrors about it.
+    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+    x, y = x - centre_x, y - centre_y
+    x, y = ops.where(p["flip_x"], -x, x), ops.where(p["flip_y"], -y, y)
+    x, y = x - p["shift_x"] * width, y - p["shift_y"] * height
+    angle = p["angle"] * (math.pi / 180)
+    x, y = x * ops.cos(angle) + y * ops.sin(angle), y * ops.cos(angle) - x * ops.sin(angle)
+    x = x + y * ops.tan(p["shear"] * (math.pi / 180))
+    return _read(images, x / p["scale"] + centre_x, y / p["scale"] + centre_y)
+
+
+def _read(images, x, y):
+    """Interpolate images (n, h, w, c) bilinearly at x and y (n, h, w), in pixels; zeros lie all around them.
+
+    `keras.ops.image.affine_transform` would do, but XLA cannot compile its TensorFlow kernel, and its JAX version
+    interpolates over the channels too.
+    """
+    _, height, width, channels = images.shape
+    x, y = ops.clip(x, -1.0, width), ops.clip(y, -1.0, height)
+    left, top = ops.floor(x), ops.floor(y)
+    right_share, bottom_share = (x - left)[..., None], (y - top)[..., None]
+
+    # Zeros for every neighbour of a point at -1 and at the side's length.
+    images = ops.pad(images, ((0, 0), (1, 2), (1, 2), (0, 0)))
+    row = width + 3
+    first = ops.arange(ops.shape(images)[0], dtype="int32") * ((height + 3) * row)
+    corner = first[:, None, None] + (ops.cast(top, "int32") + 1) * row + ops.cast(left, "int32") + 1
+    pixels = ops.reshape(images, (-1, channels))
+
+    def across(offset):
+        a, b = ops.take(pixels, corner + offset, axis=0), ops.take(pixels, corner + offset + 1, axis=0)
+        return a + right_share * (b - a)
+
+    a, b = across(0), across(row)
+    return a + bottom_share * (b - a)
+
+
+def _blend(grey, images, factor):
+    return ops.clip(grey + _per_image(factor) * (images - grey), 0.0, 255.0)
+
+
+def _grey(images):
+    """Luma of ITU-R BT.601 as torchvision and tf.image round it. No matrix product: those are cut to TF32 on a GPU."""
+    if images.shape[-1] != 3:
+        return images
+    red, green, blue = ops.split(images, 3, axis=-1)
+    return 0.2989 * red + 0.587 * green + 0.114 * blue
+
+
+def _colour(images, params):
+    """Brightness, contrast, saturation, hue: torchvision's ColorJitter, which shuffles the four, in its own order."""
+    images = ops.clip(images * _per_image(params["brightness"]), 0.0, 255.0)
+    images = _blend(ops.mean(_grey(images), axis=(1, 2, 3), keepdims=True), images, params["contrast"])
+    if images.shape[-1] != 3:
+        return images
+    images = _blend(_grey(images), images, params["saturation"])
+    hsv = ops.image.rgb_to_hsv(images / 255.0)
+    hue = (hsv[..., :1] + _per_image(params["hue"])) % 1.0
+    return ops.image.hsv_to_rgb(ops.concatenate([hue, hsv[..., 1:]], axis=-1)) * 255.0
+
+
+def _blur(images, sigma):
+    """Gaussian of 3 x 3 taps, the border mirrored as in torchvision's GaussianBlur."""
+    side = ops.exp(-0.5 / _per_image(sigma) ** 2)
+    centre, side = 1 / (1 + 2 * side), side / (1 + 2 * side)
+    images = ops.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    images = centre * images[:, 1:-1] + side * (images[:, :-2] + images[:, 2:])
+    return centre * images[:, :, 1:-1] + side * (images[:, :, :-2] + images[:, :, 2:])
+
+
+def _keras_cv(recipe):
+    """What `recipe.apply` does, by KerasCV and on TensorFlow's tensors, as (images, params) -> images.
+
+    KerasCV's own ranges mean other things than torchvision's (its brightness adds, its saturation scales that of HSV,
+    its blur darkens the border), so its operations get their parameters from here.
+    """
+    # Only the host's way needs them, and they take seconds to import.
+    import tensorflow as tf
+    from keras_cv import layers
+    from keras_cv.src.utils import preprocessing
+
+    # Nothing is drawn by these layers, but one without a seed fails when operations must be deterministic.
+    settings = {"seed": 1, "dtype": "float32"}
+    flip = layers.RandomFlip("horizontal_and_vertical", **settings)
+    zoom = layers.RandomZoom(0.0, **settings)
+    hue = layers.RandomHue(0.0, (0, 255), **settings)
+    gaussian = layers.RandomGaussianBlur(3, 1.0, **settings)
+
+    def warp(images, params):
+        _, height, width, _ = images.shape
+        size = tf.constant([width, height], tf.float32)
+        shear = tf.tan(params["shear"] * (math.pi / 180))[:, None]
+        # KerasCV shears about the top edge.
+        back_to_centre = tf.concat([shear * (height - 1) / 2, tf.zeros_like(shear)], axis=1)
+        shift = tf.stack([params["shift_x"], params["shift_y"]], axis=1) * size
+        steps = [
+            zoom.get_zoom_matrix(1 / tf.stack([params["scale"]] * 2, axis=1), float(height), float(width)),
+            preprocessing.get_translation_matrix(back_to_centre),
+            layers.RandomShear._build_shear_x_transform_matrix(shear),
+            preprocessing.get_rotation_matrix(params["angle"] * (-math.pi / 180), height, width),
+            preprocessing.get_translation_matrix(shift),
+        ]
+        affine = tf.eye(3)
+        for step in steps:
+            affine = affine @ tf.reshape(tf.pad(step, [[0, 0], [0, 1]], constant_values=1.0), (-1, 3, 3))
+        images = preprocessing.transform(images, tf.reshape(affine, (-1, 9))[:, :8], fill_mode="constant")
+        flips = {"flip_horizontals": params["flip_x"], "flip_verticals": params["flip_y"]}
+        images = flip.augment_images(images, {k: tf.cast(v, tf.float32)[:, None] for k, v in flips.items()})
+        crop_x = _crop_shift(params["crop_x"], width, recipe.crop_padding, tf.floor)
+        crop_y = _crop_shift(params["crop_y"], height, recipe.crop_padding, tf.floor)
+        crop = preprocessing.get_translation_matrix(tf.stack([-crop_x, -crop_y], axis=1))
+        return preprocessing.transform(images, crop, fill_mode="constant")
+
+    def colour(images, params):
+        colours = images.shape[-1] == 3
+        images = preprocessing.blend(tf.zeros_like(images), images, _per_image(params["brightness"]))
+        grey = tf.image.rgb_to_grayscale(images) if colours else images
+        mean = tf.reduce_mean(grey, axis=(1, 2, 3), keepdims=True)
+        images = preprocessing.blend(mean, images, _per_image(params["contrast"]))
+        if not colours:
+            return images
+        grey = tf.image.rgb_to_grayscale(images)
+        images = preprocessing.blend(grey, images, _per_image(params["saturation"]))
+        return hue.augment_images(images, params["hue"])
+
+    def blur(images, sigma):
+        def blur_one(image_and_sigma):
+            image, sigma = image_and_sigma
+            kernel = layers.RandomGaussianBlur.get_kernel(sigma, 3)
+            return gaussian.augment_image(image, (tf.reshape(kernel, (3, 1, 1, 1)), tf.reshape(kernel, (1, 3, 1, 1))))
+
+        mirrored = tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]], "REFLECT")
+        signature = tf.TensorSpec(mirrored.shape[1:], tf.float32)
+        return tf.map_fn(blur_one, (mirrored, sigma), fn_output_signature=signature)[:, 1:-1, 1:-1]
+
+    def change(images, params):
+        images = warp(images, params)
+        if recipe.jitter:
+            images = tf.where(_per_image(params["jitter"]), colour(images, params), images)
+        if recipe.blur:
+            images = tf.where(_per_image(params["blur"]), blur(images, params["sigma"]), images)
+        return images
+
+    return change
