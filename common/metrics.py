@@ -1,0 +1,92 @@
+"""Classification metrics of one model on one split, as a dict that goes into ``metrics.json`` as it is."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.metrics import precision_recall_fscore_support, top_k_accuracy_score
+
+# A probability of exactly 0 for the true class would make the loss infinite. This is Keras's own floor.
+SMALLEST_PROBABILITY = 1e-7
+# Probabilities computed in 16 bits do not add up to exactly 1.
+SUM_TOLERANCE = 0.01
+
+
+def evaluate(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]) -> dict:
+    """Compare predicted class probabilities with the true labels.
+
+    Args:
+        labels: true classes, integers of shape ``(n,)``, each from 0 to ``classes - 1``.
+        probabilities: floats of shape ``(n, classes)``; each row adds up to 1, to within 0.01.
+        class_names: the name of each class, in the order of the columns of ``probabilities``.
+
+    Returns:
+        A dict of plain Python numbers, lists and strings. All but ``n``, ``loss``, ``support`` and
+        ``confusion`` are fractions from 0 to 1:
+
+        - ``n``: number of images; ``accuracy``; ``loss``: mean cross-entropy in nats;
+        - ``macro_precision``, ``macro_recall``, ``macro_f1``: plain means over all classes;
+        - ``weighted_precision``, ``weighted_recall``, ``weighted_f1``: means weighted by support;
+        - ``per_class``: one ``{"class", "precision", "recall", "f1", "support"}`` per class, in class order;
+        - ``confusion``: image counts, one list per true class, one column per predicted class;
+        - ``top5_accuracy``: with more than 10 classes only.
+
+        A class without images or without predictions scores 0 where its score would be 0 / 0, and counts
+        in the macro means.
+
+    Raises:
+        ValueError: wrong shapes, no images, labels that are no integers or out of range, values that are
+            not finite or are no probabilities, or the wrong number of class names.
+    """
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities)
+    _check(labels, probabilities, class_names)
+    labels, probabilities = labels.astype(np.int64), probabilities.astype(np.float64)
+    predicted = probabilities.argmax(axis=1)
+    classes = np.arange(len(class_names))
+
+    true_class_probabilities = probabilities[np.arange(len(labels)), labels]
+    result = {
+        "n": len(labels),
+        "accuracy": float(np.mean(predicted == labels)),
+        "loss": float(np.log(1 / np.clip(true_class_probabilities, SMALLEST_PROBABILITY, 1)).mean()),
+    }
+    if len(classes) > 10:
+        result["top5_accuracy"] = float(top_k_accuracy_score(labels, probabilities, k=5, labels=classes))
+    for average in ("macro", "weighted"):
+        scores = precision_recall_fscore_support(labels, predicted, labels=classes, average=average, zero_division=0)
+        for name, score in zip(("precision", "recall", "f1"), scores[:3], strict=True):
+            result[f"{average}_{name}"] = float(score)
+    by_class = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
+    result["per_class"] = [
+        {"class": str(name), "precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
+        for name, p, r, f, n in zip(class_names, *by_class, strict=True)
+    ]
+    # scikit-learn's confusion_matrix warns about a single class, even when told of it.
+    cells = np.bincount(labels * len(classes) + predicted, minlength=len(classes) ** 2)
+    result["confusion"] = cells.reshape(len(classes), len(classes)).tolist()
+    return result
+
+
+def _check(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]) -> None:
+    """Raise ValueError unless the three arguments of ``evaluate`` fit together."""
+    if labels.ndim != 1 or not len(labels):
+        raise ValueError(f"labels must have the shape (n,) with n of 1 or more, not {labels.shape}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels must be integers, not {labels.dtype}")
+    if probabilities.ndim != 2 or len(probabilities) != len(labels):
+        raise ValueError(
+            f"probabilities must have the shape ({len(labels)}, classes) to go with {len(labels)} labels, "
+            f"not {probabilities.shape}"
+        )
+    classes = probabilities.shape[1]
+    if len(class_names) != classes:
+        raise ValueError(f"{len(class_names)} class names for {classes} columns of probabilities")
+    outside = labels[(labels < 0) | (labels >= classes)]
+    if len(outside):
+        raise ValueError(f"label {outside[0]} is out of range: {classes} classes take labels 0 to {classes - 1}")
+    finite = np.isfinite(probabilities).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"probabilities are not finite in {np.sum(~finite)} of {len(labels)} rows")
+    # Logits passed by mistake would give a right accuracy and a meaningless loss.
+    sums = probabilities.sum(axis=1, dtype=np.float64)
+    if probabilities.min() < 0 or np.abs(sums - 1).max() > SUM_TOLERANCE:
+        raise ValueError("probabilities must be 0 or more and add up to 1 in each row; are these logits?")

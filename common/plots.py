@@ -1,0 +1,481 @@
+"""The figures of a run: each function draws its data, saves one PNG and returns the PNG's path.
+
+``history`` is a list with one dict per epoch, in order, over all phases of the training: ``phase`` (its
+name), ``epoch`` (from 1 within the phase), ``rate``, ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``.
+Accuracies are fractions from 0 to 1 and are drawn in percent. Values that are not finite are left out.
+A history without epochs raises ValueError.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+History = Sequence[Mapping]
+
+# The palette of Okabe and Ito, made to be told apart with any kind of colour vision.
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+SPLIT_COLOURS = {"train": GREEN, "validation": BLUE, "test": ORANGE}
+LEGEND_BELOW = {"loc": "outside lower center", "frameon": False, "fontsize": 9}
+
+IMAGES_PER_ROW = 8
+DESTINATIONS = 10
+ANNOTATED_CLASSES = 20  # a confusion matrix of more classes has cells too small for a number
+CLASSES_PER_PANEL = 50
+
+
+def learning_curves(history: History, path: Path) -> Path:
+    """Draw losses and accuracies (%) of training and validation by epoch, with each phase's best epoch."""
+    figure, (losses, accuracies) = _epoch_panels(history, "Learning curves", panels=2)
+    best = _best_epochs(history)
+    for axes, key, scale in ((losses, "loss", 1), (accuracies, "accuracy", 100)):
+        training, validation = _column(history, key, scale), _column(history, f"val_{key}", scale)
+        _plot_epochs(axes, training, "--", color=ORANGE, label="training (augmentation and dropout on)")
+        _plot_epochs(axes, validation, "-", color=BLUE, label="validation")
+        axes.plot(
+            best + 1,
+            validation[best],
+            "o",
+            color="black",
+            fillstyle="none",
+            markersize=10,
+            markeredgewidth=1.5,
+            label="best validation accuracy of the phase",
+        )
+    losses.set_ylabel("Loss")
+    accuracies.set_ylabel("Accuracy (%)")
+    figure.legend(*losses.get_legend_handles_labels(), ncols=3, **LEGEND_BELOW)
+    return save_figure(figure, path)
+
+
+def generalisation_gap(history: History, path: Path) -> Path:
+    """Draw training minus validation accuracy (percentage points) and validation minus training loss."""
+    title = "Generalisation gap\n(training figures are taken with augmentation and dropout on)"
+    figure, (accuracies, losses) = _epoch_panels(history, title, panels=2)
+    for axes, key, scale in ((accuracies, "accuracy", 100), (losses, "loss", -1)):
+        _plot_epochs(axes, _column(history, key, scale) - _column(history, f"val_{key}", scale), color=BLUE)
+        axes.axhline(0, color="black", linewidth=0.8)
+    accuracies.set_ylabel("Training − validation accuracy\n(percentage points)")
+    losses.set_ylabel("Validation − training loss")
+    return save_figure(figure, path)
+
+
+def learning_rate(history: History, path: Path) -> Path:
+    """Draw the learning rate by epoch on a log scale."""
+    figure, (axes,) = _epoch_panels(history, "Learning rate")
+    rates = _column(history, "rate")
+    # A line from one phase to the next would show rates that were never used.
+    for _, start, stop in _phase_spans(history):
+        shown = np.where((np.arange(len(rates)) >= start) & (np.arange(len(rates)) < stop), rates, np.nan)
+        _plot_epochs(axes, shown, color=BLUE)
+    if (rates > 0).any():
+        axes.set_yscale("log")
+        axes.set_ylim(rates[rates > 0].min() / 2, np.nanmax(rates) * 2)
+    axes.set_ylabel("Learning rate (log scale)")
+    return save_figure(figure, path)
+
+
+def phase_bars(phases: Mapping[str, Mapping], path: Path) -> Path:
+    """Draw validation and test accuracy (%) after each phase.
+
+    Args:
+        phases: ``{phase: {"validation": {"accuracy": fraction, "n": images}, "test": the same or None}}``.
+        path: the PNG to write.
+    """
+    figure = _figure(max(5, 2 + 1.6 * len(phases)), 4.5)
+    axes = figure.subplots()
+    width = 0.4
+    measured = {name: [s for s in ("validation", "test") if phases[name].get(s)] for name in phases}
+    for split in ("validation", "test"):
+        names = [name for name in phases if split in measured[name]]
+        if not names:
+            continue
+        # A phase with one bar has it in the middle.
+        centres = [
+            list(phases).index(name) + width * (measured[name].index(split) - (len(measured[name]) - 1) / 2)
+            for name in names
+        ]
+        counts = {phases[name][split]["n"] for name in names}
+        label = f"{split} (n = {counts.pop():,})" if len(counts) == 1 else split
+        heights = [100 * phases[name][split]["accuracy"] for name in names]
+        bars = axes.bar(centres, heights, 0.92 * width, color=SPLIT_COLOURS[split], label=label)
+        axes.bar_label(bars, fmt="%.1f %%", padding=2, fontsize=9)
+    axes.set(title="Accuracy after each phase", xlabel="Phase", ylabel="Accuracy (%)")
+    axes.set_ylim(0, 108)
+    axes.set_yticks(range(0, 101, 20))
+    axes.set_xticks(range(len(phases)), [_short(name, 18) for name in phases])
+    axes.set_xlim(-0.7, len(phases) - 0.3)
+    figure.legend(ncols=2, **LEGEND_BELOW)
+    return save_figure(figure, path)
+
+
+def augmentation_pairs(before: np.ndarray, after: np.ndarray, path: Path) -> Path:
+    """Draw a row of original images above a row of the same images augmented, 8 at most.
+
+    Args:
+        before: images of shape ``(n, height, width, 1 or 3)``: uint8, or floats from 0 to 1 or 0 to 255.
+            Floats of any other range (normalised images) are stretched from their least to their greatest
+            value.
+        after: the augmented images, in the same order; their height, width and range may differ.
+        path: the PNG to write.
+
+    Raises:
+        ValueError: wrong shapes, or not as many images after as before.
+    """
+    if len(before) != len(after):
+        raise ValueError(f"{len(before)} images before augmentation and {len(after)} after")
+    columns = min(IMAGES_PER_ROW, len(before))
+    figure = _figure(max(4, 0.6 + 1.5 * columns), 3.7)
+    figure.suptitle("Images before and after augmentation")
+    grid = figure.subplots(2, columns, squeeze=False)
+    for row, name, images in ((grid[0], "original", before), (grid[1], "augmented", after)):
+        for axes, image in zip(row, _displayable(images[:columns]), strict=True):
+            _show_image(axes, image)
+        row[0].set_ylabel(name)
+    return save_figure(figure, path)
+
+
+def channel_intensities(images: np.ndarray, path: Path) -> Path:
+    """Draw the distribution of pixel values of each channel.
+
+    Args:
+        images: normalised floats of shape ``(n, height, width, 1 or 3)``.
+        path: the PNG to write.
+
+    Raises:
+        ValueError: any other shape.
+    """
+    _check_images(images)
+    channels = (
+        [("grey", "0.3", "-")]
+        if images.shape[-1] == 1
+        else [("red", VERMILION, "-"), ("green", GREEN, "--"), ("blue", BLUE, "-.")]
+    )
+    figure = _figure(7, 4.5)
+    axes = figure.subplots()
+    for channel, (name, colour, style) in enumerate(channels):
+        values = np.asarray(images[..., channel], np.float64).ravel()
+        # Half a grey level beyond each end, 64 bins hold 4 of the 256 levels each: no comb of unequal bins.
+        margin = np.ptp(values) / 510
+        density, edges = np.histogram(
+            values, bins=64, range=(values.min() - margin, values.max() + margin), density=True
+        )
+        label = f"{name}: mean {values.mean():z.2f}, std {values.std():.2f}"
+        axes.stairs(density, edges, color=colour, linestyle=style, linewidth=1.5, label=label)
+    axes.set_ylim(bottom=0)
+    axes.set(
+        title=f"Pixel intensity after normalisation ({len(images):,} images)",
+        xlabel="Normalised intensity (no unit)",
+        ylabel="Density (share of pixels per unit of intensity)",
+    )
+    axes.set_axisbelow(True)
+    axes.grid(color="0.9")
+    figure.legend(ncols=len(channels), **LEGEND_BELOW)
+    return save_figure(figure, path)
+
+
+def class_counts(counts: Mapping[str, np.ndarray], class_names: Sequence[str], path: Path) -> Path:
+    """Draw the number of images of each class in each split.
+
+    Args:
+        counts: images per class, of shape ``(classes,)``, by split: ``train``, ``validation``, ``test``.
+        class_names: the class names, in class order.
+        path: the PNG to write.
+    """
+    figure, panels = _class_panels(class_names, np.arange(len(class_names)), "Images per class and split")
+    height = 0.8 / len(counts)
+    for axes, members in panels:
+        for place, (split, values) in enumerate(counts.items()):
+            rows = np.arange(len(members)) + height * (place - (len(counts) - 1) / 2)
+            total = f"{split} ({np.sum(values):,} images)"
+            axes.barh(rows, np.asarray(values)[members], height, color=SPLIT_COLOURS[split], label=total)
+        axes.set_xlabel("Images")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    figure.legend(*panels[0][0].get_legend_handles_labels(), ncols=len(counts), **LEGEND_BELOW)
+    return save_figure(figure, path)
+
+
+def predictions_grid(
+    images: Callable[[np.ndarray], np.ndarray],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    path: Path,
+) -> Path:
+    """Draw the first 8 right predictions above the 8 most confident wrong ones, as true → predicted (%).
+
+    Args:
+        images: function from places among the labels, ``(m,)``, to images ``(m, height, width, 1 or 3)`` in the
+            ranges that ``augmentation_pairs`` takes; the drawn ones alone are asked for.
+        labels: true classes, integers of shape ``(n,)``.
+        probabilities: floats of shape ``(n, classes)``.
+        class_names: the class names, in class order.
+        path: the PNG to write.
+    """
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    right, wrong = np.flatnonzero(predicted == labels), np.flatnonzero(predicted != labels)
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    figure = _figure(0.4 + 1.6 * IMAGES_PER_ROW, 4.8)
+    for part, members, title, none in (
+        (0, right, "Right predictions: the first {} of {:,}", "No prediction is right"),
+        (1, wrong, "Wrong predictions: the {} most confident of {:,}", "No prediction is wrong"),
+    ):
+        shown = members[:IMAGES_PER_ROW]
+        half = figure.add_subfigure(figure.add_gridspec(2, 1)[part])
+        half.suptitle((title.format(len(shown), len(members)) if len(shown) else none) + f" ({len(labels):,} images)")
+        grid = half.subplots(1, IMAGES_PER_ROW)
+        for axes in grid[len(shown) :]:
+            axes.axis("off")
+        for axes, index in zip(grid, shown, strict=False):
+            _show_image(axes, _displayable(images(np.array([index])))[0])
+            true, guess = (_short(class_names[c], 16) for c in (labels[index], predicted[index]))
+            axes.set_xlabel(f"{true} →\n{guess} ({100 * confidence[index]:.0f} %)", fontsize=8)
+    return save_figure(figure, path)
+
+
+def class_destinations(confusion: np.ndarray, class_names: Sequence[str], chosen: Sequence[str], path: Path) -> Path:
+    """Draw, for each chosen class, the 10 classes that most of its images are predicted as (%).
+
+    Args:
+        confusion: image counts of shape ``(classes, classes)``; rows are true, columns predicted.
+        class_names: the class names, in class order.
+        chosen: the names of the classes to draw, at least one.
+        path: the PNG to write.
+
+    Raises:
+        ValueError: a chosen class that does not exist, or none chosen.
+    """
+    unknown = [name for name in chosen if name not in class_names]
+    if unknown or not chosen:
+        raise ValueError(f"no such class: {', '.join(unknown)}" if unknown else "no class was chosen")
+    columns = min(3, len(chosen))
+    rows = math.ceil(len(chosen) / columns)
+    figure = _figure(max(5.5, 4.5 * columns), 1.1 + 3.2 * rows)
+    figure.suptitle("Where the images of a class go")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(chosen) :]:
+        axes.axis("off")
+    for axes, name in zip(grid, chosen, strict=False):
+        true = list(class_names).index(name)
+        row = np.asarray(confusion)[true]
+        shares = 100 * row / max(1, row.sum())
+        shown = _destinations(shares, true)
+        colours = [BLUE if index == true else ORANGE for index in shown]
+        bars = axes.barh(range(len(shown)), shares[shown], color=colours)
+        axes.bar_label(bars, fmt="%.1f %%", padding=2, fontsize=8)
+        axes.set_yticks(range(len(shown)), [_short(class_names[index]) for index in shown])
+        axes.set_ylim(min(DESTINATIONS, len(class_names)) - 0.5, -0.5)
+        axes.set_xlim(0, 118)
+        axes.set_xticks(range(0, 101, 20))
+        axes.set(title=f"{_short(name)} (n = {row.sum():,})", xlabel="Share of its images (%)")
+    kinds = [Patch(color=BLUE, label="the right class"), Patch(color=ORANGE, label="a wrong class")]
+    figure.legend(handles=kinds, ncols=2, **LEGEND_BELOW)
+    return save_figure(figure, path)
+
+
+def per_class_scores(per_class: Sequence[Mapping], path: Path) -> Path:
+    """Draw precision, recall and F1 (%) of each class, the best F1 first.
+
+    Args:
+        per_class: ``{"class": name, "precision": fraction, "recall": fraction, "f1": fraction}`` per class.
+        path: the PNG to write.
+    """
+    names = [entry["class"] for entry in per_class]
+    order = np.argsort([-entry["f1"] for entry in per_class], kind="stable")
+    figure, panels = _class_panels(names, order, "Precision, recall and F1 by class, sorted by F1")
+    # The thin mark of F1 lies between the other two and hides neither where all three are close.
+    marks = (("precision", ">", ORANGE), ("recall", "<", BLUE), ("f1", "|", "black"))
+    least = min(100 * entry[score] for entry in per_class for score, _, _ in marks)
+    for axes, members in panels:
+        for score, marker, colour in marks:
+            values = [100 * per_class[index][score] for index in members]
+            label = "F1" if score == "f1" else score
+            axes.plot(
+                values,
+                range(len(members)),
+                marker,
+                color=colour,
+                markersize=5 if score != "f1" else 9,
+                label=label,
+            )
+        axes.set_xlabel("Score (%)")
+        axes.set_xlim(min(least - 2, 90), 101.5)  # marks at exactly 0 and 100 % stay whole
+    figure.legend(*panels[0][0].get_legend_handles_labels(), ncols=len(marks), **LEGEND_BELOW)
+    return save_figure(figure, path)
+
+
+def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], path: Path, normalised: bool = True) -> Path:
+    """Draw a confusion matrix, with a number in each cell for up to 20 classes.
+
+    Args:
+        confusion: image counts of shape ``(classes, classes)``; rows are true, columns predicted.
+        class_names: the class names, in class order.
+        path: the PNG to write.
+        normalised: draw shares of the row (%) instead of image counts.
+    """
+    counts = np.asarray(confusion)
+    classes = len(class_names)
+    annotated = classes <= ANNOTATED_CLASSES
+    values = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True)) if normalised else counts
+    top = 100 if normalised else max(1, counts.max())
+    # Without numbers, a linear scale would leave confusions of a few percent invisible.
+    norm = Normalize(0, top) if annotated else PowerNorm(0.5, 0, top)
+    size = max(4, 1.5 + 0.55 * classes) if annotated else 2 + 0.14 * classes
+    figure = _figure(size + 1, size)
+    axes = figure.subplots()
+    drawn = axes.imshow(values, cmap="Blues", norm=norm)
+    label = "Share of the true class (%)" if normalised else "Images"
+    figure.colorbar(drawn, label=label + ("" if annotated else ", square-root colour scale"), fraction=0.05, pad=0.02)
+    title = f"Confusion matrix ({counts.sum():,} images)"
+    axes.set(title=title, xlabel="Predicted class", ylabel="True class")
+    names, font_size = [_short(name) for name in class_names], 9 if annotated else 7
+    axes.set_xticks(range(classes), names, fontsize=font_size, rotation=90)
+    axes.set_yticks(range(classes), names, fontsize=font_size)
+    if annotated:
+        for (row, column), value in np.ndenumerate(values):
+            colour = "white" if value > top / 2 else "black"
+            text = f"{value:.1f}" if normalised else f"{value}"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    return save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as a PNG, creating its folder, and return the path. Same figure, same bytes."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", metadata={"Software": None})
+    return path
+
+
+def _figure(width: float, height: float) -> Figure:
+    """Return an empty figure, in inches. It belongs to no window and no global state."""
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def _epoch_panels(history: History, title: str, panels: int = 1) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure and its panels, side by side, each with an epoch axis and the phases marked."""
+    if not history:
+        raise ValueError("the history has no epochs to draw")
+    figure = _figure(7 if panels == 1 else 5.5 * panels, 4.8)
+    figure.suptitle(title)
+    grid = figure.subplots(1, panels, squeeze=False)[0]
+    for axes in grid:
+        _mark_phases(axes, history)
+        axes.set_axisbelow(True)
+        axes.grid(axis="y", color="0.85")
+        axes.set_xlabel("Epoch, counted through all phases" if len(_phase_spans(history)) > 1 else "Epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return figure, grid
+
+
+def _phase_spans(history: History) -> list[tuple[str, int, int]]:
+    """Return the name, the first row and the row after the last of each phase."""
+    spans, start = [], 0
+    for name, rows in groupby(history, key=lambda row: row["phase"]):
+        stop = start + len(list(rows))
+        spans.append((name, start, stop))
+        start = stop
+    return spans
+
+
+def _mark_phases(axes: Axes, history: History) -> None:
+    """Shade every other phase, draw a line between phases and write their names above the axes."""
+    axes.set_xlim(0.5, len(history) + 0.5)
+    # The names of short phases would run into each other: each takes the lowest line with room for it.
+    epochs_per_character = len(history) / 55
+    ends: list[float] = []
+    for number, (name, start, stop) in enumerate(_phase_spans(history)):
+        if number % 2:
+            axes.axvspan(start + 0.5, stop + 0.5, color="0.94", zorder=0)
+        if number:
+            axes.axvline(start + 0.5, color="0.6", linewidth=0.8, zorder=1)
+        half_width = epochs_per_character * len(_short(name)) / 2
+        centre = max((start + stop + 1) / 2, half_width)  # inside the axes, off the labels left of them
+        line = next((i for i, end in enumerate(ends) if end < centre - half_width), len(ends))
+        ends[line : line + 1] = [centre + half_width + epochs_per_character]
+        axes.annotate(
+            _short(name),
+            (centre, 1),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(0, 3 + 11 * line),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+            color="0.25",
+        )
+
+
+def _plot_epochs(axes: Axes, values: np.ndarray, *style: str, **kwargs) -> None:
+    """Plot one value per epoch; the marks shrink as epochs crowd, and keep a single epoch visible."""
+    size = 4 if len(values) <= 40 else 1.5
+    axes.plot(np.arange(1, len(values) + 1), values, *style, marker="o", markersize=size, **kwargs)
+
+
+def _best_epochs(history: History) -> np.ndarray:
+    """Return the row of the first best validation accuracy of each phase that has a finite one."""
+    accuracy = np.nan_to_num(_column(history, "val_accuracy"), nan=-1, posinf=-1, neginf=-1)
+    best = [start + int(accuracy[start:stop].argmax()) for _, start, stop in _phase_spans(history)]
+    return np.array([row for row in best if accuracy[row] >= 0], dtype=int)
+
+
+def _column(history: History, key: str, scale: float = 1) -> np.ndarray:
+    return scale * np.array([row[key] for row in history], dtype=np.float64)
+
+
+def _class_panels(
+    class_names: Sequence[str], order: np.ndarray, title: str
+) -> tuple[Figure, list[tuple[Axes, np.ndarray]]]:
+    """Return a figure and, per panel, the axes and the classes it shows: one labelled row per class."""
+    groups = np.array_split(order, math.ceil(len(order) / CLASSES_PER_PANEL))
+    row_height = 0.4 if len(order) <= ANNOTATED_CLASSES else 0.2
+    figure = _figure(max(7, 5.5 * len(groups)), max(2.6, 1.6 + row_height * len(groups[0])))
+    figure.suptitle(title)
+    grid = figure.subplots(1, len(groups), squeeze=False, sharex=True)[0]
+    for axes, members in zip(grid, groups, strict=True):
+        names = [_short(class_names[index]) for index in members]
+        axes.set_yticks(range(len(members)), names, fontsize=9 if row_height > 0.3 else 8)
+        axes.set_ylim(len(groups[0]) - 0.5, -0.5)
+        axes.set_axisbelow(True)
+        axes.grid(color="0.9")
+    return figure, list(zip(grid, groups, strict=True))
+
+
+def _destinations(shares: np.ndarray, true: int) -> np.ndarray:
+    """Return the classes with the greatest shares, greatest first: 10 at most, the right one among them."""
+    order = np.argsort(-shares, kind="stable")
+    wrong = [index for index in order if index != true and shares[index] > 0][: DESTINATIONS - 1]
+    return np.array([index for index in order if index == true or index in wrong])
+
+
+def _check_images(images: np.ndarray) -> None:
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not len(images):
+        raise ValueError(f"images must have the shape (n, height, width, 1 or 3), not {images.shape}")
+
+
+def _displayable(images: np.ndarray) -> np.ndarray:
+    """Return images as floats from 0 to 1 with three channels, whatever range they came in."""
+    _check_images(images)
+    shown = np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+    least, greatest = (0, 255) if images.dtype == np.uint8 else (images.min(), images.max())
+    if least >= 0 and greatest <= 255:
+        least, greatest = 0, 1 if greatest <= 1 else 255
+    return (shown.astype(np.float32) - least) / max(greatest - least, 1e-6)
+
+
+def _show_image(axes: Axes, image: np.ndarray) -> None:
+    axes.imshow(image)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _short(name: str, limit: int = 24) -> str:
+    """Cut a long name, and keep matplotlib from reading dollar signs as mathematics."""
+    cut = name if len(name) <= limit else name[: limit - 1] + "…"
+    return cut.replace("$", r"\$")

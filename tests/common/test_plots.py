@@ -1,0 +1,396 @@
+import subprocess
+import sys
+from itertools import combinations
+
+import numpy as np
+import pytest
+from matplotlib.text import Text
+from PIL import Image
+
+from common import plots
+
+NAMES = {
+    1: ["only"],
+    2: ["cat", "dog"],
+    10: ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
+    21: [f"kind_{i}" for i in range(21)],
+    100: [f"class_of_fish_{i:02d}" for i in range(100)],
+}
+HISTORIES = {
+    "one epoch": (("full", 1),),
+    "three phases": (("head", 5), ("last_block", 5), ("full", 15)),
+    "125 epochs": (("head", 10), ("full", 115)),
+    "short phases": (("warmup_of_the_head", 1), ("last_block", 1), ("second_to_last_block", 1), ("full", 122)),
+    "short last phase": (("full", 122), ("a_last_phase_of_one_epoch", 1)),
+}
+
+
+def make_history(phases):
+    rng = np.random.default_rng(0)
+    rows = []
+    for number, (name, epochs) in enumerate(phases):
+        for epoch in range(1, epochs + 1):
+            accuracy = 0.9 - 0.6 / (1 + len(rows)) + rng.uniform(0, 0.03)
+            row = {"phase": name, "epoch": epoch, "rate": 10.0 ** -(3 + number), "seconds": 1.5}
+            row |= {"loss": 2 - 2 * accuracy, "accuracy": accuracy, "images_per_second": 900.0}
+            row |= {"val_loss": 2.1 - 2 * accuracy, "val_accuracy": accuracy - rng.uniform(0, 0.05)}
+            rows.append(row)
+    return rows
+
+
+def make_confusion(classes):
+    rng = np.random.default_rng(classes)
+    return np.diag(np.full(classes, 80)) + rng.integers(0, 1 + 40 // classes, (classes, classes))
+
+
+def make_per_class(classes):
+    rng = np.random.default_rng(classes)
+    rows = []
+    for name in NAMES[classes]:
+        precision, recall = rng.uniform(0.3, 1, 2)
+        f1 = 2 * precision * recall / (precision + recall)
+        rows.append({"class": name, "precision": precision, "recall": recall, "f1": f1, "support": 100})
+    return rows
+
+
+def make_counts(classes):
+    return {
+        "train": 400 + np.arange(classes),
+        "validation": np.full(classes, 50),
+        "test": np.full(classes, 100),
+    }
+
+
+def make_predictions(classes, n=40):
+    rng = np.random.default_rng(classes)
+    images = rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
+    return images, rng.integers(0, classes, n), rng.dirichlet(np.full(classes, 0.3), n)
+
+
+PHASES = {
+    "head": {"validation": {"accuracy": 0.781, "n": 5000}, "test": None},
+    "last_block": {"validation": {"accuracy": 0.888, "n": 5000}, "test": None},
+    "full": {"validation": {"accuracy": 0.941, "n": 5000}, "test": {"accuracy": 0.937, "n": 10000}},
+}
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+
+# The box of a text is a few pixels larger than its ink, and the layout is solved to about a pixel.
+SLACK = 2
+
+# Every figure that is drawn: name, then a function of the path.
+CASES = {
+    "phase_bars": lambda path: plots.phase_bars(PHASES, path),
+    "phase_bars one": lambda path: plots.phase_bars({"full": PHASES["full"]}, path),
+    "augmentation_pairs": lambda path: plots.augmentation_pairs(IMAGES, IMAGES[:, ::-1] / 255, path),
+    "augmentation_pairs grey": lambda path: plots.augmentation_pairs(
+        IMAGES[:1, ..., :1], IMAGES[:1, ..., :1] / 60.0 - 2, path
+    ),
+    "channel_intensities": lambda path: plots.channel_intensities(IMAGES / 60.0 - 2, path),
+    "channel_intensities grey": lambda path: plots.channel_intensities(IMAGES[..., :1] / 255, path),
+    "none wrong": lambda path: plots.predictions_grid(IMAGES[:4], np.arange(4), np.eye(10)[:4], NAMES[10], path),
+    "none right": lambda path: plots.predictions_grid(IMAGES[:4], np.arange(4), np.eye(10)[1:5], NAMES[10], path),
+}
+for label, phases in HISTORIES.items():
+    for function in (plots.learning_curves, plots.generalisation_gap, plots.learning_rate):
+        CASES[f"{function.__name__} {label}"] = lambda path, f=function, p=phases: f(make_history(p), path)
+for size in (1, 2, 10, 100):
+    CASES |= {
+        f"class_counts {size}": lambda path, k=size: plots.class_counts(make_counts(k), NAMES[k], path),
+        f"predictions_grid {size}": lambda path, k=size: plots.predictions_grid(*make_predictions(k), NAMES[k], path),
+        f"class_destinations {size}": lambda path, k=size: plots.class_destinations(
+            make_confusion(k), NAMES[k], NAMES[k][:4], path
+        ),
+        f"per_class_scores {size}": lambda path, k=size: plots.per_class_scores(make_per_class(k), path),
+        f"confusion_matrix {size}": lambda path, k=size: plots.confusion_matrix(
+            make_confusion(k), NAMES[k], path, normalised=True
+        ),
+        f"confusion_matrix {size} counts": lambda path, k=size: plots.confusion_matrix(
+            make_confusion(k), NAMES[k], path, normalised=False
+        ),
+    }
+
+
+# The smallest matrix without numbers in its cells.
+CASES["confusion_matrix 21"] = lambda path: plots.confusion_matrix(make_confusion(21), NAMES[21], path)
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Every figure saved, in order, so that a test can look at what was drawn and not at pixels."""
+    saved = []
+    save = plots.save_figure
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: saved.append(figure) or save(figure, path))
+    return saved
+
+
+def drawn_texts(figure):
+    """Return the texts that show in a figure, without the labels of ticks outside the axes' limits."""
+    hidden = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if not axes.axison:
+                hidden |= set(axis.findobj(Text))
+            low, high = sorted(axis.get_view_interval())
+            for minor in (False, True):
+                places = axis.get_ticklocs(minor=minor)
+                labels = axis.get_ticklabels(minor=minor)
+                span = 1e-9 * (high - low)
+                hidden |= {
+                    text for place, text in zip(places, labels, strict=True) if not low - span <= place <= high + span
+                }
+    texts = figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_visible())
+    return [text for text in dict.fromkeys(texts) if text.get_text().strip() and text not in hidden]
+
+
+def assert_readable(figure):
+    """Check that every text lies within the figure and none overlaps another or a legend the axes."""
+    boxes = [(text.get_text(), text.get_window_extent()) for text in drawn_texts(figure)]
+    assert boxes
+    for text, box in boxes:
+        assert box.x0 >= -SLACK, text
+        assert box.y0 >= -SLACK, text
+        assert box.x1 <= figure.bbox.x1 + SLACK, text
+        assert box.y1 <= figure.bbox.y1 + SLACK, text
+    for (one, first), (other, second) in combinations(boxes, 2):
+        wide = min(first.x1, second.x1) - max(first.x0, second.x0)
+        high = min(first.y1, second.y1) - max(first.y0, second.y0)
+        assert min(wide, high) <= SLACK, f"{one!r} and {other!r} overlap"
+    for legend in figure.legends:
+        for axes in figure.axes:
+            assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_figure_is_a_readable_png(case, figures, tmp_path):
+    path = tmp_path / "figures" / "drawn.png"  # a folder that does not exist yet
+    assert CASES[case](path) == path
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert all(300 <= side <= 2200 for side in image.size)
+        assert np.asarray(image.convert("L")).std() > 5
+    assert_readable(figures[0])
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "learning_curves three phases",
+        "generalisation_gap three phases",
+        "learning_rate three phases",
+        "phase_bars",
+        "augmentation_pairs",
+        "channel_intensities",
+        "class_counts 10",
+        "predictions_grid 10",
+        "class_destinations 10",
+        "per_class_scores 10",
+        "confusion_matrix 10",
+    ],
+)
+def test_same_input_gives_the_same_bytes(case, tmp_path):
+    first, second = (CASES[case](tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
+    assert first == second
+    assert not any(word in first for word in (b"tIME", b"Software", b"Creation"))
+
+
+def line(axes, label):
+    return next(drawn for drawn in axes.get_lines() if drawn.get_label() == label)
+
+
+def test_learning_curves_show_percent_and_the_best_epoch_of_each_phase(figures, tmp_path):
+    history = make_history(HISTORIES["three phases"])
+    for row, accuracy in zip(history, [0.1, 0.5, 0.4, 0.5, 0.2] * 5, strict=True):
+        row["val_accuracy"] = accuracy
+    plots.learning_curves(history, tmp_path / "p.png")
+    losses, accuracies = figures[0].axes
+    np.testing.assert_allclose(
+        line(accuracies, "validation").get_ydata(), [100 * row["val_accuracy"] for row in history]
+    )
+    np.testing.assert_allclose(line(losses, "validation").get_ydata(), [row["val_loss"] for row in history])
+    best = line(accuracies, "best validation accuracy of the phase")
+    assert best.get_xdata().tolist() == [2, 7, 12]  # the first of equals
+    assert best.get_ydata().tolist() == [50, 50, 50]
+    np.testing.assert_allclose(
+        line(losses, "best validation accuracy of the phase").get_ydata(),
+        [history[i]["val_loss"] for i in (1, 6, 11)],
+    )
+    assert [text.get_text() for text in accuracies.texts] == ["head", "last_block", "full"]
+    assert len(figures[0].legends[0].get_texts()) == 3
+
+
+def test_generalisation_gap_in_percentage_points(figures, tmp_path):
+    history = make_history(HISTORIES["one epoch"])
+    history[0] |= {"accuracy": 0.9, "val_accuracy": 0.85, "loss": 0.25, "val_loss": 0.75}
+    plots.generalisation_gap(history, tmp_path / "p.png")
+    accuracies, losses = figures[0].axes
+    assert accuracies.get_lines()[0].get_ydata() == pytest.approx([5])
+    assert losses.get_lines()[0].get_ydata() == pytest.approx([0.5])
+    assert "augmentation and dropout on" in figures[0].get_suptitle()
+
+
+def test_learning_rate_survives_a_rate_of_zero(figures, tmp_path):
+    history = make_history(HISTORIES["three phases"])
+    history[0]["rate"] = 0.0
+    plots.learning_rate(history, tmp_path / "p.png")
+    assert figures[0].axes[0].get_yscale() == "log"
+    plots.learning_rate(history[:1], tmp_path / "p.png")
+    assert figures[1].axes[0].get_yscale() == "linear"
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_a_diverged_history_is_drawn(broken, tmp_path):
+    history = make_history(HISTORIES["three phases"])
+    for row in history[3:]:
+        row |= dict.fromkeys(("loss", "accuracy", "val_loss", "val_accuracy"), broken)
+    plots.learning_curves(history, tmp_path / "p.png")
+    if np.isnan(broken):
+        plots.generalisation_gap(history, tmp_path / "p.png")
+    for row in history:
+        row |= dict.fromkeys(("loss", "accuracy", "val_loss", "val_accuracy"), broken)
+    plots.learning_curves(history, tmp_path / "p.png")
+
+
+@pytest.mark.parametrize("draw", [plots.learning_curves, plots.generalisation_gap, plots.learning_rate])
+def test_an_empty_history_is_an_error(draw, tmp_path):
+    with pytest.raises(ValueError, match="no epochs"):
+        draw([], tmp_path / "p.png")
+
+
+def test_phase_bars_hold_the_accuracies(figures, tmp_path):
+    plots.phase_bars(PHASES, tmp_path / "p.png")
+    validation, test = figures[0].axes[0].containers
+    assert [bar.get_height() for bar in validation] == pytest.approx([78.1, 88.8, 94.1])
+    assert [bar.get_height() for bar in test] == pytest.approx([93.7])
+    assert [text.get_text() for text in figures[0].axes[0].texts] == ["78.1 %", "88.8 %", "94.1 %", "93.7 %"]
+    assert [bar.get_center()[0] for bar in validation] == pytest.approx([0, 1, 1.8])
+    labels = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert labels == ["validation (n = 5,000)", "test (n = 10,000)"]
+
+
+def test_augmentation_pairs_show_eight_images_in_any_range(figures, tmp_path):
+    ranges = [IMAGES / 255, IMAGES.astype(np.float32), (IMAGES - 120.0) / 60]
+    for after in ranges:
+        plots.augmentation_pairs(IMAGES, after, tmp_path / "p.png")
+    for figure in figures:
+        assert len(figure.axes) == 16
+        # Random images of 12 times 256 pixels hold both 0 and 255, so that all ranges look alike.
+        for above, below in zip(figure.axes[:8], figure.axes[8:], strict=True):
+            original, augmented = above.images[0].get_array(), below.images[0].get_array()
+            np.testing.assert_allclose(original, augmented, atol=0.02)
+    with pytest.raises(ValueError, match="3 images before augmentation and 2 after"):
+        plots.augmentation_pairs(IMAGES[:3], IMAGES[:2], tmp_path / "p.png")
+    with pytest.raises(ValueError, match=r"\(n, height, width, 1 or 3\), not \(8, 16, 16, 2\)"):
+        plots.augmentation_pairs(IMAGES[..., :2], IMAGES[..., :2], tmp_path / "p.png")
+
+
+def test_channel_densities_integrate_to_one_without_a_comb(figures, tmp_path):
+    levels = np.arange(256.0).reshape(1, 16, 16, 1)
+    images = np.concatenate([(levels / 255 - 0.4) / 0.2, levels / 255, levels], axis=-1)
+    plots.channel_intensities(images, tmp_path / "p.png")
+    for steps in figures[0].axes[0].patches:
+        density, edges, _ = steps.get_data()
+        assert (density * np.diff(edges)).sum() == pytest.approx(1)
+        np.testing.assert_allclose(density, density[0])
+    labels = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert labels[1:] == ["green: mean 0.50, std 0.29", "blue: mean 127.50, std 73.90"]
+
+
+def test_channel_intensities_of_a_constant_image(tmp_path):
+    plots.channel_intensities(np.zeros((2, 4, 4, 1)), tmp_path / "p.png")
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+def test_class_counts_show_every_class_and_split(classes, figures, tmp_path):
+    plots.class_counts(make_counts(classes), NAMES[classes], tmp_path / "p.png")
+    axes = figures[0].axes
+    labels = [text.get_text() for panel in axes for text in panel.get_yticklabels()]
+    assert labels == NAMES[classes]
+    for place, values in enumerate(make_counts(classes).values()):
+        drawn = [bar.get_width() for panel in axes for bar in panel.containers[place]]
+        assert drawn == values.tolist()
+    assert len(figures[0].legends[0].get_texts()) == 3
+
+
+def test_predictions_grid_puts_the_most_confident_wrong_first(figures, tmp_path):
+    probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]])
+    plots.predictions_grid(IMAGES[:4], np.array([0, 0, 0, 1]), probabilities, NAMES[2], tmp_path / "p.png")
+    texts = [axes.get_xlabel() for axes in figures[0].axes if axes.get_xlabel()]
+    assert texts == ["cat →\ncat (90 %)", "dog →\ndog (70 %)", "cat →\ndog (80 %)", "cat →\ndog (60 %)"]
+    np.testing.assert_allclose(figures[0].axes[8].images[0].get_array(), IMAGES[2] / 255, atol=1e-6)
+
+
+def test_predictions_grid_says_that_none_is_wrong(figures, tmp_path):
+    CASES["none wrong"](tmp_path / "p.png")
+    CASES["none right"](tmp_path / "p.png")
+    titles = [[half.get_suptitle() for half in figure.subfigs] for figure in figures]
+    assert titles[0] == ["Right predictions: the first 4 of 4 (4 images)", "No prediction is wrong (4 images)"]
+    assert titles[1][0] == "No prediction is right (4 images)"
+
+
+def test_class_destinations_are_shares_of_the_row(figures, tmp_path):
+    confusion = np.zeros((100, 100), int)
+    confusion[0, :12] = np.arange(3, 15)  # its own class is the least frequent destination: 3 of 102
+    confusion[1, 1] = 5
+    plots.class_destinations(confusion, NAMES[100], NAMES[100][:3], tmp_path / "p.png")
+    first, second, third = figures[0].axes
+    shares = [bar.get_width() for bar in first.containers[0]]
+    assert shares == pytest.approx([100 * k / 102 for k in (14, 13, 12, 11, 10, 9, 8, 7, 6, 3)])
+    colours = [bar.get_facecolor() for bar in first.containers[0]]
+    assert colours.count(colours[-1]) == 1
+    assert first.get_yticklabels()[-1].get_text() == NAMES[100][0]
+    assert [bar.get_width() for bar in second.containers[0]] == [100]
+    assert third.get_title() == f"{NAMES[100][2]} (n = 0)"
+    with pytest.raises(ValueError, match="no such class: frog, newt"):
+        plots.class_destinations(confusion, NAMES[100], ["frog", "newt"], tmp_path / "p.png")
+    with pytest.raises(ValueError, match="no class was chosen"):
+        plots.class_destinations(confusion, NAMES[100], [], tmp_path / "p.png")
+
+
+def test_per_class_scores_are_sorted_and_none_is_cut_off(figures, tmp_path):
+    per_class = make_per_class(100)
+    per_class[7] |= {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+    per_class[8] |= {"precision": 1.0, "recall": 1.0, "f1": 1.0}
+    plots.per_class_scores(per_class, tmp_path / "p.png")
+    axes = figures[0].axes
+    f1 = np.concatenate([line(panel, "F1").get_xdata() for panel in axes])
+    assert (np.diff(f1) <= 0).all()
+    names = [text.get_text() for panel in axes for text in panel.get_yticklabels()]
+    assert (names[0], names[-1]) == (NAMES[100][8], NAMES[100][7])
+    by_name = {entry["class"]: 100 * entry["recall"] for entry in per_class}
+    recalls = np.concatenate([line(panel, "recall").get_xdata() for panel in axes])
+    np.testing.assert_allclose(recalls, [by_name[name] for name in names])
+    for panel in axes:
+        assert panel.get_xlim()[0] < 0
+        assert panel.get_xlim()[1] > 100
+
+
+def test_confusion_matrix_normalises_rows_and_annotates_small_ones(figures, tmp_path):
+    confusion = [[3, 1], [0, 0]]
+    plots.confusion_matrix(confusion, NAMES[2], tmp_path / "p.png", normalised=True)
+    plots.confusion_matrix(confusion, NAMES[2], tmp_path / "p.png", normalised=False)
+    plots.confusion_matrix(make_confusion(100), NAMES[100], tmp_path / "p.png", normalised=True)
+    shares, counts, large = (figure.axes[0] for figure in figures)
+    assert shares.images[0].get_array().tolist() == [[75, 25], [0, 0]]
+    assert [text.get_text() for text in shares.texts] == ["75.0", "25.0", "0.0", "0.0"]
+    assert [text.get_text() for text in counts.texts] == ["3", "1", "0", "0"]
+    assert (shares.get_xlabel(), shares.get_ylabel()) == ("Predicted class", "True class")
+    assert figures[0].axes[1].get_ylabel() == "Share of the true class (%)"
+    assert figures[1].axes[1].get_ylabel() == "Images"
+    assert not large.texts
+    np.testing.assert_allclose(large.images[0].get_array().sum(axis=1), 100)
+    assert [text.get_text() for text in large.get_xticklabels()] == NAMES[100]
+    assert [text.get_text() for text in large.get_yticklabels()] == NAMES[100]
+
+
+def test_names_are_cut_and_never_read_as_mathematics(figures, tmp_path):
+    names = ["$x$ and $y^2$", "a class name that is far too long to be drawn in full"]
+    plots.confusion_matrix([[1, 2], [3, 4]], names, tmp_path / "p.png")
+    assert_readable(figures[0])
+    drawn = [text.get_text() for text in figures[0].axes[0].get_yticklabels()]
+    assert drawn == [r"\$x\$ and \$y^2\$", "a class name that is fa…"]
+
+
+def test_neither_keras_nor_pyplot_is_imported():
+    code = "import sys, common.plots, common.metrics; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"keras", "tensorflow", "matplotlib.pyplot"} & set(done.stdout.split())
