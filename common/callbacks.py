@@ -41,18 +41,14 @@ class Keeper(keras.callbacks.Callback):
         self.phases = phases
         self.images = images
         self.steps = steps
+        # Running means of an epoch that was left in its middle, to go on with.
+        self.metric_arrays: Mapping[str, np.ndarray] | None = None
         self.saved_at = time.monotonic()
 
     @property
     def phase(self) -> Phase:
         """The phase that is being trained."""
         return self.phases[self.progress.phase]
-
-    def restore_metrics(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Go on with the running means of an epoch that was left in its middle."""
-        self.metric_arrays = arrays
-
-    metric_arrays: Mapping[str, np.ndarray] | None = None
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.metric_arrays is not None:
@@ -113,12 +109,11 @@ class Keeper(keras.callbacks.Callback):
         best = self.progress.best.get(self.phase.name)
         if best and (best["val_accuracy"], -best["val_loss"]) >= (row["val_accuracy"], -row["val_loss"]):
             return
+        # No times in here: the file of a run that was stopped and resumed has the same digest.
+        entry = {key: row[key] for key in ("epoch", "val_accuracy", "val_loss")}
         arrays = checkpoints.gather("weights", self.model.weights)
-        path = checkpoints.save(self.run.checkpoints, f"best-{self.phase.name}", arrays, dict(row))
-        self.progress.best[self.phase.name] = {
-            "file": path.name,
-            **{key: row[key] for key in ("epoch", "val_accuracy", "val_loss")},
-        }
+        path = checkpoints.save(self.run.checkpoints, f"best-{self.phase.name}", arrays, entry)
+        self.progress.best[self.phase.name] = {"file": path.name, **entry}
 
     def save(self) -> None:
         """Checkpoint the state as it is now; refuse one that is not finite."""

@@ -25,6 +25,7 @@ def set_up(config: Config) -> None:
 
     if keras.backend.backend() != "tensorflow":
         tf.config.set_visible_devices([], "GPU")  # tf.data must not take the memory that the model needs
+    tf.get_logger().setLevel("ERROR")  # it warns of each phase's compilation
     keras.utils.set_random_seed(config.seed)
     precision = config.precision
     if precision == "auto":
@@ -99,7 +100,11 @@ def optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
     }
     more = {"momentum": phase.momentum} if phase.optimizer == "sgd" else {}
     return makers[phase.optimizer](
-        learning_rate(phase, steps), weight_decay=phase.weight_decay, global_clipnorm=phase.clip_norm, **more
+        learning_rate(phase, steps),
+        weight_decay=phase.weight_decay,
+        global_clipnorm=phase.clip_norm,
+        name=phase.name,  # Keras would number them, and a resumed run would count from the phase it resumes in
+        **more,
     )
 
 
@@ -151,7 +156,7 @@ def restore(model: keras.Model, keeper: Keeper, checkpoint: checkpoints.Checkpoi
     if keeper.progress.step:
         # Keras makes the variables of metrics at the first batch.
         model.evaluate(pipeline.evaluation(data.validation.take(np.arange(1)), 1), verbose=0)
-        keeper.restore_metrics({k: v for k, v in checkpoint.arrays.items() if k.startswith("metrics/")})
+        keeper.metric_arrays = checkpoint.arrays
     checkpoints.assign("model", model.variables, checkpoint.arrays)
     checkpoints.assign("optimizer", model.optimizer.variables, checkpoint.arrays)
 

@@ -1,0 +1,140 @@
+"""Kill a run at random instants, resume it each time, and compare its end with that of an undisturbed run.
+
+    python tests/kill_and_resume.py --kills 10 --seed 0      # the demo run; about 10 minutes on 2 cores
+    python tests/kill_and_resume.py --kills 3 -- --preset demo --limit-train 300
+
+Prints what was compared, and ends with exit code 1 and the first difference if the two are not equal bit for bit.
+"""
+
+import argparse
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+
+TRAIN = Path(__file__).resolve().parents[1] / "tasks" / "cifar_phased" / "train.py"
+TIMES = ("seconds", "images_per_second")
+FINISHED = 0
+
+
+def start(out: Path, flags: list[str]) -> subprocess.Popen:
+    """Begin or resume the run in a folder; its output goes to a log beside it."""
+    # Checkpoints far more often than any user wants, so that the middle of epochs is hit too.
+    command = [sys.executable, str(TRAIN), "--out", str(out), "--checkpoint-minutes", "0.01", *flags]
+    with out.with_suffix(".log").open("a") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"KERAS_BACKEND": "tensorflow"})
+
+
+def undisturbed(out: Path, flags: list[str]) -> tuple[float, float]:
+    """Run to the end; seconds until training began, and after that."""
+    times = [time.monotonic()]
+    process = start(out, flags)
+    while process.poll() is None:
+        if len(times) == 1 and "phase " in out.with_suffix(".log").read_text():
+            times.append(time.monotonic())
+        time.sleep(0.1)
+    if process.returncode != FINISHED:
+        raise SystemExit(f"the undisturbed run failed:\n{out.with_suffix('.log').read_text()[-2000:]}")
+    return times[1] - times[0], time.monotonic() - times[1]
+
+
+def disturbed(out: Path, flags: list[str], delays: list[float], number: signal.Signals = signal.SIGKILL) -> int:
+    """Run with one signal after each delay (seconds from the start of the process), then to the end.
+
+    Returns how many of the signals met a running process.
+    """
+    hits = 0
+    for delay in delays:
+        process = start(out, flags)
+        try:
+            code = process.wait(delay)
+        except subprocess.TimeoutExpired:
+            process.send_signal(number)
+            code = process.wait()
+            hits += 1
+        if code not in (FINISHED, -signal.SIGKILL, 128 + number):
+            raise SystemExit(f"exit code {code}:\n{out.with_suffix('.log').read_text()[-2000:]}")
+    if start(out, flags).wait() != FINISHED:
+        raise SystemExit(f"the last resume failed:\n{out.with_suffix('.log').read_text()[-2000:]}")
+    return hits
+
+
+def instants(loading: float, training: float, kills: int, seed: int) -> list[float]:
+    """Random delays, some before training begins, that together do not reach the end of the run."""
+    draw = random.Random(seed)
+    return [draw.uniform(1, loading + training / kills) for _ in range(kills)]
+
+
+def contents(out: Path) -> dict:
+    """Everything that a run leaves, by name, without times, hosts and paths."""
+    (folder,) = (path.parent for path in out.glob("*/*/metrics.json"))
+    (last, *_) = sorted(folder.glob("checkpoints/step-*.safetensors"), key=lambda p: p.name, reverse=True)
+    with (folder / "history.csv").open() as file:
+        history = [without_times(row) for row in csv.DictReader(file)]
+    with np.load(folder / "predictions.npz") as predictions:
+        arrays = dict(predictions)
+    return {
+        "history.csv": history,
+        "metrics.json": without_times(json.loads((folder / "metrics.json").read_text())),
+        "steps": last.name.split("-")[1],
+        **{f"variable {name}": array for name, array in safetensors.numpy.load_file(last).items()},
+        **{f"predictions {name}": array for name, array in arrays.items()},
+        **{path.name: path.read_bytes() for path in sorted(folder.glob("checkpoints/best-*"))},
+        **{path.name: path.read_bytes() for path in sorted(folder.glob("figures/*.png"))},
+    }
+
+
+def without_times(data):
+    """JSON data without the fields that are times."""
+    if isinstance(data, dict):
+        return {key: without_times(value) for key, value in data.items() if key not in TIMES}
+    return [without_times(value) for value in data] if isinstance(data, list) else data
+
+
+def differences(one: dict, other: dict) -> list[str]:
+    """Names of what is not equal bit for bit."""
+    unequal = [name for name in one.keys() | other.keys() if not equal(one.get(name), other.get(name))]
+    return sorted(unequal)
+
+
+def equal(one, other) -> bool:
+    """Equality to the bit; arrays by type, shape and bytes."""
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    return type(one) is type(other) and one == other
+
+
+def main() -> None:
+    """Compare the two runs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10, help="how many times the run is killed (default 10)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random instants (default 0)")
+    parser.add_argument("flags", nargs="*", help="flags of the run, after --; default: --preset demo")
+    arguments = parser.parse_args()
+    flags = arguments.flags or ["--preset", "demo"]
+    with tempfile.TemporaryDirectory() as folder:
+        loading, training = undisturbed(Path(folder) / "whole", flags)
+        print(f"undisturbed run: {loading:.0f} s to load, {training:.0f} s after that", flush=True)
+        delays = instants(loading, training, arguments.kills, arguments.seed)
+        hits = disturbed(Path(folder) / "killed", flags, delays)
+        log = (Path(folder) / "killed.log").read_text()
+        print(f"killed {hits} times, at seconds {', '.join(f'{d:.1f}' for d in delays)} of each start")
+        print("\n".join(line for line in log.splitlines() if line.startswith(("resuming", "warning"))))
+        whole, killed = (contents(Path(folder) / name) for name in ("whole", "killed"))
+        unequal = differences(whole, killed)
+        print(f"compared {len(whole)} items, {sum(n.startswith('variable') for n in whole)} of them variables")
+        print(f"DIFFERENT: {', '.join(unequal)}" if unequal else "equal bit for bit")
+        raise SystemExit(bool(unequal))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""A run that is stopped and resumed ends as one that was never stopped: the short version of kill_and_resume.py."""
+
+import signal
+
+import kill_and_resume
+import pytest
+
+FLAGS = ["--preset", "demo", "--limit-train", "200", "--batch-size", "32", "--augmentation", "affine_colour_blur"]
+FLAGS += ["--phases.0.epochs", "1", "--phases.1.epochs", "1", "--phases.2.epochs", "2"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "run"
+    times = kill_and_resume.undisturbed(out, FLAGS)
+    return kill_and_resume.contents(out), times
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_end_is_equal_bit_for_bit(whole, tmp_path, number):
+    expected, times = whole
+    delays = [times[0] + share * times[1] for share in (0.3, 0.2)]
+    hits = kill_and_resume.disturbed(tmp_path / "run", FLAGS, delays, number)
+    log = (tmp_path / "run.log").read_text()
+    assert hits >= 1
+    assert "resuming: phase" in log
+    assert ("SIGTERM: saving at the end of this step" in log) == (number == signal.SIGTERM)
+    assert kill_and_resume.differences(expected, kill_and_resume.contents(tmp_path / "run")) == []
+
+
+def test_the_comparison_sees_one_bit(whole):
+    expected, _ = whole
+    name = next(name for name, item in expected.items() if name.startswith("variable") and item.dtype == "float32")
+    changed = expected[name].copy()
+    changed.reshape(-1).view("uint32")[:1] ^= 1
+    assert kill_and_resume.differences(expected, expected | {name: changed}) == [name]
