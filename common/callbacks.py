@@ -68,13 +68,14 @@ class Keeper(keras.callbacks.Callback):
         if self.progress.step == self.steps:
             return  # the epoch's end saves
         if self.run.stop or now - self.saved_at > 60 * self.run.config.checkpoint_minutes:
-            self.save()
+            self.save(self.state() | checkpoints.gather("metrics", self.model.metrics_variables))
         if self.run.stop:
             raise Interrupted(self.run.stop)
 
     def on_epoch_end(self, epoch, logs=None):
         if not all(math.isfinite(value) for value in logs.values()):
             raise Diverged(f"validation loss is {logs['val_loss']}", self.where())
+        state = self.state()
         row = {
             "phase": self.phase.name,
             "epoch": epoch + 1,
@@ -86,7 +87,7 @@ class Keeper(keras.callbacks.Callback):
         self.progress.rows.append(row)
         self.progress.epoch, self.progress.step = epoch + 1, 0
         self.keep_best(row)
-        self.save()
+        self.save(state)
         self.run.write_history(self.progress.rows)
         self.report(row)
         if self.run.stop:
@@ -115,17 +116,19 @@ class Keeper(keras.callbacks.Callback):
         path = checkpoints.save(self.run.checkpoints, f"best-{self.phase.name}", arrays, entry)
         self.progress.best[self.phase.name] = {"file": path.name, **entry}
 
-    def save(self) -> None:
-        """Checkpoint the state as it is now; refuse one that is not finite."""
+    def state(self) -> dict[str, np.ndarray]:
+        """All variables as they are now. Raises Diverged where one is not finite."""
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # during fit the variables are elsewhere
         arrays = checkpoints.gather("model", self.model.variables)
         arrays |= checkpoints.gather("optimizer", self.model.optimizer.variables)
-        if self.progress.step:
-            arrays |= checkpoints.gather("metrics", self.model.metrics_variables)
         for name, array in arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise Diverged(f"variable {name} is not finite", self.where())
+        return arrays
+
+    def save(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Checkpoint these arrays with the position in training."""
         done = sum(phase.epochs for phase in self.phases[: self.progress.phase]) + self.progress.epoch
         step = done * self.steps + self.progress.step
         checkpoints.save_step(self.run.checkpoints, step, arrays, asdict(self.progress))

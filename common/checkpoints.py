@@ -34,14 +34,14 @@ class Checkpoint:
 
 
 def gather(group: str, variables: Sequence) -> dict[str, np.ndarray]:
-    """Keras variables as arrays named `<group>/<index>/<path>`."""
-    return {f"{group}/{i:04d}/{v.path}": np.array(v) for i, v in enumerate(variables)}
+    """Keras variables as arrays by name."""
+    return dict(zip(names(group, variables), map(np.array, variables), strict=True))
 
 
 def assign(group: str, variables: Sequence, arrays: Mapping[str, np.ndarray]) -> None:
     """The reverse of `gather`. Raises CheckpointError, before it changes anything, where the two do not fit."""
     saved = {name: array for name, array in arrays.items() if name.startswith(f"{group}/")}
-    expected = [f"{group}/{i:04d}/{v.path}" for i, v in enumerate(variables)]
+    expected = names(group, variables)
     for name in sorted(set(expected) ^ set(saved)):
         raise CheckpointError(
             f"variable {name} is {'not in the checkpoint' if name in expected else 'not in the model'}"
@@ -53,6 +53,15 @@ def assign(group: str, variables: Sequence, arrays: Mapping[str, np.ndarray]) ->
             )
     for name, variable in zip(expected, variables, strict=True):
         variable.assign(saved[name])
+
+
+def names(group: str, variables: Sequence) -> list[str]:
+    """`<group>/<index>/<path>` for the variables of a model, `<group>/<index>` for those of its optimiser and metrics.
+
+    Keras numbers some of the latter by how many there were before in the process.
+    """
+    paths = [f"/{v.path}" if group in ("model", "weights") else "" for v in variables]
+    return [f"{group}/{i:04d}{path}" for i, path in enumerate(paths)]
 
 
 def save(folder: Path, stem: str, arrays: Mapping[str, np.ndarray], data: Mapping) -> Path:

@@ -103,7 +103,6 @@ def optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
         learning_rate(phase, steps),
         weight_decay=phase.weight_decay,
         global_clipnorm=phase.clip_norm,
-        name=phase.name,  # Keras would number them, and a resumed run would count from the phase it resumes in
         **more,
     )
 
@@ -129,8 +128,11 @@ def train(
     for index in range(first, len(phases)):
         phase = phases[index]
         configure(phase)
+        chosen = optimizer(phase, steps)
+        # Before compile: wrapped for mixed_float16, Keras 3.15's Nadam would lose track of one of its variables.
+        chosen.build(model.trainable_variables)
         model.compile(
-            optimizer=optimizer(phase, steps),
+            optimizer=chosen,
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")],
         )

@@ -1,0 +1,138 @@
+"""Run directories: the lock, what a finished run means, and every fault as one line."""
+
+import json
+import signal
+import subprocess
+
+import pytest
+
+from common import files, runs
+from common.config import Config, ConfigError
+
+PRESETS = {"default": Config(preset="default", dataset="digits")}
+RESULT = {"accuracy": 0.5, "macro_f1": 0.4, "loss": 1.0, "n": 10}
+PHASE = {"epochs": 1, "best_epoch": 1, "validation": RESULT, "test": RESULT, "images_per_second": 1.0}
+
+
+def complete(config, run):
+    run.finish("completed", {"test": RESULT, "phases": {"head": PHASE}, "notes": ["a note"]})
+
+
+def fail_with(error):
+    def study(config, run):
+        raise error
+
+    return study
+
+
+def command(out, study, *flags):
+    """Exit code of a task's command."""
+    try:
+        runs.main(PRESETS, "A study.", study, ["--out", str(out), *flags])
+    except SystemExit as stop:
+        return stop.code
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    return 0
+
+
+def test_a_finished_run_is_left_alone_until_it_is_overwritten(tmp_path, capsys):
+    calls = []
+
+    def study(config, run):
+        calls.append(run.folder)
+        (run.figures / "old.png").write_bytes(b"")
+        complete(config, run)
+
+    assert command(tmp_path, study) == 0
+    assert command(tmp_path, fail_with(AssertionError("trained again"))) == 0
+    assert "this run is finished; --overwrite does it anew" in capsys.readouterr().out
+    assert command(tmp_path, complete, "--overwrite") == 0
+    assert len(calls) == 1
+    assert not (calls[0] / "figures" / "old.png").exists()
+    assert json.loads((calls[0] / "metrics.json").read_text())["status"] == "completed"
+    out = capsys.readouterr().out
+    assert "accuracy 50.00%" in out
+    assert "a note" in out
+
+
+def test_two_processes_do_not_write_one_run(tmp_path, capsys):
+    config = Config(preset="default", dataset="digits", out=tmp_path)
+    with runs.open_run(config, "common", ""):
+        assert command(tmp_path, complete) == 1
+    assert "is being written by process" in capsys.readouterr().err
+    assert command(tmp_path, complete) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ConfigError("cifar10 is not\nthere"), 2, "error: cifar10 is not there\n"),
+        (files.StorageError("cannot write x: No space left on device"), 1, "error: cannot write x: No space left"),
+        (runs.RunError("begun with backend jax"), 1, "error: begun with backend jax\n"),
+        (runs.Interrupted(signal.SIGTERM), 143, "stopped by SIGTERM; the same command goes on\n"),
+        (runs.Interrupted(signal.SIGINT), 130, "stopped by SIGINT; the same command goes on\n"),
+    ],
+)
+def test_known_faults_are_one_line(tmp_path, capsys, error, code, line):
+    assert command(tmp_path, fail_with(error)) == code
+    captured = capsys.readouterr().err
+    assert captured.startswith(line)
+    assert captured.count("\n") == 1
+    assert not list(tmp_path.glob("*/*/metrics.json"))
+
+
+def test_a_diverged_run_is_a_result(tmp_path, capsys):
+    where = {"phase": "full", "epoch": 2, "step": 7}
+    assert command(tmp_path, fail_with(runs.Diverged("loss is nan", where))) == 0
+    result = json.loads(next(tmp_path.glob("*/*/metrics.json")).read_text())
+    assert result["status"] == "diverged"
+    assert result["diverged"] == {"reason": "loss is nan at phase full, epoch 2, step 7", **where}
+    assert command(tmp_path, fail_with(AssertionError("trained again"))) == 0
+
+
+def test_a_directory_of_another_configuration_is_refused(tmp_path, capsys):
+    command(tmp_path, fail_with(ConfigError("stop")))
+    path = next(tmp_path.glob("*/*/config.json"))
+    path.write_text(path.read_text().replace('"batch_size": 64', '"batch_size": 65'))
+    assert command(tmp_path, complete) == 1
+    assert "belongs to another configuration; --overwrite starts anew" in capsys.readouterr().err
+
+
+def test_leftovers_of_a_killed_write_are_cleared(tmp_path):
+    command(tmp_path, fail_with(ConfigError("stop")))
+    leftover = next(tmp_path.glob("*/*/checkpoints")) / ".step.safetensors.1.tmp"
+    leftover.write_bytes(b"half")
+    command(tmp_path, complete)
+    assert not leftover.exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert command(tmp_path / "file", complete) == 1
+    assert capsys.readouterr().err.startswith(f"error: cannot write {tmp_path}/file")
+
+
+def test_git_state_knows_commit_and_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "REPOSITORY", tmp_path)
+    assert runs.git_state() == {"commit": None, "dirty": None}
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.example"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert runs.git_state() == {"commit": head, "dirty": False}
+    (tmp_path / "new.py").write_text("")
+    assert runs.git_state() == {"commit": head, "dirty": True}
+
+
+def test_the_second_signal_does_not_wait(tmp_path):
+    run = runs.Run(tmp_path, "task", PRESETS["default"])
+    with pytest.raises(runs.Interrupted):
+        run.on_signal(signal.SIGTERM, None)  # nothing to save yet
+    run = runs.Run(tmp_path, "task", PRESETS["default"])
+    run.can_save = True
+    run.on_signal(signal.SIGINT, None)
+    assert run.stop == signal.SIGINT
+    with pytest.raises(runs.Interrupted):
+        run.on_signal(signal.SIGINT, None)

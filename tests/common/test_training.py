@@ -1,0 +1,196 @@
+"""The training loop on a small network: phases, best states, resume, divergence, precision, schedules."""
+
+import dataclasses
+import math
+import signal
+
+import keras
+import numpy as np
+import pytest
+
+from common import checkpoints, runs, training
+from common.config import Config, Phase
+from common.data import sources
+
+PHASES = (
+    Phase("head", "head", epochs=2, optimizer="adam", rate=1e-3, dropout=0.3),
+    Phase("full", "full", epochs=2, optimizer="nadam", rate=1e-3, dropout=0.1, weight_decay=1e-3, clip_norm=1.0),
+)
+
+
+@pytest.fixture(autouse=True)
+def float32_afterwards():
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return sources.load("digits", tmp_path_factory.mktemp("data"), seed=0, image_size=8, limit_train=200)
+
+
+def small_model():
+    image = keras.Input((8, 8, 1), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 16, dtype="float32")(image)
+    x = keras.layers.Conv2D(8, 3, activation="relu", name="conv")(x)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = keras.layers.Dropout(0.5, seed=1, name="dropout")(keras.layers.Flatten()(x))
+    return keras.Model(image, keras.layers.Dense(10, dtype="float32", name="head")(x))
+
+
+def train(out, data, phases=PHASES, stop_after=None, on_phase=None, **fields):
+    """Open, train or resume; the run, its model and its progress."""
+    config = Config(preset="test", dataset="digits", out=out, batch_size=32, **fields)
+    keras.utils.clear_session()  # names count from one again, as in a new process
+    training.set_up(config)
+    model = small_model()
+    with runs.open_run(config, "test", "") as run:
+
+        def configure(phase):
+            model.get_layer("dropout").rate = phase.dropout
+            model.get_layer("conv").trainable = model.get_layer("norm").trainable = phase.trainable == "full"
+            if phase.name == stop_after:
+                run.stop = signal.SIGTERM
+            if on_phase:
+                on_phase(phase, model)
+
+        return run, model, training.train(run, model, phases, data, configure)
+
+
+def state(model):
+    return checkpoints.gather("model", model.variables) | checkpoints.gather("optimizer", model.optimizer.variables)
+
+
+def untimed(rows):
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("phase", ["head", "full"])
+def test_stopped_in_the_middle_of_an_epoch_and_resumed(tmp_path, data, phase, precision, capsys):
+    _, whole, expected = train(tmp_path / "whole", data, precision=precision)
+    with pytest.raises(runs.Interrupted):
+        train(tmp_path / "parts", data, stop_after=phase, precision=precision)
+    _, resumed, progress = train(tmp_path / "parts", data, precision=precision)
+    assert f"resuming: phase {phase}, epoch 1, step 1" in capsys.readouterr().out
+    assert untimed(progress.rows) == untimed(expected.rows)
+    assert progress.best == expected.best
+    assert state(whole).keys() == state(resumed).keys()
+    for name, array in state(whole).items():
+        np.testing.assert_array_equal(array, state(resumed)[name], err_msg=name)
+
+
+def test_another_backend_or_precision_does_not_go_on(tmp_path, data):
+    with pytest.raises(runs.Interrupted):
+        train(tmp_path, data, stop_after="full")
+    environment = next(tmp_path.glob("*/*/environment.json"))
+    environment.write_text(environment.read_text().replace('"precision": "float32"', '"precision": "mixed_float16"'))
+    with pytest.raises(runs.RunError, match="begun with precision mixed_float16, this would go on with float32"):
+        train(tmp_path, data)
+
+
+def test_a_phase_starts_from_the_best_state_of_the_one_before(tmp_path, data):
+    # The rate of the first phase rises until it ruins the weights; the second phase hardly moves them.
+    spoil = Phase("head", "full", 4, "sgd", 3.0, schedule="warmup_cosine", warmup_epochs=3)
+    still = Phase("full", "head", 1, "sgd", 1e-30)
+    seen = {}
+    run, _, progress = train(
+        tmp_path, data, (spoil, still), on_phase=lambda p, m: seen.update({p.name: m.get_weights()})
+    )
+    best = checkpoints.load(run.checkpoints / progress.best["head"]["file"])
+    for array, name in zip(seen["full"], sorted(best.arrays), strict=True):
+        np.testing.assert_array_equal(array, best.arrays[name])
+    *spoilt, last = progress.rows
+    accuracies = [row["val_accuracy"] for row in spoilt]
+    assert progress.best["head"]["epoch"] == np.argmax(accuracies) + 1 < len(spoilt)
+    assert last["val_accuracy"] == max(accuracies) > accuracies[-1]
+
+
+def test_frozen_layers_do_not_move_and_trained_ones_do(tmp_path, data):
+    seen = []
+    _, model, _ = train(
+        tmp_path, data, on_phase=lambda phase, model: seen.append(model.get_layer("norm").get_weights())
+    )
+    before, after_head, after_full = *seen, model.get_layer("norm").get_weights()
+    for one, two, three in zip(before, after_head, after_full, strict=True):
+        np.testing.assert_array_equal(one, two)
+        assert not np.array_equal(two, three)
+
+
+@pytest.mark.parametrize("rate", [1e20, 1e38])
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path, data, rate):
+    phases = (PHASES[0], dataclasses.replace(PHASES[1], optimizer="sgd", rate=rate, clip_norm=None))
+    with pytest.raises(runs.Diverged, match=r"at phase full, epoch 1, step \d") as caught:
+        train(tmp_path, data, phases)
+    assert caught.value.where["phase"] == "full"
+    checkpoint = checkpoints.latest(next(tmp_path.glob("*/*/checkpoints")))
+    assert (checkpoint.data["phase"], checkpoint.data["epoch"]) == (0, 2)
+    assert all(np.isfinite(array).all() for array in checkpoint.arrays.values())
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_the_precision_survives_to_the_last_phase(tmp_path, data, precision):
+    seen = []
+
+    def look(phase, model):
+        features = keras.Model(model.input, model.get_layer("conv").output)(np.zeros((1, 8, 8, 1), "uint8"))
+        seen.append(
+            (phase.name, model.get_layer("conv").compute_dtype, keras.backend.standardize_dtype(features.dtype))
+        )
+
+    _, model, _ = train(tmp_path, data, precision=precision, on_phase=look)
+    half = precision.removeprefix("mixed_")
+    assert seen == [("head", half, half), ("full", half, half)]
+    logits = model(np.zeros((1, 8, 8, 1), "uint8"))
+    assert keras.backend.standardize_dtype(logits.dtype) == "float32"
+    assert {v.dtype for v in model.trainable_variables} == {"float32"}
+
+
+def test_results_are_those_of_the_best_states(tmp_path, data):
+    run, model, progress = train(tmp_path, data)
+    results = training.results(run, model, PHASES, data, progress)
+    for phase in PHASES:
+        expected = max(r["val_accuracy"] for r in progress.rows if r["phase"] == phase.name)
+        assert results["phases"][phase.name]["validation"]["accuracy"] == pytest.approx(expected, abs=1e-6)
+    with np.load(run.folder / "predictions.npz", allow_pickle=False) as saved:
+        accuracy = np.mean(saved["test_probabilities"].argmax(axis=1) == saved["test_labels"])
+        np.testing.assert_allclose(saved["test_probabilities"].sum(axis=1), 1, atol=1e-5)
+    assert results["test"]["accuracy"] == pytest.approx(accuracy)
+    assert results["images"] == {"train": 180, "validation": 20, "test": 360}
+
+
+def test_warmup_and_cosine_against_the_closed_form():
+    phase = Phase("p", "full", 125, "nadam", 5e-4, schedule="warmup_cosine", warmup_epochs=5, final_rate=5e-6)
+    steps = 10
+    stretched = training.learning_rate(phase, steps)
+    periodic = training.learning_rate(dataclasses.replace(phase, cosine_epochs=45), steps)
+
+    def rate(schedule, epoch):
+        return float(keras.ops.convert_to_numpy(schedule(epoch * steps)))
+
+    assert rate(periodic, 0) == pytest.approx(5e-6)  # a hundredth of the peak
+    assert rate(periodic, 2.5) == pytest.approx(5e-4 * (0.01 + 0.99 / 2))
+    for epoch in (5, 20, 50, 80, 95, 124):
+        expected = 5e-6 + (5e-4 - 5e-6) * (1 + math.cos(math.pi * (epoch - 5) / 45)) / 2
+        assert rate(periodic, epoch) == pytest.approx(expected, rel=1e-4)
+    assert rate(periodic, 95) == pytest.approx(5e-4)  # up again after two half-periods
+    assert rate(stretched, 65) == pytest.approx((5e-4 + 5e-6) / 2)
+    assert rate(stretched, 125) == pytest.approx(5e-6)
+
+
+def test_weight_decay_and_clipping_against_numpy():
+    phase = Phase("p", "full", 1, "sgd", 0.1, weight_decay=0.5, clip_norm=1.0)
+    optimizer = training.optimizer(phase, 1)
+    start = [np.array([3.0, -2.0], "float32"), np.array([[4.0]], "float32")]
+    gradients = [np.array([3.0, 0.0], "float32"), np.array([[4.0]], "float32")]
+    variables = [keras.Variable(v) for v in start]
+    optimizer.apply(gradients, variables)
+    for variable, before, gradient in zip(variables, start, gradients, strict=True):
+        # the global norm is 5, so the gradients shrink to a fifth; the decay is not part of them
+        expected = before * (1 - 0.1 * 0.5) - 0.1 * gradient / 5
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(variable.value), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW"), ("nadam", "Nadam")])
+def test_optimisers(name, kind):
+    assert type(training.optimizer(Phase("p", "full", 1, name, 0.1), 1)).__name__ == kind
