@@ -1,0 +1,392 @@
+import csv
+import json
+import math
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from common.config import REPOSITORY
+from results.collect import COLUMNS, main
+
+TASK = "cifar_phased"
+PHASES = ("head", "last_block", "full")
+# Validation accuracy after each phase, by seed.
+ACCURACIES = {0: (0.50, 0.60, 0.70), 1: (0.52, 0.61, 0.74), 2: (0.47, 0.62, 0.69)}
+SETTING = "dataset=cifar10 backbone=resnet18"
+REFERENCE = "study,setting,metric,published,tolerance,source,note\n"
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "tasks" / TASK).mkdir(parents=True)
+    (tmp_path / "tasks" / TASK / "train.py").touch()
+    return tmp_path
+
+
+def config_of(seed, **changes):
+    phases = [{"name": name, "epochs": 1} for name in PHASES]
+    return {"preset": "three_phase", "dataset": "cifar10", "backbone": "resnet18", "seed": seed} | {
+        "batch_size": 64,
+        "phases": phases,
+        **changes,
+    }
+
+
+def metrics_of(seed, accuracies, notes):
+    def scores(accuracy):
+        return {"n": 100, "accuracy": accuracy, "loss": 2 - accuracy, "macro_f1": accuracy / 2}
+
+    phases = {
+        name: {
+            "images_per_second": 100.0 * (1 + seed),
+            "validation": scores(accuracy),
+            "test": scores(accuracy - 0.1),
+        }
+        for name, accuracy in zip(PHASES, accuracies, strict=True)
+    }
+    last = phases[PHASES[-1]]
+    return {"status": "completed", "task": TASK, "seed": seed, "phases": phases, "notes": list(notes)} | {
+        split: last[split] | {"weighted_f1": last[split]["accuracy"] / 4} for split in ("validation", "test")
+    }
+
+
+def make_run(root, seed, *, accuracies=None, slug="three_phase-cifar10-aaaa1111", setting=SETTING, notes=(), **changes):
+    folder = root / "results" / "runs" / TASK / f"{slug}-s{seed}"
+    folder.mkdir(parents=True)
+    environment = {
+        "platform": "Linux",
+        "backend": "tensorflow",
+        "precision": "float32",
+        "commit": "abc",
+        "dirty": False,
+    }
+    environment["starts"] = [{"time": "now", "host": "secret-host", "commit": "abc", "dirty": False}]
+    config = {"task": TASK, "setting": setting, "config": config_of(seed, **changes), "options": {"out": "/home/me"}}
+    history = [{"phase": name, "epoch": 1, "rate": 0.001, "val_accuracy": 0.5} for name in PHASES]
+    for name, content in (
+        ("config", config),
+        ("environment", environment),
+        ("metrics", metrics_of(seed, accuracies or ACCURACIES[seed], notes)),
+    ):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    with (folder / "history.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, history[0])
+        writer.writeheader()
+        writer.writerows(history)
+    return folder
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def table(root):
+    with (root / "results" / "tables" / f"{TASK}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def rows(root, **wanted):
+    return [row for row in table(root) if wanted.items() <= row.items()]
+
+
+def outputs(root):
+    folders = [root / "results" / name for name in ("tables", "figures")]
+    return {path.name: path.read_bytes() for folder in folders for path in folder.iterdir()}
+
+
+def collect(root, *arguments):
+    main([*arguments], root)
+
+
+def test_means_and_deviations_over_seeds(root, capsys):
+    for seed in ACCURACIES:
+        make_run(root, seed)
+    collect(root)
+    (row,) = rows(root, metric="full validation accuracy (%)")
+    accuracies = [100 * a[2] for a in ACCURACIES.values()]
+    assert tuple(row) == COLUMNS
+    assert (row["study"], row["setting"], row["n"]) == ("three_phase", SETTING, "3")
+    assert (row["mean"], row["std"]) == (f"{np.mean(accuracies):.2f}", f"{np.std(accuracies, ddof=1):.2f}")
+    by_metric = {row["metric"]: row["mean"] for row in table(root)}
+    assert by_metric["test accuracy (%)"] == "61.00"
+    assert by_metric["test macro F1 (%)"] == "30.50"
+    assert by_metric["test weighted F1 (%)"] == "15.25"
+    assert by_metric["test loss"] == "1.3900"
+    assert by_metric["validation accuracy (%)"] == "71.00"
+    assert by_metric["head test accuracy (%)"] == "39.67"
+    assert by_metric["head images/s"] == "200.0"
+    assert capsys.readouterr().err == ""
+
+
+def test_paired_differences_between_consecutive_phases(root):
+    for seed in ACCURACIES:
+        make_run(root, seed)
+    collect(root)
+    for metric, gains in (
+        ("last_block - head validation accuracy (points)", [10, 9, 15]),
+        ("full - last_block validation accuracy (points)", [10, 13, 7]),
+        ("full - last_block test accuracy (points)", [10, 13, 7]),
+    ):
+        (row,) = rows(root, metric=metric)
+        mean = sum(gains) / 3
+        std = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / 2)
+        assert (row["mean"], row["std"], row["n"]) == (f"{mean:.2f}", f"{std:.2f}", "3")
+
+
+def test_one_seed_has_no_deviation(root):
+    make_run(root, 0)
+    collect(root)
+    assert {(row["std"], row["n"]) for row in table(root)} == {("", "1")}
+    assert not [row for row in table(root) if "(points)" in row["metric"]]
+
+
+@pytest.mark.parametrize(
+    ("metric", "published", "tolerance", "note", "verdict"),
+    [
+        ("validation accuracy (%)", "73.5", "2.5", "", "reproduced"),
+        ("validation accuracy (%)", "73.65", "2.5", "", "reproduced"),  # the deviation, 2.65, is wider
+        ("validation accuracy (%)", "73.66", "2.5", "", "worse"),
+        ("validation accuracy (%)", "60", "", "", "better"),
+        ("test loss", "1", "", "", "worse"),
+        ("test loss", "2", "", "", "better"),
+        ("test loss", "2", "", "not comparable: other data", "not comparable"),
+        ("top speed", "2", "", "not comparable: other data", "not measured"),
+    ],
+)
+def test_verdicts(root, metric, published, tolerance, note, verdict):
+    for seed in ACCURACIES:
+        make_run(root, seed, notes=["few images"])
+    reference = f"three_phase,{SETTING},{metric},{published},{tolerance},007,{note}\n"
+    (root / "tasks" / TASK / "reference.csv").write_text(REFERENCE + reference)
+    collect(root)
+    (row,) = rows(root, metric=metric)
+    assert (row["published"], row["source"], row["verdict"]) == (published, "007", verdict)
+    remarks = [note] if verdict == "not measured" else [note, "few images"]
+    assert row["note"] == "; ".join(filter(None, remarks))
+    assert {r["verdict"] for r in table(root) if r["metric"] != metric} == {""}
+
+
+def test_published_rows_alone(root, capsys):
+    (root / "tasks" / TASK / "reference.csv").write_text(REFERENCE + f"two_phase,{SETTING},test loss,1,,007,\n")
+    collect(root, TASK)
+    (row,) = table(root)
+    assert (row["mean"], row["n"], row["verdict"]) == ("", "", "not measured")
+    assert "not measured" in capsys.readouterr().out
+
+
+def test_the_reference_of_cifar_phased_names_settings_of_its_presets(root):
+    code = (
+        "import dataclasses, json; from tasks.cifar_phased.train import PRESETS; p = PRESETS['two_phase'];"
+        "print(json.dumps([p.setting(PRESETS), dataclasses.replace(p, backbone='resnext50_32x4d').setting(PRESETS)]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    source = REPOSITORY / "tasks" / TASK / "reference.csv"
+    shutil.copy(source, root / "tasks" / TASK)
+    collect(root)
+    assert {row["setting"] for row in table(root)} == set(json.loads(done.stdout))
+    assert {row["study"] for row in table(root)} == {"two_phase"}
+
+
+def test_unusable_runs_are_listed_and_left_out(root, capsys):
+    names = ["unfinished", "cut", "nan", "hollow", "moved", "short", "diverged"]
+    cut, nan, hollow, moved, short, diverged = (
+        make_run(root, 1, accuracies=(0, 0, 0), slug=f"{name}-aaaa1111") for name in names[1:]
+    )
+    unfinished = make_run(root, 1, slug="unfinished-aaaa1111")
+    make_run(root, 0)
+    (unfinished / "metrics.json").unlink()
+    (cut / "metrics.json").write_text('{"status": "comp')
+    (nan / "metrics.json").write_text((nan / "metrics.json").read_text().replace("0.0", "NaN"))
+    edit(hollow / "metrics.json", test={"accuracy": None})
+    moved.rename(moved.with_name("moved-aaaa1111-s1 (copy)"))
+    (short / "history.csv").write_text("phase,epoch\nhead\n")
+    edit(diverged / "metrics.json", status="diverged", diverged={"reason": "loss is nan at phase head"})
+    collect(root)
+    assert {row["n"] for row in table(root) if row["setting"] == SETTING} == {"1"}
+    (row,) = rows(root, metric="test accuracy (%)")
+    assert row["mean"] == "60.00"
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(names)
+    for name, kind in zip(names, ["unfinished", *["damaged"] * 5, "diverged"], strict=True):
+        (line,) = [line for line in lines if f"{TASK}/{name}" in line]
+        assert line.startswith(f"{kind}: ")
+    assert any("metrics.json" in line and "cut-" in line for line in lines)
+    assert any("loss is nan at phase head" in line for line in lines)
+
+
+def test_a_diverged_seed_is_told_of_beside_the_others(root):
+    make_run(root, 0)
+    edit(make_run(root, 1) / "metrics.json", status="diverged", diverged={"reason": "loss is nan"})
+    collect(root)
+    assert {(row["n"], row["note"]) for row in table(root)} == {("1", "1 of 2 runs diverged and are left out")}
+
+
+@pytest.mark.parametrize("state", [{"dirty": True}, {"commit": None}])
+@pytest.mark.parametrize("where", ["last", "first start"])
+def test_uncommitted_code_stands_apart_and_is_not_kept(root, capsys, state, where):
+    make_run(root, 0)
+    path = make_run(root, 1) / "environment.json"
+    environment = json.loads(path.read_text())
+    edit(path, **(state if where == "last" else {"starts": [environment["starts"][0] | state]}))
+    collect(root, "--keep")
+    assert {row["setting"]: row["n"] for row in table(root)} == {SETTING: "1", f"{SETTING} code=uncommitted": "1"}
+    assert [path.name[-8:] for path in (root / "results" / "records" / TASK).iterdir()] == ["-s0.json"]
+    err = capsys.readouterr().err
+    assert "not kept: " in err
+    assert "uncommitted: " in err
+
+
+def test_other_configurations_of_one_setting_are_kept_apart(root, capsys):
+    make_run(root, 0)
+    make_run(root, 1)
+    make_run(root, 2, slug="three_phase-cifar10-bbbb2222", batch_size=32)
+    collect(root)
+    found = {row["setting"]: row["n"] for row in table(root)}
+    assert found == {f"{SETTING} batch_size=32": "1", f"{SETTING} batch_size=64": "2"}
+    assert "kept apart" in capsys.readouterr().err
+
+
+def test_a_mixture_of_precisions_is_told_of(root):
+    make_run(root, 0, notes=["few images"])
+    edit(make_run(root, 1, notes=["few images"]) / "environment.json", precision="mixed_float16")
+    collect(root)
+    assert {row["note"] for row in table(root)} == {"runs differ in precision: float32, mixed_float16; few images"}
+
+
+def test_records_alone_give_the_same_bytes(root):
+    for seed in (2, 0, 1):
+        make_run(root, seed, notes=[f"note {seed}"])
+        if seed == 2:  # this one is a record alone from here on
+            collect(root, "--keep")
+            shutil.rmtree(root / "results" / "runs")
+    edit(make_run(root, 1, slug="gone-cccc3333") / "metrics.json", status="diverged", diverged={"reason": "nan"})
+    collect(root, "--keep")
+    first = outputs(root)
+    collect(root, TASK)  # run directories and records at once
+    assert outputs(root) == first
+    assert {row["n"] for row in table(root)} == {"3"}
+    shutil.rmtree(root / "results" / "runs")
+    for name in ("tables", "figures"):
+        shutil.rmtree(root / "results" / name)
+    collect(root)
+    assert outputs(root) == first
+    assert set(first) == {f"{TASK}.csv", f"{TASK}.md", f"{TASK}_phases.png"}
+
+
+def test_other_order_of_files_gives_the_same_bytes(root, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    shutil.copytree(root, other, dirs_exist_ok=True)
+    for place, seeds in ((root, (0, 1, 2)), (other, (2, 1, 0))):
+        for seed in seeds:
+            make_run(place, seed)
+            make_run(place, seed, slug="three_phase-mnist-dddd4444", setting="dataset=mnist", dataset="mnist")
+        collect(place)
+    assert outputs(root) == outputs(other)
+
+
+def test_run_directory_wins_over_another_record(root, capsys):
+    run = make_run(root, 0)
+    collect(root, "--keep")
+    edit(run / "metrics.json", test={"accuracy": 0.9})
+    collect(root)
+    assert rows(root, metric="test accuracy (%)")[0]["mean"] == "90.00"
+    assert "the run directory counts" in capsys.readouterr().err
+    edit(run / "environment.json", dirty=True)
+    collect(root)
+    assert rows(root, metric="test accuracy (%)")[0]["mean"] == "60.00"
+    assert "the record counts" in capsys.readouterr().err
+    (run / "metrics.json").unlink()
+    collect(root)
+    assert rows(root, metric="test accuracy (%)")[0]["mean"] == "60.00"
+
+
+def test_records_hold_what_tables_rest_on_and_nothing_of_the_machine(root):
+    run = make_run(root, 0)
+    dataset = "image_folder:/data/me/flowers"
+    images = make_run(
+        root,
+        1,
+        slug="three_phase-flowers-eeee5555",
+        setting=f"dataset={dataset} backbone=resnet18",
+        notes=["1 unreadable image files skipped: /data/me/flowers/rose/1.png"],
+        dataset=dataset,
+    )
+    collect(root, "--keep")
+    texts = [(root / "results/records" / TASK / f"{folder.name}.json").read_text() for folder in (run, images)]
+    for text in texts:
+        for secret in ("options", "host", "/home", "/data", str(root)):
+            assert secret not in text
+        assert len(text) < 2**20
+    record = json.loads(texts[0])
+    assert list(record) == ["run", "task", "setting", "config", "environment", "metrics", "history"]
+    assert record["metrics"] == json.loads((run / "metrics.json").read_text())
+    assert record["history"][0] == {"phase": "head", "epoch": 1, "rate": 0.001, "val_accuracy": 0.5}
+    assert json.loads(texts[1])["setting"] == "dataset=image_folder:flowers backbone=resnet18"
+    assert json.loads(texts[1])["metrics"]["notes"] == ["1 unreadable image files skipped: flowers/rose/1.png"]
+
+
+def test_damaged_record_is_named(root, capsys):
+    make_run(root, 0)
+    collect(root, "--keep")
+    (root / "results" / "records" / TASK / "broken-s1.json").write_text("{")
+    collect(root)
+    assert capsys.readouterr().err.startswith(f"damaged: records/{TASK}/broken-s1.json: ")
+
+
+def test_table_in_the_readme(root):
+    make_run(root, 0)
+    make_run(root, 1)
+    readme = root / "tasks" / TASK / "README.md"
+    readme.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
+    collect(root)
+    text = (root / "results" / "tables" / f"{TASK}.md").read_text()
+    filled = f"before\n<!-- results -->\n\n{text}\n<!-- /results -->\nafter\n"
+    assert readme.read_text() == filled
+    assert "| 72.00 ± 2.83 (2) |" in text
+    collect(root)
+    assert readme.read_text() == filled
+    readme.write_text("<!-- results --> no end")
+    collect(root)
+    assert readme.read_text() == "<!-- results --> no end"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["cifar_phase"], "unknown task 'cifar_phase'; allowed: cifar_phased; did you mean cifar_phased?"),
+        (["--kep"], "unrecognized arguments: --kep"),
+        (["--runs", "nowhere"], "folder of runs nowhere is not there"),
+    ],
+)
+def test_bad_arguments_are_one_line(root, capsys, arguments, words):
+    with pytest.raises(SystemExit) as stop:
+        collect(root, *arguments)
+    err = capsys.readouterr().err
+    assert (stop.value.code, err) == (2, f"error: {words}\n")
+
+
+@pytest.mark.parametrize("text", ["study,published\n", REFERENCE + "a,b,c,about 90,,007,\n", REFERENCE + "a,b\n"])
+def test_bad_reference_is_one_line(root, capsys, text):
+    (root / "tasks" / TASK / "reference.csv").write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        collect(root)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_other_folder_of_runs(root):
+    make_run(root, 0)
+    (root / "results" / "runs").rename(root / "elsewhere")
+    collect(root, "--runs", str(root / "elsewhere"))
+    assert table(root)
+
+
+def test_the_command_imports_no_framework(root):
+    code = (
+        "import sys; import results.collect; print({'keras', 'tensorflow', 'matplotlib', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
