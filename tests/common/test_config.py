@@ -1,0 +1,294 @@
+import dataclasses
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.config import Config, ConfigError, Phase, data_dir, offline, parse, parse_strictly
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tasks" / "cifar_phased" / "train.py"
+
+
+def task():
+    """Return the task's module, as its script would be."""
+    spec = importlib.util.spec_from_file_location("cifar_phased_train", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+TASK = task()
+PRESETS = TASK.PRESETS
+
+
+def parsed(*argv):
+    return parse(PRESETS, "A study.", argv)
+
+
+def refused(capsys, *argv):
+    """Return the one line that the user reads."""
+    with pytest.raises(SystemExit) as stop:
+        parsed(*argv)
+    captured = capsys.readouterr()
+    assert stop.value.code == 2
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.endswith("\n")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def script(*argv, **environment):
+    command = [sys.executable, SCRIPT, *argv]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, timeout=120)
+
+
+def test_help_shows_every_field_with_default_and_text(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parsed("--help")
+    assert stop.value.code == 0
+    entries = help_entries(capsys.readouterr().out)
+    fields = [f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(TASK.PhasedConfig) if f.name != "phases"]
+    phases = [f"--phases.{i}.{f.name.replace('_', '-')}" for i in range(3) for f in dataclasses.fields(Phase)]
+    assert set(entries) == {"-h", *fields, *phases}
+    for flag in (*fields, *phases):
+        text, _, default = entries[flag].rpartition("(default: ")
+        assert len(text.split()) >= 1, flag
+        assert default.endswith(")"), flag
+    assert entries["--batch-size"] == "Images per step. (default: 64)"
+    assert entries["--phases.2.rate"].endswith("(default: 1e-05)")
+
+
+def help_entries(text):
+    """Return {flag: its text} of tyro's framed help."""
+    entries, flag = {}, None
+    for line in text.splitlines():
+        inner = line.strip("│ ")
+        if inner.startswith("-"):
+            flag = inner.split()[0].rstrip(",")
+            entries[flag] = ""
+        elif flag and not inner.endswith(("options", "╮", "╯")) and set(inner) != {"-"}:
+            entries[flag] = f"{entries[flag]} {inner}".strip()
+    return entries
+
+
+def test_command_line_imports_neither_keras_nor_tensorflow():
+    code = (
+        f"import runpy, sys\n"
+        f"sys.argv = ['train.py', '--help']\n"
+        f"try:\n    runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
+        f"except SystemExit as stop:\n    assert not stop.code\n"
+        f"print(sorted({{'keras', 'tensorflow', 'sklearn', 'matplotlib', 'jax'}} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert "--batch-size" in done.stdout
+    assert done.stderr == "[]\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--btach-size", "8"], "--btach-size, 8; did you mean --batch-size?"),
+        (["--batch-size", "many"], "'many'"),
+        (["--dataset", "image_folder:nowhere"], "nowhere is not there"),
+    ],
+)
+def test_script_answers_a_mistake_with_one_line(argv, said, encoding):
+    done = script(*argv, PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("--phases.0.epoch 2", "did you mean --phases.0.epochs?"),
+        ("--sed 1 --phases.1.weight-decya 0", "did you mean --seed --phases.1.weight-decay?"),
+        ("--wholly-unlike-any 1", "--wholly-unlike-any"),
+        ("stray", "stray"),
+        ("--preset three_phases", "unknown preset 'three_phases'; allowed: three_phase, two_phase, demo; did you mean"),
+        ("--preset", "unknown preset ''"),
+        ("--dataset cifar11", "allowed: digits, cifar10, cifar100, mnist, image_folder:PATH; did you mean cifar10?"),
+        ("--dataset image_folder:", "names no folder"),
+        ("--backbone resnet19", "resnet101"),
+        ("--augmentation flip", "affine_colour_blur"),
+        ("--precision float64", "'mixed_bfloat16'"),
+        ("--batch-size", "Missing value for argument '--batch-size'"),
+        ("--batch-size 2.5", "'2.5'"),
+        ("--batch-size 0", "batch-size is 0; it must be above zero"),
+        ("--batch-size -4", "batch-size is -4; it must be above zero"),
+        ("--image-size 0", "image-size is 0"),
+        ("--image-size 31", "32 or more"),
+        ("--limit-train 0", "limit-train is 0"),
+        ("--limit-test -1", "limit-test is -1"),
+        ("--checkpoint-minutes inf", "checkpoint-minutes is inf; it must be finite"),
+        ("--seed -1", "seed is -1"),
+        ("--seed 4294967296", "seed is 4294967296"),
+        ("--weights nowhere.safetensors", "weights 'nowhere.safetensors': no such file"),
+        ("--phases.0.epochs 0", "phase 'head': epochs is 0; it must be above zero"),
+        ("--phases.0.epochs -2", "phase 'head': epochs is -2; it must be above zero"),
+        ("--phases.0.rate nan", "rate is nan"),
+        ("--phases.0.rate inf", "rate is inf; it must be finite"),
+        ("--phases.0.dropout 1", "dropout is 1.0; allowed: 0 <= dropout < 1"),
+        ("--phases.0.weight-decay nan", "weight_decay is nan"),
+        ("--phases.0.clip-norm 0", "clip_norm is 0.0"),
+        ("--phases.0.momentum 0.9", "momentum is for sgd; the optimizer is adam"),
+        ("--phases.0.optimizer sgd --phases.0.momentum 1", "momentum is 1.0"),
+        ("--phases.0.final-rate 0.01", "final_rate 0.01 is above rate 0.001"),
+        ("--phases.0.schedule warmup_cosine --phases.0.warmup-epochs 5", "warmup_epochs is 5 of 5 epochs"),
+        ("--phases.0.cosine-epochs 0", "cosine_epochs is 0"),
+        ("--phases.1.name head", "phases need different names; these are head, head, full"),
+        ("--phases.1.name ../up", "small letters"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(capsys, argv, said):
+    assert said in refused(capsys, *argv.split())
+
+
+def test_missing_data_folder_says_where_it_looked_and_what_fetches_it(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = refused(capsys, "--dataset", "cifar100", "--data-dir", "sets")
+    assert f"data folder {tmp_path / 'sets'} is not there" in line
+    assert "`python -m common.data prepare cifar100 --data-dir sets`" in line
+
+
+def test_missing_image_folder_says_where_it_looked(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert f"image folder {tmp_path / 'frogs'} is not there" in refused(capsys, "--dataset", "image_folder:frogs")
+    (tmp_path / "frogs").mkdir()
+    assert parsed("--dataset", "image_folder:frogs").dataset == "image_folder:frogs"
+
+
+def test_strict_parsing_raises_for_the_launcher():
+    with pytest.raises(ConfigError, match="batch-size is 0"):
+        parse_strictly(PRESETS, "A study.", ["--batch-size", "0"])
+
+
+def test_flags_change_single_values_of_a_preset():
+    config = parsed("--preset", "two_phase", "--phases.1.epochs", "50", "--batch-size", "8")
+    preset = PRESETS["two_phase"]
+    phases = (preset.phases[0], dataclasses.replace(preset.phases[1], epochs=50))
+    assert config == dataclasses.replace(preset, batch_size=8, phases=phases)
+    assert parsed() == PRESETS["three_phase"]
+    assert parsed("--preset=demo") == PRESETS["demo"]
+
+
+def test_name_is_slug_hash_and_seed():
+    names = [parsed("--seed", str(seed)).name() for seed in (0, 7)]
+    slug, digest, seed = names[1].rsplit("-", 2)
+    assert (slug, seed) == ("three_phase-cifar10-resnet18", "s7")
+    assert len(digest) == 8
+    assert names[0] == names[1].removesuffix("7") + "0"
+    assert digest == parsed().name().split("-")[-2]  # and the same in another parse
+
+
+# Another valid value of every field; a field that is missing here fails the test below.
+OTHERS = {
+    "preset": "demo",
+    "dataset": "mnist",
+    "data_dir": Path("elsewhere"),
+    "weights": "none",
+    "out": Path("elsewhere"),
+    "seed": 1,
+    "precision": "float32",
+    "batch_size": 65,
+    "limit_train": 100,
+    "limit_test": 100,
+    "overwrite": True,
+    "offline": True,
+    "deterministic": "yes",
+    "tensorboard": True,
+    "checkpoint_minutes": 1.0,
+    "backbone": "resnet34",
+    "image_size": 96,
+    "augmentation": "none",
+    "augment_on": "host",
+    "head_init": "he_normal",
+    "phases": PRESETS["demo"].phases,
+}
+SAME_HASH = {"seed", "data_dir", "out", "overwrite", "offline", "tensorboard", "checkpoint_minutes"}
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(TASK.PhasedConfig)])
+def test_hash_depends_on_what_the_result_depends_on(field):
+    config = PRESETS["three_phase"]
+    other = dataclasses.replace(config, **{field: OTHERS[field]})
+    assert other != config
+    same = other.name().split("-")[-2] == config.name().split("-")[-2]
+    assert same == (field in SAME_HASH)
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Phase)])
+def test_hash_depends_on_every_field_of_a_phase(field):
+    first, *rest = PRESETS["three_phase"].phases
+    value = getattr(first, field)
+    other = dataclasses.replace(first, **{field: f"{value}x" if isinstance(value, str) else (value or 0) + 1})
+    changed = dataclasses.replace(PRESETS["three_phase"], phases=(other, *rest))
+    assert changed.name() != PRESETS["three_phase"].name()
+
+
+def test_weights_file_counts_by_content_not_by_path(tmp_path):
+    (tmp_path / "a").mkdir()
+    paths = [tmp_path / "first.safetensors", tmp_path / "a" / "other.safetensors", tmp_path / "changed.safetensors"]
+    paths[0].write_bytes(b"weights")
+    shutil.copy(paths[0], paths[1])
+    paths[2].write_bytes(b"weightS")
+    names = [parsed("--weights", str(path)).name() for path in paths]
+    assert names[0] == names[1]
+    assert names[0] != names[2]
+    config = parsed("--weights", str(paths[0]))
+    # echo -n weights | sha256sum
+    assert config.identity()["weights"].startswith("sha256:9a129038d9a00aed")
+    assert str(tmp_path) not in str(config.identity())
+
+
+def test_setting_names_data_and_what_differs_from_the_preset():
+    assert parsed("--seed", "5", "--out", "x").setting(PRESETS) == "dataset=cifar10 backbone=resnet18"
+    argv = ("--phases.1.rate", "0.01", "--limit-train", "50", "--backbone", "resnet34", "--offline")
+    assert parsed(*argv).setting(PRESETS) == "dataset=cifar10 limit_train=50 backbone=resnet34 phases.1.rate=0.01"
+
+
+def test_setting_is_in_the_spelling_of_the_command_line():
+    config = parsed("--phases.1.rate", "0.01", "--image-size", "96", "--phases.0.clip-norm", "0.5")
+    flags = [f"--{pair}" for pair in config.setting(PRESETS).split()]
+    assert parsed(*flags) == config
+
+
+def test_identity_and_operational_hold_every_field_once():
+    config = parsed("--data-dir", str(ROOT))
+    identity, operational = config.identity(), config.operational()
+    assert set(identity) | set(operational) == {f.name for f in dataclasses.fields(config)}
+    assert not set(identity) & set(operational)
+    assert operational["data_dir"] == str(ROOT)
+
+
+def test_presets_pass_their_own_checks_and_carry_their_names():
+    for name, preset in PRESETS.items():
+        preset.check()
+        assert preset.preset == name
+
+
+def test_data_dir_follows_flag_then_environment_then_home(monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", "from_environment")
+    assert data_dir(Config(data_dir=Path("from_flag"))) == Path("from_flag")
+    assert data_dir(Config()) == Path("from_environment")
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    monkeypatch.setenv("HOME", "home")
+    assert data_dir(Config()) == Path("home/tensorflow_datasets")
+
+
+def test_slurm_jobs_are_offline(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert not offline(Config())
+    assert offline(Config(offline=True))
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    assert offline(Config())
