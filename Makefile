@@ -13,8 +13,9 @@ help: ## list the targets
 demo: .venv/installed ## set up, then train cifar_phased on the embedded digits (3 minutes)
 	$(BIN)/python tasks/cifar_phased/train.py --preset demo
 
-test: lint ## set up, lint, and run every test
+test: lint ## set up, lint, and run every test; the loop and the augmentation on JAX too
 	$(BIN)/python -m pytest
+	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/common/test_training.py tests/common/test_augment.py
 
 lint: .venv/installed-dev ## check style and formatting
 	$(BIN)/ruff check .
@@ -25,9 +26,9 @@ format: .venv/installed-dev ## mend what ruff can mend
 	$(BIN)/ruff format .
 
 lock: .venv/installed-dev ## pin anew from pyproject.toml: requirements.txt, -cpu, -dev
-	$(BIN)/uv pip compile -q --upgrade --universal pyproject.toml --extra cpu --extra dev -o requirements-dev.txt
-	$(BIN)/uv pip compile -q --upgrade --universal pyproject.toml --extra cpu -c requirements-dev.txt -o requirements-cpu.txt
-	$(BIN)/uv pip compile -q --upgrade --python-platform linux pyproject.toml --extra gpu -c requirements-dev.txt -o requirements.txt
+	$(BIN)/uv pip compile -q --upgrade --universal pyproject.toml --extra cpu -o requirements-cpu.txt
+	$(BIN)/uv pip compile -q --upgrade --universal pyproject.toml --extra dev -c requirements-cpu.txt -o requirements-dev.txt
+	$(BIN)/uv pip compile -q --upgrade --python-platform linux pyproject.toml --extra gpu -c requirements-cpu.txt -o requirements.txt
 
 clean: ## remove .venv and caches; runs stay
 	rm -rf .venv .pytest_cache .ruff_cache
