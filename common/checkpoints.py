@@ -66,18 +66,23 @@ def names(group: str, variables: Sequence) -> list[str]:
 
 def save(folder: Path, stem: str, arrays: Mapping[str, np.ndarray], data: Mapping) -> Path:
     """Write `<stem>-<digest>.safetensors` whole or not at all, and return its path."""
-    content = safetensors.numpy.save(dict(arrays), metadata={"data": json.dumps(data)})
+    # safetensors would write the memory of a transposed array as it lies, under the transposed shape.
+    laid_out = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    content = safetensors.numpy.save(laid_out, metadata={"data": json.dumps(data)})
     path = folder / f"{stem}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
     files.write(path, content)
     return path
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint. Raises CheckpointError when its content does not fit the digest in its name."""
+    """Read a checkpoint. Raises CheckpointError when it is no checkpoint, or does not fit the digest in its name."""
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest()[:16] != path.stem.rpartition("-")[2]:
         raise CheckpointError(f"checkpoint {path.name} is damaged: its content does not fit its digest")
-    return Checkpoint(path, safetensors.numpy.load(content), read_data(path))
+    try:
+        return Checkpoint(path, safetensors.numpy.load(content), read_data(path))
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path.name} is no checkpoint: {error}") from error
 
 
 def read_data(path: Path) -> dict:
@@ -89,20 +94,35 @@ def read_data(path: Path) -> dict:
 def save_step(folder: Path, step: int, arrays: Mapping[str, np.ndarray], data: Mapping) -> Path:
     """Save the state of training after so many steps; keep the newest two, and the best states that they name."""
     path = save(folder, f"step-{step:09d}", arrays, data)
-    found = steps(folder)
-    for old in found[KEPT:]:
+    # What lies ahead of this one was passed over when the run resumed: damaged, and never to be counted among the two.
+    behind = [old for old in steps(folder) if step_of(old) < step]
+    kept = [path, *behind[: KEPT - 1]]
+    for old in set(steps(folder)) - set(kept):
         old.unlink()
-    named = {best["file"] for kept in found[:KEPT] for best in read_data(kept)["best"].values()}
+    named = {file for checkpoint in kept for file in best_files(checkpoint)}
     for old in folder.glob("best-*.safetensors"):
         if old.name not in named:
             old.unlink()
     return path
 
 
+def best_files(path: Path) -> set[str]:
+    """Names of the best states that a checkpoint leans on; none where it has been damaged since it was written."""
+    try:
+        return {best["file"] for best in read_data(path)["best"].values()}
+    except safetensors.SafetensorError:
+        return set()
+
+
+def step_of(path: Path) -> int:
+    """The number of steps in a checkpoint's name."""
+    return int(path.stem.split("-")[1])
+
+
 def steps(folder: Path) -> list[Path]:
     """The checkpoints of training, newest first."""
     found = [p for p in folder.glob("step-*.safetensors") if re.fullmatch(r"step-\d+-[0-9a-f]{16}", p.stem)]
-    return sorted(found, key=lambda p: (int(p.stem.split("-")[1]), p.stat().st_mtime_ns), reverse=True)
+    return sorted(found, key=lambda p: (step_of(p), p.stat().st_mtime_ns), reverse=True)
 
 
 def latest(folder: Path) -> Checkpoint | None:
@@ -117,7 +137,7 @@ def latest(folder: Path) -> Checkpoint | None:
             for best in checkpoint.data["best"].values():
                 load(folder / best["file"])
             return checkpoint
-        except (CheckpointError, OSError, safetensors.SafetensorError) as error:
+        except (CheckpointError, OSError) as error:
             print(f"warning: {error}; falling back to the checkpoint before it", flush=True)
     if found:
         raise CheckpointError(f"no checkpoint in {folder} is whole; --overwrite starts anew")

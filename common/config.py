@@ -11,11 +11,13 @@ import difflib
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Literal, NoReturn, TypeVar
 
@@ -86,8 +88,8 @@ class Phase:
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"{prefix}momentum is {self.momentum}; allowed: 0 <= momentum < 1")
         for field in ("weight_decay", "warmup_epochs", "final_rate"):
-            if getattr(self, field) < 0:
-                raise ConfigError(f"{prefix}{field} is {getattr(self, field)}; it cannot be negative")
+            if not 0 <= getattr(self, field) < math.inf:
+                raise ConfigError(f"{prefix}{field} is {getattr(self, field)}; allowed: zero and above")
         if self.clip_norm is not None:
             positive(prefix + "clip_norm", self.clip_norm)
         if self.cosine_epochs is not None:
@@ -138,25 +140,28 @@ class Config:
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with. Tasks extend it."""
-        if not self.dataset.startswith("image_folder:"):
+        if self.dataset.startswith("image_folder:"):
+            check_image_folder(self.dataset.removeprefix("image_folder:"))
+        else:
             choice("dataset", self.dataset, DATASETS, also="image_folder:PATH")
         positive("batch-size", self.batch_size)
         positive("checkpoint-minutes", self.checkpoint_minutes)
         for field in ("limit_train", "limit_test"):
             if getattr(self, field) is not None:
                 positive(field.replace("_", "-"), getattr(self, field))
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}; it cannot be negative")
+        if not 0 <= self.seed < 2**32:  # scikit-learn and NumPy take no others
+            raise ConfigError(f"seed is {self.seed}; allowed: 0 to {2**32 - 1}")
         if self.data_dir is not None and not self.data_dir.is_dir():
+            name = self.dataset if self.dataset in DATASETS else "NAME"
             raise ConfigError(
-                f"data folder {self.data_dir} is not there; make it and run "
-                f"`python -m common.data prepare {self.dataset} --data-dir {self.data_dir}`"
+                f"data folder {self.data_dir.absolute()} is not there; where there is a network, "
+                f"`python -m common.data prepare {name} --data-dir {self.data_dir}` makes and fills it"
             )
         if self.weights not in ("none", "imagenet") and not Path(self.weights).is_file():
             raise ConfigError(f"weights {self.weights!r}: no such file; allowed: imagenet, none, or a file")
 
     def identity(self) -> dict:
-        """Everything that the result depends on, as JSON data. A weights file counts by its content."""
+        """Everything that the result depends on, as JSON data. A weights file counts by name and content."""
         fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in self.OPERATIONAL}
         if self.weights not in ("none", "imagenet"):
             digest = hashlib.sha256(Path(self.weights).read_bytes()).hexdigest()
@@ -205,9 +210,9 @@ def flat(fields: Mapping, prefix: str = "") -> dict:
 
 
 def positive(name: str, value: float) -> None:
-    """Raise ConfigError unless value is above zero."""
-    if not value > 0:
-        raise ConfigError(f"{name} is {value}; it must be above zero")
+    """Raise ConfigError unless value is above zero, and finite."""
+    if not 0 < value < math.inf:
+        raise ConfigError(f"{name} is {value}; it must be {'finite' if value > 0 else 'above zero'}")
 
 
 def choice(name: str, value: str, allowed: Sequence[str], also: str = "") -> None:
@@ -218,6 +223,14 @@ def choice(name: str, value: str, allowed: Sequence[str], also: str = "") -> Non
         raise ConfigError(
             f"unknown {name} {value!r}; allowed: {', '.join([*allowed, *([also] if also else [])])}{hint}"
         )
+
+
+def check_image_folder(path: str) -> None:
+    """Raise ConfigError unless there is such a folder."""
+    if not path:
+        raise ConfigError("dataset image_folder: names no folder; allowed: image_folder:PATH")
+    if not Path(path).is_dir():
+        raise ConfigError(f"image folder {Path(path).absolute()} is not there")
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
@@ -256,18 +269,24 @@ def parse_strictly(presets: Mapping[str, C], description: str, argv: Sequence[st
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ConfigError(one_line(errors.getvalue())) from None
+        flags = [f"--{key.replace('_', '-')}" for key in flat(default.identity() | default.operational())]
+        raise ConfigError(one_line(errors.getvalue(), flags)) from None
     config.check()
     return config
 
 
-def one_line(box: str) -> str:
-    """The message in tyro's framed text, on one line: the frame and the help below its first rule left out."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    rule = next((i for i, line in enumerate(lines) if set(line) == {"─"}), len(lines))
-    message = " ".join(lines[:rule])
-    flags = [line.split()[0] for line in lines[rule:] if line.startswith("--")]
-    return message + (f"; did you mean {flags[0]}?" if "Perhaps you meant:" in lines else "; see --help")
+def one_line(text: str, flags: Sequence[str]) -> str:
+    """The message in tyro's framed text, on one line: the title above it and the help below it left out."""
+
+    def is_rule(line: str) -> bool:
+        return set(line) <= set("─-╰╯")  # tyro draws the frame in ASCII where the terminal is not UTF-8
+
+    plain = re.sub(r"\x1b\[[\d;]*m", "", text)  # it colours what it writes where stdout is a terminal
+    lines = [line.strip("│ ") for line in plain.splitlines()]
+    message = " ".join(takewhile(lambda line: not is_rule(line), dropwhile(is_rule, lines[1:])))
+    unknown = re.findall(r"--[\w.-]+", message) if message.startswith("Unrecognized") else []
+    near = [match for flag in unknown for match in difflib.get_close_matches(flag, flags, n=1)]
+    return message + (f"; did you mean {' '.join(near)}?" if near else "; see --help")
 
 
 def data_dir(config: Config) -> Path:

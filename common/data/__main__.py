@@ -5,15 +5,24 @@ python -m common.data prepare cifar10 --weights resnet18 --check                
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from common.config import BACKBONES, DATASETS, Config, ConfigError, choice, data_dir, fail
 
 
-def parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser, and by inheritance those of its commands, that answers a mistake with one line."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message}; see {self.prog} --help")
+
+
+def parser() -> Parser:
     """The command line."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="python -m common.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = top.add_subparsers(dest="command", required=True)
@@ -21,18 +30,14 @@ def parser() -> argparse.ArgumentParser:
     prepare.add_argument("names", nargs="*", metavar="NAME", help=f"data sets: {', '.join(DATASETS)}")
     prepare.add_argument("--weights", nargs="+", default=[], metavar="NAME", help=f"backbones: {', '.join(BACKBONES)}")
     prepare.add_argument("--data-dir", type=Path, help="folder of data sets (default: $TFDS_DATA_DIR, else TFDS's)")
-    prepare.add_argument("--image-size", type=int, default=224, help="for mobilenet_v2, whose weights go by size")
     prepare.add_argument("--check", action="store_true", help="fetch nothing; exit code 1 where something is missing")
     return top
 
 
 def main() -> None:
     """Fetch or check each of the names; exit code 1 where one is missing, 2 for bad input."""
-    top = parser()
-    top.error = fail
-    for command in top._subparsers._group_actions[0].choices.values():
-        command.error = fail
-    arguments = top.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    arguments = parser().parse_args()
     try:
         for name in arguments.names:
             choice("data set", name, DATASETS)
@@ -44,7 +49,7 @@ def main() -> None:
         fail(f"nothing to prepare; name data sets ({', '.join(DATASETS)}) or --weights")
     folder = data_dir(Config(data_dir=arguments.data_dir))
     done = [dataset(name, folder, arguments.check) for name in arguments.names]
-    done += [weights(name, arguments.image_size, arguments.check) for name in arguments.weights]
+    done += [weights(name, arguments.check) for name in arguments.weights]
     sys.exit(0 if all(done) else 1)
 
 
@@ -70,15 +75,19 @@ def dataset(name: str, folder: Path, check: bool) -> bool:
         return report("data", name, None, str(error))
 
 
-def weights(name: str, image_size: int, check: bool) -> bool:
-    """Fetch or check the ImageNet weights of one backbone."""
+def weights(name: str, check: bool) -> bool:
+    """Fetch or check the ImageNet weights of one backbone; MobileNetV2's for every image size."""
     from common import weights
 
-    found = weights.is_present(name, image_size)
-    if found or check:
-        return report("weights", name, found)
+    sizes = weights.MOBILENET_SIZES if name == weights.MOBILENET else (224,)
+    missing = [str(size) for size in sizes if weights.is_present(name, size) is None]
+    if not missing:
+        return report("weights", name, weights.is_present(name))
+    if check:
+        for_sizes = f" for image sizes {', '.join(missing)}" if name == weights.MOBILENET else ""
+        return report("weights", name, None, f"missing{for_sizes}")
     try:
-        return report("weights", name, weights.fetch(name, image_size))
+        return report("weights", name, weights.fetch(name))
     except ConfigError as error:
         return report("weights", name, None, str(error))
 

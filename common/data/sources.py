@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from common.files import StorageError, write_json
 
 if TYPE_CHECKING:
     import tensorflow as tf
+    import tensorflow_datasets as tfds
 
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2  # where a data set has no test split of its own
@@ -124,8 +126,11 @@ def check_labels(name: str, split: str, labels: np.ndarray, classes: int) -> Non
         raise ConfigError(f"{name}: labels of {split} run from {labels.min()} to {labels.max()}; classes: {classes}")
 
 
-def stratified(split: Split, share: float, seed: int, name: str) -> tuple[Split, Split]:
-    """Two parts, the second with this share of each class. Raises ConfigError where a class is too small."""
+def stratified(split: Split, share: float | int, seed: int, name: str) -> tuple[Split, Split]:
+    """Two parts, the second with this share of each class, or so many images in all, each class by its share.
+
+    Raises ConfigError where a class is too small.
+    """
     from sklearn.model_selection import train_test_split
 
     try:
@@ -143,7 +148,7 @@ def limited(split: Split, limit: int | None, seed: int, name: str) -> Split:
         return split
     if limit > len(split):
         raise ConfigError(f"limit-{name} is {limit}; there are {len(split)} images")
-    return stratified(split, limit / len(split), seed, f"limited {name}")[1]
+    return stratified(split, limit, seed, f"limited {name}")[1]
 
 
 def digits() -> tuple[dict[str, Split], list[str], list[str]]:
@@ -158,21 +163,45 @@ def digits() -> tuple[dict[str, Split], list[str], list[str]]:
 
 def tfds_folder(name: str, folder: Path) -> Path | None:
     """Where a prepared TFDS data set lies (its newest version); no network."""
-    versions = [p.parent for p in (folder / name).glob("*/dataset_info.json")]
-    return max(versions, key=lambda p: [int(n) for n in re.findall(r"\d+", p.name)], default=None)
+    found = [p.parent for p in (folder / name).glob("*/dataset_info.json")]
+    # Its neighbours may be what a preparation that was killed left: "incomplete.ABC123_3.0.2".
+    versions = [p for p in found if re.fullmatch(r"\d+(\.\d+)*", p.name)]
+    return max(versions, key=lambda p: [int(n) for n in p.name.split(".")], default=None)
 
 
 def fetch_tfds(name: str, folder: Path) -> Path:
     """Download and prepare a TFDS data set. Raises ConfigError where its host does not answer."""
+    import tensorflow as tf
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+    from tensorflow_datasets.core.download.extractor import ExtractError
 
     print(f"fetching {name} into {folder} ...", flush=True)
+    failures = (OSError, tf.errors.OpError, tfds.download.DownloadError, NonMatchingChecksumError, ExtractError)
     try:
-        tfds.builder(name, data_dir=folder).download_and_prepare()
-    except (OSError, tfds.download.DownloadError) as error:
+        builder = tfds.builder(name, data_dir=folder)
+        ask_hosts(builder, folder / "downloads")
+        builder.download_and_prepare()
+    except failures as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"could not fetch {name}: {reason}. {how_to_get(name, folder)}") from error
     return tfds_folder(name, folder)
+
+
+def ask_hosts(builder: "tfds.core.DatasetBuilder", downloads: Path) -> None:
+    """Raise OSError where a host that is about to be needed does not answer.
+
+    TFDS tries for three and a half minutes where a name cannot be resolved, and far longer where packets are dropped.
+    """
+    import requests
+    from tensorflow_datasets.core.download.resource import get_dl_fname
+
+    for url, info in (builder.url_infos or {}).items():
+        if not (downloads / get_dl_fname(url, info.checksum)).exists():
+            try:
+                requests.head(url, timeout=10)
+            except requests.RequestException as error:
+                raise OSError(f"{urlsplit(url).hostname} does not answer ({type(error).__name__})") from error
 
 
 def how_to_get(name: str, folder: Path) -> str:
@@ -190,11 +219,17 @@ def from_tfds(name: str, folder: Path, offline: bool) -> tuple[dict[str, Split],
             raise ConfigError(f"{name} is not in {folder}. {how_to_get(name, folder)}")
         prepared = fetch_tfds(name, folder)
 
+    import tensorflow as tf
     import tensorflow_datasets as tfds
 
     # From the folder, not by name: by name TFDS asks its servers for newer versions.
-    builder = tfds.builder_from_directory(prepared)
-    splits = {name: read_tfds(builder, name) for name in ("train", "validation", "test") if name in builder.info.splits}
+    try:
+        builder = tfds.builder_from_directory(prepared)
+        present = [split for split in ("train", "validation", "test") if split in builder.info.splits]
+        splits = {split: read_tfds(builder, split) for split in present}
+    except (OSError, tf.errors.OpError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{name} in {prepared} is damaged: {reason}; delete that folder and fetch it anew") from error
     return splits, builder.info.features["label"].names, tfds_notes(name, splits)
 
 
@@ -243,7 +278,8 @@ def image_folder(root: Path, size: int, cache: Path) -> tuple[dict[str, Split], 
         listed = [(p, i) for p, i in listed if p.suffix.lower() in IMAGE_SUFFIXES]
         corrupt = unreadable([p for p, _ in listed], cache)
         bad += corrupt
-        kept = [(str(p), i) for p, i in listed if p not in set(corrupt)]
+        left_out = set(corrupt)
+        kept = [(str(p), i) for p, i in listed if p not in left_out]
         if not kept:
             raise ConfigError(f"{folder} has no readable image ({', '.join(sorted(IMAGE_SUFFIXES))})")
         images, labels = zip(*kept, strict=True)
@@ -257,7 +293,8 @@ def unreadable(paths: Sequence[Path], cache: Path) -> list[Path]:
     """Those of the files that cannot be decoded; remembered in the data folder, as decoding all takes a while."""
     from tqdm import tqdm
 
-    listing = "\n".join(f"{p}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in paths)
+    states = [(p, p.stat() if p.exists() else p.lstat()) for p in paths]  # a link may lead nowhere
+    listing = "\n".join(f"{p}:{state.st_size}:{state.st_mtime_ns}" for p, state in states)
     memory = cache / "image_folder" / f"{hashlib.sha256(listing.encode()).hexdigest()[:16]}.json"
     if memory.is_file():
         return [Path(p) for p in json.loads(memory.read_text())]
@@ -287,4 +324,9 @@ def decode(content):
     """The bytes of an image file as a uint8 tensor (height, width, 3); the first frame of an animation."""
     import tensorflow as tf
 
-    return tf.io.decode_image(content, channels=3, expand_animations=False)
+    return tf.cond(
+        tf.io.is_jpeg(content),
+        # As PIL decodes. TensorFlow's own choice is a faster transform, off by up to 11 grey levels.
+        lambda: tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_image(content, channels=3, expand_animations=False),
+    )

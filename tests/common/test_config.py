@@ -1,6 +1,7 @@
 import dataclasses
 import importlib.util
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -70,10 +71,12 @@ def help_entries(text):
     entries, flag = {}, None
     for line in text.splitlines():
         inner = line.strip("│ ")
+        if set(inner) == {"-"}:
+            continue
         if inner.startswith("-"):
             flag = inner.split()[0].rstrip(",")
             entries[flag] = ""
-        elif flag and not inner.endswith(("options", "╮", "╯")) and set(inner) != {"-"}:
+        elif flag and not inner.endswith(("options", "╮", "╯")):
             entries[flag] = f"{entries[flag]} {inner}".strip()
     return entries
 
@@ -106,6 +109,17 @@ def test_script_answers_a_mistake_with_one_line(argv, said, encoding):
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_script_answers_a_mistake_with_one_plain_line_on_a_terminal():
+    here, there = pty.openpty()
+    command = [sys.executable, SCRIPT, "--btach-size", "8"]
+    with subprocess.Popen(command, stdout=there, stderr=there, env=os.environ | {"TERM": "xterm"}) as process:
+        assert process.wait(timeout=120) == 2
+    shown = os.read(here, 100_000).decode()
+    os.close(there)
+    os.close(here)
+    assert shown == "error: Unrecognized options: --btach-size, 8; did you mean --batch-size?\r\n"
 
 
 @pytest.mark.parametrize(
@@ -236,9 +250,10 @@ def test_hash_depends_on_every_field_of_a_phase(field):
     assert changed.name() != PRESETS["three_phase"].name()
 
 
-def test_weights_file_counts_by_content_not_by_path(tmp_path):
-    (tmp_path / "a").mkdir()
-    paths = [tmp_path / "first.safetensors", tmp_path / "a" / "other.safetensors", tmp_path / "changed.safetensors"]
+def test_weights_file_counts_by_name_and_content_not_by_folder(tmp_path):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+    paths = [tmp_path / "first.safetensors", tmp_path / "a" / "first.safetensors", tmp_path / "b" / "first.safetensors"]
     paths[0].write_bytes(b"weights")
     shutil.copy(paths[0], paths[1])
     paths[2].write_bytes(b"weightS")
@@ -247,7 +262,7 @@ def test_weights_file_counts_by_content_not_by_path(tmp_path):
     assert names[0] != names[2]
     config = parsed("--weights", str(paths[0]))
     # echo -n weights | sha256sum
-    assert config.identity()["weights"].startswith("sha256:9a129038d9a00aed")
+    assert config.identity()["weights"] == "first.safetensors@sha256:9a129038d9a00aed"
     assert str(tmp_path) not in str(config.identity())
 
 

@@ -1,0 +1,482 @@
+import contextlib
+import io
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from common.config import Config, ConfigError, offline
+from common.data import pipeline, sources
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(name, folder, **options):
+    return sources.load(name, folder, **{"seed": 0, "image_size": 32, "offline": True} | options)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits", Path("unused"))
+
+
+@pytest.fixture
+def trap(monkeypatch):
+    """Record every attempt to reach a host, and let none through."""
+    attempts = []
+
+    def refuse(*arguments, **_):
+        attempts.append(arguments)
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return attempts
+
+
+def contents(dataset):
+    """All images and labels of a pipeline, and the sizes of its batches."""
+    batches = list(dataset.as_numpy_iterator())
+    images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    return images, labels, [len(labels) for _, labels in batches]
+
+
+def images_of(split):
+    return contents(pipeline.evaluation(split, 64))[0]
+
+
+# --- digits, and how data sets are split
+
+
+def test_digits_are_scikit_learns(digits):
+    published = load_digits()
+    places = np.concatenate([s.places for s in (digits.train, digits.validation, digits.test)])
+    assert sorted(places) == list(range(1797))
+    for split in (digits.train, digits.validation, digits.test):
+        np.testing.assert_array_equal(split.labels, published.target[split.places])
+        images = images_of(split)
+        assert images.dtype == np.uint8
+        # 0 to 16 in scikit-learn.
+        np.testing.assert_allclose(images[..., 0] / 255 * 16, published.images[split.places], atol=0.5 / 255 * 16)
+    assert digits.class_names == tuple("0123456789")
+    assert (digits.train.channels, digits.train.size, digits.train.in_files) == (1, 8, False)
+
+
+def test_validation_and_test_keep_the_class_shares(digits):
+    of_class = np.bincount(load_digits().target)
+    counts = digits.counts()
+    assert sum(counts.values()).tolist() == of_class.tolist()
+    np.testing.assert_allclose(counts["test"], 0.2 * of_class, atol=1)
+    np.testing.assert_allclose(counts["validation"], 0.1 * 0.8 * of_class, atol=1)
+
+
+def test_the_seed_chooses_validation_but_not_test(digits):
+    again, other = load("digits", Path("unused")), load("digits", Path("unused"), seed=1)
+    np.testing.assert_array_equal(again.validation.places, digits.validation.places)
+    np.testing.assert_array_equal(again.train.places, digits.train.places)
+    assert set(other.validation.places) != set(digits.validation.places)
+    np.testing.assert_array_equal(other.test.places, digits.test.places)
+    assert not set(other.train.places) & set(other.validation.places)
+
+
+def test_limits_are_exact_stratified_and_include_validation():
+    data = load("digits", Path("unused"), limit_train=200, limit_test=50)
+    counts = data.counts()
+    assert {name: count.sum() for name, count in counts.items()} == {"train": 180, "validation": 20, "test": 50}
+    np.testing.assert_allclose(counts["train"], 18, atol=2)
+    np.testing.assert_allclose(counts["test"], 5, atol=1)
+    assert not set(data.train.places) & set(data.validation.places)
+
+
+@pytest.mark.parametrize("limit", [31, 59, 62, 118, 1437])
+def test_limits_are_exact_whatever_their_share_of_all(limit):
+    # 31 / 1797 * 1797 is above 31 in floating point.
+    labels = load_digits().target
+    split = sources.whole(np.zeros((1797, 1, 1, 1), np.uint8), labels, 1)
+    assert len(sources.limited(split, limit, 0, "train")) == limit
+
+
+def test_limits_beyond_the_data_are_refused(digits):
+    whole = len(digits.train) + len(digits.validation)
+    assert len(load("digits", Path("unused"), limit_train=whole).train) == len(digits.train)
+    with pytest.raises(ConfigError, match=f"limit-train is {whole + 1}; there are {whole} images"):
+        load("digits", Path("unused"), limit_train=whole + 1)
+    with pytest.raises(ConfigError, match="360 images are too few to hold out a limited test split"):
+        load("digits", Path("unused"), limit_test=5)
+
+
+def test_labels_must_be_classes():
+    with pytest.raises(ConfigError, match="labels of train run from 0 to 3; classes: 3"):
+        sources.check_labels("cifar10", "train", np.array([0, 1, 3]), 3)
+    with pytest.raises(ConfigError, match="labels of test run from -1 to 2; classes: 3"):
+        sources.check_labels("cifar10", "test", np.array([-1, 2]), 3)
+    with pytest.raises(ConfigError, match="the test split has no images"):
+        sources.check_labels("cifar10", "test", np.array([], int), 3)
+    sources.check_labels("cifar10", "train", np.array([0, 2]), 3)
+
+
+# --- the order of training
+
+
+def batches(split, epochs, seed=0, skip=0, batch_size=64, augment=None):
+    return list(pipeline.training(split, batch_size, seed, epochs, skip, augment).as_numpy_iterator())
+
+
+@pytest.fixture(scope="module")
+def numbered():
+    """A split of 150 images that say which they are."""
+    return sources.whole(np.arange(150, dtype=np.uint8).reshape(150, 1, 1, 1), np.arange(150), 1)
+
+
+def epoch_order(split, epoch, seed=0):
+    return np.concatenate([labels for _, labels in batches(split, range(epoch, epoch + 1), seed)])
+
+
+def test_an_epoch_is_a_permutation_with_images_and_labels_together(numbered):
+    found = batches(numbered, range(1))
+    assert [len(labels) for _, labels in found] == [64, 64, 22]
+    assert len(found) == pipeline.steps_per_epoch(numbered, 64)
+    for images, labels in found:
+        assert images.dtype == np.uint8
+        np.testing.assert_array_equal(images.reshape(-1), labels)
+    labels = np.concatenate([labels for _, labels in found])
+    assert sorted(labels) == list(range(150))
+    assert labels.tolist() != list(range(150))
+
+
+def test_order_depends_on_seed_and_epoch_alone(numbered):
+    first = epoch_order(numbered, 0)
+    np.testing.assert_array_equal(epoch_order(numbered, 0), first)
+    assert (epoch_order(numbered, 1) != first).any()
+    assert (epoch_order(numbered, 0, seed=1) != first).any()
+    assert (epoch_order(numbered, 1, seed=0) != epoch_order(numbered, 0, seed=1)).any()
+    # An epoch by itself is as it is within a longer stream.
+    stream = np.concatenate([labels for _, labels in batches(numbered, range(0, 4))])
+    np.testing.assert_array_equal(stream[300:450], epoch_order(numbered, 2))
+
+
+def test_order_is_the_same_in_another_process():
+    code = (
+        "import tensorflow as tf\nfrom common.data.pipeline import order\n"
+        "tf.random.set_seed(99)\nprint(*order(50, 7, tf.constant(3, tf.int64)).numpy())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == [str(i) for i in pipeline.order(50, 7, tf.constant(3, tf.int64)).numpy()]
+
+
+def test_order_has_no_favourite_place():
+    # The mean place of each of 20 images over 500 epochs: 9.5, with deviation sqrt((20**2 - 1) / 12 / 500).
+    orders = np.stack([pipeline.order(20, 0, tf.constant(e, tf.int64)) for e in range(500)])
+    means = np.argsort(orders, axis=1).mean(axis=0)
+    np.testing.assert_allclose(means, 9.5, atol=5 * np.sqrt(399 / 12 / 500))
+
+
+@pytest.mark.parametrize(("epoch", "skip"), [(0, 1), (1, 0), (1, 2), (2, 3)])
+def test_starting_in_the_middle_gives_the_tail_of_the_whole(numbered, epoch, skip):
+    whole = batches(numbered, range(4))
+    part = batches(numbered, range(epoch, 4), skip=skip)
+    for ours, theirs in zip(part, whole[epoch * 3 + skip :], strict=True):
+        np.testing.assert_array_equal(ours[0], theirs[0])
+        np.testing.assert_array_equal(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize("skip", [0, 1])
+def test_host_augmentation_gets_epoch_and_step(numbered, skip):
+    def write_place(images, place):
+        return tf.cast(tf.reshape(place, [1, 1, 1, 2]), tf.uint8) + tf.zeros_like(images)
+
+    found = batches(numbered, range(5, 7), skip=skip, augment=write_place)
+    places = [tuple(np.unique(images.reshape(-1, 2), axis=0).ravel().tolist()) for images, _ in found]
+    assert places == [(epoch, step) for epoch in (5, 6) for step in range(3)][skip:]
+    plain = batches(numbered, range(5, 7), skip=skip)
+    for ours, theirs in zip(found, plain, strict=True):
+        np.testing.assert_array_equal(ours[1], theirs[1])
+
+
+def test_evaluation_is_the_split_once_in_its_own_order(digits):
+    images, labels, sizes = contents(pipeline.evaluation(digits.test, 100))
+    assert sizes == [100, 100, 100, 60]
+    np.testing.assert_array_equal(labels, digits.test.labels)
+    np.testing.assert_array_equal(pipeline.pictures(digits.test, np.array([5, 2])), images[[5, 2]])
+
+
+# --- TFDS
+
+
+def write_tfds(folder, version, seed, train=100, test=20, shape=(32, 32, 3), classes=10):
+    """Write a data set as TFDS does, and return its arrays."""
+    rng = np.random.default_rng(seed)
+    arrays = {
+        name: (rng.integers(0, 256, (n, *shape), dtype=np.uint8), np.arange(n) % classes)
+        for name, n in (("train", train), ("test", test))
+    }
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name="cifar10",
+            version=version,
+            data_dir=folder,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=shape),
+                    "label": tfds.features.ClassLabel(names=[f"class{i}" for i in range(classes)]),
+                }
+            ),
+            split_datasets={
+                name: [(i, {"image": images[i], "label": int(labels[i])}) for i in range(len(labels))]
+                for name, (images, labels) in arrays.items()
+            },
+            disable_shuffling=True,
+        )
+    return arrays
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A folder with two versions of a small data set, and the arrays of the newer one."""
+    folder = tmp_path_factory.mktemp("tfds")
+    write_tfds(folder, "3.0.2", seed=0, train=50)
+    return folder, write_tfds(folder, "3.0.10", seed=1)
+
+
+def test_tfds_data_is_read_bit_exact_without_a_network(prepared, trap):
+    folder, arrays = prepared
+    data = load("cifar10", folder, offline=False)
+    parts = {"train": [data.train, data.validation], "test": [data.test]}
+    for name, splits in parts.items():
+        places = np.concatenate([split.places for split in splits])
+        order = np.argsort(places)
+        np.testing.assert_array_equal(places[order], np.arange(len(arrays[name][1])))
+        np.testing.assert_array_equal(np.concatenate([images_of(s) for s in splits])[order], arrays[name][0])
+        np.testing.assert_array_equal(np.concatenate([s.labels for s in splits])[order], arrays[name][1])
+    assert data.class_names == tuple(f"class{i}" for i in range(10))
+    assert data.notes == ("100 of 50,000 train images", "20 of 10,000 test images")
+    assert trap == []
+
+
+def test_newest_finished_version_is_chosen(prepared, tmp_path):
+    folder, _ = prepared
+    assert sources.tfds_folder("cifar10", folder) == folder / "cifar10" / "3.0.10"
+    assert sources.tfds_folder("mnist", folder) is None
+    # What TFDS writes into until it is done; a preparation that is killed leaves it.
+    unfinished = tmp_path / "cifar10" / "incomplete.AB12CD_9.0.0"
+    unfinished.mkdir(parents=True)
+    (unfinished / "dataset_info.json").write_text("{}")
+    assert sources.tfds_folder("cifar10", tmp_path) is None
+
+
+def test_missing_data_offline_names_the_way_out(tmp_path, trap):
+    with pytest.raises(ConfigError) as error:
+        load("cifar100", tmp_path)
+    line = str(error.value)
+    assert f"cifar100 is not in {tmp_path}" in line
+    assert f"`python -m common.data prepare cifar100 --data-dir {tmp_path}`" in line
+    assert "make demo" in line
+    assert "\n" not in line
+    assert trap == []
+
+
+def test_a_slurm_job_stops_without_touching_the_network(tmp_path, trap, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    with pytest.raises(ConfigError, match="mnist is not in"):
+        load("mnist", tmp_path, offline=offline(Config()))
+    assert trap == []
+
+
+@pytest.mark.parametrize(("name", "host"), [("cifar10", "www.cs.toronto.edu"), ("mnist", "storage.googleapis.com")])
+def test_no_host_answering_is_one_line_at_once(tmp_path, trap, name, host):
+    with pytest.raises(ConfigError) as error:
+        load(name, tmp_path, offline=False)
+    line = str(error.value)
+    assert line.startswith(f"could not fetch {name}: {host} does not answer (ConnectionError).")
+    assert f"prepare {name} --data-dir {tmp_path}" in line
+    assert "\n" not in line
+    assert [attempt[0] for attempt in trap] == [host]  # asked once: TFDS itself asks eleven times in 200 seconds
+
+
+def test_damaged_tfds_data_is_refused(tmp_path):
+    write_tfds(tmp_path, "3.0.2", seed=0)
+    record = next((tmp_path / "cifar10" / "3.0.2").glob("*train.tfrecord*"))
+    whole = record.read_bytes()
+    record.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match=r"cifar10 in .*3\.0\.2 is damaged"):
+        load("cifar10", tmp_path)
+
+
+# --- image folders
+
+
+def picture(height, width, mode="RGB", seed=0):
+    """A picture with broad and fine structure, so that cropping and resizing show."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
+    fine = rng.integers(-20, 21, (height, width, 3))
+    image = Image.fromarray(np.clip(np.asarray(coarse) + fine, 0, 255).astype(np.uint8))
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray(rng.integers(0, 256, (height, width), dtype=np.uint8)))
+        return image
+    return image.convert(mode)
+
+
+def write_class(folder, n, first=0, size=(20, 20)):
+    folder.mkdir(parents=True)
+    for i in range(first, first + n):
+        picture(*size, seed=i).save(folder / f"{i:02}.png")
+
+
+def as_pil_sees(path, size):
+    """The independent reading: centre crop, then PIL's bilinear resize, which antialiases."""
+    image = Image.open(path)
+    image = Image.merge("RGB", image.split()[:3]) if image.mode == "RGBA" else image.convert("RGB")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return np.asarray(image.crop((left, top, left + side, top + side)).resize((size, size), Image.BILINEAR))
+
+
+def paths_of(split):
+    return [Path(split.store.numpy()[place].decode()) for place in split.places]
+
+
+def test_image_folder_reads_png_and_jpeg_as_pil_does(tmp_path):
+    pictures = {
+        "square.png": (32, 32, "RGB"),
+        "crop_only.png": (32, 47, "RGB"),
+        "grey.png": (45, 32, "L"),
+        "alpha.png": (32, 32, "RGBA"),
+        "smaller.png": (20, 26, "RGB"),
+        "larger.png": (111, 80, "RGB"),
+        "larger_grey.jpg": (64, 90, "L"),
+        "plain.jpeg": (32, 32, "RGB"),
+        "UPPER.JPG": (100, 77, "RGB"),
+    }
+    for part in ("train", "val", "test"):
+        for i, (name, spec) in enumerate(pictures.items()):
+            folder = tmp_path / part / ("cat" if i % 2 else "dog")
+            folder.mkdir(parents=True, exist_ok=True)
+            picture(*spec, seed=i).save(folder / name, quality=95)
+    data = load(f"image_folder:{tmp_path}", tmp_path / "cache")
+    assert data.class_names == ("cat", "dog")
+    assert (data.train.in_files, data.train.channels, data.train.size) == (True, 3, 32)
+    for split, part in ((data.train, "train"), (data.validation, "val"), (data.test, "test")):
+        images, paths = images_of(split), paths_of(split)
+        assert images.dtype == np.uint8
+        assert {path.name for path in paths} == set(pictures)
+        for image, path, label in zip(images, paths, split.labels, strict=True):
+            assert path.parent == tmp_path / part / data.class_names[label]
+            height, width, _ = pictures[path.name]
+            away = np.abs(image.astype(int) - as_pil_sees(path, 32))
+            assert away.max() <= (0 if min(height, width) == 32 else 1), path.name  # resizing: rounding
+
+
+def test_one_folder_is_split_into_three(tmp_path):
+    for i, name in enumerate(("ant", "bee")):
+        write_class(tmp_path / "all" / name, 20, first=20 * i)
+    data = load(f"image_folder:{tmp_path / 'all'}", tmp_path / "cache")
+    other = load(f"image_folder:{tmp_path / 'all'}", tmp_path / "cache", seed=3)
+    counts = {name: count.tolist() for name, count in data.counts().items()}
+    assert counts == {"train": [14, 14], "validation": [2, 2], "test": [4, 4]}
+    parts = [set(paths_of(split)) for split in (data.train, data.validation, data.test)]
+    assert len(set.union(*parts)) == 40
+    assert set(paths_of(other.test)) == parts[2]
+    assert set(paths_of(other.validation)) != parts[1]
+    assert data.notes == ()
+
+
+def damage(folder):
+    """Files with names of images that are none; return them."""
+    whole = io.BytesIO()
+    picture(64, 64).save(whole, "JPEG")
+    (folder / "truncated.jpg").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    (folder / "text.png").write_text("not an image")
+    (folder / "empty.png").touch()
+    (folder / "folder.png").mkdir()
+    (folder / "leads_nowhere.png").symlink_to(folder / "gone.png")
+    return sorted(folder / n for n in ("truncated.jpg", "text.png", "empty.png", "folder.png", "leads_nowhere.png"))
+
+
+@pytest.fixture
+def damaged():
+    """An image folder with five bad files, and those; where every user may read it."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        root.chmod(0o755)
+        for name in ("ant", "bee"):
+            write_class(root / name, 20)
+        (root / "ant" / "notes.txt").write_text("no image, and not called one")
+        yield root, damage(root / "ant")
+
+
+def check_notes(data, bad):
+    assert len(data.train) + len(data.validation) + len(data.test) == 40
+    note = data.notes[0]
+    assert note.startswith("5 unreadable image files skipped: ")
+    assert sorted(note.partition(": ")[2].split(", ")) == [str(path) for path in bad]
+    assert images_of(data.train).shape == (len(data.train), 32, 32, 3)
+
+
+def test_unreadable_files_are_counted_named_and_skipped(damaged, tmp_path, monkeypatch):
+    folder, bad = damaged
+    check_notes(load(f"image_folder:{folder}", tmp_path / "cache"), bad)
+    # The second load goes by what the first one found...
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "is_readable", lambda path: pytest.fail(f"checked {path} again"))
+        check_notes(load(f"image_folder:{folder}", tmp_path / "cache"), bad)
+    # ...until a file changes.
+    (folder / "bee" / "03.png").write_text("spoilt")
+    assert load(f"image_folder:{folder}", tmp_path / "cache").notes[0].startswith("6 unreadable")
+
+
+def test_unreadable_files_are_skipped_where_nothing_can_be_remembered(damaged, capsys):
+    folder, bad = damaged
+    with unwritable_folder() as cache:
+        for _ in range(2):
+            check_notes(load(f"image_folder:{folder}", cache), bad)
+            assert f"{cache} cannot be written" in capsys.readouterr().out
+        assert list(cache.iterdir()) == []
+
+
+@contextlib.contextmanager
+def unwritable_folder():
+    """A folder that this process may read but not write, whoever runs it."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o555)
+    user = os.geteuid()
+    if user == 0:  # to whom modes mean nothing
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        os.seteuid(user)
+        folder.rmdir()
+
+
+def test_image_folder_mistakes_are_named(tmp_path):
+    def refused(layout, says, **options):
+        root = tmp_path / str(len(list(tmp_path.iterdir())))
+        root.mkdir()
+        for name, n in layout.items():
+            write_class(root / name, n, size=(8, 8))
+        with pytest.raises(ConfigError, match=says) as error:
+            load(f"image_folder:{root}", root / "cache", **options)
+        assert "\n" not in str(error.value)
+
+    refused({"train/a": 3, "train/b": 3, "test/a": 2, "test/c": 2}, "test has a class that train has not: c")
+    refused({"test/a": 3, "test/b": 3}, "has test but no train")
+    refused({"a": 3}, "1 class folders; at least two")
+    refused({}, "0 class folders; at least two")
+    refused({"a": 0, "b": 0}, "has no readable image")
+    refused({"train/a": 3, "train/b": 0, "val/a": 1, "test/a": 1}, "class 'b' has no training image")
+    refused({"a": 1, "b": 9}, "10 images are too few to hold out a test split")
+    refused({"train/a": 2, "train/b": 2, "test/a": 1}, "4 images are too few to hold out a validation split")
+    with pytest.raises(ConfigError, match="nowhere is not there"):
+        load(f"image_folder:{tmp_path / 'nowhere'}", tmp_path)
