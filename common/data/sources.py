@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from common.config import ConfigError
+from common.config import DATASETS, ConfigError
 from common.files import StorageError, write_json
 
 if TYPE_CHECKING:
@@ -211,13 +211,16 @@ def how_to_get(name: str, folder: Path) -> str:
     )
 
 
+def expect(name: str, folder: Path, offline: bool) -> None:
+    """Raise ConfigError for a data set that is missing and may not be fetched; quick, without TensorFlow."""
+    if offline and name in DATASETS and name != "digits" and tfds_folder(name, folder) is None:
+        raise ConfigError(f"{name} is not in {folder}. {how_to_get(name, folder)}")
+
+
 def from_tfds(name: str, folder: Path, offline: bool) -> tuple[dict[str, Split], list[str], list[str]]:
     """A TFDS image classification data set, decoded into memory. The network is used only to fetch it."""
-    prepared = tfds_folder(name, folder)
-    if prepared is None:
-        if offline:
-            raise ConfigError(f"{name} is not in {folder}. {how_to_get(name, folder)}")
-        prepared = fetch_tfds(name, folder)
+    expect(name, folder, offline)
+    prepared = tfds_folder(name, folder) or fetch_tfds(name, folder)
 
     import tensorflow as tf
     import tensorflow_datasets as tfds

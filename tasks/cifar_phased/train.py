@@ -119,11 +119,17 @@ PRESETS = {
 
 def study(config: PhasedConfig, run: runs.Run) -> None:
     """Train one configuration and leave its figures."""
-    from common import augment, backbones, training
+    from common import weights
     from common.data import sources
 
-    training.set_up(config)
+    # What is missing is said here, before Keras takes its seconds to load.
     folder, no_network = data_dir(config), offline(config)
+    sources.expect(config.dataset, folder, no_network)
+    weights.locate(config.backbone, config.weights, no_network, config.image_size)
+
+    from common import augment, backbones, training
+
+    training.set_up(config)
     data = sources.load(
         config.dataset, folder, config.seed, config.image_size, config.limit_train, config.limit_test, no_network
     )

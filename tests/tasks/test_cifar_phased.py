@@ -109,6 +109,22 @@ def test_the_same_command_leaves_it_alone_and_collect_reads_it(finished):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+@pytest.mark.parametrize(
+    ("flags", "command"),
+    [
+        (["--offline", "--weights", "none"], "python -m common.data prepare cifar10"),
+        (["--offline", "--dataset", "digits"], "python -m common.data prepare --weights resnet18"),
+    ],
+)
+def test_what_is_missing_offline_is_one_line_that_names_the_command(tmp_path, monkeypatch, flags, command):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    done = train(tmp_path / "runs", *flags, "--data-dir", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert command in done.stderr
+
+
 def test_a_full_disk_is_one_line_and_leaves_the_last_good_checkpoint(tmp_path):
     # 60 MiB: enough for a checkpoint of the first phase, too little for the second, which has Adam's moments.
     done = train(tmp_path, *SHORT, file_limit=60 * 1024)
