@@ -1,6 +1,7 @@
 """What happens beside the training step: watching the loss, keeping the state, telling the user."""
 
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,10 +13,12 @@ from common import checkpoints
 from common.config import Phase
 from common.runs import Diverged, Interrupted, Run
 
+TELL_EVERY = 60.0  # seconds between lines within an epoch, where there is no progress bar
+
 
 @dataclass
 class Progress:
-    """How far a run has come: `step` batches into epoch `epoch` (from 0) of phase `phase` (from 0).
+    """How far a run has come: `step` batches and `seconds` into epoch `epoch` (from 0) of phase `phase` (from 0).
 
     `rows` are those of history.csv. `best` names, for each phase begun, its best epoch and the file with its weights.
     """
@@ -23,6 +26,7 @@ class Progress:
     phase: int = 0
     epoch: int = 0
     step: int = 0
+    seconds: float = 0.0
     rows: list[dict] = field(default_factory=list)
     best: dict[str, dict] = field(default_factory=dict)
 
@@ -55,7 +59,8 @@ class Keeper(keras.callbacks.Callback):
             checkpoints.assign("metrics", self.model.metrics_variables, self.metric_arrays)
             self.metric_arrays = None
         self.first_step = self.progress.step
-        self.started = time.monotonic()
+        self.started = self.told_at = time.monotonic()
+        self.seconds_before = self.progress.seconds
 
     def on_train_batch_end(self, batch, logs=None):
         self.progress.step = self.first_step + batch + 1
@@ -67,7 +72,15 @@ class Keeper(keras.callbacks.Callback):
             raise Diverged(f"loss is {logs['loss']}", self.where())
         if self.progress.step == self.steps:
             return  # the epoch's end saves
+        if not sys.stdout.isatty() and now - self.told_at > TELL_EVERY:
+            print(
+                f"{self.phase.name} {self.progress.epoch + 1}/{self.phase.epochs}  step {self.progress.step} of "
+                f"{self.steps}  loss {logs['loss']:.4f}",
+                flush=True,
+            )
+            self.told_at = now
         if self.run.stop or now - self.saved_at > 60 * self.run.config.checkpoint_minutes:
+            self.progress.seconds = self.elapsed()
             self.save(self.state() | checkpoints.gather("metrics", self.model.metrics_variables))
         if self.run.stop:
             raise Interrupted(self.run.stop)
@@ -81,11 +94,11 @@ class Keeper(keras.callbacks.Callback):
             "epoch": epoch + 1,
             "rate": float(self.model.optimizer.learning_rate),
             **{key: logs[key] for key in ("loss", "accuracy", "val_loss", "val_accuracy")},
-            "seconds": round(time.monotonic() - self.started, 3),
+            "seconds": round(self.elapsed(), 3),
             "images_per_second": round(self.images_per_second(), 1),
         }
         self.progress.rows.append(row)
-        self.progress.epoch, self.progress.step = epoch + 1, 0
+        self.progress.epoch, self.progress.step, self.progress.seconds = epoch + 1, 0, 0.0
         self.keep_best(row)
         self.save(state)
         self.run.write_history(self.progress.rows)
@@ -93,13 +106,16 @@ class Keeper(keras.callbacks.Callback):
         if self.run.stop:
             raise Interrupted(self.run.stop)
 
+    def elapsed(self) -> float:
+        """Seconds of the epoch so far, those before a resume included."""
+        return self.seconds_before + time.monotonic() - self.started
+
     def images_per_second(self) -> float:
         """Rate of the epoch's steps after the first, which compiles; validation is left out."""
-        first, last = self.first_step + 1, self.steps
-        if last == first:
-            return self.images / (self.after_last - self.started)
-        images = self.images - min(first * self.run.config.batch_size, self.images)
-        return images / (self.after_last - self.after_first)
+        batch = self.run.config.batch_size
+        if self.steps == self.first_step + 1:
+            return (self.images - self.first_step * batch) / (self.after_last - self.started)
+        return (self.images - (self.first_step + 1) * batch) / (self.after_last - self.after_first)
 
     def where(self) -> dict:
         """Phase, epoch and step (both from 1), for messages."""
@@ -135,7 +151,7 @@ class Keeper(keras.callbacks.Callback):
         self.saved_at = time.monotonic()
 
     def report(self, row: Mapping) -> None:
-        """One line an epoch, with the time that the rest of the run will take at this epoch's pace."""
+        """One line an epoch, with the time that the rest of the run would take at this epoch's pace."""
         left = sum(phase.epochs for phase in self.phases[self.progress.phase :]) - row["epoch"]
         minutes, seconds = divmod(round(left * row["seconds"]), 60)
         print(
@@ -143,6 +159,6 @@ class Keeper(keras.callbacks.Callback):
             f"loss {row['loss']:.4f} accuracy {row['accuracy']:.2%}  "
             f"validation loss {row['val_loss']:.4f} accuracy {row['val_accuracy']:.2%}  "
             f"{row['images_per_second']:,.0f} images/s  {row['seconds']:.0f} s  "
-            f"left about {minutes}:{seconds:02d} min",
+            f"at this pace {minutes}:{seconds:02d} min left",
             flush=True,
         )

@@ -121,9 +121,9 @@ class Config:
     batch_size: int = 64
     """Images per step."""
     limit_train: int | None = None
-    """Use this many of the training images, equally from each class (validation images included)."""
+    """Use this many of the training images, each class by its share, drawn by the seed; validation ones included."""
     limit_test: int | None = None
-    """Use this many of the test images, equally from each class."""
+    """Use this many of the test images, each class by its share; the same ones for every seed."""
     overwrite: bool = False
     """Throw away what the run directory holds and start anew."""
     offline: bool = False
@@ -164,8 +164,11 @@ class Config:
         """Everything that the result depends on, as JSON data. A weights file counts by name and content."""
         fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in self.OPERATIONAL}
         if self.weights not in ("none", "imagenet"):
-            digest = hashlib.sha256(Path(self.weights).read_bytes()).hexdigest()
+            with Path(self.weights).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
             fields["weights"] = f"{Path(self.weights).name}@sha256:{digest[:16]}"
+        if self.dataset.startswith("image_folder:"):
+            fields["dataset"] = f"image_folder:{Path(self.dataset.removeprefix('image_folder:')).resolve()}"
         return json.loads(json.dumps(fields))
 
     def operational(self) -> dict:
@@ -181,7 +184,9 @@ class Config:
 
     def slug(self) -> str:
         """The readable part of the name."""
-        return "-".join(re.sub(r"[^\w.]+", "_", Path(part).name) for part in self.headline())
+        return "-".join(
+            re.sub(r"[^\w.]+", "_", Path(part.removeprefix("image_folder:")).name) for part in self.headline()
+        )
 
     def headline(self) -> tuple[str, ...]:
         """What one names a run by; tasks add to it."""

@@ -6,6 +6,7 @@ Accuracies are fractions from 0 to 1 and are drawn in percent. Values that are n
 A history without epochs raises ValueError.
 """
 
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
@@ -17,6 +18,8 @@ from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+
+from common import files
 
 History = Sequence[Mapping]
 
@@ -347,10 +350,14 @@ def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], path: Pa
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as a PNG, creating its folder, and return the path. Same figure, same bytes."""
-    path = Path(path)
+    """Write a figure as a PNG, creating its folder, and return the path. Same figure, same bytes.
+
+    Raises StorageError where it cannot be written.
+    """
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", metadata={"Software": None})
+    files.write(path, content.getvalue())
     return path
 
 

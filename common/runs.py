@@ -21,13 +21,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from common import files
 from common.checkpoints import CheckpointError
-from common.config import REPOSITORY, Config, ConfigError, fail, parse
+from common.config import REPOSITORY, Config, ConfigError, choice, fail, parse
 
 HISTORY_COLUMNS = (
     "phase",
@@ -125,11 +126,9 @@ def open_run(config: Config, task: str, setting: str) -> Iterator[Run]:
     cannot be written.
     """
     run = Run(config.out / task / config.name(), task, config)
-    try:
+    with storage(run.folder):
         run.folder.mkdir(parents=True, exist_ok=True)
         lock = (run.folder / ".lock").open("a+")
-    except OSError as error:
-        raise files.StorageError(f"cannot write {run.folder}: {error.strerror}") from error
     with lock:
         # The kernel lets go of it when the process ends, however it ends.
         try:
@@ -137,16 +136,26 @@ def open_run(config: Config, task: str, setting: str) -> Iterator[Run]:
         except BlockingIOError:
             lock.seek(0)
             raise RunError(f"{run.folder} is being written by {lock.read().strip() or 'another process'}") from None
-        lock.truncate(0)
-        print(f"process {os.getpid()} on {socket.gethostname()}", file=lock, flush=True)
-        if config.overwrite:
-            clear(run.folder)
-        for leftover in run.folder.glob("**/.*.tmp"):
-            leftover.unlink()
+        with storage(run.folder):
+            lock.truncate(0)
+            print(f"process {os.getpid()} on {socket.gethostname()}", file=lock, flush=True)
+            if config.overwrite:
+                clear(run.folder)
+            for leftover in run.folder.glob("**/.*.tmp"):
+                leftover.unlink()
+            for folder in (run.checkpoints, run.figures):
+                folder.mkdir(exist_ok=True)
         write_config(run, setting)
-        for folder in (run.checkpoints, run.figures):
-            folder.mkdir(exist_ok=True)
         yield run
+
+
+@contextmanager
+def storage(folder: Path) -> Iterator[None]:
+    """Turn the system's faults in a folder into StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise files.StorageError(f"cannot write {folder}: {error.strerror}") from error
 
 
 def clear(folder: Path) -> None:
@@ -163,14 +172,16 @@ def write_config(run: Run, setting: str) -> None:
     """Write config.json, or see that the one there says the same."""
     path = run.folder / "config.json"
     identity = run.config.identity()
-    if path.is_file() and json.loads(path.read_text())["config"] != identity:
-        raise RunError(f"{path} belongs to another configuration; --overwrite starts anew")
+    if path.is_file():
+        if json.loads(path.read_text())["config"] != identity:
+            raise RunError(f"{path} belongs to another configuration; --overwrite starts anew")
+        return
     content = {"task": run.task, "setting": setting, "config": identity, "options": run.config.operational()}
     files.write_json(path, content)
 
 
 def git_state() -> dict:
-    """Commit of the code, and whether the tree differs from it; nulls outside a checkout."""
+    """Commit of the code, and whether the code that trains differs from it; nulls outside a checkout."""
 
     def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(REPOSITORY), *arguments]
@@ -178,7 +189,7 @@ def git_state() -> dict:
         return done.stdout.strip() if done.returncode == 0 else None
 
     try:
-        changes = git("status", "--porcelain")
+        changes = git("status", "--porcelain", "--", "common/*.py", "tasks/*.py")
         return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
     except FileNotFoundError:
         return {"commit": None, "dirty": None}
@@ -207,7 +218,8 @@ def write_environment(run: Run, **facts: object) -> None:
                 "choose the same, or --overwrite"
             )
     starts = before["starts"]
-    start = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname(), **git_state()}
+    code = git_state()
+    start = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname(), **code}
     if starts and starts[-1]["commit"] != start["commit"]:
         print("warning: this run was started by another version of the code", flush=True)
     content = {
@@ -216,7 +228,7 @@ def write_environment(run: Run, **facts: object) -> None:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         **facts,
-        **git_state(),
+        **code,
         "starts": [*starts, start],
     }
     files.write_json(path, content)
@@ -247,31 +259,46 @@ def summary(folder: Path, result: Mapping) -> str:
 def main(
     presets: Mapping[str, Config],
     description: str,
+    provide: Callable[[Config], None],
     study: Callable[[Config, Run], None],
     argv: Sequence[str] | None = None,
 ) -> None:
     """The command of a task: parse, open the run directory, train, and turn every known fault into one line.
 
-    Exit codes: 0 finished (a diverged run is a result too); 2 bad input; 1 another known fault; 130 and 143 stopped
-    by Ctrl-C and SIGTERM, after which the same command goes on.
+    `provide` sees that data and weights are on this machine, before a run directory is touched; `study` trains and
+    draws. Exit codes: 0 finished (a diverged run is a result too); 2 bad input; 1 another known fault; 130 and 143
+    stopped by Ctrl-C and SIGTERM, after which the same command goes on.
     """
     config = parse(presets, description, argv)
     task = Path(sys.modules[study.__module__].__file__).parent.name
+    run = Run(config.out / task / config.name(), task, config)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        with open_run(config, task, config.setting(presets)) as run:
-            if run.result is None:
-                perform(study, config, run)
-            else:
-                print("this run is finished; --overwrite does it anew", flush=True)
-            print(summary(run.folder, run.result), flush=True)
+        check_backend()
+        if run.result is None or config.overwrite:
+            provide(config)
+            with open_run(config, task, config.setting(presets)) as run:
+                if run.result is None:  # another process may have finished it meanwhile
+                    perform(study, config, run)
+        else:
+            print("this run is finished; --overwrite does it anew", flush=True)
+        print(summary(run.folder, run.result), flush=True)
     except ConfigError as error:
         fail(str(error), 2)
     except (files.StorageError, CheckpointError, RunError) as error:
         fail(str(error), 1)
-    except Interrupted as stop:
-        print(f"stopped by {stop.number.name}; the same command goes on", file=sys.stderr, flush=True)
-        raise SystemExit(128 + stop.number) from None
+    except (Interrupted, KeyboardInterrupt) as stop:
+        number = getattr(stop, "number", signal.SIGINT)
+        print(f"stopped by {number.name}; the same command goes on", file=sys.stderr, flush=True)
+        raise SystemExit(128 + number) from None
+
+
+def check_backend() -> None:
+    """Raise ConfigError for a backend of Keras that is not installed, or that the loop does not know."""
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    choice("KERAS_BACKEND", backend, ("tensorflow", "jax"))
+    if find_spec(backend) is None:
+        raise ConfigError(f"KERAS_BACKEND is {backend}, which is not installed; requirements-dev.txt has JAX for CPUs")
 
 
 def perform(study: Callable[[Config, Run], None], config: Config, run: Run) -> None:

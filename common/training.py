@@ -14,7 +14,7 @@ from common.config import Config, Phase
 from common.data import pipeline
 from common.data.sources import Dataset, Split
 from common.metrics import evaluate
-from common.runs import Run, write_environment
+from common.runs import Interrupted, Run, write_environment
 
 WARMUP_START = 0.01  # share of the peak rate at which a warm-up begins
 
@@ -196,6 +196,8 @@ def fit(
             verbose=1 if sys.stdout.isatty() else 0,
         )
     run.can_save = False
+    if run.stop:  # asked for after the last epoch was saved
+        raise Interrupted(run.stop)
 
 
 def load_best(run: Run, model: keras.Model, progress: Progress, phase: Phase) -> None:

@@ -5,7 +5,6 @@ The ResNets take torchvision's weights, those of the published runs, from the Hu
 A file that does not fit is one line that names the first wrong tensor, and nothing has been assigned by then.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,12 +98,6 @@ def fetch(name: str, image_size: int | None = None) -> Path:
         return _fetch_mobilenet(image_size) if name == MOBILENET else _fetch_resnet(name)
     except Exception as error:  # both libraries raise many kinds, get_file a bare Exception
         raise _absent(name, f"cannot be fetched ({_first_line(error)})") from error
-
-
-def digest(path: str | Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal text."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_safetensors(model, path: str | Path) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from common.config import DATASETS, ConfigError
+from common.config import ConfigError
 from common.files import StorageError, write_json
 
 if TYPE_CHECKING:
@@ -90,9 +90,8 @@ def load(
     image_size: int,
     limit_train: int | None = None,
     limit_test: int | None = None,
-    offline: bool = False,
 ) -> Dataset:
-    """Load a data set by name; what is missing is fetched, unless offline.
+    """Load a data set by name from this machine; `provide` brings it here.
 
     A data set without a validation split gives a tenth of its training images, stratified and chosen by the seed.
     Limits are stratified too. Raises ConfigError when the data is not there, or does not fit.
@@ -102,7 +101,7 @@ def load(
     elif name == "digits":
         splits, class_names, notes = digits()
     else:
-        splits, class_names, notes = from_tfds(name, folder, offline)
+        splits, class_names, notes = from_tfds(name, folder)
     for split_name, split in splits.items():
         check_labels(name, split_name, split.labels, len(class_names))
     if "test" not in splits:
@@ -143,11 +142,14 @@ def stratified(split: Split, share: float | int, seed: int, name: str) -> tuple[
 
 
 def limited(split: Split, limit: int | None, seed: int, name: str) -> Split:
-    """So many images of it, each class by its share. Raises ConfigError where there are not as many."""
+    """So many images of it, each class by its share. Raises ConfigError for a number that cannot be had."""
     if limit is None or limit == len(split):
         return split
-    if limit > len(split):
-        raise ConfigError(f"limit-{name} is {limit}; there are {len(split)} images")
+    classes = len(np.unique(split.labels))
+    if not classes <= limit <= len(split) - classes:
+        raise ConfigError(
+            f"limit-{name} is {limit}; allowed: {classes} to {len(split) - classes}, or all {len(split)} images"
+        )
     return stratified(split, limit, seed, f"limited {name}")[1]
 
 
@@ -211,16 +213,20 @@ def how_to_get(name: str, folder: Path) -> str:
     )
 
 
-def expect(name: str, folder: Path, offline: bool) -> None:
-    """Raise ConfigError for a data set that is missing and may not be fetched; quick, without TensorFlow."""
-    if offline and name in DATASETS and name != "digits" and tfds_folder(name, folder) is None:
+def provide(name: str, folder: Path, offline: bool) -> None:
+    """Fetch a data set that is missing. Raises ConfigError, without loading TensorFlow, where that is not allowed."""
+    if name.startswith("image_folder:") or name == "digits" or tfds_folder(name, folder):
+        return
+    if offline:
         raise ConfigError(f"{name} is not in {folder}. {how_to_get(name, folder)}")
+    fetch_tfds(name, folder)
 
 
-def from_tfds(name: str, folder: Path, offline: bool) -> tuple[dict[str, Split], list[str], list[str]]:
-    """A TFDS image classification data set, decoded into memory. The network is used only to fetch it."""
-    expect(name, folder, offline)
-    prepared = tfds_folder(name, folder) or fetch_tfds(name, folder)
+def from_tfds(name: str, folder: Path) -> tuple[dict[str, Split], list[str], list[str]]:
+    """A TFDS image classification data set, decoded into memory. No network."""
+    prepared = tfds_folder(name, folder)
+    if prepared is None:
+        raise ConfigError(f"{name} is not in {folder}. {how_to_get(name, folder)}")
 
     import tensorflow as tf
     import tensorflow_datasets as tfds

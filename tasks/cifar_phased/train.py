@@ -117,23 +117,25 @@ PRESETS = {
 }
 
 
-def study(config: PhasedConfig, run: runs.Run) -> None:
-    """Train one configuration and leave its figures."""
+def provide(config: PhasedConfig) -> None:
+    """See that data and weights are on this machine; what is missing is fetched, unless offline."""
     from common import weights
     from common.data import sources
 
-    # What is missing is said here, before Keras takes its seconds to load.
-    folder, no_network = data_dir(config), offline(config)
-    sources.expect(config.dataset, folder, no_network)
-    weights.locate(config.backbone, config.weights, no_network, config.image_size)
+    sources.provide(config.dataset, data_dir(config), offline(config))
+    weights.locate(config.backbone, config.weights, offline(config), config.image_size)
 
+
+def study(config: PhasedConfig, run: runs.Run) -> None:
+    """Train one configuration and leave its figures."""
     from common import augment, backbones, training
+    from common.data import sources
 
     training.set_up(config)
     data = sources.load(
-        config.dataset, folder, config.seed, config.image_size, config.limit_train, config.limit_test, no_network
+        config.dataset, data_dir(config), config.seed, config.image_size, config.limit_train, config.limit_test
     )
-    backbone = backbones.build(config.backbone, config.image_size, config.weights, no_network)
+    backbone = backbones.build(config.backbone, config.image_size, config.weights, offline(config))
     model = build(config, backbone, data)
 
     def configure(phase: Phase) -> None:
@@ -212,4 +214,4 @@ def draw(config: PhasedConfig, run: runs.Run, model, data, progress, metrics) ->
 
 
 if __name__ == "__main__":
-    runs.main(PRESETS, __doc__, study)
+    runs.main(PRESETS, __doc__, provide, study)

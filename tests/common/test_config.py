@@ -266,6 +266,17 @@ def test_weights_file_counts_by_name_and_content_not_by_folder(tmp_path):
     assert str(tmp_path) not in str(config.identity())
 
 
+def test_image_folders_of_one_name_in_two_places_are_two_runs(tmp_path, monkeypatch):
+    names = []
+    for place in ("a", "b"):
+        (tmp_path / place / "photos").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / place)
+        names.append(parsed("--dataset", "image_folder:photos").name())
+        assert names[-1] == parsed("--dataset", f"image_folder:{tmp_path / place / 'photos'}").name()
+        assert names[-1].startswith("three_phase-photos-")
+    assert names[0] != names[1]
+
+
 def test_setting_names_data_and_what_differs_from_the_preset():
     assert parsed("--seed", "5", "--out", "x").setting(PRESETS) == "dataset=cifar10 backbone=resnet18"
     argv = ("--phases.1.rate", "0.01", "--limit-train", "50", "--backbone", "resnet34", "--offline")

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def load(name, folder, **options):
-    return sources.load(name, folder, **{"seed": 0, "image_size": 32, "offline": True} | options)
+    return sources.load(name, folder, **{"seed": 0, "image_size": 32} | options)
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +110,11 @@ def test_limits_are_exact_whatever_their_share_of_all(limit):
 def test_limits_beyond_the_data_are_refused(digits):
     whole = len(digits.train) + len(digits.validation)
     assert len(load("digits", Path("unused"), limit_train=whole).train) == len(digits.train)
-    with pytest.raises(ConfigError, match=f"limit-train is {whole + 1}; there are {whole} images"):
+    with pytest.raises(
+        ConfigError, match=f"limit-train is {whole + 1}; allowed: 10 to {whole - 10}, or all {whole} images"
+    ):
         load("digits", Path("unused"), limit_train=whole + 1)
-    with pytest.raises(ConfigError, match="360 images are too few to hold out a limited test split"):
+    with pytest.raises(ConfigError, match="limit-test is 5; allowed: 10 to 350, or all 360 images"):
         load("digits", Path("unused"), limit_test=5)
 
 
@@ -251,7 +253,8 @@ def prepared(tmp_path_factory):
 
 def test_tfds_data_is_read_bit_exact_without_a_network(prepared, trap):
     folder, arrays = prepared
-    data = load("cifar10", folder, offline=False)
+    sources.provide("cifar10", folder, offline=False)
+    data = load("cifar10", folder)
     parts = {"train": [data.train, data.validation], "test": [data.test]}
     for name, splits in parts.items():
         places = np.concatenate([split.places for split in splits])
@@ -276,8 +279,11 @@ def test_newest_finished_version_is_chosen(prepared, tmp_path):
 
 
 def test_missing_data_offline_names_the_way_out(tmp_path, trap):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(ConfigError) as loading:
         load("cifar100", tmp_path)
+    with pytest.raises(ConfigError) as error:
+        sources.provide("cifar100", tmp_path, offline=True)
+    assert str(loading.value) == str(error.value)
     line = str(error.value)
     assert f"cifar100 is not in {tmp_path}" in line
     assert f"`python -m common.data prepare cifar100 --data-dir {tmp_path}`" in line
@@ -289,14 +295,14 @@ def test_missing_data_offline_names_the_way_out(tmp_path, trap):
 def test_a_slurm_job_stops_without_touching_the_network(tmp_path, trap, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     with pytest.raises(ConfigError, match="mnist is not in"):
-        load("mnist", tmp_path, offline=offline(Config()))
+        sources.provide("mnist", tmp_path, offline(Config()))
     assert trap == []
 
 
 @pytest.mark.parametrize(("name", "host"), [("cifar10", "www.cs.toronto.edu"), ("mnist", "storage.googleapis.com")])
 def test_no_host_answering_is_one_line_at_once(tmp_path, trap, name, host):
     with pytest.raises(ConfigError) as error:
-        load(name, tmp_path, offline=False)
+        sources.provide(name, tmp_path, offline=False)
     line = str(error.value)
     assert line.startswith(f"could not fetch {name}: {host} does not answer (ConnectionError).")
     assert f"prepare {name} --data-dir {tmp_path}" in line

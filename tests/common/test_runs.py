@@ -25,10 +25,10 @@ def fail_with(error):
     return study
 
 
-def command(out, study, *flags):
+def command(out, study, *flags, provide=lambda config: None):
     """Exit code of a task's command."""
     try:
-        runs.main(PRESETS, "A study.", study, ["--out", str(out), *flags])
+        runs.main(PRESETS, "A study.", provide, study, ["--out", str(out), *flags])
     except SystemExit as stop:
         return stop.code
     finally:
@@ -55,6 +55,38 @@ def test_a_finished_run_is_left_alone_until_it_is_overwritten(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "accuracy 50.00%" in out
     assert "a note" in out
+
+
+def test_overwrite_loses_nothing_while_something_is_missing(tmp_path):
+    assert command(tmp_path, complete) == 0
+    (result,) = tmp_path.glob("*/*/metrics.json")
+    assert (
+        command(tmp_path, complete, "--overwrite", provide=lambda config: fail_with(ConfigError("no data"))(0, 0)) == 2
+    )
+    assert result.is_file()
+    assert command(tmp_path, complete, "--overwrite") == 0
+
+
+def test_missing_data_leaves_no_run_directory(tmp_path):
+    assert command(tmp_path, complete, provide=lambda config: fail_with(ConfigError("no data"))(0, 0)) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_run_is_not_written_to(tmp_path):
+    command(tmp_path, complete)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("**/*")}
+    command(tmp_path, fail_with(AssertionError("trained again")))
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("**/*")}
+
+
+def test_an_unknown_or_missing_backend_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_BACKEND", "theano")
+    assert command(tmp_path, complete) == 2
+    assert capsys.readouterr().err == "error: unknown KERAS_BACKEND 'theano'; allowed: tensorflow, jax\n"
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setattr(runs, "find_spec", lambda name: None)
+    assert command(tmp_path, complete) == 2
+    assert capsys.readouterr().err.startswith("error: KERAS_BACKEND is jax, which is not installed")
 
 
 def test_two_processes_do_not_write_one_run(tmp_path, capsys):
@@ -122,7 +154,10 @@ def test_git_state_knows_commit_and_changes(tmp_path, monkeypatch):
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     assert runs.git_state() == {"commit": head, "dirty": False}
-    (tmp_path / "new.py").write_text("")
+    (tmp_path / "results.csv").write_text("")  # a table is no code
+    assert runs.git_state() == {"commit": head, "dirty": False}
+    (tmp_path / "common" / "data").mkdir(parents=True)
+    (tmp_path / "common" / "data" / "new.py").write_text("")
     assert runs.git_state() == {"commit": head, "dirty": True}
 
 
