@@ -373,17 +373,23 @@ def joined(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def panels_of(groups: Groups) -> dict[str, dict[str, list[dict]]]:
+    """Completed runs with phases, by study and by the text that names their setting in a legend."""
+    panels = defaultdict(dict)
+    for (study, setting), records in groups.items():
+        if members := [r for r in completed(records) if r["metrics"].get("phases")]:
+            text = f"{setting} (n = {len(members)})".replace("$", r"\$")
+            panels[study][textwrap.fill(text, 100)] = members
+    return panels
+
+
 def phases_figure(groups: Groups, path: Path) -> None:
     """Draw validation accuracy (%, mean and standard deviation over seeds) after each phase, a panel a study."""
     from matplotlib.figure import Figure
 
     from common import plots
 
-    panels = defaultdict(dict)
-    for (study, setting), records in groups.items():
-        if members := [r for r in completed(records) if r["metrics"].get("phases")]:
-            text = f"{setting} (n = {len(members)})".replace("$", r"\$")
-            panels[study][textwrap.fill(text, 100)] = members
+    panels = panels_of(groups)
     if not panels:
         return
     heights = [4 + 0.2 * "\n".join(settings).count("\n") for settings in panels.values()]  # each with its legend
@@ -419,7 +425,40 @@ def phases_figure(groups: Groups, path: Path) -> None:
     plots.save_figure(figure, path)
 
 
-FIGURES = {"cifar_phased": {"phases": phases_figure}}
+def curves_figure(groups: Groups, path: Path) -> None:
+    """Draw validation accuracy and training loss by epoch: a panel row a study, a line a setting, a band of +-1 std."""
+    from matplotlib.figure import Figure
+
+    from common import plots
+
+    panels = panels_of(groups)
+    if not panels:
+        return
+    figure = Figure(figsize=(11, 4.6 * len(panels)), dpi=110, layout="constrained")
+    parts = figure.subfigures(len(panels), squeeze=False)[:, 0]
+    for part, (study, settings) in zip(parts, panels.items(), strict=True):
+        part.suptitle(f"{study}: mean of n seeds, band of one standard deviation")
+        losses, accuracies = part.subplots(1, 2)
+        for axes, key, scale in ((losses, "loss", 1), (accuracies, "val_accuracy", 100)):
+            colours = cycle(("#56B4E9", plots.ORANGE, plots.GREEN, plots.VERMILION, "#CC79A7", "0.4"))
+            for text, members in settings.items():
+                each = [[scale * row[key] for row in record["history"]] for record in members]
+                mean = [statistics.fmean(values) for values in zip(*each, strict=True)]
+                epochs, colour = range(1, len(mean) + 1), next(colours)
+                axes.plot(epochs, mean, color=colour, label=text)
+                if len(members) > 1:
+                    spread = [statistics.stdev(values) for values in zip(*each, strict=True)]
+                    low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
+                    axes.fill_between(epochs, low, high, color=colour, alpha=0.25, linewidth=0)
+            axes.set_xlabel("Epoch, counted through all phases")
+            axes.grid(color="0.9")
+        losses.set_ylabel("Training loss")
+        accuracies.set_ylabel("Validation accuracy (%)")
+        part.legend(*losses.get_legend_handles_labels(), **plots.LEGEND_BELOW)
+    plots.save_figure(figure, path)
+
+
+FIGURES = {"cifar_phased": {"phases": phases_figure, "curves": curves_figure}}
 
 
 def collect(task: str, runs: Path, root: Path, keeping: bool) -> None:
