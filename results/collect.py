@@ -129,6 +129,8 @@ def check(record: Mapping, task: str, name: str) -> None:
                 raise Unusable("damaged: metrics.json lacks phases of config.json")
         # What is read later must not fail there.
         config["dataset"].split(), record["setting"].split(), label(record), measured(metrics)
+        if metrics.get("phases"):
+            [float(row[key]) for row in record["history"] for key in ("loss", "val_accuracy")]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Unusable(f"damaged: not what a run holds ({type(error).__name__}: {error})") from error
 

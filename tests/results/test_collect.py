@@ -65,7 +65,7 @@ def make_run(root, seed, *, accuracies=None, slug="three_phase-cifar10-aaaa1111"
     }
     environment["starts"] = [{"time": "now", "host": "secret-host", "commit": "abc", "dirty": False}]
     config = {"task": TASK, "setting": setting, "config": config_of(seed, **changes), "options": {"out": "/home/me"}}
-    history = [{"phase": name, "epoch": 1, "rate": 0.001, "val_accuracy": 0.5} for name in PHASES]
+    history = [{"phase": name, "epoch": 1, "rate": 0.001, "loss": 1.5, "val_accuracy": 0.5} for name in PHASES]
     for name, content in (
         ("config", config),
         ("environment", environment),
@@ -273,7 +273,7 @@ def test_records_alone_give_the_same_bytes(root):
         shutil.rmtree(root / "results" / name)
     collect(root)
     assert outputs(root) == first
-    assert set(first) == {f"{TASK}.csv", f"{TASK}.md", f"{TASK}_phases.png"}
+    assert set(first) == {f"{TASK}.csv", f"{TASK}.md", f"{TASK}_phases.png", f"{TASK}_curves.png"}
 
 
 def test_other_order_of_files_gives_the_same_bytes(root, tmp_path_factory):
@@ -323,7 +323,7 @@ def test_records_hold_what_tables_rest_on_and_nothing_of_the_machine(root):
     record = json.loads(texts[0])
     assert list(record) == ["run", "task", "setting", "config", "environment", "metrics", "history"]
     assert record["metrics"] == json.loads((run / "metrics.json").read_text())
-    assert record["history"][0] == {"phase": "head", "epoch": 1, "rate": 0.001, "val_accuracy": 0.5}
+    assert record["history"][0] == {"phase": "head", "epoch": 1, "rate": 0.001, "loss": 1.5, "val_accuracy": 0.5}
     assert json.loads(texts[1])["setting"] == "dataset=image_folder:flowers backbone=resnet18"
     assert json.loads(texts[1])["metrics"]["notes"] == ["1 unreadable image files skipped: flowers/rose/1.png"]
 
