@@ -64,7 +64,7 @@ def make_counts(classes):
 def make_predictions(classes, n=40):
     rng = np.random.default_rng(classes)
     images = rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
-    return images, rng.integers(0, classes, n), rng.dirichlet(np.full(classes, 0.3), n)
+    return images.__getitem__, rng.integers(0, classes, n), rng.dirichlet(np.full(classes, 0.3), n)
 
 
 PHASES = {
@@ -87,8 +87,8 @@ CASES = {
     ),
     "channel_intensities": lambda path: plots.channel_intensities(IMAGES / 60.0 - 2, path),
     "channel_intensities grey": lambda path: plots.channel_intensities(IMAGES[..., :1] / 255, path),
-    "none wrong": lambda path: plots.predictions_grid(IMAGES[:4], np.arange(4), np.eye(10)[:4], NAMES[10], path),
-    "none right": lambda path: plots.predictions_grid(IMAGES[:4], np.arange(4), np.eye(10)[1:5], NAMES[10], path),
+    "none wrong": lambda path: plots.predictions_grid(IMAGES[:4].__getitem__, np.arange(4), np.eye(10)[:4], NAMES[10], path),
+    "none right": lambda path: plots.predictions_grid(IMAGES[:4].__getitem__, np.arange(4), np.eye(10)[1:5], NAMES[10], path),
 }
 for label, phases in HISTORIES.items():
     for function in (plots.learning_curves, plots.generalisation_gap, plots.learning_rate):
@@ -313,7 +313,7 @@ def test_class_counts_show_every_class_and_split(classes, figures, tmp_path):
 
 def test_predictions_grid_puts_the_most_confident_wrong_first(figures, tmp_path):
     probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]])
-    plots.predictions_grid(IMAGES[:4], np.array([0, 0, 0, 1]), probabilities, NAMES[2], tmp_path / "p.png")
+    plots.predictions_grid(IMAGES[:4].__getitem__, np.array([0, 0, 0, 1]), probabilities, NAMES[2], tmp_path / "p.png")
     texts = [axes.get_xlabel() for axes in figures[0].axes if axes.get_xlabel()]
     assert texts == ["cat →\ncat (90 %)", "dog →\ndog (70 %)", "cat →\ndog (80 %)", "cat →\ndog (60 %)"]
     np.testing.assert_allclose(figures[0].axes[8].images[0].get_array(), IMAGES[2] / 255, atol=1e-6)
