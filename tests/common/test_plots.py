@@ -87,8 +87,12 @@ CASES = {
     ),
     "channel_intensities": lambda path: plots.channel_intensities(IMAGES / 60.0 - 2, path),
     "channel_intensities grey": lambda path: plots.channel_intensities(IMAGES[..., :1] / 255, path),
-    "none wrong": lambda path: plots.predictions_grid(IMAGES[:4].__getitem__, np.arange(4), np.eye(10)[:4], NAMES[10], path),
-    "none right": lambda path: plots.predictions_grid(IMAGES[:4].__getitem__, np.arange(4), np.eye(10)[1:5], NAMES[10], path),
+    "none wrong": lambda path: plots.predictions_grid(
+        IMAGES[:4].__getitem__, np.arange(4), np.eye(10)[:4], NAMES[10], path
+    ),
+    "none right": lambda path: plots.predictions_grid(
+        IMAGES[:4].__getitem__, np.arange(4), np.eye(10)[1:5], NAMES[10], path
+    ),
 }
 for label, phases in HISTORIES.items():
     for function in (plots.learning_curves, plots.generalisation_gap, plots.learning_rate):
