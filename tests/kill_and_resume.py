@@ -71,7 +71,7 @@ def disturbed(out: Path, flags: list[str], delays: list[float], number: signal.S
 def instants(loading: float, training: float, kills: int, seed: int) -> list[float]:
     """Random delays, some before training begins, that together do not reach the end of the run."""
     draw = random.Random(seed)
-    return [draw.uniform(loading / 2, loading + 1.5 * training / kills) for _ in range(kills)]
+    return [draw.uniform(1, loading + training / kills) for _ in range(kills)]
 
 
 def contents(out: Path) -> dict:
