@@ -1,10 +1,7 @@
-import contextlib
 import hashlib
-import os
 import pickle
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import keras
@@ -71,25 +68,8 @@ def test_a_write_that_the_kernel_cuts_off_leaves_the_old_content(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@contextlib.contextmanager
-def unwritable_folder():
-    """A folder with a file that this process may read but not write, whoever runs it."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "metrics.json").write_bytes(b"old")
-        folder.chmod(0o555)
-        user = os.geteuid()
-        if user == 0:  # to whom modes mean nothing
-            os.seteuid(65534)
-        try:
-            yield folder
-        finally:
-            os.seteuid(user)
-            folder.chmod(0o755)
-
-
-def test_unwritable_folder_is_one_line():
-    with unwritable_folder() as folder:
+def test_unwritable_folder_is_one_line(unwritable_folder):
+    with unwritable_folder(metrics=b"old") as folder:
         path = folder / "metrics.json"
         with pytest.raises(files.StorageError) as error:
             files.write(path, b"new")

@@ -1,6 +1,5 @@
 import contextlib
 import io
-import os
 import socket
 import subprocess
 import sys
@@ -442,28 +441,13 @@ def test_unreadable_files_are_counted_named_and_skipped(damaged, tmp_path, monke
     assert load(f"image_folder:{folder}", tmp_path / "cache").notes[0].startswith("6 unreadable")
 
 
-def test_unreadable_files_are_skipped_where_nothing_can_be_remembered(damaged, capsys):
+def test_unreadable_files_are_skipped_where_nothing_can_be_remembered(damaged, capsys, unwritable_folder):
     folder, bad = damaged
     with unwritable_folder() as cache:
         for _ in range(2):
             check_notes(load(f"image_folder:{folder}", cache), bad)
             assert f"{cache} cannot be written" in capsys.readouterr().out
         assert list(cache.iterdir()) == []
-
-
-@contextlib.contextmanager
-def unwritable_folder():
-    """A folder that this process may read but not write, whoever runs it."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o555)
-    user = os.geteuid()
-    if user == 0:  # to whom modes mean nothing
-        os.seteuid(65534)
-    try:
-        yield folder
-    finally:
-        os.seteuid(user)
-        folder.rmdir()
 
 
 def test_image_folder_mistakes_are_named(tmp_path):

@@ -1,0 +1,31 @@
+"""Fixtures that several tests share."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def unwritable_folder():
+    """Opens a folder, with these files, that this process may read but not write, whoever runs it."""
+
+    @contextlib.contextmanager
+    def opened(**contents):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            for stem, content in contents.items():
+                (folder / f"{stem}.json").write_bytes(content)
+            folder.chmod(0o555)
+            user = os.geteuid()
+            if user == 0:  # to whom modes mean nothing
+                os.seteuid(65534)
+            try:
+                yield folder
+            finally:
+                os.seteuid(user)
+                folder.chmod(0o755)
+
+    return opened
