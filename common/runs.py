@@ -41,6 +41,7 @@ HISTORY_COLUMNS = (
     "seconds",
     "images_per_second",
 )
+SNAPSHOT = "snapshot.json"
 VERSIONS = ("keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "scikit-learn", "keras-cv", "tensorflow-datasets")
 
 
@@ -181,7 +182,12 @@ def write_config(run: Run, setting: str) -> None:
 
 
 def git_state() -> dict:
-    """Commit of the code, and whether the code that trains differs from it; nulls outside a checkout."""
+    """Commit of the code, and whether the code that trains differs from it; nulls outside a checkout.
+
+    A copy of the code that the launcher made has this written beside it.
+    """
+    if (REPOSITORY / SNAPSHOT).is_file():
+        return json.loads((REPOSITORY / SNAPSHOT).read_text())
 
     def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(REPOSITORY), *arguments]

@@ -138,7 +138,8 @@ def train(
         )
         model.optimizer.build(model.trainable_variables)
         if index == first:
-            write_environment(run, **environment(run.config, model))
+            epochs = sum(phase.epochs for phase in phases)
+            write_environment(run, epochs=epochs, **environment(run.config, model))
         if index == first and checkpoint:
             print(f"resuming: phase {phase.name}, epoch {progress.epoch + 1}, step {progress.step}", flush=True)
             restore(model, keeper, checkpoint, data)

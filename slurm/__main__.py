@@ -1,0 +1,139 @@
+"""Turn a study into runs, on this machine or on SLURM, and see how they go.
+
+python -m slurm submit cifar_phased --study phases --seeds 0:3 --dry-run   # what would run
+python -m slurm submit cifar_phased --study phases --seeds 0:3             # as SLURM arrays
+python -m slurm submit cifar_phased --set preset=demo --seeds 0:3 --cluster local --jobs 2
+python -m slurm status --watch
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from common.config import ConfigError, fail
+from common.files import StorageError
+from slurm import commands, plan
+from slurm.plan import Mistakes
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser, and by inheritance those of its commands, that answers a mistake with one line."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message}; see {self.prog} --help")
+
+
+EXAMPLES = {
+    "submit": """
+examples:
+  python -m slurm submit cifar_phased --study backbones --seeds 0:5 --dry-run
+  python -m slurm submit cifar_phased --grid backbone=resnet18,resnet34 batch_size=32,64 --set dataset=cifar100
+  python -m slurm submit cifar_phased --study phases --profile mycluster --time 8:00:00 --max-parallel 4
+  python -m slurm submit cifar_phased --set preset=demo --seeds 0:3 --cluster local --jobs 2
+
+KEY is a key of config.json or a flag of train.py: batch_size, phases.1.rate. A run that is finished, queued or
+running is left out; the same command again goes on with those that were stopped.""",
+    "status": """
+examples:
+  python -m slurm status                                  every run, by submission
+  python -m slurm status cifar_phased --watch             one task, refreshed until nothing runs
+  python -m slurm status cifar_phased-20260131-120000     one submission
+  python -m slurm status --json | jq '.[] | select(.state == "failed")'""",
+    "logs": """
+examples:
+  python -m slurm logs e92274a4-s0              a run, by its name or the end of it
+  python -m slurm logs e92274a4-s0 --follow     and what it prints until it ends""",
+    "cancel": """
+example:
+  python -m slurm cancel cifar_phased-20260131-120000
+
+Runs that have begun save first; `resubmit` goes on with them.""",
+    "resubmit": """
+examples:
+  python -m slurm resubmit cifar_phased-20260131-120000            all that is not finished
+  python -m slurm resubmit cifar_phased-20260131-120000 --failed   those that failed or were lost
+
+A new submission, with the code as it is now; each run goes on from its last checkpoint.""",
+}
+
+
+def parser() -> Parser:
+    """The command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = Parser(prog="python -m slurm", description=__doc__, formatter_class=raw)
+    names = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, function: Callable, text: str) -> Parser:
+        added = names.add_parser(
+            name, help=text, description=text.capitalize() + ".", epilog=EXAMPLES[name], formatter_class=raw
+        )
+        added.set_defaults(function=function)
+        return added
+
+    submit_ = command("submit", commands.submit, "expand a study or a grid, check every run, and submit them")
+    submit_.add_argument("task", metavar="TASK", help=f"one of {', '.join(plan.tasks())}")
+    what = submit_.add_mutually_exclusive_group()
+    what.add_argument("--study", metavar="NAME", help="a study of the task's studies.yaml")
+    what.add_argument("--grid", nargs="+", metavar="KEY=V1,V2", default=[], help="one run for every combination")
+    submit_.add_argument("--seeds", metavar="0:5", help="0:5 is 0 to 4; or 0,3,7 (default: the study's, else 0)")
+    submit_.add_argument("--set", nargs="+", metavar="KEY=VALUE", default=[], help="for every run")
+    submit_.add_argument("--dry-run", action="store_true", help="print the runs, and the batch scripts; submit nothing")
+    submit_.add_argument("--jobs", type=int, metavar="N", help="with --cluster local: runs at once (default 1)")
+    add_cluster(submit_)
+
+    status_ = command("status", commands.status_, "show how runs go")
+    status_.add_argument("what", nargs="?", metavar="TASK|SUBMISSION", help="default: every submission")
+    status_.add_argument("--watch", action="store_true", help="refresh until nothing is queued or running")
+    status_.add_argument("--json", action="store_true", help="for scripts; times in seconds")
+
+    logs_ = command("logs", commands.logs, "print what a run printed, over all its starts")
+    logs_.add_argument("run", metavar="RUN", help="name of the run, or the end of it as `status` shows it")
+    logs_.add_argument("--follow", action="store_true", help="go on until the run ends")
+
+    cancel_ = command("cancel", commands.cancel, "stop the runs of a submission, and take the others out of the queue")
+    cancel_.add_argument("submission", metavar="SUBMISSION", help="as `submit` and `status` print it")
+
+    resubmit_ = command("resubmit", commands.resubmit, "submit again what is not finished of a submission")
+    resubmit_.add_argument("submission", metavar="SUBMISSION", help="as `submit` and `status` print it")
+    resubmit_.add_argument("--failed", action="store_true", help="only runs that failed or were lost")
+    resubmit_.add_argument(
+        "--dry-run", action="store_true", help="print the runs, and the batch scripts; submit nothing"
+    )
+    resubmit_.add_argument("--jobs", type=int, metavar="N", help="with --cluster local: runs at once (default 1)")
+    add_cluster(resubmit_)
+    return top
+
+
+def add_cluster(command: Parser) -> None:
+    """The flags that say where runs go."""
+    command.add_argument("--cluster", choices=("slurm", "local"), help="default: slurm; resubmit: as before")
+    group = command.add_argument_group("with --cluster slurm")
+    group.add_argument("--profile", default="default", metavar="NAME", help="slurm/clusters/NAME.toml, or a .toml file")
+    group.add_argument("--time", help="limit of one start: minutes, H:MM:SS, D-HH:MM:SS")
+    for key in ("partition", "account", "qos", "constraint"):
+        group.add_argument(f"--{key}", help="as sbatch has it")
+    group.add_argument("--cpus", type=int, metavar="N", help="CPU cores on each node of a run")
+    group.add_argument("--memory", metavar="32G", help="memory on each node of a run")
+    group.add_argument("--gpus", type=int, metavar="N", help="GPUs for each device of a run; 0: none")
+    group.add_argument("--max-parallel", type=int, metavar="N", help="runs at once")
+
+
+def main() -> None:
+    """Run a command; a mistake is one line on stderr, or one for each mistake in a grid, and exit code 2."""
+    arguments = parser().parse_args()
+    try:
+        raise SystemExit(arguments.function(arguments))
+    except Mistakes as mistakes:
+        print("\n".join(mistakes.lines()), file=sys.stderr)
+        raise SystemExit(2) from None
+    except ConfigError as error:
+        fail(str(error))
+    except StorageError as error:
+        fail(str(error), 1)
+    except (KeyboardInterrupt, BrokenPipeError):
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

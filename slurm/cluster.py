@@ -1,0 +1,196 @@
+"""A submission on SLURM: the profile of a cluster, the arrays, the batch script; submitit does the submitting."""
+
+import dataclasses
+import itertools
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.config import ConfigError, choice
+from slurm import queue
+from slurm.job import Job
+from slurm.plan import Planned
+from slurm.submissions import Submission
+
+PROFILES = Path(__file__).parent / "clusters"
+FOREVER = 10**6  # submitit's bound on timeouts; ours is in slurm/job.py, and asks whether a run gets anywhere
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a cluster wants to know of a job; the keys of slurm/clusters/*.toml."""
+
+    time: str = "24:00:00"
+    """Time limit of one start: minutes, H:MM:SS or D-HH:MM:SS."""
+    cpus: int = 8
+    """CPU cores on each node of a run."""
+    memory: str = "32G"
+    """Memory on each node of a run."""
+    gpus: int = 1
+    """GPUs for each device of a run; 0 where the cluster has none."""
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    max_parallel: int = 16
+    """Runs at once."""
+    signal_seconds: int = 120
+    """So long before the time limit a run is told to save."""
+    setup: tuple[str, ...] = ()
+    """Lines of shell before train.py starts, such as `module load cuda`."""
+    sbatch: Mapping[str, str | int] = field(default_factory=dict)
+    """Any other option of sbatch, by its long name."""
+
+    def check(self) -> None:
+        """Raise ConfigError for values that SLURM would not take."""
+        minutes(self.time)
+        for key, least in (("cpus", 1), ("gpus", 0), ("max_parallel", 1), ("signal_seconds", 1)):
+            if not isinstance(getattr(self, key), int) or getattr(self, key) < least:
+                raise ConfigError(f"{key} is {getattr(self, key)!r}; allowed: whole numbers from {least}")
+        if not re.fullmatch(r"\d+[KMGT]?", str(self.memory)):
+            raise ConfigError(f"memory is {self.memory!r}; allowed: a number with K, M, G or T, such as 32G")
+
+    def signal_before(self) -> int:
+        """Seconds before the limit at which SLURM signals: never so early that a start gets nowhere.
+
+        SLURM looks twice a minute only, and so may signal up to a minute earlier than it is told.
+        """
+        return max(5, min(self.signal_seconds, (60 * minutes(self.time) - 60) // 2))
+
+
+def minutes(text: str | int) -> int:
+    """A time limit in minutes, rounded up. Raises ConfigError for anything but SLURM's spellings and above zero."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d\d))?(?::(\d\d))?", str(text))
+    if not match:
+        raise ConfigError(f"time is {text!r}; allowed: minutes, MM:SS, H:MM:SS, or D-HH:MM:SS")
+    days, first, second, third = match.groups()
+    if days:
+        seconds = int(days) * 86400 + int(first) * 3600 + int(second or 0) * 60 + int(third or 0)
+    elif third:
+        seconds = int(first) * 3600 + int(second) * 60 + int(third)
+    else:
+        seconds = int(first) * 60 + int(second or 0)
+    if not seconds:
+        raise ConfigError(f"time is {text!r}; it must be above zero")
+    return -(-seconds // 60)
+
+
+def load_profile(name: str, changes: Mapping[str, object]) -> Profile:
+    """A profile by its name in slurm/clusters, or by its path, with some values changed.
+
+    Raises ConfigError where it is not there, is not TOML, or has a key or value that is not allowed.
+    """
+    path = Path(name) if name.endswith(".toml") else PROFILES / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.toml")))
+        raise ConfigError(f"no cluster profile {path}; allowed: {known}, or the path of a .toml file")
+    try:
+        content = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    for key in content:
+        choice(f"key in {path}", key, [f.name for f in dataclasses.fields(Profile)])
+    profile = Profile(**content | {key: value for key, value in changes.items() if value is not None})
+    profile.check()
+    return profile
+
+
+@dataclass(frozen=True)
+class Array:
+    """Runs that become one job array."""
+
+    runs: tuple[Planned, ...]
+    parameters: Mapping[str, object]
+    """Of submitit's SlurmExecutor."""
+
+
+def arrays(runs: Sequence[Planned], profile: Profile, code: Path, name: str) -> Iterator[Array]:
+    """The runs by what they need, in arrays that the cluster takes."""
+
+    def needs(run: Planned) -> tuple[int, int]:
+        return run.nodes, run.devices
+
+    longest = max_array_size()
+    for (nodes, devices), group in itertools.groupby(sorted(runs, key=needs), needs):
+        for chunk in chunks(tuple(group), longest):
+            yield Array(chunk, parameters(profile, nodes, devices, code, name))
+
+
+def chunks(runs: tuple[Planned, ...], longest: int) -> Iterator[tuple[Planned, ...]]:
+    """Pieces of no more than so many."""
+    for first in range(0, len(runs), longest):
+        yield runs[first : first + longest]
+
+
+def max_array_size() -> int:
+    """How many jobs an array of this cluster may have; SLURM's own default where it does not tell."""
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", queue.call("scontrol", "show", "config") or "", re.MULTILINE)
+    return int(match[1]) if match else 1001
+
+
+def parameters(profile: Profile, nodes: int, devices: int, code: Path, name: str) -> dict:
+    """Parameters of submitit's SlurmExecutor for runs of this size."""
+    chosen = {
+        "job_name": name,
+        "time": minutes(profile.time),
+        "nodes": nodes,
+        "ntasks_per_node": 1,
+        "cpus_per_task": profile.cpus,
+        "gpus_per_node": profile.gpus * devices or None,
+        "mem": profile.memory,
+        "partition": profile.partition,
+        "account": profile.account,
+        "qos": profile.qos,
+        "constraint": profile.constraint,
+        "signal_delay_s": profile.signal_before(),
+        "array_parallelism": profile.max_parallel,
+        # The job imports the code as it was submitted.
+        "setup": [*profile.setup, f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"],
+        # Since SLURM 22.05 srun does not take over the number of CPUs from sbatch by itself.
+        "srun_args": ["--cpus-per-task", str(profile.cpus)],
+        "additional_parameters": {"requeue": True} | dict(profile.sbatch),
+    }
+    return {key: value for key, value in chosen.items() if value is not None}
+
+
+def script(array: Array, folder: Path) -> str:
+    """The batch script of an array, as submitit writes it."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    count = {"map_count": len(array.runs)} if len(array.runs) > 1 else {}
+    command = shlex.join([sys.executable, "-u", "-m", "submitit.core._submit", str(folder)])
+    return _make_sbatch_string(command=command, folder=folder, **array.parameters, **count)
+
+
+def submit(submission: Submission, profile: Profile) -> Submission:
+    """Hand the runs to SLURM. Raises ConfigError with SLURM's own words where it does not take them."""
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedJobError
+
+    executor = SlurmExecutor(submission.folder / "submitit", max_num_timeout=FOREVER)
+    before: dict[str, str] = {}
+    for array in arrays(submission.runs, profile, submission.code, submission.task):
+        executor.update_parameters(**array.parameters, **before)
+        try:
+            jobs = executor.submit_array([Job.of(submission, run) for run in array.runs])
+        except FailedJobError as error:
+            done = f"; {len(submission.jobs)} runs were submitted before as {submission.id}" if submission.jobs else ""
+            raise ConfigError(f"SLURM refused: {error}{done}") from None
+        ids = {run.name: submitted.job_id for run, submitted in zip(array.runs, jobs, strict=True)}
+        submission = submission.changed(jobs={**submission.jobs, **ids})
+        # One array after the other, so that max_parallel holds for all of them.
+        before = {"dependency": f"afterany:{jobs[0].job_id.split('_')[0]}"}
+    return submission
+
+
+def cancel(submission: Submission) -> None:
+    """Take jobs out of the queue; those that run save and stop. Raises ConfigError where SLURM refuses."""
+    arrays = sorted({job.split("_")[0] for job in submission.jobs.values()}, key=int)
+    done = subprocess.run(["scancel", *arrays], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(f"scancel failed: {done.stderr.strip()}")

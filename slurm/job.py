@@ -1,0 +1,191 @@
+"""One run as a job: train.py as a child process, from the code as it was submitted, with a record of each start.
+
+submitit calls it under SLURM, the local runner here. What comes of it is the run directory; nothing is returned.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from common import files
+from slurm.plan import Planned
+from slurm.submissions import Submission, this_process
+
+STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # train.py saved, and the same command goes on
+TRIES = 3  # starts without a new checkpoint, after which a run is not started again by itself
+TAIL = 4000  # bytes of the log in which a reason is looked for
+
+
+class RunFailed(RuntimeError):
+    """train.py ended by its own fault; its text is the reason."""
+
+
+@dataclass
+class Job:
+    """What is needed to run one run, and to run it again after it was stopped."""
+
+    task: str
+    flags: tuple[str, ...]
+    folder: Path
+    """The run directory."""
+    code: Path
+    """The snapshot of the code."""
+    directory: Path
+    """Working directory, for what is relative in the flags."""
+    record: Path
+    """Where the starts are written down."""
+    log: Path
+    """What train.py prints, over all starts."""
+    child: subprocess.Popen | None = field(default=None, init=False, repr=False)
+    terminated: bool = field(default=False, init=False, repr=False)
+    size: int = field(default=0, init=False, repr=False)
+
+    @classmethod
+    def of(cls, submission: Submission, run: Planned) -> "Job":
+        """The job of a run of a submission."""
+        return cls(
+            task=submission.task,
+            flags=run.flags,
+            folder=Path(run.folder),
+            code=submission.code,
+            directory=Path(submission.directory),
+            record=submission.record(run.name),
+            log=submission.log(run.name),
+        )
+
+    def __call__(self) -> None:
+        """Run under SLURM. Raises RunFailed, so that SLURM's own record of the job says failed too."""
+        signal.signal(signal.SIGTERM, self.on_term)
+        self.start()
+        code = wait(self.child)
+        if rank() > 0:
+            return  # the first process of a run speaks for all
+        if code in STOPPED and self.terminated and slurm_says_running():
+            os.kill(os.getpid(), signal.SIGUSR2)  # preempted, with time left: submitit requeues
+        if self.end(code) != "completed":
+            raise RunFailed(self.reason(code))
+
+    def on_term(self, number: int, frame: object) -> None:
+        """SLURM sends SIGTERM to all processes of a job, train.py too; a second one would not let it save."""
+        self.terminated = True
+
+    def checkpoint(self):
+        """What submitit calls at SIGUSR2, before it requeues the job: stop train.py, which saves."""
+        from submitit.helpers import DelayedSubmission
+
+        again = DelayedSubmission(dataclasses.replace(self))
+        if self.child is None:
+            return again
+        if not self.terminated:
+            os.kill(self.child.pid, signal.SIGTERM)
+        code = wait(self.child)
+        if code in STOPPED:
+            self.close("requeued")
+            return again
+        # It came to its end while the signal was on its way: nothing to requeue.
+        raise SystemExit(0 if self.end(code) == "completed" else 1)
+
+    def start(self, **options: object) -> None:
+        """Start train.py, and write that down. Raises RunFailed where starting has got nowhere."""
+        starts = self.read().get("starts", [])
+        newest = newest_checkpoint(self.folder)
+        idle = [start for start in starts[-TRIES:] if start["checkpoint"] == newest]
+        if len(idle) == TRIES:
+            reason = f"no new checkpoint in {TRIES} starts"
+            self.write(state="failed", reason=reason)
+            raise RunFailed(reason)
+        self.size = self.output.stat().st_size if self.output.exists() else 0
+        command = [sys.executable, "-u", str(self.code / "tasks" / self.task / "train.py"), *self.flags]
+        with self.output.open("ab") as output:
+            # What is blocked here stays blocked in the child: SLURM sends SIGUSR2 to every process of the job, and
+            # train.py would end by it without saving.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+            try:
+                self.child = subprocess.Popen(
+                    command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **options
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        process = this_process(self.child.pid)
+        start = {"time": now(), "job": slurm_job(), "checkpoint": newest, **process}
+        self.write(state="running", reason="", starts=[*starts, start])
+
+    @property
+    def output(self) -> Path:
+        """The log of this process."""
+        return self.log if rank() == 0 else self.log.with_suffix(f".{rank()}.log")
+
+    def end(self, code: int) -> str:
+        """Write down how a start ended, and return it: completed, stopped or failed."""
+        state = "completed" if code == 0 else "stopped" if code in STOPPED else "failed"
+        self.close(state, "" if code == 0 else self.reason(code))
+        return state
+
+    def close(self, state: str, reason: str = "") -> None:
+        """Write down the end of a start."""
+        starts = self.read()["starts"]
+        self.write(state=state, reason=reason, starts=[*starts[:-1], starts[-1] | {"ended": now()}])
+
+    def reason(self, code: int) -> str:
+        """Why a start ended with this code, in a line."""
+        if code < 0:
+            memory = " (out of memory?)" if code == -signal.SIGKILL else ""
+            return f"killed by {signal.Signals(-code).name}{memory}"
+        if code in STOPPED:
+            return f"stopped by {signal.Signals(code - 128).name}"
+        with self.output.open("rb") as log:
+            log.seek(max(self.size, self.output.stat().st_size - TAIL))
+            lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+        told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        return (told or lines or [f"exit code {code}"])[-1]
+
+    def read(self) -> dict:
+        """The record so far."""
+        return json.loads(self.record.read_text()) if self.record.exists() else {}
+
+    def write(self, **fields: object) -> None:
+        """Change the record; of a run's several processes the first does."""
+        if rank() == 0:
+            files.write_json(self.record, self.read() | fields)
+
+
+def rank() -> int:
+    """The number of this process among those of its job."""
+    return int(os.environ.get("SLURM_PROCID", "0"))
+
+
+def slurm_job() -> str | None:
+    """SLURM's id of this job as squeue writes it, 1234 or 1234_5."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID")
+
+
+def slurm_says_running() -> bool:
+    """Whether this job is neither cancelled nor requeued: a job that SLURM gives time to stop before it preempts."""
+    command = ["squeue", "--noheader", "--jobs", os.environ["SLURM_JOB_ID"], "--format", "%T"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "RUNNING"
+
+
+def newest_checkpoint(folder: Path) -> str:
+    """Name of a run's last checkpoint, or nothing."""
+    return max((path.name for path in folder.glob("checkpoints/step-*")), default="")
+
+
+def now() -> str:
+    """ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def wait(child: subprocess.Popen) -> int:
+    """Exit code of a child, as Popen gives it; it stays to be reaped.
+
+    Popen.wait must not be called in a signal handler while the same wait is under way below it; this may.
+    """
+    result = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status

@@ -1,0 +1,119 @@
+"""Runs on this machine, a bounded number at a time, with a view of how they go."""
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+
+from rich.console import Console
+
+from slurm import status
+from slurm.job import Job, RunFailed, wait
+from slurm.plan import Planned
+from slurm.submissions import Submission, this_process
+
+
+class Runner:
+    """Works a submission's runs off, and stops them when it is asked to."""
+
+    def __init__(self, submission: Submission, at_once: int):
+        self.submission = submission.changed(runner=this_process())
+        self.at_once = at_once
+        self.stopping = False
+        self.running: dict[str, Job] = {}
+        self.lock = threading.Lock()
+        self.gpus = gpus()
+        self.places: SimpleQueue[int] = SimpleQueue()
+        for place in range(at_once):
+            self.places.put(place)
+
+    def run(self, console: Console) -> list[status.Row]:
+        """Run them all, and return how they stand then. Ctrl-C and SIGTERM stop them, each saved."""
+        before = {number: signal.signal(number, self.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with ThreadPoolExecutor(self.at_once) as pool:
+                ends = [pool.submit(self.one, run) for run in self.submission.runs]
+                self.watch(console, ends)
+            for end in ends:
+                end.result()  # a fault of the launcher itself
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return self.rows()
+
+    def one(self, run: Planned) -> None:
+        """One run from its start to its end."""
+        place = self.places.get()
+        try:
+            ours = Job.of(self.submission, run)
+            with self.lock:
+                if self.stopping:
+                    return
+                # A session of its own, so that the terminal's Ctrl-C does not reach it beside our signal: a second
+                # one would not let it save.
+                ours.start(start_new_session=True, env=self.environment(run, place))
+                self.running[run.name] = ours
+            code = wait(ours.child)
+            with self.lock:
+                del self.running[run.name]
+            ours.child.wait()
+            ours.end(code)
+        except RunFailed:
+            pass  # written down
+        finally:
+            self.places.put(place)
+
+    def environment(self, run: Planned, place: int) -> dict[str, str]:
+        """The environment of a run: of several GPUs, those of its place."""
+        groups = [self.gpus[i : i + run.devices] for i in range(0, len(self.gpus), run.devices)]
+        chosen = {"CUDA_VISIBLE_DEVICES": ",".join(groups[place % len(groups)])} if groups else {}
+        return os.environ | chosen
+
+    def on_signal(self, number: int, frame: object) -> None:
+        """Start no more runs, and stop those that run: the first time each saves, the second time at once."""
+        again = self.stopping
+        self.stopping = True
+        with self.lock:
+            for ours in self.running.values():
+                os.kill(ours.child.pid, signal.SIGTERM)
+        if not again:
+            print("\nstopping: each run saves at the end of its step; once more stops at once", flush=True)
+
+    def rows(self) -> list[status.Row]:
+        """How the runs stand."""
+        return status.rows([self.submission])
+
+    def watch(self, console: Console, ends: list[Future]) -> None:
+        """Show how the runs go until they have ended: a table on a terminal, elsewhere a line for each change."""
+
+        def done() -> bool:
+            return all(end.done() for end in ends)
+
+        if console.is_terminal:
+            status.watch(lambda: status.table(self.rows(), {self.submission.id: self.submission.title}), console, done)
+            return
+        before: dict[str, tuple] = {}
+        while True:
+            last = done()
+            for row in self.rows():
+                told = (row.state, row.epoch if row.state == "running" else None)
+                if before.get(row.run, ("queued", None)) != told:
+                    print(status.line(row), flush=True)
+                before[row.run] = told
+            if last:
+                return
+            time.sleep(status.REFRESH)
+
+
+def gpus() -> list[str]:
+    """The GPUs of this machine that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listing = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
+    return [str(i) for i in range(listing.stdout.count("GPU "))]

@@ -1,0 +1,59 @@
+"""What SLURM's own commands say: squeue, and sacct where there is one."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+PATIENCE = 30  # seconds that a command of SLURM may take
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A job in the queue."""
+
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The queue by job, and whether squeue answered at all."""
+
+    jobs: dict[str, Entry] = field(default_factory=dict)
+    answered: bool = True
+
+    def get(self, job: str | None) -> Entry | None:
+        """The entry of a job, if it is in the queue."""
+        return self.jobs.get(job) if job else None
+
+
+def call(*command: str) -> str | None:
+    """What a command prints, or None where it is not there or fails."""
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def ask() -> Entries:
+    """The user's jobs, each element of an array by itself."""
+    # By user and not by job: one id that the queue has forgotten makes squeue fail.
+    text = call("squeue", "--noheader", "--array", "--user", str(os.getuid()), "--format", "%i|%T|%r")
+    if text is None:
+        return Entries(answered=False)
+    fields = [line.split("|", 2) for line in text.splitlines() if line.strip()]
+    return Entries({job.strip(): Entry(state, reason) for job, state, reason in fields})
+
+
+def endings(jobs: Sequence[str]) -> dict[str, str]:
+    """How jobs ended that have left the queue, where sacct answers: OUT_OF_MEMORY, NODE_FAIL, ..."""
+    arrays = ",".join(sorted({job.split("_")[0] for job in jobs}))
+    command = ("sacct", "--noheader", "--parsable2", "--allocations", "--array", "--jobs", arrays)
+    text = call(*command, "--format", "JobID,State")
+    lines = [line.split("|") for line in (text or "").splitlines() if "|" in line]
+    return {job: state.split()[0] for job, state in lines}

@@ -1,0 +1,256 @@
+"""How runs go: from their directories, their records, and SLURM's queue."""
+
+import csv
+import dataclasses
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from slurm import queue
+from slurm.plan import Planned
+from slurm.submissions import Submission, is_alive, latest_runs
+
+REFRESH = 2.0  # seconds between two looks
+COLOURS = {
+    "completed": "green",
+    "running": "cyan",
+    "queued": "",
+    "requeued": "yellow",
+    "diverged": "magenta",
+    "failed": "red",
+    "lost": "red",
+    "stopped": "yellow",
+    "cancelled": "yellow",
+}
+FINISHED = ("completed", "diverged")
+ACTIVE = ("queued", "running", "requeued")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run as it stands now; times in seconds."""
+
+    run: str
+    submission: str
+    label: str
+    seed: int
+    state: str
+    reason: str = ""
+    phase: str | None = None
+    epoch: int | None = None
+    """Epochs done, over all phases."""
+    epochs: int | None = None
+    val_accuracy: float | None = None
+    images_per_second: float | None = None
+    elapsed: float | None = None
+    """In train.py, over all starts of this submission."""
+    eta: float | None = None
+    """What the rest takes at the pace of the last epoch."""
+    host: str | None = None
+    restarts: int = 0
+    job: str | None = None
+    folder: str = ""
+
+
+def rows(chosen: Sequence[Submission]) -> list[Row]:
+    """A row for each run of these submissions; a run that several name is the last one's."""
+    pairs = list(latest_runs(chosen).values())
+    jobs = [s.jobs[run.name] for s, run in pairs if run.name in s.jobs and not finished(run)]
+    entries = queue.ask() if jobs else queue.Entries()
+    found = [row(submission, run, entries) for submission, run in pairs]
+    lost = [r for r in found if r.state == "lost" and r.job]
+    if not lost:
+        return found
+    endings = queue.endings([r.job for r in lost])
+    return [ended(r, endings) if r in lost else r for r in found]
+
+
+def finished(run: Planned) -> bool:
+    """Whether a run has its metrics.json."""
+    return (Path(run.folder) / "metrics.json").exists()
+
+
+def row(submission: Submission, run: Planned, entries: "queue.Entries") -> Row:
+    """One run as it stands now."""
+    folder = Path(run.folder)
+    record, environment = read(submission.record(run.name)), read(folder / "environment.json")
+    result = read(folder / "metrics.json")
+    history = read_history(folder / "history.csv")
+    last = history[-1] if history else {}
+    job = submission.jobs.get(run.name)
+    state, reason = state_of(submission, record, result, entries.get(job), entries.answered)
+    starts = record.get("starts", [])
+    epochs = environment.get("epochs")
+    left = epochs - len(history) if epochs and state in ("running", "requeued") else None
+    return Row(
+        run=run.name,
+        submission=submission.id,
+        label=run.label,
+        seed=run.seed,
+        state=state,
+        reason=reason,
+        phase=last.get("phase"),
+        epoch=len(history) if history else None,
+        epochs=epochs,
+        val_accuracy=number(last.get("val_accuracy")),
+        images_per_second=number(last.get("images_per_second")),
+        elapsed=sum(seconds(start, state) for start in starts) if starts else None,
+        eta=left * float(last["seconds"]) if left is not None and last else None,
+        host=starts[-1]["host"] if starts else None,
+        restarts=max(0, len(environment.get("starts", [])) - 1),
+        job=job,
+        folder=run.folder,
+    )
+
+
+def state_of(
+    submission: Submission, record: Mapping, result: Mapping, entry: "queue.Entry | None", answered: bool
+) -> tuple[str, str]:
+    """State of a run and the reason for it, from the surest witness to the least."""
+    if result:
+        return result["status"], result.get("diverged", {}).get("reason", "")
+    written, reason = record.get("state"), record.get("reason", "")
+    if written == "failed":
+        return written, reason
+    if submission.cluster == "local":
+        return local_state(submission, record)
+    if entry and entry.state == "PENDING":
+        return ("requeued" if written else "queued"), entry.reason
+    if entry:
+        return "running", "" if entry.state == "RUNNING" else entry.state.lower()
+    if submission.cancelled:
+        return "cancelled", reason
+    if not answered:
+        return written or "queued", "squeue does not answer; this is the last that the run wrote"
+    if written == "stopped":
+        return written, reason
+    return "lost", "not in SLURM's queue any more, and it left no word"
+
+
+def local_state(submission: Submission, record: Mapping) -> tuple[str, str]:
+    """State of a run that the local runner has, or had."""
+    written, reason = record.get("state"), record.get("reason", "")
+    if is_alive(submission.runner):
+        return written or "queued", reason
+    if written == "running":
+        alive = is_alive(record["starts"][-1])
+        return ("running", "the launcher is gone") if alive else ("lost", "its process is gone, and left no word")
+    return written or "cancelled", reason or "the launcher ended before it came to this run"
+
+
+def ended(lost: Row, endings: Mapping[str, str]) -> Row:
+    """A lost run with what SLURM's accounts, or else submitit's log, say of its end."""
+    told = endings.get(lost.job)
+    return dataclasses.replace(lost, state="failed", reason=f"SLURM says {told}") if told else lost
+
+
+def seconds(start: Mapping, state: str) -> float:
+    """How long a start took, or has taken so far; nothing where its end was not written."""
+    begun = datetime.fromisoformat(start["time"])
+    end = start.get("ended") or (datetime.now(UTC).isoformat() if state == "running" else start["time"])
+    return (datetime.fromisoformat(end) - begun).total_seconds()
+
+
+def read(path: Path) -> dict:
+    """A JSON file, or nothing where there is none yet."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+
+
+def read_history(path: Path) -> list[dict]:
+    """Rows of history.csv, or none."""
+    try:
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+
+
+def number(text: str | None) -> float | None:
+    """A cell of history.csv."""
+    return float(text) if text else None
+
+
+def table(chosen: Sequence[Row], titles: Mapping[str, str]) -> Group:
+    """The rows for the terminal, a table for each submission."""
+    parts = []
+    for submission in dict.fromkeys(row.submission for row in chosen):
+        ours = [row for row in chosen if row.submission == submission]
+        parts += [Text(f"{submission}  {titles[submission]}: {counts(ours)}", style="bold"), one_table(ours), Text()]
+    return Group(*parts)
+
+
+def counts(chosen: Sequence[Row]) -> str:
+    """`12 runs: 3 completed, 9 queued`, without the first part."""
+    found = Counter(row.state for row in chosen)
+    return ", ".join(f"{found[state]} {state}" for state in COLOURS if found[state])
+
+
+def one_table(chosen: Sequence[Row]) -> Table:
+    """The table of one submission."""
+    view = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("run", "what", "state", "phase"):
+        view.add_column(name, no_wrap=name != "what")
+    for name in ("epoch", "val. acc.", "images/s", "elapsed", "left"):
+        view.add_column(name, justify="right", no_wrap=True)
+    view.add_column("host", no_wrap=True)
+    view.add_column("restarts", justify="right")
+    view.add_column("note")
+    for row in chosen:
+        view.add_row(
+            short(row.run),
+            row.label,
+            Text(row.state, style=COLOURS[row.state]),
+            row.phase or "",
+            f"{row.epoch or 0}/{row.epochs}" if row.epochs else "",
+            "" if row.val_accuracy is None else f"{row.val_accuracy:.2%}",
+            "" if row.images_per_second is None else f"{row.images_per_second:,.0f}",
+            duration(row.elapsed),
+            duration(row.eta),
+            row.host or "",
+            str(row.restarts or ""),
+            row.reason,
+        )
+    return view
+
+
+def line(row: Row) -> str:
+    """A run in one line, for a log."""
+    accuracy = "" if row.val_accuracy is None else f"  validation accuracy {row.val_accuracy:.2%}"
+    epoch = f"  {row.phase} {row.epoch}/{row.epochs}" if row.epoch else ""
+    reason = f"  {row.reason}" if row.reason else ""
+    return f"{datetime.now():%H:%M:%S}  {short(row.run)}  {row.label}  {row.state}{epoch}{accuracy}{reason}"
+
+
+def short(run: str) -> str:
+    """The end of a run's name, which tells it from others: hash and seed."""
+    return "-".join(run.split("-")[-2:])
+
+
+def duration(value: float | None) -> str:
+    """Seconds as h:mm:ss."""
+    if value is None:
+        return ""
+    minutes, left = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
+def watch(look: Callable[[], Group], console: Console, done: Callable[[], bool]) -> None:
+    """Show what `look` gives, anew every two seconds, until it is done."""
+    with Live(look(), console=console, auto_refresh=False, vertical_overflow="visible") as live:
+        while not done():
+            time.sleep(REFRESH)
+            live.update(look(), refresh=True)
+        live.update(look(), refresh=True)

@@ -1,0 +1,152 @@
+"""What was submitted, when and how: a folder for each submission, so that another shell, or another day, can ask.
+
+submission.json   the runs, their flags, the jobs of the scheduler
+code/             the code as it was at submission, which the jobs run
+runs/<run>.json   a record of each run's starts, written by its job
+logs/<run>.log    what train.py printed, over all its starts
+submitit/         submitit's own files
+"""
+
+import dataclasses
+import json
+import shutil
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+
+from common import files
+from common.config import REPOSITORY, ConfigError
+from common.runs import SNAPSHOT, git_state
+from slurm.plan import Planned
+
+FOLDER = REPOSITORY / "results" / "submissions"
+CODE = ("common", "tasks", "slurm")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One call of `submit`."""
+
+    id: str
+    task: str
+    cluster: str
+    """slurm or local."""
+    title: str
+    """What was asked for, in words."""
+    time: str
+    """ISO 8601, UTC."""
+    directory: str
+    """Where it was submitted from; what is relative in the flags is relative to it."""
+    runs: tuple[Planned, ...]
+    jobs: Mapping[str, str]
+    """SLURM's job of each run, as squeue writes it: 1234_5."""
+    runner: Mapping | None = None
+    """The process that takes care of local runs."""
+    cancelled: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept."""
+        return FOLDER / self.id
+
+    @property
+    def code(self) -> Path:
+        """The snapshot that the jobs run."""
+        return self.folder / "code"
+
+    def record(self, run: str) -> Path:
+        """The record of a run's starts."""
+        return self.folder / "runs" / f"{run}.json"
+
+    def log(self, run: str) -> Path:
+        """What a run printed."""
+        return self.folder / "logs" / f"{run}.log"
+
+    def changed(self, **fields: object) -> "Submission":
+        """The same with some fields changed, here and on disk."""
+        after = dataclasses.replace(self, **fields)
+        files.write_json(self.folder / "submission.json", dataclasses.asdict(after))
+        return after
+
+
+def create(task: str, cluster: str, title: str, runs: Sequence[Planned]) -> Submission:
+    """Make a submission's folder, with a copy of the code as it is now."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    while True:
+        now = datetime.now(UTC)
+        submission = Submission(
+            id=f"{task}-{now:%Y%m%d-%H%M%S}",
+            task=task,
+            cluster=cluster,
+            title=title,
+            time=now.isoformat(timespec="seconds"),
+            directory=str(Path.cwd()),
+            runs=tuple(runs),
+            jobs={},
+        )
+        try:
+            submission.folder.mkdir()
+            break
+        except FileExistsError:
+            time.sleep(0.2)  # two in one second
+    for name in ("runs", "logs"):
+        (submission.folder / name).mkdir()
+    for name in CODE:
+        shutil.copytree(REPOSITORY / name, submission.code / name, ignore=shutil.ignore_patterns("__pycache__"))
+    files.write_json(submission.code / SNAPSHOT, git_state())
+    return submission.changed()
+
+
+def load(name: str) -> Submission:
+    """A submission by its id. Raises ConfigError, with the latest ids, where there is none."""
+    try:
+        content = json.loads((FOLDER / name / "submission.json").read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        latest = ", ".join(s.id for s in every()[-3:]) or "none yet"
+        raise ConfigError(f"no submission {name!r}; the latest: {latest}") from None
+    runs = tuple(Planned(**run | {"flags": tuple(run["flags"])}) for run in content.pop("runs"))
+    return Submission(**content, runs=runs)
+
+
+def every() -> list[Submission]:
+    """All submissions, the oldest first."""
+    found = [load(path.parent.name) for path in FOLDER.glob("*/submission.json")]
+    return sorted(found, key=lambda submission: (submission.time, submission.id))
+
+
+def latest_runs(chosen: Sequence[Submission]) -> dict[str, tuple[Submission, Planned]]:
+    """Each run directory with the last submission that named it."""
+    return {run.folder: (submission, run) for submission in chosen for run in submission.runs}
+
+
+def find_run(text: str) -> tuple[Submission, Planned]:
+    """The run of this name, or with a name that ends so. Raises ConfigError where there is none, or several."""
+    matches = {
+        folder: pair for folder, pair in latest_runs(every()).items() if pair[1].name == text or folder.endswith(text)
+    }
+    if len(matches) != 1:
+        names = ", ".join(sorted(run.name for _, run in matches.values())[:5])
+        raise ConfigError(f"no run {text!r} was submitted" if not matches else f"{text!r} is several runs: {names}")
+    return next(iter(matches.values()))
+
+
+def this_process(pid: int | None = None) -> dict:
+    """What tells a process from any other, later one: its number, its start, its host."""
+    process = psutil.Process(pid)
+    return {"pid": process.pid, "began": process.create_time(), "host": socket.gethostname()}
+
+
+def is_alive(process: Mapping | None) -> bool:
+    """Whether a process of this host is still there; those of other hosts count as gone."""
+    if process is None or process["host"] != socket.gethostname():
+        return False
+    try:
+        there = psutil.Process(process["pid"])
+        return there.create_time() == process["began"] and there.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
