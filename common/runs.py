@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -43,6 +45,10 @@ HISTORY_COLUMNS = (
 )
 SNAPSHOT = "snapshot.json"
 VERSIONS = ("keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "scikit-learn", "keras-cv", "tensorflow-datasets")
+
+
+SAME_REQUEST = 2.0  # seconds in which further signals say nothing new: SLURM sends SIGTERM several times at once
+LOCK_PATIENCE = 120.0  # seconds: a requeued job may begin before the last process of its former start has ended
 
 
 class Interrupted(Exception):
@@ -69,6 +75,7 @@ class Run:
     task: str
     config: Config
     stop: signal.Signals | None = field(default=None, init=False)
+    asked_at: float = field(default=0.0, init=False)
     can_save: bool = field(default=False, init=False)
 
     @property
@@ -108,8 +115,11 @@ class Run:
 
     def on_signal(self, number: int, frame: object) -> None:
         """Stop: at the end of the step where training can save itself, else at once."""
+        now = time.monotonic()
+        if self.stop and now - self.asked_at < SAME_REQUEST:
+            return
         again = self.stop is not None
-        self.stop = signal.Signals(number)
+        self.stop, self.asked_at = signal.Signals(number), now
         if not self.can_save or again:
             raise Interrupted(self.stop)
         print(f"\n{self.stop.name}: saving at the end of this step", flush=True)
@@ -131,12 +141,7 @@ def open_run(config: Config, task: str, setting: str) -> Iterator[Run]:
         run.folder.mkdir(parents=True, exist_ok=True)
         lock = (run.folder / ".lock").open("a+")
     with lock:
-        # The kernel lets go of it when the process ends, however it ends.
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise RunError(f"{run.folder} is being written by {lock.read().strip() or 'another process'}") from None
+        hold(lock, run.folder, LOCK_PATIENCE if "SLURM_JOB_ID" in os.environ else 0.0)
         with storage(run.folder):
             lock.truncate(0)
             print(f"process {os.getpid()} on {socket.gethostname()}", file=lock, flush=True)
@@ -148,6 +153,21 @@ def open_run(config: Config, task: str, setting: str) -> Iterator[Run]:
                 folder.mkdir(exist_ok=True)
         write_config(run, setting)
         yield run
+
+
+def hold(lock: IO, folder: Path, patience: float) -> None:
+    """Take the lock of a run directory; the kernel lets go of it when the process ends, however it ends."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                lock.seek(0)
+                holder = lock.read().strip() or "another process"
+                raise RunError(f"{folder} is being written by {holder}") from None
+        time.sleep(1)
 
 
 @contextmanager

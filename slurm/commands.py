@@ -68,12 +68,13 @@ def hand_over(arguments: argparse.Namespace, task: str, where: str, title: str, 
     if not left:
         return 0
     submission = submissions.create(task, where, title, left)
-    print(f"submission {submission.id}", flush=True)
     if profile is None:
+        print(f"submission {submission.id}", flush=True)
         return run_here(submission, at_once)
     submission = cluster.submit(submission, profile)
     arrays = sorted({job.split("_")[0] for job in submission.jobs.values()}, key=int)
     print(f"jobs {' '.join(arrays)}; `python -m slurm status {submission.id}` shows how they go")
+    print(f"submission {submission.id}")
     return 0
 
 

@@ -17,7 +17,8 @@ from common import files
 from slurm.plan import Planned
 from slurm.submissions import Submission, this_process
 
-STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # train.py saved, and the same command goes on
+# train.py was told to stop: with its own exit code, or by Python's default before it listens for signals.
+STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
 TRIES = 3  # starts without a new checkpoint, after which a run is not started again by itself
 TAIL = 4000  # bytes of the log in which a reason is looked for
 
@@ -134,11 +135,11 @@ class Job:
 
     def reason(self, code: int) -> str:
         """Why a start ended with this code, in a line."""
+        if code in STOPPED:
+            return f"stopped by {signal.Signals(abs(code) % 128).name}"
         if code < 0:
             memory = " (out of memory?)" if code == -signal.SIGKILL else ""
             return f"killed by {signal.Signals(-code).name}{memory}"
-        if code in STOPPED:
-            return f"stopped by {signal.Signals(code - 128).name}"
         with self.output.open("rb") as log:
             log.seek(max(self.size, self.output.stat().st_size - TAIL))
             lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]

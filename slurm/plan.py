@@ -112,8 +112,8 @@ def flags(values: Values) -> list[str]:
     words = []
     for key, value in values.items():
         flag = key.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
+        if str(value) in ("True", "true", "False", "false"):
+            words.append(f"--{flag}" if str(value).lower() == "true" else f"--no-{flag}")
         else:
             # A value may begin with a dash, but not with two: --key=value, which tyro takes apart for both.
             words.append(f"--{flag}={value}")
@@ -129,6 +129,8 @@ def plan(task: str, study: Study, fixed: Mapping[str, str], chosen: Sequence[int
     grid = {key.replace("-", "_"): values for key, values in study.grid.items()}
     if "seed" in fixed or "seed" in grid:
         raise ConfigError("seed is no key of a grid; --seeds 0:5 names the seeds")
+    if "overwrite" in fixed or "overwrite" in grid:
+        raise ConfigError("overwrite would start a run anew each time that it is requeued; delete its folder instead")
     for key in grid.keys() & fixed.keys():
         del grid[key]
     always = ({"preset": study.preset} if study.preset else {}) | dict(fixed)

@@ -125,13 +125,20 @@ def latest_runs(chosen: Sequence[Submission]) -> dict[str, tuple[Submission, Pla
 
 
 def find_run(text: str) -> tuple[Submission, Planned]:
-    """The run of this name, or with a name that ends so. Raises ConfigError where there is none, or several."""
+    """The run of this name, or with a name that ends so; of several folders the one submitted last.
+
+    Raises ConfigError where there is none, or runs of different names.
+    """
     matches = {
-        folder: pair for folder, pair in latest_runs(every()).items() if pair[1].name == text or folder.endswith(text)
+        run.name: (submission, run)
+        for submission in every()
+        for run in submission.runs
+        if run.name == text or run.name.endswith(f"-{text}")
     }
-    if len(matches) != 1:
-        names = ", ".join(sorted(run.name for _, run in matches.values())[:5])
-        raise ConfigError(f"no run {text!r} was submitted" if not matches else f"{text!r} is several runs: {names}")
+    if not matches:
+        raise ConfigError(f"no run {text!r} was submitted; `python -m slurm status` lists them")
+    if len(matches) > 1:
+        raise ConfigError(f"{text!r} may be {' or '.join(sorted(matches)[:5])}")
     return next(iter(matches.values()))
 
 

@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -169,5 +170,27 @@ def test_the_second_signal_does_not_wait(tmp_path):
     run.can_save = True
     run.on_signal(signal.SIGINT, None)
     assert run.stop == signal.SIGINT
+    run.on_signal(signal.SIGTERM, None)  # at once: SLURM sends several, and means one
+    assert run.stop == signal.SIGINT
+    run.asked_at -= 2 * runs.SAME_REQUEST
     with pytest.raises(runs.Interrupted):
         run.on_signal(signal.SIGINT, None)
+
+
+def test_a_requeued_job_waits_for_the_end_of_its_former_start(tmp_path, monkeypatch):
+    """Under SLURM alone: on a terminal one wants to hear at once that another process has the run."""
+    config = Config(dataset="digits", out=tmp_path)
+    hold = (
+        "import sys, time; sys.path.insert(0, '.'); from pathlib import Path; from common import runs, config\n"
+        "with runs.open_run(config.Config(dataset='digits', out=Path(sys.argv[1])), 'task', ''):\n"
+        "    print('held', flush=True); time.sleep(4)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    with other:
+        assert other.stdout.readline() == "held\n"
+        monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+        with pytest.raises(runs.RunError, match=f"process {other.pid}"), runs.open_run(config, "task", ""):
+            pass
+        monkeypatch.setenv("SLURM_JOB_ID", "1")
+        with runs.open_run(config, "task", ""):
+            assert other.wait(10) == 0
