@@ -183,45 +183,47 @@ def number(text: str | None) -> float | None:
 
 
 def table(chosen: Sequence[Row], titles: Mapping[str, str]) -> Group:
-    """The rows for the terminal, a table for each submission."""
-    parts = []
+    """The rows for the terminal: a table for each submission, and below it what is to be said of single runs."""
+    parts: list = []
     for submission in dict.fromkeys(row.submission for row in chosen):
         ours = [row for row in chosen if row.submission == submission]
-        parts += [Text(f"{submission}  {titles[submission]}: {counts(ours)}", style="bold"), one_table(ours), Text()]
+        parts += [Text(f"{submission}  {titles[submission]}: {counts(ours)}", style="bold"), one_table(ours)]
+        parts += [Text(f"{short(row.run)}: {row.reason}", style="dim") for row in ours if row.reason]
+        parts.append(Text())
     return Group(*parts)
 
 
 def counts(chosen: Sequence[Row]) -> str:
-    """`12 runs: 3 completed, 9 queued`, without the first part."""
+    """`3 completed, 9 queued`."""
     found = Counter(row.state for row in chosen)
     return ", ".join(f"{found[state]} {state}" for state in COLOURS if found[state])
 
 
 def one_table(chosen: Sequence[Row]) -> Table:
-    """The table of one submission."""
+    """The table of one submission; a column that would say the same, or nothing, in each row is left out."""
+    cells = {
+        "run": [short(row.run) for row in chosen],
+        "what": [row.label for row in chosen],
+        "state": [Text(row.state, style=COLOURS[row.state]) for row in chosen],
+        "phase": [row.phase or "" for row in chosen],
+        "epoch": [f"{row.epoch or 0}/{row.epochs}" if row.epochs else "" for row in chosen],
+        "val. acc.": ["" if row.val_accuracy is None else f"{row.val_accuracy:.2%}" for row in chosen],
+        "images/s": ["" if row.images_per_second is None else f"{row.images_per_second:,.0f}" for row in chosen],
+        "elapsed": [duration(row.elapsed) for row in chosen],
+        "left": [duration(row.eta) for row in chosen],
+        "host": [row.host or "" for row in chosen],
+        "restarts": [str(row.restarts or "") for row in chosen],
+    }
+    for name in ("what", "host"):
+        if len(set(cells[name])) == 1:
+            del cells[name]
+    shown = {name: values for name, values in cells.items() if any(values)}
     view = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("run", "what", "state", "phase"):
-        view.add_column(name, no_wrap=name != "what")
-    for name in ("epoch", "val. acc.", "images/s", "elapsed", "left"):
-        view.add_column(name, justify="right", no_wrap=True)
-    view.add_column("host", no_wrap=True)
-    view.add_column("restarts", justify="right")
-    view.add_column("note")
-    for row in chosen:
-        view.add_row(
-            short(row.run),
-            row.label,
-            Text(row.state, style=COLOURS[row.state]),
-            row.phase or "",
-            f"{row.epoch or 0}/{row.epochs}" if row.epochs else "",
-            "" if row.val_accuracy is None else f"{row.val_accuracy:.2%}",
-            "" if row.images_per_second is None else f"{row.images_per_second:,.0f}",
-            duration(row.elapsed),
-            duration(row.eta),
-            row.host or "",
-            str(row.restarts or ""),
-            row.reason,
-        )
+    for name in shown:
+        right = name in ("epoch", "val. acc.", "images/s", "elapsed", "left", "restarts")
+        view.add_column(name, justify="right" if right else "left", no_wrap=name != "what", overflow="fold")
+    for values in zip(*shown.values(), strict=True):
+        view.add_row(*values)
     return view
 
 
