@@ -112,11 +112,11 @@ class Array:
 def arrays(runs: Sequence[Planned], profile: Profile, code: Path, name: str) -> Iterator[Array]:
     """The runs by what they need, in arrays that the cluster takes."""
 
-    def needs(run: Planned) -> tuple[int, int]:
-        return run.nodes, run.devices
+    def needs(run: Planned) -> tuple[int, int, int]:
+        return run.stage, run.nodes, run.devices
 
     longest = max_array_size()
-    for (nodes, devices), group in itertools.groupby(sorted(runs, key=needs), needs):
+    for (_, nodes, devices), group in itertools.groupby(sorted(runs, key=needs), needs):
         for chunk in chunks(tuple(group), longest):
             yield Array(chunk, parameters(profile, nodes, devices, code, name))
 
@@ -183,7 +183,7 @@ def submit(submission: Submission, profile: Profile) -> Submission:
             raise ConfigError(f"SLURM refused: {error}{done}") from None
         ids = {run.name: submitted.job_id for run, submitted in zip(array.runs, jobs, strict=True)}
         submission = submission.changed(jobs={**submission.jobs, **ids})
-        # One array after the other, so that max_parallel holds for all of them.
+        # One array after the other: max_parallel holds for all of them, and a stage waits for the one before.
         before = {"dependency": f"afterany:{jobs[0].job_id.split('_')[0]}"}
     return submission
 

@@ -31,7 +31,7 @@ def submit(arguments: argparse.Namespace) -> int:
     else:
         grid = plan.pairs(arguments.grid, "--grid")
         study = plan.Study(grid={key: values.split(",") for key, values in grid.items()})
-    runs = plan.plan(arguments.task, study, fixed, plan.seeds(arguments.seeds or study.seeds))
+    runs = plan.in_stages(arguments.task, study, fixed, plan.seeds(arguments.seeds or study.seeds))
     asked = [*([f"study {arguments.study}"] if arguments.study else []), *arguments.grid, *arguments.set]
     return hand_over(arguments, arguments.task, arguments.cluster or "slurm", " ".join(asked) or "default", runs)
 
@@ -60,6 +60,12 @@ def hand_over(arguments: argparse.Namespace, task: str, where: str, title: str, 
     if at_once < 1:
         raise ConfigError(f"jobs is {at_once}; it must be above zero")
     left = leave_out(runs)
+    stages = {run.stage for run in left}
+    busy = [run for run in runs if run not in left and run.stage < max(stages, default=0) and not status.finished(run)]
+    if busy:
+        raise ConfigError(
+            f"{len(busy)} runs that others of these need are under way; submit again when they have ended"
+        )
     for run in left:
         print(f"  {run.name}  {run.label}")
     print(f"{len(left)} of {len(runs)} runs to do")

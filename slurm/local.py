@@ -27,6 +27,7 @@ class Runner:
         self.running: dict[str, Job] = {}
         self.lock = threading.Lock()
         self.gpus = gpus()
+        self.told: dict[str, tuple] = {}
         self.places: SimpleQueue[int] = SimpleQueue()
         for place in range(at_once):
             self.places.put(place)
@@ -35,11 +36,13 @@ class Runner:
         """Run them all, and return how they stand then. Ctrl-C and SIGTERM stop them, each saved."""
         before = {number: signal.signal(number, self.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with ThreadPoolExecutor(self.at_once) as pool:
-                ends = [pool.submit(self.one, run) for run in self.submission.runs]
-                self.watch(console, ends)
-            for end in ends:
-                end.result()  # a fault of the launcher itself
+            for stage in sorted({run.stage for run in self.submission.runs}):
+                with ThreadPoolExecutor(self.at_once) as pool:
+                    runs = [run for run in self.submission.runs if run.stage == stage]
+                    ends = [pool.submit(self.one, run) for run in runs]
+                    self.watch(console, ends)
+                for end in ends:
+                    end.result()  # a fault of the launcher itself
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -96,14 +99,13 @@ class Runner:
         if console.is_terminal:
             status.watch(lambda: status.table(self.rows(), {self.submission.id: self.submission.title}), console, done)
             return
-        before: dict[str, tuple] = {}
         while True:
             last = done()
             for row in self.rows():
                 told = (row.state, row.epoch if row.state == "running" else None)
-                if before.get(row.run, ("queued", None)) != told:
+                if self.told.get(row.run, ("queued", None)) != told:
                     print(status.line(row), flush=True)
-                before[row.run] = told
+                self.told[row.run] = told
             if last:
                 return
             time.sleep(status.REFRESH)

@@ -18,12 +18,16 @@ Values = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Study:
-    """One entry of a task's studies.yaml: `preset` with one value of every list in `grid`, over `seeds`."""
+    """One entry of a task's studies.yaml: `preset` with one value of every list in `grid`, over `seeds`.
+
+    `after` names a study of the task whose runs this one's read, and which therefore come first.
+    """
 
     about: str = ""
     preset: str | None = None
     grid: Mapping[str, Sequence] = field(default_factory=dict)
     seeds: str = "0"
+    after: str | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Planned:
     flags: tuple[str, ...]
     devices: int = 1
     nodes: int = 1
+    stage: int = 0
+    """It starts when all runs of the stages before have ended."""
 
 
 def tasks() -> list[str]:
@@ -156,6 +162,15 @@ def plan(task: str, study: Study, fixed: Mapping[str, str], chosen: Sequence[int
             run = planned_run(task, describe(combination) or config.preset, flags(always | dict(combination)), config)
             planned.setdefault(run.name, run)
     return list(planned.values())
+
+
+def in_stages(task: str, study: Study, fixed: Mapping[str, str], chosen: Sequence[int]) -> list[Planned]:
+    """`plan`, with the runs that a study needs before its own."""
+    before = in_stages(task, load_study(task, study.after), fixed, chosen) if study.after else []
+    stage = 1 + max((run.stage for run in before), default=-1)
+    needed = {run.name for run in before}
+    own = [run for run in plan(task, study, fixed, chosen) if run.name not in needed]
+    return [*before, *(dataclasses.replace(run, stage=stage) for run in own)]
 
 
 def describe(values: Values) -> str:
