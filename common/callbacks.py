@@ -21,6 +21,7 @@ class Progress:
     """How far a run has come: `step` batches and `seconds` into epoch `epoch` (from 0) of phase `phase` (from 0).
 
     `rows` are those of history.csv. `best` names, for each phase begun, its best epoch and the file with its weights.
+    `extra` is what a task's own callbacks keep, as JSON data.
     """
 
     phase: int = 0
@@ -29,6 +30,7 @@ class Progress:
     seconds: float = 0.0
     rows: list[dict] = field(default_factory=list)
     best: dict[str, dict] = field(default_factory=dict)
+    extra: dict = field(default_factory=dict)
 
 
 class Keeper(keras.callbacks.Callback):
@@ -93,7 +95,7 @@ class Keeper(keras.callbacks.Callback):
             "phase": self.phase.name,
             "epoch": epoch + 1,
             "rate": float(self.model.optimizer.learning_rate),
-            **{key: logs[key] for key in ("loss", "accuracy", "val_loss", "val_accuracy")},
+            **{key: logs[key] for key in ("loss", "accuracy", "val_loss", "val_accuracy") if key in logs},
             "seconds": round(self.elapsed(), 3),
             "images_per_second": round(self.images_per_second(), 1),
         }
@@ -122,12 +124,16 @@ class Keeper(keras.callbacks.Callback):
         return {"phase": self.phase.name, "epoch": self.progress.epoch + 1, "step": self.progress.step}
 
     def keep_best(self, row: Mapping) -> None:
-        """Keep the weights of the best epoch of the phase: highest validation accuracy, at ties lowest loss."""
+        """Keep the weights of the best epoch of the phase: highest validation accuracy, if any, then lowest loss."""
+
+        def merit(epoch: Mapping) -> tuple[float, float]:
+            return epoch.get("val_accuracy", 0.0), -epoch["val_loss"]
+
         best = self.progress.best.get(self.phase.name)
-        if best and (best["val_accuracy"], -best["val_loss"]) >= (row["val_accuracy"], -row["val_loss"]):
+        if best and merit(best) >= merit(row):
             return
         # No times in here: the file of a run that was stopped and resumed has the same digest.
-        entry = {key: row[key] for key in ("epoch", "val_accuracy", "val_loss")}
+        entry = {key: row[key] for key in ("epoch", "val_accuracy", "val_loss") if key in row}
         arrays = checkpoints.gather("weights", self.model.weights)
         path = checkpoints.save(self.run.checkpoints, f"best-{self.phase.name}", arrays, entry)
         self.progress.best[self.phase.name] = {"file": path.name, **entry}
@@ -154,10 +160,12 @@ class Keeper(keras.callbacks.Callback):
         """One line an epoch, with the time that the rest of the run would take at this epoch's pace."""
         left = sum(phase.epochs for phase in self.phases[self.progress.phase :]) - row["epoch"]
         minutes, seconds = divmod(round(left * row["seconds"]), 60)
+        accuracy, val_accuracy = (
+            f" accuracy {row[key]:.2%}" if key in row else "" for key in ("accuracy", "val_accuracy")
+        )
         print(
             f"{row['phase']} {row['epoch']}/{self.phase.epochs}  "
-            f"loss {row['loss']:.4f} accuracy {row['accuracy']:.2%}  "
-            f"validation loss {row['val_loss']:.4f} accuracy {row['val_accuracy']:.2%}  "
+            f"loss {row['loss']:.4f}{accuracy}  validation loss {row['val_loss']:.4f}{val_accuracy}  "
             f"{row['images_per_second']:,.0f} images/s  {row['seconds']:.0f} s  "
             f"at this pace {minutes}:{seconds:02d} min left",
             flush=True,

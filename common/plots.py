@@ -35,26 +35,20 @@ CLASSES_PER_PANEL = 50
 
 
 def learning_curves(history: History, path: Path) -> Path:
-    """Draw losses and accuracies (%) of training and validation by epoch, with each phase's best epoch."""
-    figure, (losses, accuracies) = _epoch_panels(history, "Learning curves", panels=2)
+    """Draw losses and, where there are any, accuracies (%) by epoch, with each phase's best epoch."""
+    panels = [("loss", "Loss", 1), ("accuracy", "Accuracy (%)", 100)]
+    panels = [panel for panel in panels if panel[0] in history[0]] if history else panels
+    figure, grid = _epoch_panels(history, "Learning curves", panels=len(panels))
     best = _best_epochs(history)
-    for axes, key, scale in ((losses, "loss", 1), (accuracies, "accuracy", 100)):
+    judge = f"best validation {panels[-1][0]}"
+    for axes, (key, name, scale) in zip(grid, panels, strict=True):
         training, validation = _column(history, key, scale), _column(history, f"val_{key}", scale)
         _plot_epochs(axes, training, "--", color=ORANGE, label="training (augmentation and dropout on)")
         _plot_epochs(axes, validation, "-", color=BLUE, label="validation")
-        axes.plot(
-            best + 1,
-            validation[best],
-            "o",
-            color="black",
-            fillstyle="none",
-            markersize=10,
-            markeredgewidth=1.5,
-            label="best validation accuracy of the phase",
-        )
-    losses.set_ylabel("Loss")
-    accuracies.set_ylabel("Accuracy (%)")
-    figure.legend(*losses.get_legend_handles_labels(), ncols=3, **LEGEND_BELOW)
+        ring = {"color": "black", "fillstyle": "none", "markersize": 10, "markeredgewidth": 1.5}
+        axes.plot(best + 1, validation[best], "o", **ring, label=f"{judge} of the phase")
+        axes.set_ylabel(name)
+    figure.legend(*grid[0].get_legend_handles_labels(), ncols=3 if len(panels) > 1 else 1, **LEGEND_BELOW)
     return save_figure(figure, path)
 
 
@@ -119,26 +113,34 @@ def phase_bars(phases: Mapping[str, Mapping], path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def augmentation_pairs(before: np.ndarray, after: np.ndarray, path: Path) -> Path:
-    """Draw a row of original images above a row of the same images augmented, 8 at most.
+def image_pairs(
+    before: np.ndarray,
+    after: np.ndarray,
+    path: Path,
+    names: tuple[str, str] = ("original", "augmented"),
+    title: str = "Images before and after augmentation",
+) -> Path:
+    """Draw a row of images above a row of what became of them, 8 at most.
 
     Args:
         before: images of shape ``(n, height, width, 1 or 3)``: uint8, or floats from 0 to 1 or 0 to 255.
             Floats of any other range (normalised images) are stretched from their least to their greatest
             value.
-        after: the augmented images, in the same order; their height, width and range may differ.
+        after: what became of them, in the same order; their height, width and range may differ.
         path: the PNG to write.
+        names: of the two rows.
+        title: of the figure.
 
     Raises:
         ValueError: wrong shapes, or not as many images after as before.
     """
     if len(before) != len(after):
-        raise ValueError(f"{len(before)} images before augmentation and {len(after)} after")
+        raise ValueError(f"{len(before)} images before and {len(after)} after")
     columns = min(IMAGES_PER_ROW, len(before))
     figure = _figure(max(4, 0.6 + 1.5 * columns), 3.7)
-    figure.suptitle("Images before and after augmentation")
+    figure.suptitle(title)
     grid = figure.subplots(2, columns, squeeze=False)
-    for row, name, images in ((grid[0], "original", before), (grid[1], "augmented", after)):
+    for row, name, images in ((grid[0], names[0], before), (grid[1], names[1], after)):
         for axes, image in zip(row, _displayable(images[:columns]), strict=True):
             _show_image(axes, image)
         row[0].set_ylabel(name)
@@ -216,7 +218,7 @@ def predictions_grid(
 
     Args:
         images: function from places among the labels, ``(m,)``, to images ``(m, height, width, 1 or 3)`` in the
-            ranges that ``augmentation_pairs`` takes; the drawn ones alone are asked for.
+            ranges that ``image_pairs`` takes; the drawn ones alone are asked for.
         labels: true classes, integers of shape ``(n,)``.
         probabilities: floats of shape ``(n, classes)``.
         class_names: the class names, in class order.
@@ -426,10 +428,11 @@ def _plot_epochs(axes: Axes, values: np.ndarray, *style: str, **kwargs) -> None:
 
 
 def _best_epochs(history: History) -> np.ndarray:
-    """Return the row of the first best validation accuracy of each phase that has a finite one."""
-    accuracy = np.nan_to_num(_column(history, "val_accuracy"), nan=-1, posinf=-1, neginf=-1)
-    best = [start + int(accuracy[start:stop].argmax()) for _, start, stop in _phase_spans(history)]
-    return np.array([row for row in best if accuracy[row] >= 0], dtype=int)
+    """Return the row of the first best validation accuracy, else loss, of each phase that has a finite one."""
+    merit = _column(history, "val_accuracy") if "val_accuracy" in history[0] else -_column(history, "val_loss")
+    merit = np.where(np.isfinite(merit), merit, -np.inf)
+    best = [start + int(merit[start:stop].argmax()) for _, start, stop in _phase_spans(history)]
+    return np.array([row for row in best if np.isfinite(merit[row])], dtype=int)
 
 
 def _column(history: History, key: str, scale: float = 1) -> np.ndarray:

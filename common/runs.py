@@ -32,17 +32,6 @@ from common import files
 from common.checkpoints import CheckpointError
 from common.config import REPOSITORY, Config, ConfigError, choice, fail, parse
 
-HISTORY_COLUMNS = (
-    "phase",
-    "epoch",
-    "rate",
-    "loss",
-    "accuracy",
-    "val_loss",
-    "val_accuracy",
-    "seconds",
-    "images_per_second",
-)
 SNAPSHOT = "snapshot.json"
 VERSIONS = ("keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "scikit-learn", "keras-cv", "tensorflow-datasets")
 
@@ -97,7 +86,7 @@ class Run:
     def write_history(self, rows: Sequence[Mapping]) -> None:
         """Write history.csv anew; a row an epoch."""
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         files.write(self.folder / "history.csv", text.getvalue().encode())
@@ -264,22 +253,27 @@ def summary(folder: Path, result: Mapping) -> str:
     """A short table of a finished run, for the terminal."""
     if result["status"] == "diverged":
         return f"status      diverged: {result['diverged']['reason']}\nrun         {folder}"
-    lines = [f"{'phase':<12}{'epochs':>7}{'best':>6}{'validation':>12}{'test':>9}{'images/s':>10}"]
+    lines = [f"{'phase':<12}{'epochs':>7}{'best':>6}{'validation':>12}{'test':>10}{'images/s':>10}"]
     for name, phase in result["phases"].items():
         lines.append(
-            f"{name:<12}{phase['epochs']:>7}{phase['best_epoch']:>6}{phase['validation']['accuracy']:>11.2%} "
-            f"{phase['test']['accuracy']:>8.2%}{phase['images_per_second']:>10,.0f}"
+            f"{name:<12}{phase['epochs']:>7}{phase['best_epoch']:>6}{headline(phase['validation']):>12}"
+            f"{headline(phase['test']):>10}{phase['images_per_second']:>10,.0f}"
         )
     test = result["test"]
+    scores = f"accuracy {test['accuracy']:.2%}, macro F1 {test['macro_f1']:.4f}, " if "accuracy" in test else ""
     lines += [
         "",
-        f"test        accuracy {test['accuracy']:.2%}, macro F1 {test['macro_f1']:.4f}, "
-        f"loss {test['loss']:.4f} on {test['n']:,} images",
+        f"test        {scores}loss {test['loss']:.5g} on {test['n']:,} images",
         *(f"note        {note}" for note in result["notes"]),
         f"figures     {folder / 'figures'}",
         f"run         {folder}",
     ]
     return "\n".join(lines)
+
+
+def headline(figures: Mapping) -> str:
+    """Accuracy, or the loss where there is none."""
+    return f"{figures['accuracy']:.2%}" if "accuracy" in figures else f"{figures['loss']:.5g}"
 
 
 def main(

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -17,6 +18,26 @@ from common.metrics import evaluate
 from common.runs import Interrupted, Run, write_environment
 
 WARMUP_START = 0.01  # share of the peak rate at which a warm-up begins
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a model is trained for, and which of its epochs is the best.
+
+    `loss` takes labels, int (b,), and the model's outputs; a model that is trained for something else than the labels
+    overrides `compute_loss`. With `accuracy`, the outputs are a score a class, float (b, classes), and the best epoch
+    is that of the highest accuracy on validation images; without, that of the lowest loss on them.
+    """
+
+    loss: keras.losses.Loss
+    accuracy: bool = True
+
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """New metrics to compile with."""
+        return [keras.metrics.SparseCategoricalAccuracy("accuracy")] if self.accuracy else []
+
+
+CLASSIFICATION = Objective(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 
 
 def set_up(config: Config) -> None:
@@ -114,11 +135,13 @@ def train(
     data: Dataset,
     configure: Callable[[Phase], None],
     augment: pipeline.HostAugmentation | None = None,
+    objective: Objective = CLASSIFICATION,
+    callbacks: Callable[[Progress], Sequence[keras.callbacks.Callback]] = lambda progress: (),
 ) -> Progress:
-    """Train a classifier (uint8 images to logits) through all phases, from the last checkpoint if there is one.
+    """Train a model of uint8 images through all phases, from the last checkpoint if there is one.
 
-    `configure` sets what a phase changes in the model. Each phase starts from the best weights of the one before;
-    the last one's best are in the model at the end. Raises what `Keeper` raises.
+    `configure` sets what a phase changes in the model; `callbacks` makes further ones. Each phase starts from the best
+    weights of the one before; the last one's best are in the model at the end. Raises what `Keeper` raises.
     """
     steps = pipeline.steps_per_epoch(data.train, run.config.batch_size)
     checkpoint = checkpoints.latest(run.checkpoints)
@@ -133,8 +156,8 @@ def train(
         chosen.build(model.trainable_variables)
         model.compile(
             optimizer=chosen,
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")],
+            loss=objective.loss,
+            metrics=objective.metrics(),
         )
         model.optimizer.build(model.trainable_variables)
         if index == first:
@@ -148,7 +171,7 @@ def train(
             f"{parameters(model.trainable_variables):,} of {parameters(model.weights):,} parameters trained",
             flush=True,
         )
-        fit(model, keeper, phase, data, augment)
+        fit(model, keeper, phase, data, augment, callbacks(progress))
         load_best(run, model, progress, phase)
         progress.phase, progress.epoch = index + 1, 0
     return progress
@@ -170,13 +193,14 @@ def fit(
     phase: Phase,
     data: Dataset,
     augment: pipeline.HostAugmentation | None,
+    callbacks: Sequence[keras.callbacks.Callback],
 ) -> None:
     """The epochs of a phase that are left; a first, begun one by itself, since it has fewer steps."""
     run, progress = keeper.run, keeper.progress
     before = sum(p.epochs for p in keeper.phases[: progress.phase])
     begun = [range(progress.epoch, progress.epoch + 1)] if progress.step else []
     whole = range(progress.epoch + len(begun), phase.epochs)
-    callbacks = [keeper]
+    callbacks = [*callbacks, keeper]  # the keeper last: it saves what the others have put into the progress
     if run.config.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(run.folder / "tensorboard" / phase.name))
     validation = pipeline.evaluation(data.validation, run.config.batch_size)
@@ -213,40 +237,73 @@ def parameters(variables: Sequence) -> int:
 
 
 def predict(model: keras.Model, split: Split, batch_size: int) -> np.ndarray:
-    """Class probabilities of a split: float32 (n, classes)."""
-    logits = model.predict(pipeline.evaluation(split, batch_size), verbose=0).astype(np.float64)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    """What the model gives for each image of a split, in its order: float32 (n, ...)."""
+    return model.predict(pipeline.evaluation(split, batch_size), verbose=0)
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Class probabilities, float32, of scores (n, classes)."""
+    scores = scores.astype(np.float64)
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
     return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def results(run: Run, model: keras.Model, phases: Sequence[Phase], data: Dataset, progress: Progress) -> dict:
-    """Figures of the best state of each phase, and of the last one in full; writes predictions.npz.
+def results(
+    run: Run,
+    model: keras.Model,
+    phases: Sequence[Phase],
+    data: Dataset,
+    progress: Progress,
+    objective: Objective = CLASSIFICATION,
+    of: Sequence[str] = ("validation", "test"),
+) -> dict:
+    """Figures of the best state of each phase, and of the last one in full; writes predictions.npz of a classifier.
 
-    The test split is read here alone, after every choice was made on the validation split.
+    `of` names the splits. `running` is the training loss (and accuracy) of the last phase's best epoch as a mean over
+    its steps, dropout included. The test split is read here alone, after every choice was made on the validation split.
     """
-    splits = {"validation": data.validation, "test": data.test}
+    splits = {name: getattr(data, name) for name in of}
     by_phase = {}
     for phase in phases:
         load_best(run, model, progress, phase)
-        probabilities = {name: predict(model, split, run.config.batch_size) for name, split in splits.items()}
-        full = {name: evaluate(splits[name].labels, p, data.class_names) for name, p in probabilities.items()}
+        full, arrays = {}, {}
+        for name, split in splits.items():
+            full[name], arrays[f"{name}_probabilities"] = measure(run, model, split, data, objective)
         rows = [row for row in progress.rows if row["phase"] == phase.name]
+        best_epoch = progress.best[phase.name]["epoch"]
         by_phase[phase.name] = {
             "epochs": len(rows),
-            "best_epoch": progress.best[phase.name]["epoch"],
+            "best_epoch": best_epoch,
             "seconds": round(sum(row["seconds"] for row in rows), 1),
             "images_per_second": float(np.median([row["images_per_second"] for row in rows])),
-            **{name: {key: f[key] for key in ("n", "accuracy", "loss", "macro_f1")} for name, f in full.items()},
+            **{
+                name: {key: f[key] for key in ("n", "accuracy", "loss", "macro_f1") if key in f}
+                for name, f in full.items()
+            },
         }
-    run.write_predictions(
-        data.class_names,
-        **{f"{name}_labels": split.labels for name, split in splits.items()},
-        **{f"{name}_probabilities": p for name, p in probabilities.items()},
-    )
+    if objective.accuracy:
+        labels = {f"{name}_labels": split.labels for name, split in splits.items()}
+        run.write_predictions(data.class_names, **labels, **arrays)
     without_confusion = {n: {k: v for k, v in f.items() if k != "confusion"} for n, f in full.items()}
     return {
         **without_confusion,
+        "running": {key: rows[best_epoch - 1][key] for key in ("loss", "accuracy") if key in rows[0]},
         "phases": by_phase,
         "images": {name: int(count.sum()) for name, count in data.counts().items()},
         "notes": list(data.notes),
     }
+
+
+def measure(
+    run: Run, model: keras.Model, split: Split, data: Dataset, objective: Objective
+) -> tuple[dict, np.ndarray | None]:
+    """Figures of a model on a split, and its class probabilities if it is a classifier."""
+    batch_size = run.config.batch_size
+    figures, probabilities = {"n": len(split)}, None
+    if objective.accuracy:
+        probabilities = softmax(predict(model, split, batch_size))
+        figures = evaluate(split.labels, probabilities, data.class_names)
+    if objective is not CLASSIFICATION:
+        told = model.evaluate(pipeline.evaluation(split, batch_size), verbose=0, return_dict=True)
+        figures["loss"] = float(told["loss"])
+    return figures, probabilities

@@ -125,8 +125,8 @@ def check(record: Mapping, task: str, name: str) -> None:
         if metrics["status"] == "completed":
             if not record["history"]:
                 raise Unusable("damaged: history.csv holds no epochs")
-            if list(metrics.get("phases", {})) != [phase["name"] for phase in config.get("phases", ())]:
-                raise Unusable("damaged: metrics.json lacks phases of config.json")
+            if list(metrics.get("phases", {})) != list(dict.fromkeys(row["phase"] for row in record["history"])):
+                raise Unusable("damaged: metrics.json and history.csv differ in their phases")
         # What is read later must not fail there.
         config["dataset"].split(), record["setting"].split(), label(record), measured(metrics)
         if metrics.get("phases"):

@@ -1,6 +1,7 @@
 """Named data sets as arrays of uint8 images (or image files) with labels, split into train, validation and test."""
 
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -24,6 +25,9 @@ VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2  # where a data set has no test split of its own
 # The test images of such a data set are the same for every seed of a run.
 TEST_SEED = 0
+# The project's own TFDS data sets, each a module beside this one, and the archive that is looked for in `MANUAL`.
+ARCHIVES = {"notmnist": "notMNIST_small.tar.gz"}
+MANUAL = "manual"  # in the data folder
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif"}
 
 
@@ -105,7 +109,11 @@ def load(
     for split_name, split in splits.items():
         check_labels(name, split_name, split.labels, len(class_names))
     if "test" not in splits:
-        splits["train"], splits["test"] = stratified(splits["train"], TEST_SHARE, TEST_SEED, "test")
+        splits["train"], test = stratified(splits["train"], TEST_SHARE, TEST_SEED, "test")
+        splits["test"] = without_copies(test, splits["train"])
+        notes = [*notes, f"test: {len(splits['test']):,} images, held out here"]
+        if copies := len(test) - len(splits["test"]):
+            notes.append(f"{copies} more left out, as the same pictures are among the others")
     train = limited(splits["train"], limit_train, seed, "train")
     if "validation" in splits:
         validation = splits["validation"]
@@ -153,6 +161,18 @@ def limited(split: Split, limit: int | None, seed: int, name: str) -> Split:
     return stratified(split, limit, seed, f"limited {name}")[1]
 
 
+def without_copies(split: Split, others: Split) -> Split:
+    """The images of a split that are not, pixel by pixel, among others; files are told apart by their content."""
+
+    def digests(part: Split) -> list[bytes]:
+        rows = part.store.numpy()[part.places]
+        contents = map(Path.read_bytes, map(Path, map(bytes.decode, rows))) if part.in_files else map(bytes, rows)
+        return [hashlib.sha256(content).digest() for content in contents]
+
+    known = set(digests(others))
+    return split.take(np.array([i for i, digest in enumerate(digests(split)) if digest not in known], np.int64))
+
+
 def digits() -> tuple[dict[str, Split], list[str], list[str]]:
     """scikit-learn's 1,797 handwritten digits, 8x8 grey: embedded, no network."""
     from sklearn.datasets import load_digits
@@ -181,9 +201,12 @@ def fetch_tfds(name: str, folder: Path) -> Path:
     print(f"fetching {name} into {folder} ...", flush=True)
     failures = (OSError, tf.errors.OpError, tfds.download.DownloadError, NonMatchingChecksumError, ExtractError)
     try:
+        if name in ARCHIVES:
+            importlib.import_module(f"common.data.{name}")  # which makes its builder known
         builder = tfds.builder(name, data_dir=folder)
-        ask_hosts(builder, folder / "downloads")
-        builder.download_and_prepare()
+        if not by_hand(name, folder):
+            ask_hosts(builder, folder / "downloads")
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder / MANUAL))
     except failures as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"could not fetch {name}: {reason}. {how_to_get(name, folder)}") from error
@@ -206,10 +229,17 @@ def ask_hosts(builder: "tfds.core.DatasetBuilder", downloads: Path) -> None:
                 raise OSError(f"{urlsplit(url).hostname} does not answer ({type(error).__name__})") from error
 
 
+def by_hand(name: str, folder: Path) -> bool:
+    """Whether the archive of one of the project's own data sets lies where a user puts it."""
+    return name in ARCHIVES and (folder / MANUAL / ARCHIVES[name]).is_file()
+
+
 def how_to_get(name: str, folder: Path) -> str:
     """What to do where a data set is missing."""
+    archive = f"; or put {ARCHIVES[name]} into {folder / MANUAL}" if name in ARCHIVES else ""
     return (
-        f"With a network, `python -m common.data prepare {name} --data-dir {folder}` fetches it; `make demo` needs none"
+        f"With a network, `python -m common.data prepare {name} --data-dir {folder}` fetches it{archive}; "
+        "`make demo` needs none"
     )
 
 
@@ -217,7 +247,7 @@ def provide(name: str, folder: Path, offline: bool) -> None:
     """Fetch a data set that is missing. Raises ConfigError, without loading TensorFlow, where that is not allowed."""
     if name.startswith("image_folder:") or name == "digits" or tfds_folder(name, folder):
         return
-    if offline:
+    if offline and not by_hand(name, folder):
         raise ConfigError(f"{name} is not in {folder}. {how_to_get(name, folder)}")
     fetch_tfds(name, folder)
 
@@ -239,7 +269,10 @@ def from_tfds(name: str, folder: Path) -> tuple[dict[str, Split], list[str], lis
     except (OSError, tf.errors.OpError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{name} in {prepared} is damaged: {reason}; delete that folder and fetch it anew") from error
-    return splits, builder.info.features["label"].names, tfds_notes(name, splits)
+    notes = tfds_notes(name, splits)
+    if unreadable := (builder.info.metadata or {}).get("unreadable"):
+        notes.append(f"{len(unreadable)} unreadable image files skipped: {', '.join(unreadable)}")
+    return splits, builder.info.features["label"].names, notes
 
 
 # Sizes of the whole data sets: a copy that holds less is used, and said.
@@ -285,7 +318,7 @@ def image_folder(root: Path, size: int, cache: Path) -> tuple[dict[str, Split], 
             raise ConfigError(f"{folder} has a class that train has not: {extra[0]}")
         listed = [(p, i) for i, c in enumerate(class_names) for p in sorted((folder / c).glob("**/*"))]
         listed = [(p, i) for p, i in listed if p.suffix.lower() in IMAGE_SUFFIXES]
-        corrupt = unreadable([p for p, _ in listed], cache)
+        corrupt = undecodable([p for p, _ in listed], cache)
         bad += corrupt
         left_out = set(corrupt)
         kept = [(str(p), i) for p, i in listed if p not in left_out]
@@ -298,7 +331,7 @@ def image_folder(root: Path, size: int, cache: Path) -> tuple[dict[str, Split], 
     return splits, class_names, notes
 
 
-def unreadable(paths: Sequence[Path], cache: Path) -> list[Path]:
+def undecodable(paths: Sequence[Path], cache: Path) -> list[Path]:
     """Those of the files that cannot be decoded; remembered in the data folder, as decoding all takes a while."""
     from tqdm import tqdm
 

@@ -192,7 +192,7 @@ def draw(config: PhasedConfig, run: runs.Run, model, data, progress, metrics) ->
 
     images = pipeline.pictures(data.train, np.linspace(0, len(data.train) - 1, 256, dtype=int))
     changed = keras.ops.convert_to_numpy(Augment(config.augmentation, config.seed)(images[::32], training=True))
-    plots.augmentation_pairs(images[::32], changed, folder / "augmentation.png")
+    plots.image_pairs(images[::32], changed, folder / "augmentation.png")
     normalise = keras.Model(model.input, model.get_layer("normalise").output)
     plots.channel_intensities(normalise.predict(images, verbose=0), folder / "intensities.png")
 

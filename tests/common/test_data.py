@@ -394,7 +394,7 @@ def test_one_folder_is_split_into_three(tmp_path):
     assert len(set.union(*parts)) == 40
     assert set(paths_of(other.test)) == parts[2]
     assert set(paths_of(other.validation)) != parts[1]
-    assert data.notes == ()
+    assert data.notes == ("test: 8 images, held out here",)
 
 
 def damage(folder):

@@ -81,10 +81,8 @@ SLACK = 2
 CASES = {
     "phase_bars": lambda path: plots.phase_bars(PHASES, path),
     "phase_bars one": lambda path: plots.phase_bars({"full": PHASES["full"]}, path),
-    "augmentation_pairs": lambda path: plots.augmentation_pairs(IMAGES, IMAGES[:, ::-1] / 255, path),
-    "augmentation_pairs grey": lambda path: plots.augmentation_pairs(
-        IMAGES[:1, ..., :1], IMAGES[:1, ..., :1] / 60.0 - 2, path
-    ),
+    "image_pairs": lambda path: plots.image_pairs(IMAGES, IMAGES[:, ::-1] / 255, path),
+    "image_pairs grey": lambda path: plots.image_pairs(IMAGES[:1, ..., :1], IMAGES[:1, ..., :1] / 60.0 - 2, path),
     "channel_intensities": lambda path: plots.channel_intensities(IMAGES / 60.0 - 2, path),
     "channel_intensities grey": lambda path: plots.channel_intensities(IMAGES[..., :1] / 255, path),
     "none wrong": lambda path: plots.predictions_grid(
@@ -182,7 +180,7 @@ def test_figure_is_a_readable_png(case, figures, tmp_path):
         "generalisation_gap three phases",
         "learning_rate three phases",
         "phase_bars",
-        "augmentation_pairs",
+        "image_pairs",
         "channel_intensities",
         "class_counts 10",
         "predictions_grid 10",
@@ -271,20 +269,20 @@ def test_phase_bars_hold_the_accuracies(figures, tmp_path):
     assert labels == ["validation (n = 5,000)", "test (n = 10,000)"]
 
 
-def test_augmentation_pairs_show_eight_images_in_any_range(figures, tmp_path):
+def test_image_pairs_show_eight_images_in_any_range(figures, tmp_path):
     ranges = [IMAGES / 255, IMAGES.astype(np.float32), (IMAGES - 120.0) / 60]
     for after in ranges:
-        plots.augmentation_pairs(IMAGES, after, tmp_path / "p.png")
+        plots.image_pairs(IMAGES, after, tmp_path / "p.png")
     for figure in figures:
         assert len(figure.axes) == 16
         # Random images of 12 times 256 pixels hold both 0 and 255, so that all ranges look alike.
         for above, below in zip(figure.axes[:8], figure.axes[8:], strict=True):
             original, augmented = above.images[0].get_array(), below.images[0].get_array()
             np.testing.assert_allclose(original, augmented, atol=0.02)
-    with pytest.raises(ValueError, match="3 images before augmentation and 2 after"):
-        plots.augmentation_pairs(IMAGES[:3], IMAGES[:2], tmp_path / "p.png")
+    with pytest.raises(ValueError, match="3 images before and 2 after"):
+        plots.image_pairs(IMAGES[:3], IMAGES[:2], tmp_path / "p.png")
     with pytest.raises(ValueError, match=r"\(n, height, width, 1 or 3\), not \(8, 16, 16, 2\)"):
-        plots.augmentation_pairs(IMAGES[..., :2], IMAGES[..., :2], tmp_path / "p.png")
+        plots.image_pairs(IMAGES[..., :2], IMAGES[..., :2], tmp_path / "p.png")
 
 
 def test_channel_densities_integrate_to_one_without_a_comb(figures, tmp_path):

@@ -1,0 +1,48 @@
+"""notMNIST small as a TFDS data set: letters A to J of many typefaces, 28x28 grey (Bulatov 2011)."""
+
+import posixpath
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from common.data.sources import ARCHIVES
+
+URL = f"http://yaroslavvb.com/upload/notMNIST/{ARCHIVES['notmnist']}"
+
+
+class Notmnist(tfds.core.GeneratorBasedBuilder):
+    """One split, `train`, with every readable image; the files that cannot be read are named in the metadata."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            description="Letters A to J taken from typefaces that the web offers; no official split.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(28, 28, 1), encoding_format="png"),
+                    "label": tfds.features.ClassLabel(names=list("ABCDEFGHIJ")),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            homepage="https://yaroslavvb.blogspot.com/2011/09/notmnist-dataset.html",
+            metadata=tfds.core.MetadataDict(unreadable=[]),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+        # The public `manual_dir` is for data sets that cannot be had otherwise: it fails where the folder is missing.
+        by_hand = dl_manager._manual_dir / ARCHIVES["notmnist"]
+        archive = by_hand if by_hand.exists() else dl_manager.download(URL)
+        return {"train": self._generate_examples(dl_manager.iter_archive(archive))}
+
+    def _generate_examples(self, archive):
+        for path, file in archive:
+            letter, name = posixpath.split(posixpath.dirname(path))[1], posixpath.basename(path)
+            if not name.endswith(".png") or name.startswith("."):
+                continue
+            try:
+                image = tf.io.decode_png(file.read(), channels=1).numpy()
+            except tf.errors.InvalidArgumentError:
+                self.info.metadata["unreadable"].append(f"{letter}/{name}")
+                continue
+            yield f"{letter}/{name}", {"image": image, "label": letter}
