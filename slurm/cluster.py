@@ -1,9 +1,12 @@
 """A submission on SLURM: the profile of a cluster, the arrays, the batch script; submitit does the submitting."""
 
+import contextlib
 import dataclasses
+import io
 import itertools
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -48,12 +51,20 @@ class Profile:
 
     def check(self) -> None:
         """Raise ConfigError for values that SLURM would not take."""
-        minutes(self.time)
+        for key in ("partition", "account", "qos", "constraint"):
+            if not isinstance(getattr(self, key), str | None):
+                raise ConfigError(f"{key} is {getattr(self, key)!r}; allowed: a text")
         for key, least in (("cpus", 1), ("gpus", 0), ("max_parallel", 1), ("signal_seconds", 1)):
-            if not isinstance(getattr(self, key), int) or getattr(self, key) < least:
-                raise ConfigError(f"{key} is {getattr(self, key)!r}; allowed: whole numbers from {least}")
+            value = getattr(self, key)
+            if type(value) is not int or value < least:
+                raise ConfigError(f"{key} is {value!r}; allowed: whole numbers from {least}")
         if not re.fullmatch(r"\d+[KMGT]?", str(self.memory)):
             raise ConfigError(f"memory is {self.memory!r}; allowed: a number with K, M, G or T, such as 32G")
+        if not isinstance(self.setup, list | tuple) or not all(isinstance(line, str) for line in self.setup):
+            raise ConfigError(f"setup is {self.setup!r}; allowed: a list of lines")
+        if not isinstance(self.sbatch, dict) or not all(type(v) in (str, int, bool) for v in self.sbatch.values()):
+            raise ConfigError(f"sbatch is {self.sbatch!r}; allowed: a table of sbatch's options")
+        minutes(self.time)
 
     def signal_before(self) -> int:
         """Seconds before the limit at which SLURM signals: never so early that a start gets nowhere.
@@ -91,8 +102,8 @@ def load_profile(name: str, changes: Mapping[str, object]) -> Profile:
         raise ConfigError(f"no cluster profile {path}; allowed: {known}, or the path of a .toml file")
     try:
         content = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
     for key in content:
         choice(f"key in {path}", key, [f.name for f in dataclasses.fields(Profile)])
     profile = Profile(**content | {key: value for key, value in changes.items() if value is not None})
@@ -170,27 +181,32 @@ def script(array: Array, folder: Path) -> str:
 def submit(submission: Submission, profile: Profile) -> Submission:
     """Hand the runs to SLURM. Raises ConfigError with SLURM's own words where it does not take them."""
     from submitit import SlurmExecutor
-    from submitit.core.utils import FailedJobError
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    executor = SlurmExecutor(submission.folder / "submitit", max_num_timeout=FOREVER)
     before: dict[str, str] = {}
-    for array in arrays(submission.runs, profile, submission.code, submission.task):
-        executor.update_parameters(**array.parameters, **before)
-        try:
-            jobs = executor.submit_array([Job.of(submission, run) for run in array.runs])
-        except FailedJobError as error:
-            done = f"; {len(submission.jobs)} runs were submitted before as {submission.id}" if submission.jobs else ""
-            raise ConfigError(f"SLURM refused: {error}{done}") from None
-        ids = {run.name: submitted.job_id for run, submitted in zip(array.runs, jobs, strict=True)}
-        submission = submission.changed(jobs={**submission.jobs, **ids})
-        # One array after the other: max_parallel holds for all of them, and a stage waits for the one before.
-        before = {"dependency": f"afterany:{jobs[0].job_id.split('_')[0]}"}
+    try:
+        executor = SlurmExecutor(submission.folder / "submitit", max_num_timeout=FOREVER)
+        for array in arrays(submission.runs, profile, submission.code, submission.task):
+            executor.update_parameters(**array.parameters, **before)
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises
+                jobs = executor.submit_array([Job.of(submission, run) for run in array.runs])
+            ids = {run.name: submitted.job_id for run, submitted in zip(array.runs, jobs, strict=True)}
+            submission = submission.changed(jobs={**submission.jobs, **ids})
+            # One array after the other: max_parallel holds for all of them, and a stage waits for the one before.
+            before = {"dependency": f"afterany:{jobs[0].job_id.split('_')[0]}"}
+    except (FailedJobError, FailedSubmissionError, RuntimeError) as error:
+        if not submission.jobs:
+            shutil.rmtree(submission.folder)
+            raise ConfigError(f"SLURM refused: {error}") from None
+        count = len(submission.jobs)
+        raise ConfigError(f"SLURM refused: {error}; {count} runs were submitted before, as {submission.id}") from None
     return submission
 
 
-def cancel(submission: Submission) -> None:
+def cancel(jobs: Sequence[str]) -> None:
     """Take jobs out of the queue; those that run save and stop. Raises ConfigError where SLURM refuses."""
-    arrays = sorted({job.split("_")[0] for job in submission.jobs.values()}, key=int)
+    # By array: a list of a thousand elements would be long, and an id that the queue has forgotten makes scancel fail.
+    arrays = sorted({job.split("_")[0] for job in jobs}, key=int)
     done = subprocess.run(["scancel", *arrays], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError(f"scancel failed: {done.stderr.strip()}")

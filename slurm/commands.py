@@ -192,7 +192,7 @@ def cancel(arguments: argparse.Namespace) -> int:
         print("nothing of it is queued or running")
         return 0
     if submission.cluster == "slurm":
-        cluster.cancel(submission)
+        cluster.cancel([row.job for row in active if row.job])
         submission.changed(cancelled=True)
     elif submissions.is_alive(submission.runner):
         os.kill(submission.runner["pid"], signal.SIGTERM)

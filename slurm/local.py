@@ -71,10 +71,12 @@ class Runner:
             self.places.put(place)
 
     def environment(self, run: Planned, place: int) -> dict[str, str]:
-        """The environment of a run: of several GPUs, those of its place."""
-        groups = [self.gpus[i : i + run.devices] for i in range(0, len(self.gpus), run.devices)]
-        chosen = {"CUDA_VISIBLE_DEVICES": ",".join(groups[place % len(groups)])} if groups else {}
-        return os.environ | chosen
+        """The environment of a run: of several GPUs, those of its place. Places share GPUs where there are too few."""
+        size = max(run.devices for run in self.submission.runs)
+        groups = [self.gpus[i : i + size] for i in range(0, len(self.gpus) - size + 1, size)]
+        if not groups:
+            return dict(os.environ)
+        return os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(groups[place % len(groups)][: run.devices])}
 
     def on_signal(self, number: int, frame: object) -> None:
         """Start no more runs, and stop those that run: the first time each saves, the second time at once."""
@@ -118,4 +120,4 @@ def gpus() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     listing = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
-    return [str(i) for i in range(listing.stdout.count("GPU "))]
+    return [str(i) for i in range(sum(line.startswith("GPU ") for line in listing.stdout.splitlines()))]

@@ -71,16 +71,29 @@ def load_study(task: str, name: str) -> Study:
         studies = yaml.safe_load(path.read_text()) or {}
     except FileNotFoundError:
         raise ConfigError(f"{task} names no studies: {path} is not there") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(studies, dict) or not all(isinstance(key, str) for key in studies):
+        raise ConfigError(f"{path}: it must name studies, each with its keys")
     choice("study", name, sorted(studies))
-    entry = studies[name] or {}
-    for key in entry:
-        choice(f"key of study {name} in {path}", key, [f.name for f in dataclasses.fields(Study)])
-    study = Study(**entry)
-    if not all(isinstance(values, list) and values for values in study.grid.values()):
-        raise ConfigError(f"{path}: in the grid of study {name} every key needs a list of values")
-    return study
+    return read_study(studies[name], f"{path}, study {name}")
+
+
+def read_study(entry: object, where: str) -> Study:
+    """A study from YAML's data. Raises ConfigError for what is not one."""
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{where}: it must have keys: {', '.join(f.name for f in dataclasses.fields(Study))}")
+    for key, value in entry.items():
+        choice(f"key in {where}", str(key), [f.name for f in dataclasses.fields(Study)])
+        if key != "grid" and not isinstance(value, str):
+            raise ConfigError(f'{where}: {key} must be a text; seeds in quotes, such as "0:5"')
+    grid = entry.get("grid", {})
+    if not isinstance(grid, dict) or not all(isinstance(key, str) for key in grid):
+        raise ConfigError(f"{where}: grid must have keys of train.py's config")
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise ConfigError(f"{where}: {key} needs a list of values")
+    return Study(**entry)
 
 
 def seeds(text: str) -> tuple[int, ...]:
@@ -118,7 +131,9 @@ def flags(values: Values) -> list[str]:
     words = []
     for key, value in values.items():
         flag = key.replace("_", "-")
-        if str(value) in ("True", "true", "False", "false"):
+        if isinstance(value, list):
+            words += [f"--{flag}", *map(str, value)]
+        elif str(value) in ("True", "true", "False", "false"):
             words.append(f"--{flag}" if str(value).lower() == "true" else f"--no-{flag}")
         else:
             # A value may begin with a dash, but not with two: --key=value, which tyro takes apart for both.
@@ -139,38 +154,82 @@ def plan(task: str, study: Study, fixed: Mapping[str, str], chosen: Sequence[int
         raise ConfigError("overwrite would start a run anew each time that it is requeued; delete its folder instead")
     for key in grid.keys() & fixed.keys():
         del grid[key]
-    always = ({"preset": study.preset} if study.preset else {}) | dict(fixed)
+    preset = {"preset": study.preset} if study.preset else {}
 
     def parse(values: Values) -> Config:
-        return parse_strictly(presets, "", [*flags(always | dict(values)), f"--seed={chosen[0]}"])
+        return parse_strictly(presets, "", [*flags(preset | dict(values)), f"--seed={chosen[0]}"])
 
-    mistakes = Mistakes()
-    parsed = []
-    for combination in combinations(grid):
-        try:
-            parsed.append((combination, parse(combination)))
-        except ConfigError as error:
-            mistakes.add(str(error), combination)
-    if mistakes:
-        mistakes.look_closer(grid, [combination for combination, _ in parsed], parse)
-        raise mistakes
+    try:
+        parsed = [(values, parse(fixed | values)) for values in combinations(grid)]
+    except ConfigError:
+        raise Mistakes(look_closer(grid, fixed, parse)) from None
     planned: dict[str, Planned] = {}
     for seed in chosen:
-        for combination, first in parsed:
+        for values, first in parsed:
             config = dataclasses.replace(first, seed=seed)  # parsing is most of the time, and seeds are only numbers
             config.check()
-            run = planned_run(task, describe(combination) or config.preset, flags(always | dict(combination)), config)
+            run = planned_run(task, describe(values) or config.preset, flags(preset | fixed | values), config)
             planned.setdefault(run.name, run)
     return list(planned.values())
 
 
-def in_stages(task: str, study: Study, fixed: Mapping[str, str], chosen: Sequence[int]) -> list[Planned]:
-    """`plan`, with the runs that a study needs before its own."""
-    before = in_stages(task, load_study(task, study.after), fixed, chosen) if study.after else []
+def look_closer(
+    grid: Mapping[str, Sequence], fixed: Mapping[str, str], parse: Callable[[Values], Config]
+) -> list[tuple[str, Values]]:
+    """Every mistake, with the values that make it: a parser names its first alone, so values are tried one by one.
+
+    A value that is wrong by itself, and in every combination, is to blame; the others are judged without it.
+    """
+
+    def mistake(values: Values) -> str | None:
+        try:
+            parse(values)
+        except ConfigError as error:
+            return re.sub(r"(--[\w.-]+)=[^\s;]+", r"\1", str(error))  # a key that is not known, whatever its value
+        return None
+
+    found: list[tuple[str, Values]] = []
+    kept = dict(fixed)
+    for key, value in fixed.items():
+        if mistake(kept) and (text := mistake({key: value})):
+            found.append((text, {key: value}))
+            del kept[key]
+    if text := mistake(kept):
+        return [*found, (text, kept)]
+    wrong = [(values, text) for values in combinations(grid) if (text := mistake(kept | values))]
+    blamed: list[Values] = []
+    for key, values in grid.items():
+        for value in values:
+            always = all(v in [w for w, _ in wrong] for v in combinations(grid) if v[key] == value)
+            if always and (text := mistake(kept | {key: value})):
+                blamed.append({key: value})
+                found.append((text, {key: value}))
+    found += [(text, values) for values, text in wrong if not any(b.items() <= values.items() for b in blamed)]
+    return found
+
+
+def in_stages(
+    task: str, study: Study, fixed: Mapping[str, str], chosen: Sequence[int], later: tuple[str, ...] = ()
+) -> list[Planned]:
+    """`plan`, with the runs that a study needs before its own. `later` are the studies that wait for this one."""
+    before: list[Planned] = []
+    mistakes: list[tuple[str, Values]] = []
+    if study.after in later:
+        raise ConfigError(f"the studies {', '.join(later)} of {task} wait for each other")
+    if study.after:
+        try:
+            before = in_stages(task, load_study(task, study.after), fixed, chosen, (*later, study.after))
+        except Mistakes as error:
+            mistakes += error.found
+    try:
+        runs = plan(task, study, fixed, chosen)
+    except Mistakes as error:
+        mistakes += [mistake for mistake in error.found if mistake not in mistakes]
+    if mistakes:
+        raise Mistakes(mistakes)
     stage = 1 + max((run.stage for run in before), default=-1)
     needed = {run.name for run in before}
-    own = [run for run in plan(task, study, fixed, chosen) if run.name not in needed]
-    return [*before, *(dataclasses.replace(run, stage=stage) for run in own)]
+    return [*before, *(dataclasses.replace(run, stage=stage) for run in runs if run.name not in needed)]
 
 
 def describe(values: Values) -> str:
@@ -189,45 +248,19 @@ def planned_run(task: str, label: str, words: Sequence[str], config: Config) -> 
 
 
 class Mistakes(ConfigError):
-    """What the task's parser refuses in a grid: each different mistake with what leads to it."""
+    """What the task's parser refuses in a grid: each mistake with the values that make it."""
 
-    def __init__(self):
+    def __init__(self, found: Sequence[tuple[str, Values]]):
         super().__init__("the grid has mistakes")
-        self.found: dict[str, list[Values]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self.found)
-
-    def add(self, text: str, values: Values) -> None:
-        """Note a mistake of these values."""
-        self.found.setdefault(text, []).append(values)
-
-    def look_closer(self, grid: Mapping[str, Sequence], right: Sequence[Values], parse: Callable) -> None:
-        """Blame single values where no combination with them is right: the parser names only its first mistake."""
-        blamed = []
-        for key, values in grid.items():
-            for value in values:
-                if any(combination[key] == value for combination in right):
-                    continue
-                try:
-                    parse({key: value})
-                except ConfigError as error:
-                    blamed.append((str(error), {key: value}))
-        combined = {
-            text: [v for v in values if not any(b.items() <= v.items() for _, b in blamed)]
-            for text, values in self.found.items()
-        }
-        self.found = {text: values for text, values in combined.items() if values}
-        for text, value in blamed:
-            self.add(text, value)
+        self.found = found
 
     def lines(self) -> list[str]:
-        """What the user reads: a line for each mistake."""
-        return [f"error: {text}{self.where(values)}" for text, values in self.found.items()]
-
-    @staticmethod
-    def where(values: Sequence[Values]) -> str:
-        """The first of the combinations with a mistake, and how many more there are."""
-        named = [text for text in map(describe, values) if text]
-        more = f" and {len(named) - 1} more" if len(named) > 1 else ""
-        return f" ({named[0]}{more})" if named else ""
+        """What the user reads: a line for each mistake, with the first values that make it."""
+        by_text: dict[str, list[str]] = {}
+        for text, values in self.found:
+            by_text.setdefault(text, []).append(describe(values))
+        lines = []
+        for text, named in by_text.items():
+            more = f" and {len(named) - 1} more" if len(named) > 1 else ""
+            lines.append(f"error: {text}" + (f" ({named[0]}{more})" if named[0] else ""))
+        return lines

@@ -79,7 +79,7 @@ def finished(run: Planned) -> bool:
     return (Path(run.folder) / "metrics.json").exists()
 
 
-def row(submission: Submission, run: Planned, entries: "queue.Entries") -> Row:
+def row(submission: Submission, run: Planned, entries: queue.Entries) -> Row:
     """One run as it stands now."""
     folder = Path(run.folder)
     record, environment = read(submission.record(run.name)), read(folder / "environment.json")
@@ -87,7 +87,7 @@ def row(submission: Submission, run: Planned, entries: "queue.Entries") -> Row:
     history = read_history(folder / "history.csv")
     last = history[-1] if history else {}
     job = submission.jobs.get(run.name)
-    state, reason = state_of(submission, record, result, entries.get(job), entries.answered)
+    state, reason = state_of(submission, job, record, result, entries)
     starts = record.get("starts", [])
     epochs = environment.get("epochs")
     left = epochs - len(history) if epochs and state in ("running", "requeued") else None
@@ -103,7 +103,7 @@ def row(submission: Submission, run: Planned, entries: "queue.Entries") -> Row:
         epochs=epochs,
         val_accuracy=number(last.get("val_accuracy")),
         images_per_second=number(last.get("images_per_second")),
-        elapsed=sum(seconds(start, state) for start in starts) if starts else None,
+        elapsed=elapsed(starts, state),
         eta=left * float(last["seconds"]) if left is not None and last else None,
         host=starts[-1]["host"] if starts else None,
         restarts=max(0, len(environment.get("starts", [])) - 1),
@@ -113,7 +113,7 @@ def row(submission: Submission, run: Planned, entries: "queue.Entries") -> Row:
 
 
 def state_of(
-    submission: Submission, record: Mapping, result: Mapping, entry: "queue.Entry | None", answered: bool
+    submission: Submission, job: str | None, record: Mapping, result: Mapping, entries: queue.Entries
 ) -> tuple[str, str]:
     """State of a run and the reason for it, from the surest witness to the least."""
     if result:
@@ -123,13 +123,16 @@ def state_of(
         return written, reason
     if submission.cluster == "local":
         return local_state(submission, record)
+    entry = entries.get(job)
     if entry and entry.state == "PENDING":
         return ("requeued" if written else "queued"), entry.reason
     if entry:
         return "running", "" if entry.state == "RUNNING" else entry.state.lower()
+    if not job:
+        return "failed", "SLURM did not take it"
     if submission.cancelled:
         return "cancelled", reason
-    if not answered:
+    if not entries.answered:
         return written or "queued", "squeue does not answer; this is the last that the run wrote"
     if written == "stopped":
         return written, reason
@@ -153,11 +156,15 @@ def ended(lost: Row, endings: Mapping[str, str]) -> Row:
     return dataclasses.replace(lost, state="failed", reason=f"SLURM says {told}") if told else lost
 
 
-def seconds(start: Mapping, state: str) -> float:
-    """How long a start took, or has taken so far; nothing where its end was not written."""
-    begun = datetime.fromisoformat(start["time"])
-    end = start.get("ended") or (datetime.now(UTC).isoformat() if state == "running" else start["time"])
-    return (datetime.fromisoformat(end) - begun).total_seconds()
+def elapsed(starts: Sequence[Mapping], state: str) -> float | None:
+    """How long the starts took together; one whose end was not written counts if it is the last, and runs."""
+    if not starts:
+        return None
+    now = datetime.now(UTC).isoformat()
+    spans = [(start["time"], start.get("ended", start["time"])) for start in starts]
+    if state == "running":
+        spans[-1] = (starts[-1]["time"], starts[-1].get("ended", now))
+    return sum((datetime.fromisoformat(end) - datetime.fromisoformat(begun)).total_seconds() for begun, end in spans)
 
 
 def read(path: Path) -> dict:

@@ -76,30 +76,38 @@ class Submission:
 
 def create(task: str, cluster: str, title: str, runs: Sequence[Planned]) -> Submission:
     """Make a submission's folder, with a copy of the code as it is now."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    try:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        folder = new_folder(task)
+        for name in ("runs", "logs"):
+            (folder / name).mkdir()
+        for name in CODE:
+            shutil.copytree(REPOSITORY / name, folder / "code" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    except OSError as error:
+        raise files.StorageError(f"cannot write {FOLDER}: {error}") from error
+    files.write_json(folder / "code" / SNAPSHOT, git_state())
+    return Submission(
+        id=folder.name,
+        task=task,
+        cluster=cluster,
+        title=title,
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        directory=str(Path.cwd()),
+        runs=tuple(runs),
+        jobs={},
+    ).changed()
+
+
+def new_folder(task: str) -> Path:
+    """Make a folder that is named by the task and the time."""
     while True:
-        now = datetime.now(UTC)
-        submission = Submission(
-            id=f"{task}-{now:%Y%m%d-%H%M%S}",
-            task=task,
-            cluster=cluster,
-            title=title,
-            time=now.isoformat(timespec="seconds"),
-            directory=str(Path.cwd()),
-            runs=tuple(runs),
-            jobs={},
-        )
+        folder = FOLDER / f"{task}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
         try:
-            submission.folder.mkdir()
-            break
+            folder.mkdir()
         except FileExistsError:
             time.sleep(0.2)  # two in one second
-    for name in ("runs", "logs"):
-        (submission.folder / name).mkdir()
-    for name in CODE:
-        shutil.copytree(REPOSITORY / name, submission.code / name, ignore=shutil.ignore_patterns("__pycache__"))
-    files.write_json(submission.code / SNAPSHOT, git_state())
-    return submission.changed()
+        else:
+            return folder
 
 
 def load(name: str) -> Submission:
