@@ -285,6 +285,49 @@ def class_destinations(confusion: np.ndarray, class_names: Sequence[str], chosen
     return save_figure(figure, path)
 
 
+def class_images(images: np.ndarray, class_names: Sequence[str], title: str, path: Path) -> Path:
+    """Draw an image of each class, five in a row.
+
+    Args:
+        images: one a class, in their order, of shape ``(classes, height, width, 1 or 3)``: uint8, or floats of
+            any range, each of which is stretched by itself from its least to its greatest value.
+        class_names: the name of each class.
+        title: of the figure.
+        path: the PNG to write.
+
+    Raises:
+        ValueError: wrong shapes, or not as many images as classes.
+    """
+    _check_images(images)
+    if len(images) != len(class_names):
+        raise ValueError(f"{len(images)} images of {len(class_names)} classes")
+    rows = math.ceil(len(images) / 5)
+    figure = _figure(9, 0.6 + 2.1 * rows)
+    figure.suptitle(title)
+    grid = figure.subplots(rows, 5, squeeze=False).ravel()
+    for axes, image, name in zip(grid, images, class_names, strict=False):
+        if image.dtype != np.uint8:
+            image = (image - image.min()) / max(image.max() - image.min(), 1e-12)
+        _show_image(axes, _displayable(image[None])[0])
+        axes.set_title(_short(name), fontsize=10)
+    for axes in grid[len(images) :]:
+        axes.remove()
+    return save_figure(figure, path)
+
+
+def loss_by_step(rows: Sequence[Mapping], path: Path) -> Path:
+    """Draw the validation loss by step, on a log axis, from rows of ``{"step", "loss"}``; there may be none."""
+    figure = _figure(7, 4.5)
+    axes = figure.subplots()
+    axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], "o-", color=BLUE, markersize=4)
+    axes.set(title="Validation loss while training", xlabel="Step", ylabel="Validation loss, norm of W included")
+    if rows and min(row["loss"] for row in rows) > 0:
+        axes.set_yscale("log")
+    axes.set_axisbelow(True)
+    axes.grid(color="0.85", which="both")
+    return save_figure(figure, path)
+
+
 def per_class_scores(per_class: Sequence[Mapping], path: Path) -> Path:
     """Draw precision, recall and F1 (%) of each class, the best F1 first.
 

@@ -5,7 +5,7 @@ import importlib.util
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -20,12 +20,14 @@ Values = Mapping[str, object]
 class Study:
     """One entry of a task's studies.yaml: `preset` with one value of every list in `grid`, over `seeds`.
 
+    `runs`, where given, is a list of settings that go together, each of which meets every combination of the grid.
     `after` names a study of the task whose runs this one's read, and which therefore come first.
     """
 
     about: str = ""
     preset: str | None = None
     grid: Mapping[str, Sequence] = field(default_factory=dict)
+    runs: Sequence[Values] = ()
     seeds: str = "0"
     after: str | None = None
 
@@ -73,7 +75,7 @@ def load_study(task: str, name: str) -> Study:
         raise ConfigError(f"{task} names no studies: {path} is not there") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
-    if not isinstance(studies, dict) or not all(isinstance(key, str) for key in studies):
+    if not isinstance(studies, dict) or not all(map(is_text, studies)):
         raise ConfigError(f"{path}: it must name studies, each with its keys")
     choice("study", name, sorted(studies))
     return read_study(studies[name], f"{path}, study {name}")
@@ -85,15 +87,23 @@ def read_study(entry: object, where: str) -> Study:
         raise ConfigError(f"{where}: it must have keys: {', '.join(f.name for f in dataclasses.fields(Study))}")
     for key, value in entry.items():
         choice(f"key in {where}", str(key), [f.name for f in dataclasses.fields(Study)])
-        if key != "grid" and not isinstance(value, str):
+        if key not in ("grid", "runs") and not isinstance(value, str):
             raise ConfigError(f'{where}: {key} must be a text; seeds in quotes, such as "0:5"')
     grid = entry.get("grid", {})
-    if not isinstance(grid, dict) or not all(isinstance(key, str) for key in grid):
+    if not isinstance(grid, dict) or not all(map(is_text, grid)):
         raise ConfigError(f"{where}: grid must have keys of train.py's config")
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             raise ConfigError(f"{where}: {key} needs a list of values")
+    runs = entry.get("runs", [])
+    if not isinstance(runs, list) or not all(isinstance(run, dict) and all(map(is_text, run)) for run in runs):
+        raise ConfigError(f"{where}: runs must be a list of settings")
     return Study(**entry)
+
+
+def is_text(value: object) -> bool:
+    """Whether YAML has read a text here, and not a number or another thing."""
+    return isinstance(value, str)
 
 
 def seeds(text: str) -> tuple[int, ...]:
@@ -120,10 +130,12 @@ def pairs(items: Sequence[str], flag: str) -> dict[str, str]:
     return found
 
 
-def combinations(grid: Mapping[str, Sequence]) -> Iterator[Values]:
-    """One value of every list, the last key fastest."""
-    for values in itertools.product(*grid.values()):
-        yield dict(zip(grid, values, strict=True))
+def combinations(study: Study, fixed: Mapping[str, str]) -> list[Values]:
+    """One value of every list, with each of the settings that go together; without the keys that are fixed."""
+    products = itertools.product(*study.grid.values())
+    both = itertools.product((dict(zip(study.grid, values, strict=True)) for values in products), study.runs or ({},))
+    found = [{key.replace("-", "_"): value for key, value in (grid | run).items()} for grid, run in both]
+    return [{key: value for key, value in values.items() if key not in fixed} for values in found]
 
 
 def flags(values: Values) -> list[str]:
@@ -147,20 +159,18 @@ def plan(task: str, study: Study, fixed: Mapping[str, str], chosen: Sequence[int
     `fixed` holds for every run; a key of the grid that it names leaves the grid. Raises Mistakes.
     """
     presets = load_task(task).PRESETS
-    grid = {key.replace("-", "_"): values for key, values in study.grid.items()}
-    if "seed" in fixed or "seed" in grid:
+    grid = combinations(study, fixed)
+    if any("seed" in fixed | values for values in grid):
         raise ConfigError("seed is no key of a grid; --seeds 0:5 names the seeds")
-    if "overwrite" in fixed or "overwrite" in grid:
+    if any("overwrite" in fixed | values for values in grid):
         raise ConfigError("overwrite would start a run anew each time that it is requeued; delete its folder instead")
-    for key in grid.keys() & fixed.keys():
-        del grid[key]
     preset = {"preset": study.preset} if study.preset else {}
 
     def parse(values: Values) -> Config:
         return parse_strictly(presets, "", [*flags(preset | dict(values)), f"--seed={chosen[0]}"])
 
     try:
-        parsed = [(values, parse(fixed | values)) for values in combinations(grid)]
+        parsed = [(values, parse(fixed | values)) for values in grid]
     except ConfigError:
         raise Mistakes(look_closer(grid, fixed, parse)) from None
     planned: dict[str, Planned] = {}
@@ -174,7 +184,7 @@ def plan(task: str, study: Study, fixed: Mapping[str, str], chosen: Sequence[int
 
 
 def look_closer(
-    grid: Mapping[str, Sequence], fixed: Mapping[str, str], parse: Callable[[Values], Config]
+    grid: Sequence[Values], fixed: Mapping[str, str], parse: Callable[[Values], Config]
 ) -> list[tuple[str, Values]]:
     """Every mistake, with the values that make it: a parser names its first alone, so values are tried one by one.
 
@@ -196,14 +206,16 @@ def look_closer(
             del kept[key]
     if text := mistake(kept):
         return [*found, (text, kept)]
-    wrong = [(values, text) for values in combinations(grid) if (text := mistake(kept | values))]
+    wrong = [(values, text) for values in grid if (text := mistake(kept | values))]
+    right = [values for values in grid if values not in [w for w, _ in wrong]]
+    singles = [{key: value} for values in grid for key, value in values.items()]
     blamed: list[Values] = []
-    for key, values in grid.items():
-        for value in values:
-            always = all(v in [w for w, _ in wrong] for v in combinations(grid) if v[key] == value)
-            if always and (text := mistake(kept | {key: value})):
-                blamed.append({key: value})
-                found.append((text, {key: value}))
+    for single in singles:
+        if single in blamed or any(single.items() <= values.items() for values in right):
+            continue
+        if text := mistake(kept | single):
+            blamed.append(single)
+            found.append((text, single))
     found += [(text, values) for values, text in wrong if not any(b.items() <= values.items() for b in blamed)]
     return found
 

@@ -1,0 +1,77 @@
+"""The two multi-class hinge losses, and the validation loss by step."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from common import training
+from common.callbacks import Progress
+from common.data import pipeline
+from common.data.sources import Dataset
+
+
+class CrammerSinger(keras.losses.Loss):
+    """max(0, 1 + max over j != y of s_j - s_y): Crammer and Singer 2001, with labels int (b,) and scores float (b, c).
+
+    `keras.losses.CategoricalHinge` lets its maximum run over a 0 in the true class's place too, and so differs where
+    every wrong score is negative. The subgradient is that of one strongest wrong class, the first of equals; at a
+    margin of exactly 1 it is 0.
+    """
+
+    def call(self, y_true, y_pred):
+        true = one_hot(y_true, y_pred)
+        wrong = ops.argmax(ops.where(true > 0, -math.inf, y_pred), axis=-1)
+        strongest = ops.one_hot(wrong, y_pred.shape[-1], dtype=y_pred.dtype)
+        return ops.relu(1 + ops.sum((strongest - true) * y_pred, axis=-1))
+
+
+class WestonWatkins(keras.losses.Loss):
+    """Sum over j != y of max(0, 1 + s_j - s_y): Weston and Watkins 1999, with labels int (b,) and scores float (b, c).
+
+    At a margin of exactly 1 the subgradient is 0.
+    """
+
+    def call(self, y_true, y_pred):
+        true = one_hot(y_true, y_pred)
+        margins = ops.relu(1 + y_pred - ops.sum(true * y_pred, axis=-1, keepdims=True))
+        return ops.sum((1 - true) * margins, axis=-1)
+
+
+def one_hot(labels, scores):
+    """Labels (b,) or (b, 1), of any number type, as ones and zeros like the scores (b, c)."""
+    return ops.one_hot(ops.cast(ops.reshape(labels, (-1,)), "int32"), scores.shape[-1], dtype=scores.dtype)
+
+
+LOSSES = {"crammer_singer": CrammerSinger, "weston_watkins": WestonWatkins}
+
+
+class ValidationLoss(keras.callbacks.Callback):
+    """Reads the validation loss, norm included, every so many steps, into the progress, which checkpoints hold."""
+
+    def __init__(self, progress: Progress, loss: keras.losses.Loss, data: Dataset, every: int, batch_size: int):
+        super().__init__()
+        self.rows = progress.extra.setdefault("validation", [])
+        self.progress = progress
+        self.loss = loss
+        self.split = data.validation
+        self.every = every
+        self.batch_size = batch_size
+        self.steps = pipeline.steps_per_epoch(data.train, batch_size)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.before = epoch * self.steps + self.progress.step
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = self.before + batch + 1
+        if step % self.every == 0:
+            self.rows.append({"step": step, "loss": self.read()})
+
+    def read(self) -> float:
+        """The validation loss now; `evaluate` would reset the running means of the epoch."""
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()  # during fit the variables are elsewhere
+        scores = training.predict(self.model, self.split, self.batch_size)
+        data_loss = np.mean(ops.convert_to_numpy(self.loss(self.split.labels, scores)))
+        return float(data_loss + sum(float(ops.convert_to_numpy(term)) for term in self.model.losses))

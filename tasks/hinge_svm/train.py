@@ -1,0 +1,162 @@
+"""A linear support vector machine on raw pixels, with the hinge of Crammer and Singer or that of Weston and Watkins.
+
+    python tasks/hinge_svm/train.py                                   # CIFAR-10, the source's best setting
+    python tasks/hinge_svm/train.py --loss weston_watkins             # the sum over classes, in place of the maximum
+    python tasks/hinge_svm/train.py --rate 1e-7 --regularisation 5e4 --batch-size 200
+    python tasks/hinge_svm/train.py --preset demo                     # embedded digits: seconds, no network
+
+What accuracy to expect, and over how many seeds: the table in README.md beside this file.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
+
+from common import runs
+from common.config import Config, ConfigError, Phase, data_dir, offline, positive
+
+FIRST_WEIGHTS = 1e-4  # standard deviation of W before training: scores near 0 on pixels of 0 to 255
+
+
+@dataclass(frozen=True)
+class SVMConfig(Config):
+    """What one run of this study depends on."""
+
+    batch_size: int = 400
+    """Images per step, on all devices together."""
+    loss: Literal["crammer_singer", "weston_watkins"] = "crammer_singer"
+    """Hinge of the strongest wrong class, or the sum of the hinges of all wrong classes."""
+    rate: float = 3e-7
+    """Learning rate of plain SGD."""
+    regularisation: float = 1e4
+    """Lambda: weight of the norm of W in the loss."""
+    norm: Literal["L1", "L2"] = "L2"
+    """Sum of |W|, or of W squared."""
+    epochs: int = 6
+    """Passes over the training images."""
+    validate_every: int = 100
+    """Steps between two readings of the validation loss."""
+
+    SHOWN = ("dataset", "loss")
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The one phase."""
+        return (Phase("train", "full", self.epochs, "sgd", self.rate),)
+
+    def headline(self) -> tuple[str, ...]:
+        """Preset, data set and loss."""
+        return (*super().headline(), self.loss)
+
+    def check(self) -> None:
+        """Raise ConfigError for values that cannot be trained with."""
+        super().check()
+        if not self.regularisation >= 0:
+            raise ConfigError(f"regularisation is {self.regularisation}; allowed: zero and above")
+        positive("validate-every", self.validate_every)
+        for phase in self.phases:
+            phase.check()
+
+
+PRESETS = {
+    "best": SVMConfig(preset="best"),
+    "demo": SVMConfig(
+        preset="demo",
+        dataset="digits",
+        loss="weston_watkins",
+        batch_size=50,
+        rate=1e-5,
+        regularisation=1.0,
+        epochs=10,
+        validate_every=10,
+    ),
+}
+
+
+def provide(config: SVMConfig) -> None:
+    """See that the data is on this machine; what is missing is fetched, unless offline."""
+    from common.data import sources
+
+    sources.provide(config.dataset, data_dir(config), offline(config))
+
+
+def study(config: SVMConfig, run: runs.Run) -> None:
+    """Train one configuration and leave its figures."""
+    from common import training
+    from common.data import sources
+    from tasks.hinge_svm import hinge
+
+    training.set_up(config)
+    data = sources.load(config.dataset, data_dir(config), config.seed, 32, config.limit_train, config.limit_test)
+    model = build(config, data)
+    loss = hinge.LOSSES[config.loss]()
+    objective = training.Objective(loss)
+
+    def callbacks(progress):
+        return [hinge.ValidationLoss(progress, loss, data, config.validate_every, config.batch_size)]
+
+    progress = training.train(
+        run, model, config.phases, data, lambda phase: None, objective=objective, callbacks=callbacks
+    )
+    metrics = training.results(run, model, config.phases, data, progress, objective, ("train", "validation", "test"))
+    metrics["iterations"] = progress.extra["validation"]
+    draw(config, run, model, data, progress, metrics)
+    run.finish("completed", metrics)
+
+
+def build(config: SVMConfig, data):
+    """The whole model: uint8 images (b, h, w, c) to float32 scores (b, classes), W x + b of centred pixels."""
+    import keras
+    import numpy as np
+    from keras import layers, regularizers
+
+    x = inputs = keras.Input((data.train.size, data.train.size, data.train.channels), dtype="uint8", name="image")
+    x = layers.Flatten()(x)
+    mean = mean_image(data).ravel()
+    x = layers.Normalization(mean=mean, variance=np.ones_like(mean), dtype="float32", name="centre")(x)
+    scores = layers.Dense(
+        len(data.class_names),
+        kernel_initializer=keras.initializers.RandomNormal(stddev=FIRST_WEIGHTS, seed=config.seed),
+        kernel_regularizer={"L1": regularizers.L1, "L2": regularizers.L2}[config.norm](config.regularisation),
+        dtype="float32",
+        name="scores",
+    )(x)
+    return keras.Model(inputs, scores)
+
+
+def mean_image(data):
+    """Mean of the training images: float64 (h, w, c)."""
+    import numpy as np
+
+    from common.data import pipeline
+
+    total = sum(images.numpy().sum(axis=0, dtype=np.int64) for images, _ in pipeline.evaluation(data.train, 1000))
+    return total / len(data.train)
+
+
+def draw(config: SVMConfig, run: runs.Run, model, data, progress, metrics) -> None:
+    """Every figure of the study, into the run directory."""
+    import keras
+    import numpy as np
+
+    from common import plots
+    from common.data import pipeline
+
+    plots.learning_curves(progress.rows, run.figures / "learning_curves.png")
+    plots.class_counts(data.counts(), data.class_names, run.figures / "classes.png")
+    plots.per_class_scores(metrics["test"]["per_class"], run.figures / "per_class.png")
+    plots.loss_by_step(metrics["iterations"], run.figures / "validation_loss.png")
+    first = [int(np.flatnonzero(data.train.labels == label)[0]) for label in range(len(data.class_names))]
+    samples = pipeline.pictures(data.train, np.array(first))
+    plots.class_images(samples, data.class_names, "A training image of each class", run.figures / "samples.png")
+    weights = keras.ops.convert_to_numpy(model.get_layer("scores").kernel)
+    templates = weights.T.reshape(len(weights.T), *samples.shape[1:])
+    title = f"Weights of each class, from their least to their greatest ({config.loss})"
+    plots.class_images(templates, data.class_names, title, run.figures / "templates.png")
+
+
+if __name__ == "__main__":
+    runs.main(PRESETS, __doc__, provide, study)
