@@ -315,6 +315,30 @@ def class_images(images: np.ndarray, class_names: Sequence[str], title: str, pat
     return save_figure(figure, path)
 
 
+def cumulative_variance(shares: np.ndarray, path: Path) -> Path:
+    """Draw the share of the variance that the first principal components hold: (n,) floats from 0 to 1, rising."""
+    figure = _figure(7, 4.5)
+    axes = figure.subplots()
+    axes.plot(np.arange(1, len(shares) + 1), 100 * np.asarray(shares), color=BLUE)
+    for share in (0.95, 0.99):
+        count = int(np.searchsorted(shares, share)) + 1
+        axes.plot([count, count], [0, 100 * share], ":", color="0.4")
+        axes.annotate(
+            f"{count} components: {share:.0%}",
+            (count, 20 + 200 * (share - 0.95)),
+            xytext=(5, 0),
+            textcoords="offset points",
+        )
+    axes.set(
+        title="Principal components of the training images", xlabel="Components", ylabel="Share of the variance (%)"
+    )
+    axes.set_ylim(0, 103)
+    axes.set_xlim(0, len(shares))
+    axes.set_axisbelow(True)
+    axes.grid(color="0.85")
+    return save_figure(figure, path)
+
+
 def loss_by_step(rows: Sequence[Mapping], path: Path) -> Path:
     """Draw the validation loss by step, on a log axis, from rows of ``{"step", "loss"}``; there may be none."""
     figure = _figure(7, 4.5)

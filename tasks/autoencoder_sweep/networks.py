@@ -1,0 +1,58 @@
+"""The autoencoder, and the classifier on top of its encoder."""
+
+import keras
+from keras import layers, ops
+
+from common.data.sources import Dataset
+
+
+class Autoencoder(keras.Model):
+    """A model of images that is trained to give them back: its target is its input, not the labels."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return super().compute_loss(x=x, y=pixels(x), y_pred=y_pred, sample_weight=sample_weight, training=training)
+
+
+def pixels(images):
+    """uint8 images (b, h, w, c) as float32 (b, h * w * c) from 0 to 1."""
+    flat = ops.reshape(images, (ops.shape(images)[0], images.shape[1] * images.shape[2] * images.shape[3]))
+    return ops.cast(flat, "float32") / 255
+
+
+def image_input(data: Dataset):
+    """The input of either network, and its pixels from 0 to 1."""
+    inputs = keras.Input((data.train.size, data.train.size, data.train.channels), dtype="uint8", name="image")
+    return inputs, layers.Rescaling(1 / 255, dtype="float32", name="pixels")(layers.Flatten()(inputs))
+
+
+def encode(x, k: int, hidden: int, dropout: float, seed: int):
+    """Pixels to the bottleneck: hidden units with ReLU, then k numbers without."""
+    x = layers.Dense(hidden, activation="relu", name="encoder_hidden")(x)
+    if dropout:
+        x = layers.Dropout(dropout, seed=seed, name="encoder_dropout")(x)
+    return layers.Dense(k, name="bottleneck")(x)
+
+
+ENCODER = ("encoder_hidden", "bottleneck")  # the layers of `encode` that have weights
+
+
+def autoencoder(config, data: Dataset) -> Autoencoder:
+    """uint8 images (b, h, w, c) to their reconstruction, float32 (b, h * w * c) from 0 to 1."""
+    inputs, x = image_input(data)
+    size = x.shape[-1]
+    x = encode(x, config.k, config.hidden, config.dropout, config.seed)
+    x = layers.Dense(config.hidden, activation="relu", name="decoder_hidden")(x)
+    if config.dropout:
+        x = layers.Dropout(config.dropout, seed=config.seed + 1, name="decoder_dropout")(x)
+    return Autoencoder(inputs, layers.Dense(size, activation="sigmoid", dtype="float32", name="reconstruction")(x))
+
+
+def classifier(config, data: Dataset) -> keras.Model:
+    """uint8 images (b, h, w, c) to float32 logits (b, classes): one linear layer on top of the encoder."""
+    inputs, x = image_input(data)
+    x = encode(x, config.k, config.hidden, config.dropout, config.seed)
+    logits = layers.Dense(len(data.class_names), dtype="float32", name="head")(x)
+    model = keras.Model(inputs, logits)
+    for name in ENCODER:
+        model.get_layer(name).trainable = config.train_encoder
+    return model

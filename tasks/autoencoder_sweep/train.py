@@ -1,0 +1,193 @@
+"""Autoencoders with a bottleneck of k numbers, principal components beside them, and what their encoder is good for.
+
+One run is one autoencoder (k and dropout), or one classifier on top of an encoder.
+
+    python tasks/autoencoder_sweep/train.py                          # MNIST, k = 300, no dropout
+    python tasks/autoencoder_sweep/train.py --k 50 --dropout 0.1
+    python tasks/autoencoder_sweep/train.py --preset transfer        # a classifier; needs the first command's run
+    python tasks/autoencoder_sweep/train.py --preset transfer --encoder random --no-train-encoder
+    python tasks/autoencoder_sweep/train.py --preset demo            # embedded digits: seconds, no network
+
+What loss to expect, and over how many seeds: the table in README.md beside this file.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
+
+from common import runs
+from common.config import Config, ConfigError, Phase, data_dir, offline, positive
+
+
+@dataclass(frozen=True)
+class SweepConfig(Config):
+    """What one run of this study depends on."""
+
+    task: Literal["reconstruct", "classify"] = "reconstruct"
+    """Train an autoencoder, or a classifier on top of an encoder."""
+    k: int = 300
+    """Numbers in the bottleneck."""
+    hidden: int = 1000
+    """Units of the hidden layer between image and bottleneck, and of its mirror image."""
+    dropout: float = 0.0
+    """Dropout rate after each hidden layer."""
+    encoder: str = "random"
+    """classify: random; pretrained, which is the finished autoencoder of the same seed in --out; or a run directory."""
+    train_encoder: bool = True
+    """classify: train the encoder too, or leave it as it is."""
+    epochs: int = 10
+    """Passes over the training images."""
+    rate: float = 1e-3
+    """Learning rate of Adam."""
+
+    @property
+    def SHOWN(self) -> tuple[str, ...]:
+        """What a row of the table always names."""
+        return ("dataset", "k") if self.task == "reconstruct" else ("dataset", "encoder", "train_encoder")
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The one phase."""
+        return (Phase("train", "full", self.epochs, "adam", self.rate, self.dropout),)
+
+    def headline(self) -> tuple[str, ...]:
+        """Preset, data set, and the bottleneck or the encoder."""
+        last = f"k{self.k}" if self.task == "reconstruct" else f"{Path(self.encoder).name}-encoder"
+        return (*super().headline(), last)
+
+    def check(self) -> None:
+        """Raise ConfigError for values that cannot be trained with."""
+        super().check()
+        for field in ("k", "hidden"):
+            positive(field, getattr(self, field))
+        if self.encoder not in ("random", "pretrained") and not (Path(self.encoder) / "config.json").is_file():
+            raise ConfigError(f"encoder {self.encoder!r}: allowed: random, pretrained, or the folder of a run")
+        if self.task == "reconstruct" and (self.encoder != "random" or not self.train_encoder):
+            raise ConfigError("encoder and train-encoder are for --task classify")
+        for phase in self.phases:
+            phase.check()
+
+
+PRESETS = {
+    "autoencoder": SweepConfig(preset="autoencoder", dataset="mnist"),
+    "transfer": SweepConfig(preset="transfer", dataset="mnist", task="classify", encoder="pretrained"),
+    "demo": SweepConfig(preset="demo", dataset="digits", k=16, epochs=20),
+}
+
+
+def provide(config: SweepConfig) -> None:
+    """See that the data and the encoder are on this machine; missing data is fetched, unless offline."""
+    from common.data import sources
+
+    sources.provide(config.dataset, data_dir(config), offline(config))
+    if config.encoder != "random":
+        encoder_run(config)
+
+
+def encoder_run(config: SweepConfig) -> Path:
+    """The finished run that the encoder is taken from. Raises ConfigError where it is not there, or does not fit."""
+    import dataclasses
+    import json
+
+    if config.encoder != "pretrained":
+        folder = Path(config.encoder)
+        theirs = json.loads((folder / "config.json").read_text())["config"]
+        for field in ("k", "hidden"):
+            if theirs.get(field) != getattr(config, field):
+                raise ConfigError(
+                    f"encoder {folder} has {field} {theirs.get(field)}; this run has {getattr(config, field)}"
+                )
+    else:
+        shared = {f: getattr(config, f) for f in ("dataset", "seed", "k", "hidden", "limit_train", "limit_test", "out")}
+        folder = config.out / "autoencoder_sweep" / dataclasses.replace(PRESETS["autoencoder"], **shared).name()
+    if not (folder / "metrics.json").is_file():
+        raise ConfigError(
+            f"no finished autoencoder in {folder}; `python tasks/autoencoder_sweep/train.py --k {config.k} "
+            f"--seed {config.seed}`, with the same data and --out, makes it"
+        )
+    return folder
+
+
+def study(config: SweepConfig, run: runs.Run) -> None:
+    """Train one configuration and leave its figures."""
+    from common import training
+    from common.data import sources
+
+    training.set_up(config)
+    data = sources.load(config.dataset, data_dir(config), config.seed, 28, config.limit_train, config.limit_test)
+    (reconstruct if config.task == "reconstruct" else classify)(config, run, data)
+
+
+def reconstruct(config: SweepConfig, run: runs.Run, data) -> None:
+    """Train an autoencoder, and measure principal components beside it."""
+    import keras
+
+    from common import training
+    from tasks.autoencoder_sweep import networks, pca
+
+    model = networks.autoencoder(config, data)
+    objective = training.Objective(keras.losses.MeanSquaredError(), accuracy=False)
+    progress = training.train(run, model, config.phases, data, lambda phase: None, objective=objective)
+    metrics = training.results(run, model, config.phases, data, progress, objective)
+    curves = pca.curves(data)
+    metrics["figures"] = pca.figures(curves, config.k)
+    draw_reconstructions(run, model, data, progress, curves)
+    run.finish("completed", metrics)
+
+
+def classify(config: SweepConfig, run: runs.Run, data) -> None:
+    """Train a classifier on top of an encoder."""
+    from common import training
+    from tasks.autoencoder_sweep import networks
+
+    model = networks.classifier(config, data)
+    if config.encoder != "random":
+        load_encoder(model, encoder_run(config))
+    progress = training.train(run, model, config.phases, data, lambda phase: None)
+    metrics = training.results(run, model, config.phases, data, progress, of=("train", "validation", "test"))
+    draw_classes(run, data, progress, metrics)
+    run.finish("completed", metrics)
+
+
+def load_encoder(model, folder: Path) -> None:
+    """Put the encoder of a finished run into a classifier. Raises CheckpointError where it does not fit."""
+    from common import checkpoints
+    from tasks.autoencoder_sweep import networks
+
+    kept = folder / "checkpoints"
+    arrays = checkpoints.load(kept / checkpoints.latest(kept).data["best"]["train"]["file"]).arrays
+    for name in networks.ENCODER:
+        for variable in model.get_layer(name).weights:
+            (found,) = [array for key, array in arrays.items() if key.endswith(f"/{name}/{variable.name}")]
+            variable.assign(found)
+
+
+def draw_reconstructions(run: runs.Run, model, data, progress, curves) -> None:
+    """Every figure of an autoencoder, into the run directory."""
+    import numpy as np
+
+    from common import plots
+    from common.data import pipeline
+
+    plots.learning_curves(progress.rows, run.figures / "learning_curves.png")
+    images = pipeline.pictures(data.test, np.linspace(0, len(data.test) - 1, plots.IMAGES_PER_ROW, dtype=int))
+    again = model.predict(images, verbose=0).reshape(images.shape)
+    names = ("original", "reconstructed")
+    plots.image_pairs(images, again, run.figures / "reconstructions.png", names, "Test images and what comes back")
+    plots.cumulative_variance(curves["variance"], run.figures / "pca_variance.png")
+
+
+def draw_classes(run: runs.Run, data, progress, metrics) -> None:
+    """Every figure of a classifier, into the run directory."""
+    from common import plots
+
+    plots.learning_curves(progress.rows, run.figures / "learning_curves.png")
+    plots.class_counts(data.counts(), data.class_names, run.figures / "classes.png")
+    plots.per_class_scores(metrics["test"]["per_class"], run.figures / "per_class.png")
+
+
+if __name__ == "__main__":
+    runs.main(PRESETS, __doc__, provide, study)
