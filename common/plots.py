@@ -320,14 +320,11 @@ def cumulative_variance(shares: np.ndarray, path: Path) -> Path:
     figure = _figure(7, 4.5)
     axes = figure.subplots()
     axes.plot(np.arange(1, len(shares) + 1), 100 * np.asarray(shares), color=BLUE)
-    for share in (0.95, 0.99):
+    for share, side, gap in ((0.95, "right", -5), (0.99, "left", 5)):
         count = int(np.searchsorted(shares, share)) + 1
         axes.plot([count, count], [0, 100 * share], ":", color="0.4")
         axes.annotate(
-            f"{count} components: {share:.0%}",
-            (count, 20 + 200 * (share - 0.95)),
-            xytext=(5, 0),
-            textcoords="offset points",
+            f"{share:.0%} in {count}", (count, 10), xytext=(gap, 0), textcoords="offset points", ha=side, fontsize=9
         )
     axes.set(
         title="Principal components of the training images", xlabel="Components", ylabel="Share of the variance (%)"
@@ -464,6 +461,8 @@ def _phase_spans(history: History) -> list[tuple[str, int, int]]:
 def _mark_phases(axes: Axes, history: History) -> None:
     """Shade every other phase, draw a line between phases and write their names above the axes."""
     axes.set_xlim(0.5, len(history) + 0.5)
+    if len(_phase_spans(history)) == 1:
+        return  # nothing to tell apart
     # The names of short phases would run into each other: each takes the lowest line with room for it.
     epochs_per_character = len(history) / 55
     ends: list[float] = []
