@@ -1,0 +1,197 @@
+"""hinge_svm: both losses against closed forms, the solution against scikit-learn, and the run as a user sees it."""
+
+import json
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.datasets import load_digits
+from sklearn.svm import LinearSVC
+
+from common.config import ConfigError, parse_strictly
+from slurm.plan import load_task
+from tasks.hinge_svm import hinge
+
+RNG = np.random.default_rng(0)
+LABELS = RNG.integers(0, 10, 64)
+SCORES = {
+    "random": RNG.normal(size=(64, 10)),
+    "every wrong score negative": np.where(np.eye(10)[LABELS] > 0, 0.5, -RNG.uniform(0.1, 3, (64, 10))),
+    "all right by more than the margin": np.eye(10)[LABELS] * 5.0,
+}
+
+
+def crammer_singer(labels, scores):
+    """Loss and subgradient of the mean, row by row."""
+    losses, gradient = [], np.zeros_like(scores)
+    for row, (label, s) in enumerate(zip(labels, scores, strict=True)):
+        wrong = max((j for j in range(len(s)) if j != label), key=lambda j: s[j])  # the first of equals
+        losses.append(max(0.0, 1 + s[wrong] - s[label]))
+        if losses[-1] > 0:
+            gradient[row, wrong] += 1
+            gradient[row, label] -= 1
+    return np.array(losses), gradient / len(labels)
+
+
+def weston_watkins(labels, scores):
+    """Loss and subgradient of the mean, row by row."""
+    losses, gradient = np.zeros(len(labels)), np.zeros_like(scores)
+    for row, (label, s) in enumerate(zip(labels, scores, strict=True)):
+        for j in range(len(s)):
+            if j != label and 1 + s[j] - s[label] > 0:
+                losses[row] += 1 + s[j] - s[label]
+                gradient[row, j] += 1
+                gradient[row, label] -= 1
+    return losses, gradient / len(labels)
+
+
+CLOSED = {"crammer_singer": crammer_singer, "weston_watkins": weston_watkins}
+
+
+def value_and_gradient(name, labels, scores):
+    variable = tf.Variable(scores, dtype=tf.float64)
+    with tf.GradientTape() as tape:
+        mean = hinge.LOSSES[name](dtype="float64")(tf.constant(labels), variable)
+    return float(mean), tape.gradient(mean, variable).numpy()
+
+
+@pytest.mark.parametrize("name", CLOSED)
+@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
+def test_loss_and_subgradient_equal_the_closed_form(name, scores):
+    losses, expected = CLOSED[name](LABELS, scores)
+    mean, gradient = value_and_gradient(name, LABELS, scores)
+    assert mean == pytest.approx(losses.mean(), rel=1e-12)
+    np.testing.assert_allclose(gradient, expected, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_gradient_equals_finite_differences(name):
+    scores, step = RNG.normal(size=(4, 5)), 1e-6
+    labels = np.array([0, 1, 2, 4])
+    _, gradient = value_and_gradient(name, labels, scores)
+    for place in np.ndindex(scores.shape):
+        moved = [scores.copy(), scores.copy()]
+        moved[0][place] += step
+        moved[1][place] -= step
+        up, down = (value_and_gradient(name, labels, s)[0] for s in moved)
+        assert gradient[place] == pytest.approx((up - down) / (2 * step), abs=1e-7)
+
+
+def test_of_equal_wrong_scores_one_is_the_strongest():
+    _, gradient = value_and_gradient("crammer_singer", np.array([0]), np.array([[0.0, 2.0, 2.0, 1.0]]))
+    assert gradient.tolist() == [[-1, 1, 0, 0]]
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_at_a_margin_of_exactly_one_the_subgradient_is_zero(name):
+    mean, gradient = value_and_gradient(name, np.array([0]), np.array([[1.0, 0.0, -4.0]]))
+    assert mean == 0
+    assert not gradient.any()
+
+
+def test_crammer_singer_is_not_the_categorical_hinge():
+    scores, labels = SCORES["every wrong score negative"], LABELS
+    theirs = keras.losses.CategoricalHinge()(np.eye(10)[labels], scores)
+    assert value_and_gradient("crammer_singer", labels, scores)[0] < float(theirs) - 0.1
+
+
+def test_the_minimum_is_that_of_scikit_learn():
+    """The same objective, W alone: mean of the losses + lambda * sum W^2, where lambda = 1 / (2 C n)."""
+    images, labels = load_digits(return_X_y=True)
+    images, labels, strength = (images[:600] / 16).astype(np.float32), labels[:600], 0.1
+    weight = 1 / (2 * strength * len(images))
+    svc = LinearSVC(multi_class="crammer_singer", fit_intercept=False, C=strength, max_iter=100_000, tol=1e-6)
+    theirs = svc.fit(images, labels).coef_.T
+
+    kernel = keras.Variable(np.zeros((64, 10), np.float32))
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.PolynomialDecay(0.02, 1500, 1e-5))
+    optimizer.build([kernel])
+    loss = hinge.CrammerSinger()
+
+    def objective(weights):
+        return loss(labels, keras.ops.matmul(images, weights)) + weight * keras.ops.sum(weights**2)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            value = objective(kernel.value)
+        optimizer.apply(tape.gradient(value, [kernel.value]), [kernel])
+
+    for _ in range(1500):
+        step()
+    ours = float(objective(kernel.value))
+    assert ours == pytest.approx(float(objective(theirs.astype(np.float32))), rel=0.01)
+
+
+def run(out, *flags):
+    """The task's command, in this process."""
+    module = load_task("hinge_svm")
+    from common import runs
+
+    sys.modules[module.study.__module__] = module
+    runs.main(module.PRESETS, module.__doc__, module.provide, module.study, ["--out", str(out), *flags])
+    (folder,) = (out / "hinge_svm").iterdir()
+    return folder, json.loads((folder / "metrics.json").read_text())
+
+
+def test_the_norm_is_that_of_the_weights_alone(tmp_path):
+    task = load_task("hinge_svm")
+    from common.data import sources
+
+    data = sources.load("digits", tmp_path, 0, 32)
+    for norm, power in (("L1", 1), ("L2", 2)):
+        argv = ["--preset", "demo", "--norm", norm, "--regularisation", "3"]
+        model = task.build(parse_strictly(task.PRESETS, "", argv), data)
+        kernel, bias = model.get_layer("scores").get_weights()
+        model.get_layer("scores").set_weights([kernel, bias + 7])
+        assert float(model.losses[0]) == pytest.approx(3 * (np.abs(kernel) ** power).sum(), rel=1e-5)
+        assert len(model.losses) == 1
+
+
+def test_the_model_is_linear_in_the_pixels_less_their_mean(tmp_path):
+    task = load_task("hinge_svm")
+    from common.data import pipeline, sources
+
+    data = sources.load("digits", tmp_path, 0, 32)
+    model = task.build(parse_strictly(task.PRESETS, "", ["--preset", "demo"]), data)
+    images = pipeline.pictures(data.train, np.arange(len(data.train)))
+    kernel, bias = model.get_layer("scores").get_weights()
+    flat = images.reshape(len(images), -1).astype(np.float64)
+    expected = (flat - flat.mean(axis=0)) @ kernel + bias
+    np.testing.assert_allclose(model.predict(images, verbose=0), expected, atol=1e-4)
+
+
+def test_the_validation_loss_is_read_every_so_many_steps(tmp_path):
+    folder, metrics = run(tmp_path, "--preset", "demo", "--epochs", "3", "--validate-every", "7")
+    steps = -(-1293 // 50) * 3
+    assert [row["step"] for row in metrics["iterations"]] == list(range(7, steps + 1, 7))
+    assert metrics["iterations"][-1]["loss"] == pytest.approx(metrics["validation"]["loss"], rel=0.2)
+    assert {path.stem for path in folder.glob("figures/*.png")} >= {"samples", "templates", "validation_loss"}
+
+
+def test_the_reading_leaves_the_running_means_alone(tmp_path):
+    every, never = (
+        run(tmp_path / name, "--preset", "demo", "--epochs", "2", "--validate-every", every)[0]
+        for name, every in (("every", "1"), ("never", "1000"))
+    )
+    columns = slice(0, 7)  # without times
+    histories = [
+        [row.split(",")[columns] for row in (f / "history.csv").read_text().splitlines()] for f in (every, never)
+    ]
+    assert histories[0] == histories[1]
+
+
+def test_a_rate_that_is_too_high_ends_as_diverged(tmp_path):
+    _, metrics = run(tmp_path, "--preset", "demo", "--rate", "10", "--regularisation", "1000")
+    assert metrics["status"] == "diverged"
+    assert metrics["diverged"]["phase"] == "train"
+
+
+def test_bad_input_is_one_line():
+    presets = load_task("hinge_svm").PRESETS
+    with pytest.raises(ConfigError, match=r"regularisation is -1\.0; allowed: zero and above"):
+        parse_strictly(presets, "", ["--regularisation", "-1"])
+    with pytest.raises(ConfigError, match="validate-every is 0"):
+        parse_strictly(presets, "", ["--validate-every", "0"])
