@@ -153,11 +153,11 @@ def status_(arguments: argparse.Namespace) -> int:
 
         def look():
             rows[:] = status.rows([submissions.load(submission.id) for submission in chosen])
-            return status.table(rows, titles)
+            return status.table(rows, titles, console.width)
 
         status.watch(look, console, lambda: not any(row.state in status.ACTIVE for row in rows))
     else:
-        console.print(status.table(status.rows(chosen), titles))
+        console.print(status.table(status.rows(chosen), titles, console.width))
     return 0
 
 

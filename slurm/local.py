@@ -99,7 +99,8 @@ class Runner:
             return all(end.done() for end in ends)
 
         if console.is_terminal:
-            status.watch(lambda: status.table(self.rows(), {self.submission.id: self.submission.title}), console, done)
+            titles = {self.submission.id: self.submission.title}
+            status.watch(lambda: status.table(self.rows(), titles, console.width), console, done)
             return
         while True:
             last = done()

@@ -31,6 +31,8 @@ COLOURS = {
     "stopped": "yellow",
     "cancelled": "yellow",
 }
+LEAST_IMPORTANT = ("host", "restarts", "images/s", "phase", "elapsed")  # these go first where the terminal is narrow
+FOLDED = 20  # characters of a label in a line, at least
 FINISHED = ("completed", "diverged")
 ACTIVE = ("queued", "running", "requeued")
 
@@ -189,12 +191,12 @@ def number(text: str | None) -> float | None:
     return float(text) if text else None
 
 
-def table(chosen: Sequence[Row], titles: Mapping[str, str]) -> Group:
-    """The rows for the terminal: a table for each submission, and below it what is to be said of single runs."""
+def table(chosen: Sequence[Row], titles: Mapping[str, str], width: int) -> Group:
+    """The rows for a terminal of so many columns: a table a submission, and below it what is to be said of its runs."""
     parts: list = []
     for submission in dict.fromkeys(row.submission for row in chosen):
         ours = [row for row in chosen if row.submission == submission]
-        parts += [Text(f"{submission}  {titles[submission]}: {counts(ours)}", style="bold"), one_table(ours)]
+        parts += [Text(f"{submission}  {titles[submission]}: {counts(ours)}", style="bold"), one_table(ours, width)]
         parts += [Text(f"{short(row.run)}: {row.reason}", style="dim") for row in ours if row.reason]
         parts.append(Text())
     return Group(*parts)
@@ -206,8 +208,8 @@ def counts(chosen: Sequence[Row]) -> str:
     return ", ".join(f"{found[state]} {state}" for state in COLOURS if found[state])
 
 
-def one_table(chosen: Sequence[Row]) -> Table:
-    """The table of one submission; a column that would say the same, or nothing, in each row is left out."""
+def one_table(chosen: Sequence[Row], width: int) -> Table:
+    """The table of one submission, without columns that say nothing, or the same in each row, or do not fit."""
     cells = {
         "run": [short(row.run) for row in chosen],
         "what": [row.label for row in chosen],
@@ -225,13 +227,26 @@ def one_table(chosen: Sequence[Row]) -> Table:
         if len(set(cells[name])) == 1:
             del cells[name]
     shown = {name: values for name, values in cells.items() if any(values)}
+    for name in LEAST_IMPORTANT:
+        if needed_width(shown) > width:
+            shown.pop(name, None)
     view = Table(box=None, pad_edge=False, header_style="dim")
     for name in shown:
         right = name in ("epoch", "val. acc.", "images/s", "elapsed", "left", "restarts")
-        view.add_column(name, justify="right" if right else "left", no_wrap=name != "what", overflow="fold")
+        least = FOLDED if name == "what" else None
+        view.add_column(
+            name, justify="right" if right else "left", no_wrap=name != "what", overflow="fold", min_width=least
+        )
     for values in zip(*shown.values(), strict=True):
         view.add_row(*values)
     return view
+
+
+def needed_width(cells: Mapping[str, Sequence]) -> int:
+    """Characters that the columns take with two between them; the labels may be folded."""
+    widest = {name: max(len(text) for text in (name, *values)) for name, values in cells.items()}
+    widest["what"] = min(widest.get("what", 0), FOLDED)
+    return sum(widest.values()) + 2 * len(cells)
 
 
 def line(row: Row) -> str:
