@@ -16,11 +16,10 @@ import json
 import re
 import statistics
 import sys
-import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
-from itertools import cycle, pairwise, product
+from itertools import pairwise, product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, for `common`
@@ -36,6 +35,10 @@ MEASURES = {
     "test weighted F1 (%)": ("test", "weighted_f1"),
     "test loss": ("test", "loss"),
     "validation accuracy (%)": ("validation", "accuracy"),
+    "validation loss": ("validation", "loss"),
+    "train accuracy (%)": ("train", "accuracy"),
+    "train loss": ("train", "loss"),
+    "running train loss": ("running", "loss"),
 }
 NOT_COMPARABLE = "not comparable:"
 UNCOMMITTED = "code=uncommitted"  # ends the setting of runs whose code no commit holds
@@ -130,7 +133,8 @@ def check(record: Mapping, task: str, name: str) -> None:
         # What is read later must not fail there.
         config["dataset"].split(), record["setting"].split(), label(record), measured(metrics)
         if metrics.get("phases"):
-            [float(row[key]) for row in record["history"] for key in ("loss", "val_accuracy")]
+            judge = "val_accuracy" if "val_accuracy" in record["history"][0] else "val_loss"
+            [float(row[key]) for row in record["history"] for key in ("loss", judge)]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Unusable(f"damaged: not what a run holds ({type(error).__name__}: {error})") from error
 
@@ -163,7 +167,11 @@ def measured(metrics: Mapping) -> dict[str, float]:
     for name, (split, key) in MEASURES.items():
         if key in metrics.get(split, {}):
             values[name] = float(metrics[split][key]) * (100 if "(%)" in name else 1)
+    values |= {name: float(value) for name, value in metrics.get("figures", {}).items()}
     phases = metrics.get("phases", {})
+    if len(phases) == 1:
+        (phase,) = phases.values()
+        return values | {"images/s": float(phase["images_per_second"])}
     for name, phase in phases.items():
         for split in ("validation", "test"):
             values[f"{name} {split} accuracy (%)"] = 100 * float(phase[split]["accuracy"])
@@ -264,12 +272,18 @@ def completed(records: Sequence[dict]) -> list[dict]:
 def notes(records: Sequence[dict]) -> list[str]:
     """What a reader of a group's figures should know, each thing once."""
     lost = len(records) - len(completed(records))
-    found = [f"{lost} of {len(records)} runs diverged and are left out"] if lost else []
+    found = [f"{lost} of {len(records)} runs diverged{' and are left out' * (lost < len(records))}"] if lost else []
     for fact in ("backend", "precision"):
         values = sorted({str(record["environment"].get(fact)) for record in completed(records)})
         if len(values) > 1:
             found.append(f"runs differ in {fact}: {', '.join(values)}")
     return list(dict.fromkeys(found + [note for r in completed(records) for note in r["metrics"].get("notes", ())]))
+
+
+def ends(records: Sequence[dict]) -> list[str]:
+    """How diverged runs ended."""
+    where = [record["metrics"].get("diverged", {}) for record in records]
+    return [f"{w.get('reason', '')} in epoch {w.get('epoch', '?')}, step {w.get('step', '?')}" for w in where]
 
 
 def read_references(path: Path) -> dict[tuple[str, str, str], dict]:
@@ -296,6 +310,10 @@ def tabulate(groups: Groups, references: Mapping[tuple[str, str, str], Mapping])
     """
     rows, missing = [], dict(references)
     for (study, setting), records in groups.items():
+        if not completed(records):
+            key = (study, setting, "test accuracy (%)")
+            nothing = {"mean": "", "std": "", "n": "0"}
+            rows.append(beside(key, nothing, missing.pop(key, None), [*notes(records), *ends(records)]))
         values = defaultdict(list)
         for record in completed(records):
             for metric, value in measured(record["metrics"]).items():
@@ -303,7 +321,7 @@ def tabulate(groups: Groups, references: Mapping[tuple[str, str, str], Mapping])
         for metric, each in values.items():
             if "(points)" in metric and len(each) < 2:
                 continue
-            digits = 4 if "loss" in metric else 1 if "images/s" in metric else 2
+            digits = 1 if "images/s" in metric else 2 if "loss" not in metric else 4 if each[0] > 0.1 else 5
             figures = {
                 "mean": f"{statistics.fmean(each):z.{digits}f}",
                 "std": f"{statistics.stdev(each):.{digits}f}" if len(each) > 1 else "",
@@ -370,97 +388,47 @@ def markdown(table: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def compact(table: str) -> str:
+    """The CSV table as Markdown for a README: one table a study, a row a setting, the headline figures alone."""
+    lines = ["Mean ± standard deviation (n seeds), and the published figure. Made by `python results/collect.py`."]
+    lines += ["Every figure, with verdicts and notes, is in `results/tables/`."]
+    rows = [row for row in csv.DictReader(io.StringIO(table)) if not any(part in row["metric"] for part in DETAILS)]
+    for study in dict.fromkeys(row["study"] for row in rows):
+        ours = [row for row in rows if row["study"] == study]
+        metrics = list(dict.fromkeys(row["metric"] for row in ours))
+        lines += ["", f"### `{study}`", "", joined(["setting", *metrics]), joined(["---"] * (1 + len(metrics)))]
+        for setting in dict.fromkeys(row["setting"] for row in ours):
+            cells = {row["metric"]: cell(row) for row in ours if row["setting"] == setting}
+            lines.append(joined([f"`{setting}`", *(cells.get(metric, "") for metric in metrics)]))
+        notes = [note for row in ours for note in row["note"].split("; ")]
+        lines += ["", *(f"- {note}" for note in dict.fromkeys(notes) if note)]
+    return "\n".join(lines) + "\n"
+
+
+# What a README leaves to the full table.
+DETAILS = ("F1", "images/s", "points", "validation loss")
+
+
+def cell(row: Mapping[str, str]) -> str:
+    """A figure with its spread and n, then the published one with the verdict."""
+    spread = f" ± {row['std']}" if row["std"] else ""
+    ours = f"{row['mean']}{spread} ({row['n']})" if row["mean"] else "diverged" if row["n"] == "0" else ""
+    theirs = f"published {row['published']}: {row['verdict']}" if row["published"] else ""
+    return "; ".join(filter(None, [ours, theirs])).replace("|", r"\|")
+
+
 def joined(cells: Sequence[str]) -> str:
     """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
-def panels_of(groups: Groups) -> dict[str, dict[str, list[dict]]]:
-    """Completed runs with phases, by study and by the text that names their setting in a legend."""
-    panels = defaultdict(dict)
-    for (study, setting), records in groups.items():
-        if members := [r for r in completed(records) if r["metrics"].get("phases")]:
-            text = f"{setting} (n = {len(members)})".replace("$", r"\$")
-            panels[study][textwrap.fill(text, 100)] = members
-    return panels
-
-
-def phases_figure(groups: Groups, path: Path) -> None:
-    """Draw validation accuracy (%, mean and standard deviation over seeds) after each phase, a panel a study."""
-    from matplotlib.figure import Figure
-
-    from common import plots
-
-    panels = panels_of(groups)
-    if not panels:
-        return
-    heights = [4 + 0.2 * "\n".join(settings).count("\n") for settings in panels.values()]  # each with its legend
-    figure = Figure(figsize=(9, sum(heights)), dpi=120, layout="constrained")
-    parts = figure.subfigures(len(panels), squeeze=False, height_ratios=heights)[:, 0]
-    for (study, settings), part in zip(panels.items(), parts, strict=True):
-        axes = part.subplots()
-        phases = list(dict.fromkeys(p for members in settings.values() for p in members[0]["metrics"]["phases"]))
-        width = min(0.3, 0.8 / len(settings))
-        colours = cycle(("#56B4E9", plots.ORANGE, plots.GREEN, plots.VERMILION, "#CC79A7", "#F0E442", "0.7"))
-        for place, (text, members) in enumerate(settings.items()):
-            own = [phase for phase in phases if phase in members[0]["metrics"]["phases"]]
-            accuracies = [[100 * r["metrics"]["phases"][p]["validation"]["accuracy"] for r in members] for p in own]
-            bars = axes.bar(
-                [phases.index(phase) + width * (place - (len(settings) - 1) / 2) for phase in own],
-                [statistics.fmean(each) for each in accuracies],
-                0.92 * width,
-                yerr=[statistics.stdev(each) for each in accuracies] if len(members) > 1 else None,
-                capsize=3,
-                color=next(colours),
-                hatch=(None, "//", "..", "xx")[place // 7 % 4],
-                label=text,
-            )
-            if len(settings) * len(phases) <= 18:
-                axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
-        axes.set_title(f"{study}: accuracy after each phase (mean and standard deviation over n seeds)")
-        axes.set(xlabel="Phase", ylabel="Validation accuracy (%)", ylim=(0, 108), yticks=range(0, 101, 20))
-        axes.set_xticks(range(len(phases)), phases)
-        axes.set_xlim(-0.6, len(phases) - 0.4)
-        axes.set_axisbelow(True)
-        axes.grid(axis="y", color="0.9")
-        part.legend(**plots.LEGEND_BELOW)
-    plots.save_figure(figure, path)
-
-
-def curves_figure(groups: Groups, path: Path) -> None:
-    """Draw validation accuracy and training loss by epoch: a panel row a study, a line a setting, a band of +-1 std."""
-    from matplotlib.figure import Figure
-
-    from common import plots
-
-    panels = panels_of(groups)
-    if not panels:
-        return
-    figure = Figure(figsize=(11, 4.6 * len(panels)), dpi=110, layout="constrained")
-    parts = figure.subfigures(len(panels), squeeze=False)[:, 0]
-    for part, (study, settings) in zip(parts, panels.items(), strict=True):
-        part.suptitle(f"{study}: mean of n seeds, band of one standard deviation")
-        losses, accuracies = part.subplots(1, 2)
-        for axes, key, scale in ((losses, "loss", 1), (accuracies, "val_accuracy", 100)):
-            colours = cycle(("#56B4E9", plots.ORANGE, plots.GREEN, plots.VERMILION, "#CC79A7", "0.4"))
-            for text, members in settings.items():
-                each = [[scale * row[key] for row in record["history"]] for record in members]
-                mean = [statistics.fmean(values) for values in zip(*each, strict=True)]
-                epochs, colour = range(1, len(mean) + 1), next(colours)
-                axes.plot(epochs, mean, color=colour, label=text)
-                if len(members) > 1:
-                    spread = [statistics.stdev(values) for values in zip(*each, strict=True)]
-                    low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
-                    axes.fill_between(epochs, low, high, color=colour, alpha=0.25, linewidth=0)
-            axes.set_xlabel("Epoch, counted through all phases")
-            axes.grid(color="0.9")
-        losses.set_ylabel("Training loss")
-        accuracies.set_ylabel("Validation accuracy (%)")
-        part.legend(*losses.get_legend_handles_labels(), **plots.LEGEND_BELOW)
-    plots.save_figure(figure, path)
-
-
-FIGURES = {"cifar_phased": {"phases": phases_figure, "curves": curves_figure}}
+# Functions of results/drawings.py.
+FIGURES = {
+    "cifar_phased": ("phases", "curves"),
+    "hinge_svm": ("validation_loss",),
+    "permuted_cnn": ("curves", "locality"),
+    "autoencoder_sweep": ("sweep", "transfer"),
+}
 
 
 def collect(task: str, runs: Path, root: Path, keeping: bool) -> None:
@@ -477,9 +445,12 @@ def collect(task: str, runs: Path, root: Path, keeping: bool) -> None:
         (results / "tables").mkdir(parents=True, exist_ok=True)
         files.write(results / "tables" / f"{task}.csv", table.encode())
         files.write(results / "tables" / f"{task}.md", text.encode())
-        fill_readme(root / "tasks" / task / "README.md", text)
-        for name, draw in FIGURES.get(task, {}).items():
-            draw(groups, results / "figures" / f"{task}_{name}.png")
+        fill_readme(root / "tasks" / task / "README.md", compact(table))
+        if drawn := {key: members for key, records in groups.items() if (members := completed(records))}:
+            from results import drawings
+
+            for name in FIGURES.get(task, ()):
+                getattr(drawings, name)(drawn, results / "figures" / f"{task}_{name}.png")
         print(f"# {task}\n\n{text}", flush=True)
     else:
         complaints.append(f"nothing to tabulate: {task}: no finished runs, no records, no reference.csv")

@@ -267,7 +267,7 @@ def test_records_alone_give_the_same_bytes(root):
     first = outputs(root)
     collect(root, TASK)  # run directories and records at once
     assert outputs(root) == first
-    assert {row["n"] for row in table(root)} == {"3"}
+    assert {row["n"] for row in table(root)} == {"3", "0"}  # 0: of the setting whose one run diverged
     shutil.rmtree(root / "results" / "runs")
     for name in ("tables", "figures"):
         shutil.rmtree(root / "results" / name)
@@ -342,15 +342,37 @@ def test_table_in_the_readme(root):
     readme = root / "tasks" / TASK / "README.md"
     readme.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
     collect(root)
-    text = (root / "results" / "tables" / f"{TASK}.md").read_text()
-    filled = f"before\n<!-- results -->\n\n{text}\n<!-- /results -->\nafter\n"
-    assert readme.read_text() == filled
-    assert "| 72.00 ± 2.83 (2) |" in text
+    filled = readme.read_text()
+    assert filled.startswith("before\n<!-- results -->\n\n")
+    assert filled.endswith("\n<!-- /results -->\nafter\n")
+    (row,) = [line for line in filled.splitlines() if SETTING in line]
+    (head,) = [line for line in filled.splitlines() if line.startswith("| setting |")]
+    figures = dict(zip(head.strip("| ").split(" | "), row.strip("| ").split(" | "), strict=True))
+    assert figures["full validation accuracy (%)"] == "72.00 ± 2.83 (2)"
+    assert not any("F1" in name for name in figures)
     collect(root)
     assert readme.read_text() == filled
     readme.write_text("<!-- results --> no end")
     collect(root)
     assert readme.read_text() == "<!-- results --> no end"
+
+
+def test_a_setting_whose_runs_all_diverged_has_a_row_of_its_own(root):
+    folder = make_run(root, 1, slug="gone-cccc3333", setting="rate=9")
+    reason = {"reason": "loss is nan", "phase": "head", "epoch": 1, "step": 7}
+    edit(folder / "metrics.json", status="diverged", diverged=reason)
+    collect(root)
+    (row,) = table(root)
+    assert (row["setting"], row["mean"], row["n"]) == ("rate=9", "", "0")
+    assert row["note"] == "1 of 1 runs diverged; loss is nan in epoch 1, step 7"
+
+
+def test_a_task_adds_figures_of_its_own(root):
+    for seed, value in ((0, 0.25), (1, 0.35)):
+        edit(make_run(root, seed) / "metrics.json", figures={"PCA test loss": value})
+    collect(root)
+    (row,) = [row for row in table(root) if row["metric"] == "PCA test loss"]
+    assert (row["mean"], row["std"], row["n"]) == ("0.3000", "0.0707", "2")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,212 @@
+"""Figures across runs, made by collect.py: a line or a bar a setting, mean and standard deviation over seeds."""
+
+import statistics
+import textwrap
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from common import plots
+
+Groups = Mapping[tuple[str, str], Sequence[dict]]  # records by (study, setting)
+
+
+def panels_of(groups: Groups) -> dict[str, dict[str, list[dict]]]:
+    """Completed runs with phases, by study and by the text that names their setting in a legend."""
+    panels = defaultdict(dict)
+    for (study, setting), records in groups.items():
+        if members := [r for r in records if r["metrics"].get("phases")]:
+            text = f"{setting} (n = {len(members)})".replace("$", r"\$")
+            panels[study][textwrap.fill(text, 100)] = members
+    return panels
+
+
+def phases(groups: Groups, path: Path) -> None:
+    """Draw validation accuracy (%, mean and standard deviation over seeds) after each phase, a panel a study."""
+    panels = panels_of(groups)
+    if not panels:
+        return
+    heights = [4 + 0.2 * "\n".join(settings).count("\n") for settings in panels.values()]  # each with its legend
+    figure = Figure(figsize=(9, sum(heights)), dpi=120, layout="constrained")
+    parts = figure.subfigures(len(panels), squeeze=False, height_ratios=heights)[:, 0]
+    for (study, settings), part in zip(panels.items(), parts, strict=True):
+        axes = part.subplots()
+        phases = list(dict.fromkeys(p for members in settings.values() for p in members[0]["metrics"]["phases"]))
+        width = min(0.3, 0.8 / len(settings))
+        colours = cycle(("#56B4E9", plots.ORANGE, plots.GREEN, plots.VERMILION, "#CC79A7", "#F0E442", "0.7"))
+        for place, (text, members) in enumerate(settings.items()):
+            own = [phase for phase in phases if phase in members[0]["metrics"]["phases"]]
+            accuracies = [[100 * r["metrics"]["phases"][p]["validation"]["accuracy"] for r in members] for p in own]
+            bars = axes.bar(
+                [phases.index(phase) + width * (place - (len(settings) - 1) / 2) for phase in own],
+                [statistics.fmean(each) for each in accuracies],
+                0.92 * width,
+                yerr=[statistics.stdev(each) for each in accuracies] if len(members) > 1 else None,
+                capsize=3,
+                color=next(colours),
+                hatch=(None, "//", "..", "xx")[place // 7 % 4],
+                label=text,
+            )
+            if len(settings) * len(phases) <= 18:
+                axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
+        axes.set_title(f"{study}: accuracy after each phase (mean and standard deviation over n seeds)")
+        axes.set(xlabel="Phase", ylabel="Validation accuracy (%)", ylim=(0, 108), yticks=range(0, 101, 20))
+        axes.set_xticks(range(len(phases)), phases)
+        axes.set_xlim(-0.6, len(phases) - 0.4)
+        axes.set_axisbelow(True)
+        axes.grid(axis="y", color="0.9")
+        part.legend(**plots.LEGEND_BELOW)
+    plots.save_figure(figure, path)
+
+
+def curves(groups: Groups, path: Path) -> None:
+    """Draw validation accuracy and training loss by epoch: a panel row a study, a line a setting, a band of +-1 std."""
+    panels = panels_of(groups)
+    if not panels:
+        return
+    figure = Figure(figsize=(11, 4.6 * len(panels)), dpi=110, layout="constrained")
+    parts = figure.subfigures(len(panels), squeeze=False)[:, 0]
+    for part, (study, settings) in zip(parts, panels.items(), strict=True):
+        part.suptitle(f"{study}: mean of n seeds, band of one standard deviation")
+        losses, accuracies = part.subplots(1, 2)
+        for axes, key, scale in ((losses, "loss", 1), (accuracies, "val_accuracy", 100)):
+            colours = cycle(("#56B4E9", plots.ORANGE, plots.GREEN, plots.VERMILION, "#CC79A7", "0.4"))
+            for text, members in settings.items():
+                each = [[scale * row[key] for row in record["history"]] for record in members]
+                mean = [statistics.fmean(values) for values in zip(*each, strict=True)]
+                epochs, colour = range(1, len(mean) + 1), next(colours)
+                axes.plot(epochs, mean, color=colour, label=text)
+                if len(members) > 1:
+                    spread = [statistics.stdev(values) for values in zip(*each, strict=True)]
+                    low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
+                    axes.fill_between(epochs, low, high, color=colour, alpha=0.25, linewidth=0)
+            axes.set_xlabel("Epoch, counted through all phases")
+            axes.grid(color="0.9")
+        losses.set_ylabel("Training loss")
+        accuracies.set_ylabel("Validation accuracy (%)")
+        part.legend(*losses.get_legend_handles_labels(), **plots.LEGEND_BELOW)
+    plots.save_figure(figure, path)
+
+
+def spread(records: Sequence[dict], split: str, key: str, scale: float = 1) -> tuple[float, float]:
+    """Mean and standard deviation (0 for a single run) of one figure over seeds."""
+    values = [scale * record["metrics"][split][key] for record in records]
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def one_panel(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    """A figure with one panel."""
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.set_axisbelow(True)
+    axes.grid(color="0.9")
+    return figure, axes
+
+
+def validation_loss(groups: Groups, path: Path) -> None:
+    """Draw the validation loss of hinge_svm's best setting by step, a line a seed."""
+    figure, axes = one_panel(
+        "The best setting: validation loss while training", "Step", "Validation loss, norm included"
+    )
+    for (loss, name), colour in zip(
+        (("crammer_singer", "Crammer-Singer"), ("weston_watkins", "Weston-Watkins")),
+        (plots.BLUE, plots.ORANGE),
+        strict=True,
+    ):
+        members = groups.get(("best", f"dataset=cifar10 loss={loss}"), [])
+        for number, record in enumerate(members):
+            rows = record["metrics"]["iterations"]
+            label = f"{name} (n = {len(members)})" if number == 0 else None
+            axes.plot([r["step"] for r in rows], [r["loss"] for r in rows], color=colour, alpha=0.7, label=label)
+    if axes.lines:
+        axes.legend()
+        plots.save_figure(figure, path)
+
+
+def locality(groups: Groups, path: Path) -> None:
+    """Draw permuted_cnn's accuracy by the size of the blocks that stay whole, with the perceptron's as lines."""
+    figure, axes = one_panel(
+        "How much neighbourhood the network needs",
+        "Side of the blocks that are permuted whole (pixels)",
+        "Test accuracy (%)",
+    )
+    points = {}
+    for records in groups.values():
+        config = records[0]["config"]
+        if config["dataset"] != "notmnist" or config["preset"] != "permuted":
+            continue
+        block = 28 if config["block"] is None else config["block"]  # one block: nothing moves
+        points.setdefault(config["network"], {})[block] = (*spread(records, "test", "accuracy", 100), len(records))
+    for network, colour, style in (("cnn", plots.BLUE, "o-"), ("mlp", plots.ORANGE, "s--")):
+        found = sorted(points.get(network, {}).items())
+        if found:
+            blocks, figures = zip(*found, strict=True)
+            means, stds, counts = zip(*figures, strict=True)
+            label = (
+                f"{network} (n = {min(counts)} to {max(counts)})"
+                if len(set(counts)) > 1
+                else f"{network} (n = {counts[0]})"
+            )
+            axes.errorbar(blocks, means, yerr=stds, fmt=style, color=colour, capsize=3, label=label)
+    if points:
+        axes.set_xscale("log")
+        blocks = sorted({block for found in points.values() for block in found})
+        axes.set_xticks(blocks, [f"{b}\n(as is)" if b == 28 else str(b) for b in blocks])
+        axes.minorticks_off()
+        axes.legend()
+        plots.save_figure(figure, path)
+
+
+def sweep(groups: Groups, path: Path) -> None:
+    """Draw the autoencoder's test loss by the size of its bottleneck, with that of principal components."""
+    figure, axes = one_panel("Loss by the size of the bottleneck", "k", "Mean squared error of the test images")
+    points = {}
+    for records in groups.values():
+        config = records[0]["config"]
+        if (config["preset"], config["dataset"], config["dropout"]) == ("autoencoder", "mnist", 0):
+            pca = statistics.fmean(r["metrics"]["figures"]["PCA test loss"] for r in records)
+            points[config["k"]] = (*spread(records, "test", "loss"), pca)
+    if points:
+        sizes, figures = zip(*sorted(points.items()), strict=True)
+        means, stds, components = zip(*figures, strict=True)
+        axes.errorbar(sizes, means, yerr=stds, fmt="o-", color=plots.BLUE, capsize=3, label="autoencoder")
+        axes.plot(sizes, components, "s--", color=plots.ORANGE, label="principal components")
+        axes.set(xscale="log", yscale="log")
+        axes.set_xticks(sizes, [str(k) for k in sizes], fontsize=8)
+        axes.minorticks_off()
+        axes.legend()
+        plots.save_figure(figure, path)
+
+
+def transfer(groups: Groups, path: Path) -> None:
+    """Draw the four cases' losses by epoch: training as a mean over the steps, and validation."""
+    cases = {("random", True): 1, ("pretrained", False): 2, ("random", False): 3, ("pretrained", True): 4}
+    found = {}
+    for records in groups.values():
+        config = records[0]["config"]
+        if (config["preset"], config["dataset"]) == ("transfer", "mnist"):
+            found[cases[config["encoder"], config["train_encoder"]]] = records
+    if not found:
+        return
+    figure = Figure(figsize=(11, 5), dpi=120, layout="constrained")
+    colours = {1: plots.BLUE, 2: plots.ORANGE, 3: plots.GREEN, 4: plots.VERMILION}
+    for axes, key, name in zip(
+        figure.subplots(1, 2, sharey=True), ("loss", "val_loss"), ("Training", "Validation"), strict=True
+    ):
+        for case, records in sorted(found.items()):
+            means = [
+                statistics.fmean(values)
+                for values in zip(*([r[key] for r in x["history"]] for x in records), strict=True)
+            ]
+            encoder, trained = next(names for names, number in cases.items() if number == case)
+            label = f"case {case}: {encoder} encoder, {'trained' if trained else 'frozen'} (n = {len(records)})"
+            axes.plot(range(1, len(means) + 1), means, "o-", markersize=4, color=colours[case], label=label)
+        axes.set(title=name, xlabel="Epoch", ylabel="Cross-entropy", yscale="log")
+        axes.grid(color="0.9", which="both")
+    figure.legend(*axes.get_legend_handles_labels(), ncols=2, **plots.LEGEND_BELOW)
+    plots.save_figure(figure, path)
