@@ -280,10 +280,14 @@ def notes(records: Sequence[dict]) -> list[str]:
     return list(dict.fromkeys(found + [note for r in completed(records) for note in r["metrics"].get("notes", ())]))
 
 
+def loss_digits(loss: float) -> int:
+    """Digits after the point that a loss of this size is told with."""
+    return 0 if loss >= 1000 else 4 if loss > 0.1 else 5
+
+
 def ends(records: Sequence[dict]) -> list[str]:
     """How diverged runs ended."""
-    where = [record["metrics"].get("diverged", {}) for record in records]
-    return [f"{w.get('reason', '')} in epoch {w.get('epoch', '?')}, step {w.get('step', '?')}" for w in where]
+    return [record["metrics"].get("diverged", {}).get("reason", "") for record in records]
 
 
 def read_references(path: Path) -> dict[tuple[str, str, str], dict]:
@@ -321,7 +325,7 @@ def tabulate(groups: Groups, references: Mapping[tuple[str, str, str], Mapping])
         for metric, each in values.items():
             if "(points)" in metric and len(each) < 2:
                 continue
-            digits = 1 if "images/s" in metric else 2 if "loss" not in metric else 4 if each[0] > 0.1 else 5
+            digits = 1 if "images/s" in metric else 2 if "loss" not in metric else loss_digits(max(each))
             figures = {
                 "mean": f"{statistics.fmean(each):z.{digits}f}",
                 "std": f"{statistics.stdev(each):.{digits}f}" if len(each) > 1 else "",

@@ -359,12 +359,12 @@ def test_table_in_the_readme(root):
 
 def test_a_setting_whose_runs_all_diverged_has_a_row_of_its_own(root):
     folder = make_run(root, 1, slug="gone-cccc3333", setting="rate=9")
-    reason = {"reason": "loss is nan", "phase": "head", "epoch": 1, "step": 7}
+    reason = {"reason": "loss is nan at phase head, epoch 1, step 7", "phase": "head", "epoch": 1, "step": 7}
     edit(folder / "metrics.json", status="diverged", diverged=reason)
     collect(root)
     (row,) = table(root)
     assert (row["setting"], row["mean"], row["n"]) == ("rate=9", "", "0")
-    assert row["note"] == "1 of 1 runs diverged; loss is nan in epoch 1, step 7"
+    assert row["note"] == "1 of 1 runs diverged; loss is nan at phase head, epoch 1, step 7"
 
 
 def test_a_task_adds_figures_of_its_own(root):
