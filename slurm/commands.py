@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import gc
 import json
 import os
 import shutil
@@ -31,7 +32,9 @@ def submit(arguments: argparse.Namespace) -> int:
     else:
         grid = plan.pairs(arguments.grid, "--grid")
         study = plan.Study(grid={key: values.split(",") for key, values in grid.items()})
+    gc.disable()  # a fifth of the time that hundreds of configurations take, for garbage that is none
     runs = plan.in_stages(arguments.task, study, fixed, plan.seeds(arguments.seeds or study.seeds))
+    gc.enable()
     asked = [*([f"study {arguments.study}"] if arguments.study else []), *arguments.grid, *arguments.set]
     return hand_over(arguments, arguments.task, arguments.cluster or "slurm", " ".join(asked) or "default", runs)
 

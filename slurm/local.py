@@ -25,7 +25,7 @@ class Runner:
         self.at_once = at_once
         self.stopping = False
         self.running: dict[str, Job] = {}
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a second signal may come while the first is being dealt with
         self.gpus = gpus()
         self.told: dict[str, tuple] = {}
         self.places: SimpleQueue[int] = SimpleQueue()
@@ -86,7 +86,8 @@ class Runner:
             for ours in self.running.values():
                 os.kill(ours.child.pid, signal.SIGTERM)
         if not again:
-            print("\nstopping: each run saves at the end of its step; once more stops at once", flush=True)
+            # Not print, which the signal may have interrupted.
+            os.write(1, b"\nstopping: each run saves at the end of its step; once more stops at once\n")
 
     def rows(self) -> list[status.Row]:
         """How the runs stand."""

@@ -200,11 +200,12 @@ def look_closer(
 
     found: list[tuple[str, Values]] = []
     kept = dict(fixed)
+    hopeless = not any(mistake(fixed | values) is None for values in grid)
     for key, value in fixed.items():
-        if mistake(kept) and (text := mistake({key: value})):
+        if hopeless and mistake(kept) and (text := mistake({key: value})):
             found.append((text, {key: value}))
             del kept[key]
-    if text := mistake(kept):
+    if hopeless and (text := mistake(kept)):
         return [*found, (text, kept)]
     wrong = [(values, text) for values in grid if (text := mistake(kept | values))]
     right = [values for values in grid if values not in [w for w, _ in wrong]]
