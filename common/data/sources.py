@@ -287,10 +287,14 @@ def tfds_notes(name: str, splits: dict[str, Split]) -> list[str]:
 
 def read_tfds(builder, split: str) -> Split:
     """All of one split, in the order on disk."""
+    import tensorflow_datasets as tfds
+
     images = np.empty((builder.info.splits[split].num_examples, *builder.info.features["image"].shape), np.uint8)
     labels = np.empty(len(images), np.int64)
     start = 0
-    for batch in builder.as_dataset(split=split, shuffle_files=False).batch(512).prefetch(1).as_numpy_iterator():
+    config = tfds.ReadConfig(try_autocache=False)  # the cache would be a second copy, in pieces that stay behind
+    stored = builder.as_dataset(split=split, shuffle_files=False, read_config=config)
+    for batch in stored.batch(512).prefetch(1).as_numpy_iterator():
         end = start + len(batch["label"])
         images[start:end], labels[start:end] = batch["image"], batch["label"]
         start = end
