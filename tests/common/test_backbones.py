@@ -135,6 +135,23 @@ def test_mobilenet_has_published_size_and_stages_hold_every_layer_once():
     assert backbone.stage_layers("stem")[-1].name == "expanded_conv_project_BN"
 
 
+@pytest.mark.parametrize("size", [64, 75])  # 75 and its halves 38, 19, 10 meet strides at odd and at even sides
+def test_mobilenet_is_that_of_keras_without_padded_copies(size):
+    ours = build("mobilenet_v2", size).model
+    theirs = keras.applications.MobileNetV2((size, size, 3), include_top=False, weights=None, pooling="avg")
+    rng = np.random.default_rng(0)
+    # Kernels keep their drawn values; what normalises moves away from zeros and ones.
+    values = [w if w.ndim > 1 else w + rng.uniform(0, 0.2, w.shape).astype("float32") for w in theirs.get_weights()]
+    theirs.set_weights(values)
+    ours.set_weights(values)
+    images = rng.uniform(-1, 1, (2, size, size, 3)).astype("float32")
+    expected = theirs.predict_on_batch(images)
+    assert expected.std() > 0.01  # not all alike
+    assert expected.max() < 6  # not at the clip of ReLU6
+    np.testing.assert_allclose(ours.predict_on_batch(images), expected, rtol=1e-4, atol=1e-5)
+    assert not [layer for layer in ours.layers if isinstance(layer, keras.layers.ZeroPadding2D)]
+
+
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 def test_training_moves_only_the_stages_that_are_trainable(name):
     backbone = build(name, 32)
