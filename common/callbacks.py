@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 import keras
 import numpy as np
 
-from common import checkpoints
+from common import checkpoints, devices
 from common.config import Phase
 from common.runs import Diverged, Interrupted, Run
 
@@ -94,7 +94,7 @@ class Keeper(keras.callbacks.Callback):
         row = {
             "phase": self.phase.name,
             "epoch": epoch + 1,
-            "rate": float(self.model.optimizer.learning_rate),
+            "rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
             **{key: logs[key] for key in ("loss", "accuracy", "val_loss", "val_accuracy") if key in logs},
             "seconds": round(self.elapsed(), 3),
             "images_per_second": round(self.images_per_second(), 1),
@@ -134,9 +134,11 @@ class Keeper(keras.callbacks.Callback):
             return
         # No times in here: the file of a run that was stopped and resumed has the same digest.
         entry = {key: row[key] for key in ("epoch", "val_accuracy", "val_loss") if key in row}
-        arrays = checkpoints.gather("weights", self.model.weights)
-        path = checkpoints.save(self.run.checkpoints, f"best-{self.phase.name}", arrays, entry)
-        self.progress.best[self.phase.name] = {"file": path.name, **entry}
+        file = ""
+        if devices.is_first():
+            arrays = checkpoints.gather("weights", self.model.weights)
+            file = checkpoints.save(self.run.checkpoints, f"best-{self.phase.name}", arrays, entry).name
+        self.progress.best[self.phase.name] = {"file": file, **entry}
 
     def state(self) -> dict[str, np.ndarray]:
         """All variables as they are now. Raises Diverged where one is not finite."""
@@ -150,7 +152,10 @@ class Keeper(keras.callbacks.Callback):
         return arrays
 
     def save(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Checkpoint these arrays with the position in training."""
+        """Checkpoint these arrays with the position in training; the first process alone does."""
+        self.saved_at = time.monotonic()
+        if not devices.is_first():
+            return
         done = sum(phase.epochs for phase in self.phases[: self.progress.phase]) + self.progress.epoch
         step = done * self.steps + self.progress.step
         checkpoints.save_step(self.run.checkpoints, step, arrays, asdict(self.progress))

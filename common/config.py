@@ -119,7 +119,7 @@ class Config:
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = "auto"
     """auto: mixed_float16 on a GPU, float32 on a CPU."""
     batch_size: int = 64
-    """Images per step."""
+    """Images per step, on all devices together."""
     limit_train: int | None = None
     """Use this many of the training images, each class by its share, drawn by the seed; validation ones included."""
     limit_test: int | None = None
@@ -134,9 +134,13 @@ class Config:
     """Write TensorBoard files into the run directory."""
     checkpoint_minutes: float = 10.0
     """Checkpoint within an epoch when this long has passed; every epoch ends with one in any case."""
+    devices: int = 1
+    """Devices of each machine that share every batch: its GPUs, or without one so many parts of its CPU."""
+    nodes: int = 1
+    """Machines that share every batch (JAX): start one process on each of them."""
 
     # Fields that say where and how a run happens but not what it computes: they do not enter its name.
-    OPERATIONAL = ("data_dir", "out", "overwrite", "offline", "tensorboard", "checkpoint_minutes")
+    OPERATIONAL = ("data_dir", "out", "overwrite", "offline", "tensorboard", "checkpoint_minutes", "devices", "nodes")
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with. Tasks extend it."""
@@ -146,6 +150,17 @@ class Config:
             choice("dataset", self.dataset, DATASETS, also="image_folder:PATH")
         positive("batch-size", self.batch_size)
         positive("checkpoint-minutes", self.checkpoint_minutes)
+        positive("devices", self.devices)
+        positive("nodes", self.nodes)
+        if self.batch_size % (self.devices * self.nodes):
+            raise ConfigError(
+                f"batch-size is {self.batch_size}, which {self.nodes} x {self.devices} devices cannot share equally"
+            )
+        if self.nodes > 1 and os.environ.get("KERAS_BACKEND") != "jax":
+            raise ConfigError(
+                f"nodes is {self.nodes}, and Keras 3 trains on several machines with JAX alone: "
+                "set KERAS_BACKEND=jax, or use --devices on one machine"
+            )
         for field in ("limit_train", "limit_test"):
             if getattr(self, field) is not None:
                 positive(field.replace("_", "-"), getattr(self, field))

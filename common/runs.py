@@ -16,9 +16,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -28,7 +29,7 @@ from typing import IO
 
 import numpy as np
 
-from common import files
+from common import devices, files
 from common.checkpoints import CheckpointError
 from common.config import REPOSITORY, Config, ConfigError, choice, fail, parse
 
@@ -58,11 +59,16 @@ class Diverged(Exception):
 
 @dataclass
 class Run:
-    """An open run directory."""
+    """An open run directory.
+
+    Of several processes that train it together one has it; the others have a folder of their own, that is thrown away
+    at the end, and read the checkpoints of the first.
+    """
 
     folder: Path
     task: str
     config: Config
+    first: Path | None = None
     stop: signal.Signals | None = field(default=None, init=False)
     asked_at: float = field(default=0.0, init=False)
     can_save: bool = field(default=False, init=False)
@@ -70,7 +76,7 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
-        return self.folder / "checkpoints"
+        return (self.first or self.folder) / "checkpoints"
 
     @property
     def figures(self) -> Path:
@@ -157,6 +163,15 @@ def hold(lock: IO, folder: Path, patience: float) -> None:
                 holder = lock.read().strip() or "another process"
                 raise RunError(f"{folder} is being written by {holder}") from None
         time.sleep(1)
+
+
+@contextmanager
+def follow_run(config: Config, task: str) -> Iterator[Run]:
+    """As `open_run`, for the other processes of a run: nothing that they write or print is kept."""
+    with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        run = Run(Path(folder), task, config, first=config.out / task / config.name())
+        run.figures.mkdir()
+        yield run
 
 
 @contextmanager
@@ -289,6 +304,21 @@ def main(
     draws. Exit codes: 0 finished (a diverged run is a result too); 2 bad input; 1 another known fault; 130 and 143
     stopped by Ctrl-C and SIGTERM, after which the same command goes on.
     """
+    try:
+        command(presets, description, provide, study, argv)
+    except BaseException as error:
+        devices.leave(error)
+        raise
+
+
+def command(
+    presets: Mapping[str, Config],
+    description: str,
+    provide: Callable[[Config], None],
+    study: Callable[[Config, Run], None],
+    argv: Sequence[str] | None,
+) -> None:
+    """What `main` does, ended by SystemExit where something is wrong."""
     config = parse(presets, description, argv)
     task = Path(sys.modules[study.__module__].__file__).parent.name
     run = Run(config.out / task / config.name(), task, config)
@@ -297,12 +327,16 @@ def main(
         check_backend()
         if run.result is None or config.overwrite:
             provide(config)
-            with open_run(config, task, config.setting(presets)) as run:
-                if run.result is None:  # another process may have finished it meanwhile
+            devices.join(config)
+            opened = open_run(config, task, config.setting(presets)) if devices.is_first() else follow_run(config, task)
+            with opened as run:
+                # Another process may have finished it meanwhile.
+                if devices.tell("finished" if run.result else "") == "":
                     perform(study, config, run)
         else:
             print("this run is finished; --overwrite does it anew", flush=True)
-        print(summary(run.folder, run.result), flush=True)
+        if devices.is_first():
+            print(summary(run.folder, run.result), flush=True)
     except ConfigError as error:
         fail(str(error), 2)
     except (files.StorageError, CheckpointError, RunError) as error:
@@ -311,6 +345,10 @@ def main(
         number = getattr(stop, "number", signal.SIGINT)
         print(f"stopped by {number.name}; the same command goes on", file=sys.stderr, flush=True)
         raise SystemExit(128 + number) from None
+    except Exception as error:
+        if not devices.is_lost(error):
+            raise
+        fail("another process of this run has ended, so this one cannot go on; the same command resumes", 1)
 
 
 def check_backend() -> None:
@@ -322,9 +360,12 @@ def check_backend() -> None:
 
 
 def perform(study: Callable[[Config, Run], None], config: Config, run: Run) -> None:
-    """Run a study under the signal handlers; a diverged one is finished too."""
+    """Run a study under the signal handlers; a diverged one is finished too.
+
+    Of several processes the first one alone heeds the signals: the others end when it has saved and gone.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, run.on_signal)
+        signal.signal(number, run.on_signal if devices.is_first() else signal.SIG_IGN)
     try:
         study(config, run)
     except Diverged as error:

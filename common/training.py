@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from common import checkpoints
+from common import checkpoints, devices
 from common.callbacks import Keeper, Progress
 from common.config import Config, Phase
 from common.data import pipeline
@@ -41,12 +41,13 @@ CLASSIFICATION = Objective(keras.losses.SparseCategoricalCrossentropy(from_logit
 
 
 def set_up(config: Config) -> None:
-    """Seed everything, choose the precision, and make repeats bit-identical where that is asked for."""
+    """Seed everything, choose devices and precision, and make repeats bit-identical where that is asked for."""
     import tensorflow as tf
 
     if keras.backend.backend() != "tensorflow":
         tf.config.set_visible_devices([], "GPU")  # tf.data must not take the memory that the model needs
     tf.get_logger().setLevel("ERROR")  # it warns of each phase's compilation
+    devices.share(config)
     keras.utils.set_random_seed(config.seed)
     precision = config.precision
     if precision == "auto":
@@ -70,7 +71,7 @@ def environment(config: Config, model: keras.Model) -> dict:
     """Facts of a compiled model's surroundings for environment.json."""
     return {
         "backend": keras.backend.backend(),
-        "devices": keras.distribution.list_devices(),
+        "devices": devices.in_use(),
         "precision": keras.config.dtype_policy().name,
         "jit_compile": bool(model.jit_compile),
         "op_determinism": deterministic(config),
@@ -144,7 +145,7 @@ def train(
     weights of the one before; the last one's best are in the model at the end. Raises what `Keeper` raises.
     """
     steps = pipeline.steps_per_epoch(data.train, run.config.batch_size)
-    checkpoint = checkpoints.latest(run.checkpoints)
+    checkpoint = last_checkpoint(run)
     progress = Progress(**checkpoint.data) if checkpoint else Progress()
     keeper = Keeper(run, progress, phases, len(data.train), steps)
     first = progress.phase
@@ -156,10 +157,11 @@ def train(
         chosen.build(model.trainable_variables)
         model.compile(
             optimizer=chosen,
-            loss=objective.loss,
+            loss=devices.weighed(objective.loss),
             metrics=objective.metrics(),
         )
         model.optimizer.build(model.trainable_variables)
+        devices.prepare(model, pipeline.evaluation(data.validation, 1))
         if index == first:
             epochs = sum(phase.epochs for phase in phases)
             write_environment(run, epochs=epochs, **environment(run.config, model))
@@ -177,11 +179,19 @@ def train(
     return progress
 
 
+def last_checkpoint(run: Run) -> checkpoints.Checkpoint | None:
+    """The checkpoint to go on from: the one that the first process finds, for all."""
+    found = checkpoints.latest(run.checkpoints) if devices.is_first() else None
+    name = devices.tell(found.path.name if found else "")
+    return checkpoints.load(run.checkpoints / name) if name and not found else found
+
+
 def restore(model: keras.Model, keeper: Keeper, checkpoint: checkpoints.Checkpoint, data: Dataset) -> None:
     """Put a checkpoint's state back into a compiled model."""
     if keeper.progress.step:
         # Keras makes the variables of metrics at the first batch.
-        model.evaluate(pipeline.evaluation(data.validation.take(np.arange(1)), 1), verbose=0)
+        one, steps = evaluation(data.validation.take(np.arange(1)), 1)
+        model.evaluate(one, verbose=0, steps=steps)
         keeper.metric_arrays = checkpoint.arrays
     checkpoints.assign("model", model.variables, checkpoint.arrays)
     checkpoints.assign("optimizer", model.optimizer.variables, checkpoint.arrays)
@@ -203,7 +213,8 @@ def fit(
     callbacks = [*callbacks, keeper]  # the keeper last: it saves what the others have put into the progress
     if run.config.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(run.folder / "tensorboard" / phase.name))
-    validation = pipeline.evaluation(data.validation, run.config.batch_size)
+    validation, validation_steps = evaluation(data.validation, run.config.batch_size)
+    devices.own_draws(model)
     run.can_save = True
     for epochs in [*begun, whole]:
         if len(epochs) == 0:
@@ -211,11 +222,12 @@ def fit(
         counted = range(before + epochs.start, before + epochs.stop)
         batches = pipeline.training(data.train, run.config.batch_size, run.config.seed, counted, progress.step, augment)
         model.fit(
-            batches,
+            devices.spread(batches),
             initial_epoch=epochs.start,
             epochs=epochs.stop,
             steps_per_epoch=keeper.steps - progress.step,
             validation_data=validation,
+            validation_steps=validation_steps,
             callbacks=callbacks,
             shuffle=False,  # done in the pipeline
             verbose=1 if sys.stdout.isatty() else 0,
@@ -225,9 +237,16 @@ def fit(
         raise Interrupted(run.stop)
 
 
+def evaluation(split: Split, batch_size: int) -> tuple:
+    """The split once, for all devices, and how many steps that takes where Keras must be told."""
+    size = devices.evaluation_batch(len(split), batch_size)
+    steps = devices.steps(pipeline.steps_per_epoch(split, size))
+    return devices.spread(pipeline.evaluation(split, size)), steps
+
+
 def load_best(run: Run, model: keras.Model, progress: Progress, phase: Phase) -> None:
     """Put the best weights of a phase into the model; random generators stay where they are."""
-    best = checkpoints.load(run.checkpoints / progress.best[phase.name]["file"])
+    best = checkpoints.load(run.checkpoints / devices.tell(progress.best[phase.name]["file"]))
     checkpoints.assign("weights", model.weights, best.arrays)
 
 
@@ -238,7 +257,8 @@ def parameters(variables: Sequence) -> int:
 
 def predict(model: keras.Model, split: Split, batch_size: int) -> np.ndarray:
     """What the model gives for each image of a split, in its order: float32 (n, ...)."""
-    return model.predict(pipeline.evaluation(split, batch_size), verbose=0)
+    batches, steps = evaluation(split, batch_size)
+    return model.predict(batches, verbose=0, steps=steps)[: len(split)]
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:

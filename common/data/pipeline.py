@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from common import devices
 from common.data.sources import Split, decode
 
 # (uint8 images, int64 pair of epoch and step) -> uint8 images: augmentation on the host.
@@ -31,7 +32,7 @@ def training(
         if augment is None:
             return dataset
         return dataset.enumerate().map(
-            lambda step, batch: (augment(batch[0], tf.stack([number, step])), batch[1]),
+            lambda step, batch: (augment(batch[0], tf.stack([number, devices.own_step(step, *batch)])), batch[1]),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
 
@@ -51,7 +52,7 @@ def evaluation(split: Split, batch_size: int) -> tf.data.Dataset:
 
 def pictures(split: Split, indices: np.ndarray) -> np.ndarray:
     """Some of the images as an array: uint8 (n, h, w, c)."""
-    images, _ = next(iter(evaluation(split.take(indices), len(indices))))
+    images, _ = next(iter(reader(split.take(indices), len(indices), shared=False)(tf.range(len(indices)))))
     return images.numpy()
 
 
@@ -61,8 +62,11 @@ def order(n: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
     return tf.argsort(keys, stable=True)
 
 
-def reader(split: Split, batch_size: int) -> Callable[[tf.Tensor], tf.data.Dataset]:
-    """A function from indices into a split to batches of the images and labels there."""
+def reader(split: Split, batch_size: int, shared: bool = True) -> Callable[[tf.Tensor], tf.data.Dataset]:
+    """A function from indices into a split to batches of the images and labels there.
+
+    Of several processes that share a training each reads its own images of a batch, and the labels of all.
+    """
     # Made here, once: inside a dataset's function they would be copied into its graph.
     places, labels = tf.constant(split.places), tf.constant(split.labels)
 
@@ -77,6 +81,19 @@ def reader(split: Split, batch_size: int) -> Callable[[tf.Tensor], tf.data.Datas
             lambda i: (tf.gather(split.store, tf.gather(places, i)), tf.gather(labels, i)), tf.data.AUTOTUNE
         )
 
+    def of_this_process(indices: tf.Tensor) -> tf.data.Dataset:
+        def images(own: tf.Tensor) -> tf.Tensor:
+            if not split.in_files:
+                return tf.gather(split.store, own)
+            return tf.map_fn(lambda place: read(split.store[place], split.size), own, fn_output_signature=tf.uint8)
+
+        dataset = tf.data.Dataset.from_tensor_slices(indices).batch(batch_size)
+        return dataset.map(
+            lambda i: (images(tf.gather(places, devices.own(i))), tf.gather(labels, i)), tf.data.AUTOTUNE
+        )
+
+    if shared and not devices.reads_all():
+        return of_this_process
     return from_files if split.in_files else from_memory
 
 
