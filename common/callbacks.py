@@ -58,7 +58,7 @@ class Keeper(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.metric_arrays is not None:
-            checkpoints.assign("metrics", self.model.metrics_variables, self.metric_arrays)
+            self.assign_metrics(self.metric_arrays)
             self.metric_arrays = None
         self.first_step = self.progress.step
         self.started = self.told_at = time.monotonic()
@@ -83,7 +83,7 @@ class Keeper(keras.callbacks.Callback):
             self.told_at = now
         if self.run.stop or now - self.saved_at > 60 * self.run.config.checkpoint_minutes:
             self.progress.seconds = self.elapsed()
-            self.save(self.state() | checkpoints.gather("metrics", self.model.metrics_variables))
+            self.save(self.state() | self.metrics())
         if self.run.stop:
             raise Interrupted(self.run.stop)
 
@@ -150,6 +150,23 @@ class Keeper(keras.callbacks.Callback):
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise Diverged(f"variable {name} is not finite", self.where())
         return arrays
+
+    def metrics(self) -> dict[str, np.ndarray]:
+        """Running sums of the epoch; where devices have their own, theirs too, since rounding depends on them."""
+        variables = self.model.metrics_variables
+        arrays = checkpoints.gather("metrics", variables)
+        for number, copies in enumerate(devices.copies(variables)):
+            arrays |= checkpoints.gather(f"metrics-{number}", copies)
+        return arrays
+
+    def assign_metrics(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """The reverse of `metrics`, from so many devices as well as from others."""
+        variables = self.model.metrics_variables
+        checkpoints.assign("metrics", variables, arrays)
+        own = devices.copies(variables)
+        if len({name.split("/")[0] for name in arrays if name.startswith("metrics-")}) == len(own):
+            for number, copies in enumerate(own):
+                checkpoints.assign(f"metrics-{number}", copies, arrays)
 
     def save(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Checkpoint these arrays with the position in training; the first process alone does."""

@@ -241,7 +241,7 @@ def evaluation(split: Split, batch_size: int) -> tuple:
     """The split once, for all devices, and how many steps that takes where Keras must be told."""
     size = devices.evaluation_batch(len(split), batch_size)
     steps = devices.steps(pipeline.steps_per_epoch(split, size))
-    return devices.spread(pipeline.evaluation(split, size)), steps
+    return devices.spread(pipeline.evaluation(split, size, shared=True)), steps
 
 
 def load_best(run: Run, model: keras.Model, progress: Progress, phase: Phase) -> None:

@@ -25,7 +25,7 @@ def training(
     `epochs` counts from the start of the run, over all phases. `skip` leaves out the first batches of the first
     epoch, so that a run can go on in the middle of one. Elements: uint8 (b, h, w, c), int64 (b,).
     """
-    batches = reader(split, batch_size)
+    batches = reader(split, batch_size, shared=True)
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
         dataset = batches(order(len(split), seed, number))
@@ -45,14 +45,14 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
     return -(-len(split) // batch_size)
 
 
-def evaluation(split: Split, batch_size: int) -> tf.data.Dataset:
-    """The split once, in its own order."""
-    return reader(split, batch_size)(tf.range(len(split))).prefetch(tf.data.AUTOTUNE)
+def evaluation(split: Split, batch_size: int, shared: bool = False) -> tf.data.Dataset:
+    """The split once, in its own order; `shared`: for a model that several processes evaluate together."""
+    return reader(split, batch_size, shared)(tf.range(len(split))).prefetch(tf.data.AUTOTUNE)
 
 
 def pictures(split: Split, indices: np.ndarray) -> np.ndarray:
     """Some of the images as an array: uint8 (n, h, w, c)."""
-    images, _ = next(iter(reader(split.take(indices), len(indices), shared=False)(tf.range(len(indices)))))
+    images, _ = next(iter(reader(split.take(indices), len(indices))(tf.range(len(indices)))))
     return images.numpy()
 
 
@@ -62,10 +62,10 @@ def order(n: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
     return tf.argsort(keys, stable=True)
 
 
-def reader(split: Split, batch_size: int, shared: bool = True) -> Callable[[tf.Tensor], tf.data.Dataset]:
+def reader(split: Split, batch_size: int, shared: bool = False) -> Callable[[tf.Tensor], tf.data.Dataset]:
     """A function from indices into a split to batches of the images and labels there.
 
-    Of several processes that share a training each reads its own images of a batch, and the labels of all.
+    `shared`: of several processes that train together each reads its own images of a batch, and the labels of all.
     """
     # Made here, once: inside a dataset's function they would be copied into its graph.
     places, labels = tf.constant(split.places), tf.constant(split.labels)

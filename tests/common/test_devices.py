@@ -1,0 +1,241 @@
+"""A batch shared among devices: the same training as on one, stop and resume, and what is refused.
+
+Every run is a process of its own, since devices are chosen before a backend starts.
+"""
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import kill_and_resume
+import numpy as np
+import pytest
+import safetensors.numpy
+import tensorflow as tf
+
+from common import devices
+from common.config import Config, ConfigError
+from common.data import pipeline, sources
+
+FIXTURES = Path(__file__).parent / "fixtures"
+STEADY = ["--preset", "steady"]
+STOPPED = 143
+
+
+def start(out, flags, backend, **environment):
+    """Begin a run; its output goes to a log beside the folder."""
+    log = out.with_name(f"{out.name}.log{environment.get('KERAS_DISTRIBUTION_PROCESS_ID', '')}")
+    command = [sys.executable, str(FIXTURES / "shared_run" / "train.py"), "--out", str(out), *flags]
+    environment = os.environ | {"KERAS_BACKEND": backend, "LOSSES": str(out)} | environment
+    with log.open("a") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+
+
+def train(out, *flags, backend, processes=1, **environment):
+    """Run to the end; the exit codes of its processes."""
+    if processes == 1:
+        return [start(out, flags, backend, **environment).wait(300)]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    places = {"KERAS_DISTRIBUTION_JOB_ADDRESSES": address, "KERAS_DISTRIBUTION_NUM_PROCESSES": str(processes)}
+    begun = [
+        start(out, [*flags, "--nodes", "2"], backend, **environment, **places, KERAS_DISTRIBUTION_PROCESS_ID=str(i))
+        for i in range(processes)
+    ]
+    return [process.wait(300) for process in begun]
+
+
+def logs(out):
+    return "".join(path.read_text() for path in sorted(out.parent.glob(f"{out.name}.log*")))
+
+
+def losses(out):
+    """The running mean of the loss after each step."""
+    return np.array(json.loads(out.with_name(f"{out.name}.first").read_text()))
+
+
+def history(out):
+    with next(out.glob("*/*/history.csv")).open() as file:
+        return [
+            {k: float(row[k]) for k in ("loss", "accuracy", "val_loss", "val_accuracy")} for row in csv.DictReader(file)
+        ]
+
+
+def state(out):
+    """The variables of the last checkpoint, batch normalisation's statistics among them."""
+    path = max(out.glob("*/*/checkpoints/step-*"), key=lambda path: path.name)
+    return safetensors.numpy.load_file(path)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Finished runs by backend, devices and processes, each made when it is first asked for."""
+    folder, made = tmp_path_factory.mktemp("runs"), {}
+
+    def run(backend, count=1, processes=1, *flags):
+        out = folder / "-".join([backend, str(count), str(processes), *(flag.strip("-") for flag in flags)])
+        if out not in made:
+            made[out] = train(out, *STEADY, "--devices", str(count), *flags, backend=backend, processes=processes)
+            assert made[out] == [0] * processes, logs(out)
+        return out
+
+    return run
+
+
+@pytest.mark.parametrize(("backend", "count", "processes"), [("tensorflow", 2, 1), ("jax", 2, 1), ("jax", 1, 2)])
+def test_training_is_that_of_one_device(runs, backend, count, processes):
+    one, shared = runs(backend), runs(backend, count, processes)
+    np.testing.assert_allclose(losses(shared)[:5], losses(one)[:5], rtol=1e-4)
+    # The epochs' means count the last batch of 29 images right, training and validation.
+    for ours, theirs in zip(history(shared), history(one), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    expected, found = state(one), state(shared)
+    assert expected.keys() == found.keys()
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-3, atol=1e-4, err_msg=name)
+    predictions = [np.load(next(out.glob("*/*/predictions.npz"))) for out in (one, shared)]
+    for name in predictions[0].files:
+        ours, theirs = (saved[name] for saved in predictions)
+        assert ours.shape == theirs.shape
+        if "probabilities" in name:
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    environment = json.loads(next(shared.glob("*/*/environment.json")).read_text())
+    assert len(environment["devices"]) == 2
+    assert "Traceback" not in logs(shared)
+    assert "UserWarning" not in logs(shared)
+
+
+def test_first_steps_of_a_resnet(runs):
+    flags = ("--network", "resnet18", "--phases.0.epochs", "1")
+    one, shared = runs("tensorflow", 1, 1, *flags), runs("tensorflow", 2, 1, *flags)
+    np.testing.assert_allclose(losses(shared)[:5], losses(one)[:5], rtol=1e-4)
+
+
+def test_only_the_first_process_writes_and_speaks(runs):
+    out = runs("jax", 1, 2)
+    first, other = (out.with_name(f"{out.name}.log{i}").read_text() for i in range(2))
+    assert "full 2/2  loss" in first
+    assert "loss" not in other
+    (folder,) = out.glob("*/*")
+    assert {path.name for path in folder.iterdir()} == {
+        ".lock",
+        "checkpoints",
+        "config.json",
+        "environment.json",
+        "figures",
+        "history.csv",
+        "metrics.json",
+        "predictions.npz",
+    }
+    np.testing.assert_array_equal(json.loads(out.with_name(f"{out.name}.other").read_text()), losses(out))
+
+
+def test_two_processes_stop_and_resume_to_the_same_end(runs, tmp_path):
+    whole, out = runs("jax", 1, 2), tmp_path / "parts"
+    first, other = train(out, *STEADY, backend="jax", processes=2, STOP_AT="9")
+    assert first == STOPPED
+    assert other not in (0, None)  # it cannot go on alone, and does not hang
+    assert "SIGTERM: saving at the end of this step" in logs(out)
+    assert train(out, *STEADY, backend="jax", processes=2) == [0, 0], logs(out)
+    assert "resuming: phase full, epoch 2, step 3" in logs(out)
+    assert kill_and_resume.differences(kill_and_resume.contents(whole), kill_and_resume.contents(out)) == []
+
+
+def test_two_replicas_with_random_changes_stop_and_resume_to_the_same_end(tmp_path):
+    flags = ["--preset", "random", "--devices", "2"]
+    whole, out = tmp_path / "whole", tmp_path / "parts"
+    assert train(whole, *flags, backend="tensorflow") == [0], logs(whole)
+    assert train(out, *flags, backend="tensorflow", STOP_AT="9") == [STOPPED], logs(out)
+    assert train(out, *flags, backend="tensorflow") == [0], logs(out)
+    assert "resuming: phase one, epoch 2, step 3" in logs(out)
+    assert kill_and_resume.differences(kill_and_resume.contents(whole), kill_and_resume.contents(out)) == []
+
+
+def test_replicas():
+    command = [sys.executable, str(FIXTURES / "replicas.py")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"KERAS_BACKEND": "tensorflow"}, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "all good\n"
+
+
+def config(**fields):
+    return Config(preset="test", dataset="digits", **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "backend", "message"),
+    [
+        ({"nodes": 2}, "tensorflow", "nodes is 2, and Keras 3 trains on several machines with JAX alone"),
+        ({"devices": 3}, "tensorflow", "batch-size is 64, which 1 x 3 devices cannot share"),
+        ({"devices": 2, "nodes": 64}, "jax", "batch-size is 64, which 64 x 2 devices cannot share"),
+        ({"devices": 0}, "jax", "devices is 0; it must be above zero"),
+        ({"nodes": -1}, "jax", "nodes is -1; it must be above zero"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(monkeypatch, fields, backend, message):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    with pytest.raises(ConfigError, match=message):
+        config(**fields).check()
+
+
+def test_the_number_of_devices_is_not_part_of_the_name():
+    assert config(devices=2).name() == config(nodes=4).name() == config().name()
+
+
+@pytest.mark.parametrize("tasks", [None, "1", "3"])
+def test_another_number_of_processes_is_refused(monkeypatch, tasks):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    for name in devices.SLURM:
+        if tasks is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, tasks)
+    with pytest.raises(ConfigError, match=f"nodes is 2, and the number of processes that were started is {tasks or 1}"):
+        devices._meet(2)
+
+
+def test_more_devices_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["one"])
+    with pytest.raises(ConfigError, match="devices is 2; this machine has 1"):
+        devices.join(config(devices=2))
+
+
+@pytest.mark.parametrize(("images", "batch", "replicas"), [(5000, 64, 2), (4993, 64, 4), (21, 32, 2), (9, 8, 4)])
+def test_every_batch_of_an_evaluation_reaches_all_replicas(monkeypatch, images, batch, replicas):
+    assert devices.evaluation_batch(images, batch) == batch
+    monkeypatch.setattr(devices, "_replicas", replicas)
+    size = devices.evaluation_batch(images, batch)
+    assert size <= batch
+    assert min(images, size) >= replicas
+    assert images % size == 0 or images % size >= replicas
+
+
+def test_processes_read_their_parts_of_the_same_batches(monkeypatch, tmp_path):
+    data = sources.load("digits", tmp_path, seed=0, image_size=8, limit_train=200).train
+
+    def batches(process=0, processes=1):
+        monkeypatch.setattr(devices, "_process", process)
+        monkeypatch.setattr(devices, "_processes", processes)
+        monkeypatch.setattr(devices, "_mesh_size", lambda: 2 * processes)
+        return list(pipeline.training(data, 32, 5, range(2), skip=1).as_numpy_iterator())
+
+    whole, parts = batches(), [batches(i, 2) for i in range(2)]
+    assert [len(labels) for _, labels in whole[:5]] == [32, 32, 32, 32, 20]  # 180 images
+    for (images, labels), *shares in zip(whole, *parts, strict=True):
+        np.testing.assert_array_equal(np.concatenate([images for images, _ in shares]), images)
+        for _, seen in shares:
+            np.testing.assert_array_equal(seen, labels)
+    monkeypatch.setattr(devices, "_mesh_size", lambda: 3)  # which 20 does not divide
+    last = list(pipeline.training(data, 32, 5, range(1)).as_numpy_iterator())[-1]
+    np.testing.assert_array_equal(last[0], whole[4][0])
+    # What a task computes from the images itself sees all of them.
+    assert [len(images) for images, _ in pipeline.evaluation(data, 100)] == [100, 80]
+    assert len(pipeline.pictures(data, np.arange(6))) == 6
