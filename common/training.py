@@ -324,6 +324,7 @@ def measure(
         probabilities = softmax(predict(model, split, batch_size))
         figures = evaluate(split.labels, probabilities, data.class_names)
     if objective is not CLASSIFICATION:
-        told = model.evaluate(pipeline.evaluation(split, batch_size), verbose=0, return_dict=True)
+        batches, steps = evaluation(split, batch_size)
+        told = model.evaluate(batches, verbose=0, return_dict=True, steps=steps)
         figures["loss"] = float(told["loss"])
     return figures, probabilities

@@ -58,6 +58,11 @@ class SweepConfig(Config):
         last = f"k{self.k}" if self.task == "reconstruct" else f"{Path(self.encoder).name}-encoder"
         return (*super().headline(), last)
 
+    def identity(self) -> dict:
+        """Everything that the result depends on; an encoder's run by its name, wherever it lies."""
+        fields = super().identity()
+        return fields | {"encoder": Path(self.encoder).resolve().name if "/" in self.encoder else self.encoder}
+
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""
         super().check()
@@ -92,22 +97,27 @@ def encoder_run(config: SweepConfig) -> Path:
     import dataclasses
     import json
 
-    if config.encoder != "pretrained":
-        folder = Path(config.encoder)
-        theirs = json.loads((folder / "config.json").read_text())["config"]
-        for field in ("k", "hidden"):
-            if theirs.get(field) != getattr(config, field):
-                raise ConfigError(
-                    f"encoder {folder} has {field} {theirs.get(field)}; this run has {getattr(config, field)}"
-                )
-    else:
-        shared = {f: getattr(config, f) for f in ("dataset", "seed", "k", "hidden", "limit_train", "limit_test", "out")}
+    if config.encoder == "pretrained":
+        fields = ("dataset", "seed", "k", "hidden", "limit_train", "limit_test", "out")
+        shared = {field: getattr(config, field) for field in fields}
         folder = config.out / "autoencoder_sweep" / dataclasses.replace(PRESETS["autoencoder"], **shared).name()
-    if not (folder / "metrics.json").is_file():
+    else:
+        folder = Path(config.encoder)
+    try:
+        theirs = json.loads((folder / "config.json").read_text())["config"]
+        status = json.loads((folder / "metrics.json").read_text())["status"]
+    except (OSError, ValueError, KeyError):
+        status = None
+    if status != "completed":
         raise ConfigError(
             f"no finished autoencoder in {folder}; `python tasks/autoencoder_sweep/train.py --k {config.k} "
-            f"--seed {config.seed}`, with the same data and --out, makes it"
+            f"--hidden {config.hidden} --seed {config.seed}`, with the same data and --out, makes it"
         )
+    for field in ("dataset", "k", "hidden"):
+        if theirs.get(field) != config.identity()[field]:
+            raise ConfigError(
+                f"encoder {folder} has {field} {theirs.get(field)}; this run has {getattr(config, field)}"
+            )
     return folder
 
 

@@ -23,6 +23,10 @@ from common import runs
 from common.config import Config, ConfigError, Phase, data_dir, offline, positive
 
 
+# Pixels of an image's side, where it is not 28.
+SIDES = {"digits": 8, "cifar10": 32, "cifar100": 32}
+
+
 @dataclass(frozen=True)
 class PermutedConfig(Config):
     """What one run of this study depends on."""
@@ -54,6 +58,9 @@ class PermutedConfig(Config):
         super().check()
         if self.block is not None:
             positive("block", self.block)
+            side = SIDES.get(self.dataset, 28)
+            if side % self.block:
+                raise ConfigError(f"block is {self.block}, which does not divide the image's side of {side} pixels")
         for phase in self.phases:
             phase.check()
 
@@ -89,16 +96,14 @@ def study(config: PermutedConfig, run: runs.Run) -> None:
 def permutation(size: int, block: int | None, seed: int):
     """Where each pixel of the permuted image comes from: int64 (size * size,), indices into the flattened image.
 
-    Blocks of `block` x `block` pixels change places and stay whole; every image of a run passes through the same.
-    Raises ConfigError where such blocks do not tile the image.
+    Blocks of `block` x `block` pixels, which tile the image, change places and stay whole; every image of a run passes
+    through the same.
     """
     import numpy as np
 
     places = np.arange(size * size).reshape(size, size)
     if block is None:
         return places.ravel()
-    if size % block:
-        raise ConfigError(f"block is {block}, which does not divide the image's side of {size} pixels")
     count = size // block
     blocks = places.reshape(count, block, count, block).swapaxes(1, 2).reshape(count * count, block, block)
     moved = np.random.default_rng(seed).permutation(blocks)
