@@ -256,8 +256,7 @@ def planned_run(task: str, label: str, words: Sequence[str], config: Config) -> 
     folder = (config.out / task / name).absolute()
     # Jobs run a copy of the code, whose default for --out is inside that copy.
     complete = (*words, f"--seed={config.seed}", f"--out={config.out.absolute()}")
-    sizes = {key: getattr(config, key) for key in ("devices", "nodes") if hasattr(config, key)}
-    return Planned(name, str(folder), label, config.seed, complete, **sizes)
+    return Planned(name, str(folder), label, config.seed, complete, config.devices, config.nodes)
 
 
 class Mistakes(ConfigError):

@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, 
 from common import runs
 from common.config import Config, ConfigError, Phase, data_dir, offline, positive
 
-
 # Pixels of an image's side, where it is not 28.
 SIDES = {"digits": 8, "cifar10": 32, "cifar100": 32}
 
