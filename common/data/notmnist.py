@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 
 from common.data.sources import ARCHIVES
 
-URL = f"http://yaroslavvb.com/upload/notMNIST/{ARCHIVES['notmnist']}"
+URL = ARCHIVES["notmnist"]
 
 
 class Notmnist(tfds.core.GeneratorBasedBuilder):
@@ -31,7 +31,7 @@ class Notmnist(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         # The public `manual_dir` is for data sets that cannot be had otherwise: it fails where the folder is missing.
-        by_hand = dl_manager._manual_dir / ARCHIVES["notmnist"]
+        by_hand = dl_manager._manual_dir / posixpath.basename(URL)
         archive = by_hand if by_hand.exists() else dl_manager.download(URL)
         return {"train": self._generate_examples(dl_manager.iter_archive(archive))}
 

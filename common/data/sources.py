@@ -25,8 +25,8 @@ VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2  # where a data set has no test split of its own
 # The test images of such a data set are the same for every seed of a run.
 TEST_SEED = 0
-# The project's own TFDS data sets, each a module beside this one, and the archive that is looked for in `MANUAL`.
-ARCHIVES = {"notmnist": "notMNIST_small.tar.gz"}
+# The project's own TFDS data sets, each a module beside this one, and their archives, which may lie in `MANUAL` too.
+ARCHIVES = {"notmnist": "http://yaroslavvb.com/upload/notMNIST/notMNIST_small.tar.gz"}
 MANUAL = "manual"  # in the data folder
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif"}
 
@@ -205,7 +205,7 @@ def fetch_tfds(name: str, folder: Path) -> Path:
             importlib.import_module(f"common.data.{name}")  # which makes its builder known
         builder = tfds.builder(name, data_dir=folder)
         if not by_hand(name, folder):
-            ask_hosts(builder, folder / "downloads")
+            ask_hosts(builder, ARCHIVES.get(name), folder / "downloads")
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder / MANUAL))
     except failures as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -213,30 +213,33 @@ def fetch_tfds(name: str, folder: Path) -> Path:
     return tfds_folder(name, folder)
 
 
-def ask_hosts(builder: "tfds.core.DatasetBuilder", downloads: Path) -> None:
-    """Raise OSError where a host that is about to be needed does not answer.
+def ask_hosts(builder: "tfds.core.DatasetBuilder", archive: str | None, downloads: Path) -> None:
+    """Raise OSError where a host that is about to be needed does not answer; `archive` is the URL of our own data set.
 
     TFDS tries for three and a half minutes where a name cannot be resolved, and far longer where packets are dropped.
     """
     import requests
     from tensorflow_datasets.core.download.resource import get_dl_fname
 
+    needed = [archive] if archive else []
     for url, info in (builder.url_infos or {}).items():
         if not (downloads / get_dl_fname(url, info.checksum)).exists():
-            try:
-                requests.head(url, timeout=10)
-            except requests.RequestException as error:
-                raise OSError(f"{urlsplit(url).hostname} does not answer ({type(error).__name__})") from error
+            needed.append(url)
+    for url in needed:
+        try:
+            requests.head(url, timeout=10)
+        except requests.RequestException as error:
+            raise OSError(f"{urlsplit(url).hostname} does not answer ({type(error).__name__})") from error
 
 
 def by_hand(name: str, folder: Path) -> bool:
     """Whether the archive of one of the project's own data sets lies where a user puts it."""
-    return name in ARCHIVES and (folder / MANUAL / ARCHIVES[name]).is_file()
+    return name in ARCHIVES and (folder / MANUAL / Path(ARCHIVES[name]).name).is_file()
 
 
 def how_to_get(name: str, folder: Path) -> str:
     """What to do where a data set is missing."""
-    archive = f"; or put {ARCHIVES[name]} into {folder / MANUAL}" if name in ARCHIVES else ""
+    archive = f"; or put {Path(ARCHIVES[name]).name} into {folder / MANUAL}" if name in ARCHIVES else ""
     return (
         f"With a network, `python -m common.data prepare {name} --data-dir {folder}` fetches it{archive}; "
         "`make demo` needs none"
