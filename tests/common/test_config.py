@@ -62,7 +62,7 @@ def test_help_shows_every_field_with_default_and_text(capsys):
         text, _, default = entries[flag].rpartition("(default: ")
         assert len(text.split()) >= 1, flag
         assert default.endswith(")"), flag
-    assert entries["--batch-size"] == "Images per step. (default: 64)"
+    assert entries["--batch-size"] == "Images per step, on all devices together. (default: 64)"
     assert entries["--phases.2.rate"].endswith("(default: 1e-05)")
 
 
@@ -131,7 +131,10 @@ def test_script_answers_a_mistake_with_one_plain_line_on_a_terminal():
         ("stray", "stray"),
         ("--preset three_phases", "unknown preset 'three_phases'; allowed: three_phase, two_phase, demo; did you mean"),
         ("--preset", "unknown preset ''"),
-        ("--dataset cifar11", "allowed: digits, cifar10, cifar100, mnist, image_folder:PATH; did you mean cifar10?"),
+        (
+            "--dataset cifar11",
+            "allowed: digits, cifar10, cifar100, mnist, notmnist, image_folder:PATH; did you mean cifar10?",
+        ),
         ("--dataset image_folder:", "names no folder"),
         ("--backbone resnet19", "resnet101"),
         ("--augmentation flip", "affine_colour_blur"),
@@ -222,6 +225,8 @@ OTHERS = {
     "deterministic": "yes",
     "tensorboard": True,
     "checkpoint_minutes": 1.0,
+    "devices": 2,
+    "nodes": 2,
     "backbone": "resnet34",
     "image_size": 96,
     "augmentation": "none",
@@ -229,7 +234,7 @@ OTHERS = {
     "head_init": "he_normal",
     "phases": PRESETS["demo"].phases,
 }
-SAME_HASH = {"seed", "data_dir", "out", "overwrite", "offline", "tensorboard", "checkpoint_minutes"}
+SAME_HASH = {"seed", "data_dir", "out", "overwrite", "offline", "tensorboard", "checkpoint_minutes", "devices", "nodes"}
 
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(TASK.PhasedConfig)])

@@ -61,7 +61,10 @@ def test_help_imports_neither_keras_nor_tensorflow():
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ("prepare cifar11", "unknown data set 'cifar11'; allowed: digits, cifar10, cifar100, mnist; did you mean"),
+        (
+            "prepare cifar11",
+            "unknown data set 'cifar11'; allowed: digits, cifar10, cifar100, mnist, notmnist; did you mean",
+        ),
         ("prepare digits --weights resnet19", "unknown backbone 'resnet19'"),
         ("prepare digits --chekc", "--chekc"),
         ("prepare", "nothing to prepare"),
