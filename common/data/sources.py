@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -111,6 +112,7 @@ def load(
     if "test" not in splits:
         splits["train"], test = stratified(splits["train"], TEST_SHARE, TEST_SEED, "test")
         splits["test"] = without_copies(test, splits["train"])
+        check_labels(name, "test", splits["test"].labels, len(class_names))
         notes = [*notes, f"test: {len(splits['test']):,} images, held out here"]
         if copies := len(test) - len(splits["test"]):
             notes.append(f"{copies} more left out, as the same pictures are among the others")
@@ -199,7 +201,8 @@ def fetch_tfds(name: str, folder: Path) -> Path:
     from tensorflow_datasets.core.download.extractor import ExtractError
 
     print(f"fetching {name} into {folder} ...", flush=True)
-    failures = (OSError, tf.errors.OpError, tfds.download.DownloadError, NonMatchingChecksumError, ExtractError)
+    failures = (OSError, EOFError, tf.errors.OpError, tfds.download.DownloadError, NonMatchingChecksumError)
+    failures = (*failures, ExtractError, tarfile.ReadError)
     try:
         if name in ARCHIVES:
             importlib.import_module(f"common.data.{name}")  # which makes its builder known

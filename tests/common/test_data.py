@@ -127,6 +127,82 @@ def test_labels_must_be_classes():
     sources.check_labels("cifar10", "train", np.array([0, 2]), 3)
 
 
+# --- test images that are among the others
+
+
+def split_of(images):
+    return sources.whole(np.asarray(images, np.uint8), np.arange(len(images)) % 3, images[0].shape[0])
+
+
+def test_copies_are_told_apart_to_the_bit():
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
+    nearly = images[1].copy()
+    nearly[3, 3, 2] ^= 1
+    test = split_of([images[0], nearly, images[2], images[4], images[4]])
+    kept = sources.without_copies(test, split_of([images[2], images[1], images[0]]))
+    np.testing.assert_array_equal(images_of(kept), [nearly, images[4], images[4]])  # copies of each other may stay
+    assert kept.labels.tolist() == [1, 0, 1]
+    assert len(sources.without_copies(test, split_of([images[5]]))) == 5
+    assert len(sources.without_copies(test, test)) == 0
+
+
+def test_copies_are_looked_for_among_the_places_of_a_split_alone():
+    images = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 1), dtype=np.uint8)
+    images[6], images[7] = images[0], images[1]
+    store = split_of(images)
+    kept = sources.without_copies(store.take(np.array([6, 7])), store.take(np.array([1, 2, 3])))
+    np.testing.assert_array_equal(kept.places, [6])
+
+
+def test_files_with_the_same_content_are_copies_whatever_their_names(tmp_path):
+    for name in ("ant", "bee"):
+        write_class(tmp_path / name, 3, first=10 * (name == "bee"), size=(8, 8))
+    (tmp_path / "bee" / "again.png").write_bytes((tmp_path / "ant" / "00.png").read_bytes())
+    names = sorted(map(str, tmp_path.glob("*/*.png")))
+    files = sources.whole(np.array(names), np.zeros(len(names), int), 8)
+    here = [i for i, name in enumerate(names) if "bee" in name]
+    others = [i for i, name in enumerate(names) if "ant" in name]
+    kept = sources.without_copies(files.take(np.array(here)), files.take(np.array(others)))
+    assert [path.name for path in paths_of(kept)] == ["10.png", "11.png", "12.png"]
+
+
+def test_copies_are_kept_out_of_a_test_split_that_is_held_out_and_counted(tmp_path):
+    for i, name in enumerate(("ant", "bee")):
+        write_class(tmp_path / "all" / name, 20, first=20 * i, size=(8, 8))
+        for path in list((tmp_path / "all" / name).iterdir()):
+            path.with_name(f"copy_{path.name}").write_bytes(path.read_bytes())
+    data = load(f"image_folder:{tmp_path / 'all'}", tmp_path / "cache")
+    contents_of = [[path.read_bytes() for path in paths_of(s)] for s in (data.train, data.validation, data.test)]
+    assert len(contents_of[0]) + len(contents_of[1]) == 64
+    assert not set(contents_of[2]) & {*contents_of[0], *contents_of[1]}
+    left_out = 16 - len(data.test)
+    assert left_out > 0
+    assert data.notes == (
+        f"test: {len(data.test)} images, held out here",
+        f"{left_out} more left out, as the same pictures are among the others",
+    )
+
+
+def test_a_test_split_of_copies_alone_is_refused(tmp_path):
+    for name in ("ant", "bee"):
+        write_class(tmp_path / "all" / name, 20, size=(8, 8))  # the same pictures in both
+    with pytest.raises(ConfigError, match="test") as error:
+        load(f"image_folder:{tmp_path / 'all'}", tmp_path / "cache")
+    assert "\n" not in str(error.value)
+
+
+def test_a_test_split_of_its_own_is_left_as_it_is(tmp_path):
+    for part in ("train", "test"):
+        for i, name in enumerate(("ant", "bee")):
+            write_class(tmp_path / "all" / part / name, 12, first=12 * i, size=(8, 8))  # the same pictures in both
+    data = load(f"image_folder:{tmp_path / 'all'}", tmp_path / "cache")
+    assert (len(data.test), data.notes) == (24, ())
+
+
+def test_digits_say_that_their_test_split_is_held_out_here(digits):
+    assert digits.notes == ("test: 360 images, held out here",)
+
+
 # --- the order of training
 
 
@@ -415,8 +491,8 @@ def damaged():
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         root.chmod(0o755)
-        for name in ("ant", "bee"):
-            write_class(root / name, 20)
+        for i, name in enumerate(("ant", "bee")):
+            write_class(root / name, 20, first=20 * i)
         (root / "ant" / "notes.txt").write_text("no image, and not called one")
         yield root, damage(root / "ant")
 
@@ -437,7 +513,7 @@ def test_unreadable_files_are_counted_named_and_skipped(damaged, tmp_path, monke
         patch.setattr(sources, "is_readable", lambda path: pytest.fail(f"checked {path} again"))
         check_notes(load(f"image_folder:{folder}", tmp_path / "cache"), bad)
     # ...until a file changes.
-    (folder / "bee" / "03.png").write_text("spoilt")
+    (folder / "bee" / "23.png").write_text("spoilt")
     assert load(f"image_folder:{folder}", tmp_path / "cache").notes[0].startswith("6 unreadable")
 
 

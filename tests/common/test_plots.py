@@ -112,6 +112,37 @@ for size in (1, 2, 10, 100):
     }
 
 
+def without_accuracy(history):
+    return [{key: value for key, value in row.items() if "accuracy" not in key} for row in history]
+
+
+STEPS = [{"step": 100 * i, "loss": 500.0 / i} for i in range(1, 12)]
+DIGITS_VARIANCE = 1 - 0.9 ** np.arange(1, 65)  # 95 % in 29 components, 99 % in 44
+CASES |= {
+    "image_pairs named": lambda path: plots.image_pairs(
+        IMAGES, IMAGES, path, ("original", "reconstructed"), "Test images and what comes back"
+    ),
+    "learning_curves of losses": lambda path: plots.learning_curves(
+        without_accuracy(make_history(HISTORIES["three phases"])), path
+    ),
+    "learning_curves of losses one epoch": lambda path: plots.learning_curves(
+        without_accuracy(make_history(HISTORIES["one epoch"])), path
+    ),
+    "class_images": lambda path: plots.class_images(
+        IMAGES[:10], NAMES[10], "Weights of each class, from their least to their greatest (weston_watkins)", path
+    ),
+    "class_images one": lambda path: plots.class_images(IMAGES[:1], NAMES[1], "An image", path),
+    "class_images 12 grey": lambda path: plots.class_images(
+        IMAGES[..., :1] / 9.0 - 3, [f"class_of_fish_{i:02d}" for i in range(12)], "A training image of each class", path
+    ),
+    "loss_by_step": lambda path: plots.loss_by_step(STEPS, path),
+    "loss_by_step one": lambda path: plots.loss_by_step(STEPS[:1], path),
+    "loss_by_step none": lambda path: plots.loss_by_step([], path),
+    "cumulative_variance": lambda path: plots.cumulative_variance(DIGITS_VARIANCE, path),
+    "cumulative_variance of noise": lambda path: plots.cumulative_variance(np.arange(1, 785) / 784, path),
+    "cumulative_variance at once": lambda path: plots.cumulative_variance(np.linspace(0.97, 1, 784), path),
+}
+
 # The smallest matrix without numbers in its cells.
 CASES["confusion_matrix 21"] = lambda path: plots.confusion_matrix(make_confusion(21), NAMES[21], path)
 
@@ -187,6 +218,9 @@ def test_figure_is_a_readable_png(case, figures, tmp_path):
         "class_destinations 10",
         "per_class_scores 10",
         "confusion_matrix 10",
+        "class_images",
+        "loss_by_step",
+        "cumulative_variance",
     ],
 )
 def test_same_input_gives_the_same_bytes(case, tmp_path):
@@ -283,6 +317,86 @@ def test_image_pairs_show_eight_images_in_any_range(figures, tmp_path):
         plots.image_pairs(IMAGES[:3], IMAGES[:2], tmp_path / "p.png")
     with pytest.raises(ValueError, match=r"\(n, height, width, 1 or 3\), not \(8, 16, 16, 2\)"):
         plots.image_pairs(IMAGES[..., :2], IMAGES[..., :2], tmp_path / "p.png")
+
+
+def test_image_pairs_carry_the_names_that_they_are_given(figures, tmp_path):
+    plots.image_pairs(IMAGES, IMAGES, tmp_path / "p.png")
+    plots.image_pairs(IMAGES, IMAGES, tmp_path / "p.png", ("before", "after"), "What became of them")
+    named = [(f.get_suptitle(), f.axes[0].get_ylabel(), f.axes[8].get_ylabel()) for f in figures]
+    assert named == [
+        ("Images before and after augmentation", "original", "augmented"),
+        ("What became of them", "before", "after"),
+    ]
+
+
+def test_learning_curves_without_accuracy_ring_the_lowest_validation_loss(figures, tmp_path):
+    history = without_accuracy(make_history(HISTORIES["three phases"]))
+    for row, loss in zip(history, [3.0, 1.0, 2.0, 1.0, 4.0] * 5, strict=True):
+        row["val_loss"] = loss
+    history[0]["val_loss"] = np.nan
+    plots.learning_curves(history, tmp_path / "p.png")
+    (losses,) = figures[0].axes
+    assert losses.get_ylabel() == "Loss"
+    best = line(losses, "best validation loss of the phase")
+    assert best.get_xdata().tolist() == [2, 7, 12]  # the first of equals
+    assert best.get_ydata().tolist() == [1, 1, 1]
+    np.testing.assert_allclose(line(losses, "validation").get_ydata(), [row["val_loss"] for row in history])
+    assert [text.get_text() for text in losses.texts] == ["head", "last_block", "full"]
+
+
+def test_one_phase_needs_no_mark(figures, tmp_path):
+    plots.learning_curves(make_history((("train", 5),)), tmp_path / "p.png")
+    assert [axes.get_xlabel() for axes in figures[0].axes] == ["Epoch", "Epoch"]
+    assert not [text for axes in figures[0].axes for text in axes.texts]
+
+
+def test_class_images_stretch_floats_one_by_one_and_leave_bytes_alone(figures, tmp_path):
+    templates = np.stack([IMAGES[0] * 1e-5 - 3, IMAGES[1] * 7.0, np.full((16, 16, 3), 2.0)])
+    plots.class_images(templates, ["a", "b", "c"], "Templates", tmp_path / "p.png")
+    dark = IMAGES[:3] // 4
+    plots.class_images(dark, ["a", "b", "c"], "Samples", tmp_path / "p.png")
+    stretched, bytes_ = figures
+    assert [axes.get_title() for axes in stretched.axes] == ["a", "b", "c"]  # and no empty axes beside them
+    for axes, image in zip(stretched.axes[:2], IMAGES[:2].astype(float), strict=True):
+        expected = (image - image.min()) / (image.max() - image.min())
+        np.testing.assert_allclose(axes.images[0].get_array(), expected, atol=1e-5)
+    assert np.isfinite(stretched.axes[2].images[0].get_array()).all()  # a constant image has nothing to stretch
+    for axes, image in zip(bytes_.axes, dark, strict=True):
+        np.testing.assert_allclose(axes.images[0].get_array(), image / 255, atol=1e-6)
+
+
+def test_class_images_lie_five_in_a_row_in_the_order_of_the_classes(figures, tmp_path):
+    plots.class_images(IMAGES, [str(i) for i in range(12)], "Samples", tmp_path / "p.png")
+    assert [axes.get_title() for axes in figures[0].axes] == [str(i) for i in range(12)]
+    places = [axes.get_position() for axes in figures[0].axes]
+    rows = [round(place.y0, 2) for place in places]
+    assert [rows.count(row) for row in dict.fromkeys(rows)] == [5, 5, 2]
+    with pytest.raises(ValueError, match="12 images of 2 classes"):
+        plots.class_images(IMAGES, NAMES[2], "Samples", tmp_path / "p.png")
+    with pytest.raises(ValueError, match=r"not \(2, 16, 16, 2\)"):
+        plots.class_images(IMAGES[:2, ..., :2], NAMES[2], "Samples", tmp_path / "p.png")
+
+
+def test_loss_by_step_holds_every_reading(figures, tmp_path):
+    plots.loss_by_step(STEPS, tmp_path / "p.png")
+    plots.loss_by_step([*STEPS, {"step": 1200, "loss": 0.0}], tmp_path / "p.png")
+    plots.loss_by_step([], tmp_path / "p.png")
+    axes = [figure.axes[0] for figure in figures]
+    (drawn,) = axes[0].get_lines()
+    assert drawn.get_xdata().tolist() == [row["step"] for row in STEPS]
+    assert drawn.get_ydata().tolist() == [row["loss"] for row in STEPS]
+    assert [a.get_yscale() for a in axes] == ["log", "linear", "linear"]  # a log axis has no zero
+
+
+def test_cumulative_variance_marks_95_and_99_percent(figures, tmp_path):
+    plots.cumulative_variance(DIGITS_VARIANCE, tmp_path / "p.png")
+    (axes,) = figures[0].axes
+    curve, *marks = axes.get_lines()
+    assert curve.get_xdata().tolist() == list(range(1, 65))
+    np.testing.assert_allclose(curve.get_ydata(), 100 * DIGITS_VARIANCE)
+    counts = [int((share > DIGITS_VARIANCE).sum()) + 1 for share in (0.95, 0.99)]
+    assert [mark.get_xdata()[0] for mark in marks] == counts == [29, 44]
+    assert [text.get_text() for text in axes.texts] == ["95% in 29", "99% in 44"]
 
 
 def test_channel_densities_integrate_to_one_without_a_comb(figures, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from common import checkpoints, runs, training
+from common.callbacks import Keeper
 from common.config import Config, Phase
 from common.data import sources
 
@@ -38,8 +39,8 @@ def small_model():
     return keras.Model(image, keras.layers.Dense(10, dtype="float32", name="head")(x))
 
 
-def train(out, data, phases=PHASES, stop_after=None, on_phase=None, **fields):
-    """Open, train or resume; the run, its model and its progress."""
+def train(out, data, phases=PHASES, stop_after=None, on_phase=None, more=None, **fields):
+    """Open, train or resume; the run, its model and its progress. `more` goes to `training.train`."""
     config = Config(preset="test", dataset="digits", out=out, batch_size=32, **fields)
     keras.utils.clear_session()  # names count from one again, as in a new process
     training.set_up(config)
@@ -54,7 +55,7 @@ def train(out, data, phases=PHASES, stop_after=None, on_phase=None, **fields):
             if on_phase:
                 on_phase(phase, model)
 
-        return run, model, training.train(run, model, phases, data, configure)
+        return run, model, training.train(run, model, phases, data, configure, **(more or {}))
 
 
 def state(model):
@@ -157,6 +158,136 @@ def test_results_are_those_of_the_best_states(tmp_path, data):
         np.testing.assert_allclose(saved["test_probabilities"].sum(axis=1), 1, atol=1e-5)
     assert results["test"]["accuracy"] == pytest.approx(accuracy)
     assert results["images"] == {"train": 180, "validation": 20, "test": 360}
+
+
+# --- objectives, and what tasks add
+
+LOSS_ALONE = training.Objective(keras.losses.SparseCategoricalCrossentropy(from_logits=True), accuracy=False)
+
+
+def logits_of(model, split):
+    return training.predict(model, split, 32).astype(np.float64)
+
+
+def cross_entropy(logits, labels):
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return -log_probabilities[np.arange(len(labels)), labels].mean()
+
+
+def test_without_accuracy_the_best_epoch_is_that_of_the_lowest_validation_loss(tmp_path, data):
+    # The rate rises until it ruins the weights.
+    spoil = Phase("train", "full", 4, "sgd", 3.0, schedule="warmup_cosine", warmup_epochs=3)
+    run, model, progress = train(tmp_path, data, (spoil,), more={"objective": LOSS_ALONE})
+    assert not {key for row in progress.rows for key in row if "accuracy" in key}
+    losses = [row["val_loss"] for row in progress.rows]
+    best = int(np.argmin(losses))
+    assert losses[best] < losses[-1]
+    assert progress.best["train"]["epoch"] == best + 1
+    assert "val_accuracy" not in progress.best["train"]
+    results = training.results(run, model, (spoil,), data, progress, LOSS_ALONE)
+    assert results["phases"]["train"]["best_epoch"] == best + 1
+    assert results["running"] == {"loss": progress.rows[best]["loss"]}
+    assert results["validation"] == {"n": 20, "loss": pytest.approx(losses[best], rel=1e-5)}
+    expected = cross_entropy(logits_of(model, data.test), data.test.labels)
+    assert results["test"] == {"n": 360, "loss": pytest.approx(expected, rel=1e-4)}
+    assert not (run.folder / "predictions.npz").exists()
+
+
+def test_with_accuracy_another_loss_is_measured_and_accuracy_chooses(tmp_path, data):
+    objective = training.Objective(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    assert objective is not training.CLASSIFICATION
+    run, model, progress = train(tmp_path, data, more={"objective": objective})
+    accuracies = [row["val_accuracy"] for row in progress.rows if row["phase"] == "full"]
+    assert progress.best["full"]["val_accuracy"] == max(accuracies)
+    results = training.results(run, model, PHASES, data, progress, objective)
+    expected = cross_entropy(logits_of(model, data.test), data.test.labels)
+    assert results["test"]["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_results_of_the_splits_that_are_asked_for(tmp_path, data):
+    run, model, progress = train(tmp_path, data)
+    results = training.results(run, model, PHASES, data, progress, of=("train", "validation", "test"))
+    right = logits_of(model, data.train).argmax(axis=1) == data.train.labels
+    assert results["train"]["accuracy"] == pytest.approx(right.mean())
+    assert results["train"]["n"] == 180
+    assert results["phases"]["full"]["train"]["accuracy"] == results["train"]["accuracy"]
+    with np.load(run.folder / "predictions.npz", allow_pickle=False) as saved:
+        np.testing.assert_array_equal(saved["train_labels"], data.train.labels)
+        assert saved["train_probabilities"].shape == (180, 10)
+    usual = training.results(run, model, PHASES, data, progress)
+    assert "train" not in usual
+    assert "train" not in usual["phases"]["full"]
+    assert usual["test"] == results["test"]
+    with np.load(run.folder / "predictions.npz", allow_pickle=False) as saved:
+        assert {"train_labels", "train_probabilities"}.isdisjoint(saved)
+
+
+def test_running_figures_are_those_of_the_last_phases_best_epoch(tmp_path, data):
+    run, model, progress = train(tmp_path, data)
+    for best in (1, 2):
+        progress.best["full"] = progress.best["full"] | {"epoch": best}
+        (row,) = [r for r in progress.rows if (r["phase"], r["epoch"]) == ("full", best)]
+        results = training.results(run, model, PHASES, data, progress)
+        assert results["running"] == {"loss": row["loss"], "accuracy": row["accuracy"]}
+
+
+class Steps(keras.callbacks.Callback):
+    """Keeps the phase, the epoch and the step of every batch; something happens once at one of them."""
+
+    def __init__(self, progress, place, happens):
+        super().__init__()
+        self.seen = progress.extra.setdefault("seen", [])
+        self.progress = progress
+        self.place = place
+        self.happens = happens
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.first = self.progress.step
+
+    def on_train_batch_end(self, batch, logs=None):
+        place = [self.progress.phase, self.progress.epoch, self.first + batch + 1]
+        self.seen.append(place)
+        if place == self.place:
+            self.happens()
+
+
+def with_steps(place=None, happens=None):
+    return {"callbacks": lambda progress: [Steps(progress, place, happens)]}
+
+
+EVERY_STEP = [[phase, epoch, step] for phase in (0, 1) for epoch in (0, 1) for step in range(1, 7)]
+
+
+def test_callbacks_of_a_task_see_every_step_and_keep_what_they_saw(tmp_path, data):
+    run, _, progress = train(tmp_path, data, more=with_steps())
+    assert progress.extra == {"seen": EVERY_STEP}
+    assert checkpoints.latest(run.checkpoints).data["extra"] == progress.extra
+
+
+@pytest.mark.parametrize("place", [[0, 0, 4], [0, 1, 6], [1, 1, 3]])
+def test_what_callbacks_keep_survives_a_stop(tmp_path, data, place, monkeypatch):
+    opened = []
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "Keeper", lambda run, *rest: opened.append(run) or Keeper(run, *rest))
+        stop = with_steps(place, lambda: setattr(opened[0], "stop", signal.SIGTERM))
+        with pytest.raises(runs.Interrupted):
+            train(tmp_path, data, more=stop)
+    (folder,) = tmp_path.glob("*/*")
+    seen = checkpoints.latest(folder / "checkpoints").data["extra"]["seen"]
+    assert seen == EVERY_STEP[: EVERY_STEP.index(place) + 1]
+    _, _, progress = train(tmp_path, data, more=with_steps())
+    assert progress.extra == {"seen": EVERY_STEP}
+
+
+def test_what_callbacks_keep_falls_back_with_the_checkpoint_after_a_fault(tmp_path, data):
+    def fail():
+        raise RuntimeError("the machine is gone")
+
+    with pytest.raises(RuntimeError, match="the machine is gone"):
+        train(tmp_path, data, more=with_steps([1, 0, 4], fail))
+    _, _, progress = train(tmp_path, data, more=with_steps())
+    assert progress.extra == {"seen": EVERY_STEP}  # steps 1 to 3 of that epoch are there once
 
 
 def test_warmup_and_cosine_against_the_closed_form():

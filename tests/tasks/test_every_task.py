@@ -1,0 +1,333 @@
+"""What every task must do. The tasks are found by their train.py: a new folder is checked without being listed."""
+
+import csv
+import dataclasses
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import keras
+import kill_and_resume
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from common import checkpoints, runs
+from common.callbacks import Keeper
+from common.config import flat, parse_strictly
+from results import collect
+from slurm import plan
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TASKS = sorted(path.parent.name for path in REPOSITORY.glob("tasks/*/train.py"))
+READMES = ["README.md", *(f"tasks/{task}/README.md" for task in TASKS)]
+COMMAND = re.compile(r"python tasks/(\w+)/train\.py([^\n`#]*)")
+NEEDS_FILES = re.compile(r"--[\w.-]+[ =](image_folder:\S+|\S*/\S*)")
+
+every_task = pytest.mark.parametrize("task", TASKS)
+
+
+def call(task, *flags):
+    """Exit code of the task's command, in this process as if it were a new one."""
+    module = plan.load_task(task)
+    keras.utils.clear_session()  # the names of layers count from one again
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        runs.main(module.PRESETS, module.__doc__, module.provide, module.study, list(flags))
+    except SystemExit as stop:
+        return stop.code
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        keras.config.set_dtype_policy("float32")
+    return 0
+
+
+def short(task):
+    """Flags of the demo with few images, and with two epochs at least, all phases together."""
+    demo = plan.load_task(task).PRESETS["demo"]
+    epochs = [key for key in flat(demo.identity()) if key.rpartition(".")[2] == "epochs"]
+    each = "2" if len(epochs) == 1 else "1"
+    return ["--preset=demo", "--limit-train=120", "--limit-test=50", *(f"--{key}={each}" for key in epochs)]
+
+
+def folder_in(out):
+    """The one run directory below."""
+    (folder,) = out.glob("*/*")
+    return folder
+
+
+def read_history(folder):
+    with (folder / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    """A function from a task to the run directory of its shortened demo, which is run once."""
+    finished = {}
+
+    def demo(task):
+        if task not in finished:
+            out = tmp_path_factory.mktemp(task)
+            assert call(task, "--out", str(out), *short(task)) == 0
+            finished[task] = folder_in(out)
+        return finished[task]
+
+    return demo
+
+
+def test_there_are_tasks():
+    assert {"cifar_phased", "hinge_svm", "permuted_cnn", "autoencoder_sweep"} <= set(TASKS)
+
+
+# --- the command line
+
+
+@every_task
+def test_help_names_every_field_and_loads_no_framework(task):
+    code = (
+        "import runpy, sys\nsys.argv = ['train.py', '--help']\n"
+        f"try:\n    runpy.run_path('tasks/{task}/train.py', run_name='__main__')\n"
+        "except SystemExit as stop:\n    assert not stop.code\n"
+        "print(sorted({'keras', 'tensorflow', 'sklearn', 'matplotlib', 'jax'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+    named = set(re.findall(r"--[\w.-]+", done.stdout))
+    default = next(iter(plan.load_task(task).PRESETS.values()))
+    fields = flat(default.identity() | default.operational())
+    assert {f"--{key.replace('_', '-')}" for key in fields} <= named
+
+
+@every_task
+def test_presets_are_named_documented_and_right(task):
+    module = plan.load_task(task)
+    assert "demo" in module.PRESETS
+    assert module.PRESETS["demo"].dataset == "digits"
+    for name, preset in module.PRESETS.items():
+        assert preset.preset == name
+        preset.check()
+        assert f"--preset {name}" in module.__doc__ or preset == next(iter(module.PRESETS.values()))
+
+
+@every_task
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--no-such-flag", "1"], "--no-such-flag"),
+        (["--preset", "demon"], "unknown preset 'demon'; allowed: "),
+        (["--dataset", "digitz"], "did you mean digits?"),
+        (["--batch-size", "0"], "batch-size is 0; it must be above zero"),
+        (["--batch-size", "many"], "'many'"),
+        (["--seed=-1"], "seed is -1; allowed: 0 to "),
+        (["--dataset", "image_folder:nowhere"], "nowhere is not there"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_exit_code_2(task, flags, said, tmp_path, capsys):
+    assert call(task, "--out", str(tmp_path), *flags) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert said in printed.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@every_task
+def test_every_number_of_the_config_that_must_be_positive_is(task, tmp_path, capsys):
+    default = plan.load_task(task).PRESETS["demo"]
+    wrong = ("epochs", "rate", "limit_train", "limit_test", "checkpoint_minutes")
+    for field in {field.name for field in dataclasses.fields(default)} & set(wrong):
+        assert call(task, "--out", str(tmp_path), "--preset=demo", f"--{field.replace('_', '-')}=0") == 2, field
+        assert capsys.readouterr().err.count("\n") == 1, field
+
+
+# --- the run directory
+
+
+@every_task
+def test_demo_leaves_a_whole_run_directory(task, demos):
+    folder = demos(task)
+    config, environment, metrics = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("config", "environment", "metrics")
+    )
+    assert folder.parent.name == config["task"] == metrics["task"] == task
+    assert metrics["status"] == "completed"
+    assert metrics["seed"] == config["config"]["seed"] == 0
+    assert {"versions", "backend", "devices", "precision", "jit_compile", "commit", "dirty"} <= environment.keys()
+    assert metrics["images"] == {"train": 108, "validation": 12, "test": 50}
+    assert {metrics[split]["n"] for split in ("validation", "test")} == {12, 50}
+    rows = read_history(folder)
+    assert list(dict.fromkeys(row["phase"] for row in rows)) == list(metrics["phases"])
+    assert all(float(row["images_per_second"]) > 0 for row in rows)
+    assert 1 <= len(list(folder.glob("checkpoints/step-*.safetensors"))) <= 2
+    best = checkpoints.latest(folder / "checkpoints").data["best"]
+    assert {name: entry["epoch"] for name, entry in best.items()} == {
+        name: phase["best_epoch"] for name, phase in metrics["phases"].items()
+    }
+    assert not list(folder.glob("**/.*.tmp"))
+
+
+@every_task
+def test_predictions_give_the_metrics(task, demos):
+    folder = demos(task)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (folder / "predictions.npz").is_file() == ("accuracy" in metrics["test"])
+    if "accuracy" not in metrics["test"]:
+        return
+    with np.load(folder / "predictions.npz", allow_pickle=False) as saved:
+        for split in ("validation", "test"):
+            right = saved[f"{split}_probabilities"].argmax(axis=1) == saved[f"{split}_labels"]
+            assert metrics[split]["accuracy"] == pytest.approx(right.mean())
+            np.testing.assert_allclose(saved[f"{split}_probabilities"].sum(axis=1), 1, atol=1e-5)
+
+
+@every_task
+def test_figures_are_pictures(task, demos):
+    figures = list(demos(task).glob("figures/*.png"))
+    assert len(figures) >= 3
+    for path in figures:
+        with Image.open(path) as picture:
+            assert np.asarray(picture.convert("L")).std() > 1, f"{path.name} is blank"
+
+
+@every_task
+def test_the_same_command_again_leaves_it_alone(task, demos, capsys):
+    folder = demos(task)
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("**/*")}
+    assert call(task, "--out", str(folder.parents[1]), *short(task)) == 0
+    assert "this run is finished" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("**/*")} == before
+
+
+def end_of(folder):
+    """What a run has computed: everything but times, hosts and paths."""
+    return {
+        "metrics": kill_and_resume.without_times(json.loads((folder / "metrics.json").read_text())),
+        "history": kill_and_resume.without_times(read_history(folder)),
+        "best": checkpoints.latest(folder / "checkpoints").data["best"],  # the names of files hold their digests
+        "figures": {path.name: path.read_bytes() for path in folder.glob("figures/*.png")},
+    }
+
+
+@every_task
+def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(task, demos, tmp_path, monkeypatch, capsys):
+    def signalled(keeper, batch, logs=None, whole=Keeper.on_train_batch_end):
+        if len(keeper.progress.rows) == 1 and batch == 0:  # the first step of the second epoch
+            signal.raise_signal(signal.SIGTERM)
+        whole(keeper, batch, logs)
+
+    command = ["--out", str(tmp_path), *short(task)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "on_train_batch_end", signalled)
+        assert call(task, *command) == 128 + signal.SIGTERM
+    printed = capsys.readouterr()
+    assert "SIGTERM: saving at the end of this step" in printed.out
+    assert "the same command goes on" in printed.err
+    assert not (folder_in(tmp_path) / "metrics.json").exists()
+    assert call(task, *command) == 0
+    assert re.search(r"resuming: phase \w+, epoch [12], step 1\n", capsys.readouterr().out)
+    resumed, expected = end_of(folder_in(tmp_path)), end_of(demos(task))
+    for part in expected:
+        assert resumed[part] == expected[part], part
+    starts = json.loads((folder_in(tmp_path) / "environment.json").read_text())["starts"]
+    assert len(starts) == 2
+
+
+# --- what is written about it
+
+
+def parsed(task, flags):
+    """The config that the task's own parser makes of the flags, less those that name files."""
+    words = [word for word in shlex.split(NEEDS_FILES.sub("", flags)) if word != "--help"]
+    return parse_strictly(plan.load_task(task).PRESETS, "", words)
+
+
+@every_task
+def test_commands_of_the_docstring_parse(task):
+    commands = COMMAND.findall(plan.load_task(task).__doc__)
+    assert {name for name, _ in commands} == {task}
+    configs = [parsed(name, flags) for name, flags in commands]
+    assert "demo" in {config.preset for config in configs}
+    assert len({config.name() for config in configs}) == len(configs), "two commands are one and the same run"
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_commands_of_the_readme_parse(readme):
+    commands = COMMAND.findall((REPOSITORY / readme).read_text())
+    assert commands
+    for task, flags in commands:
+        parsed(task, flags)
+
+
+@every_task
+def test_readme_has_a_figure_a_table_and_no_dead_link(task):
+    folder = REPOSITORY / "tasks" / task
+    text = (folder / "README.md").read_text()
+    assert text.startswith(f"# {task}")
+    assert re.search("<!-- results -->.*<!-- /results -->", text, re.DOTALL)
+    assert re.search(r"!\[[^\]]+\]\([^)]+\.png\)", text), "no figure"
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert [link for link in links if not (folder / link).exists()] == []
+    assert f"tasks/{task}/README.md" in (REPOSITORY / "README.md").read_text()
+
+
+def references(task):
+    with (REPOSITORY / "tasks" / task / "reference.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@every_task
+def test_reference_has_the_columns_and_numbers(task):
+    header = (REPOSITORY / "tasks" / task / "reference.csv").read_text().partition("\n")[0]
+    assert header == "study,setting,metric,published,tolerance,source,note"
+    rows = references(task)
+    for row in rows:
+        assert None not in row, f"too many values: {row}"
+        assert all(value is not None and value == value.strip() for value in row.values()), row
+        assert Decimal(row["published"]).is_finite(), row
+        assert Decimal(row["tolerance"] or 0) >= 0, row
+        assert re.fullmatch(r"\d{3}", row["source"]), row
+        if "(%)" in row["metric"]:
+            assert 0 <= Decimal(row["published"]) <= 100, row
+    places = [(row["study"], row["setting"], row["metric"]) for row in rows]
+    assert len(set(places)) == len(places), "a figure stands twice"
+
+
+@every_task
+def test_reference_names_settings_as_runs_do(task):
+    presets = plan.load_task(task).PRESETS
+    for row in references(task):
+        assert row["study"] in presets, row
+        values = dict(word.split("=", 1) for word in row["setting"].split(" "))
+        config = parse_strictly(presets, "", ["--preset", row["study"], *plan.flags(values)])
+        assert config.setting(presets) == row["setting"], row
+
+
+@every_task
+def test_reference_names_figures_that_are_measured(task, demos):
+    record = collect.read_run(demos(task))  # which raises where the table could not rest on the run
+    known = collect.MEASURES.keys() | collect.measured(record["metrics"]).keys()
+    assert {row["metric"] for row in references(task)} <= known
+
+
+@every_task
+def test_every_study_plans_without_mistakes(task):
+    path = REPOSITORY / "tasks" / task / "studies.yaml"
+    names = list(yaml.safe_load(path.read_text()))
+    assert names
+    for name in names:
+        study = plan.load_study(task, name)
+        assert study.about
+        seeds = plan.seeds(study.seeds)
+        planned = plan.in_stages(task, study, {}, seeds)
+        assert len({run.name for run in planned}) == len(planned) >= len(seeds)
+        assert {run.stage for run in planned} == ({0, 1} if study.after else {0})

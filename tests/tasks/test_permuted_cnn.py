@@ -1,0 +1,235 @@
+"""permuted_cnn: the permutation, what the network sees of it, and the network itself, each against NumPy."""
+
+import itertools
+import json
+import signal
+
+import keras
+import numpy as np
+import pytest
+
+from common import runs
+from common.config import ConfigError, parse_strictly
+from common.data import pipeline, sources
+from slurm.plan import load_task
+
+TASK = load_task("permuted_cnn")
+WHOLE = np.arange(28 * 28)
+
+
+def config(*flags):
+    return parse_strictly(TASK.PRESETS, "", ["--preset", "demo", *flags])
+
+
+def call(out, *flags):
+    """Exit code of the command, in this process as if it were a new one."""
+    keras.utils.clear_session()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        runs.main(TASK.PRESETS, "", TASK.provide, TASK.study, ["--out", str(out), "--preset", "demo", *flags])
+    except SystemExit as stop:
+        return stop.code
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return sources.load("digits", tmp_path_factory.mktemp("data"), 0, 28)
+
+
+def letters(n=40):
+    """Random images of the size, the kind and the classes of notMNIST."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (n, 28, 28, 1), dtype=np.uint8)
+    split = sources.whole(images, np.arange(n) % 10, 28)
+    return sources.Dataset("notmnist", tuple("ABCDEFGHIJ"), split, split, split)
+
+
+# --- the permutation
+
+
+@pytest.mark.parametrize("block", [1, 2, 4, 7, 14, 28, None])
+def test_every_pixel_moves_to_exactly_one_place(block):
+    order = TASK.permutation(28, block, seed=0)
+    assert order.shape == (784,)
+    assert order.dtype == np.int64
+    assert sorted(order) == list(range(784))
+
+
+def tiles(image, block):
+    """The blocks of an image (h, w), row by row, cut out one by one."""
+    starts = range(0, len(image), block)
+    return [image[top : top + block, left : left + block] for top in starts for left in starts]
+
+
+@pytest.mark.parametrize("block", [1, 2, 4, 7, 14])
+def test_blocks_move_whole(block):
+    source = WHOLE.reshape(28, 28)
+    moved = tiles(TASK.permutation(28, block, seed=3).reshape(28, 28), block)
+    known = {tile.tobytes(): place for place, tile in enumerate(tiles(source, block))}
+    places = [known[tile.tobytes()] for tile in moved]  # KeyError: a block that the source does not have
+    assert sorted(places) == list(range(len(moved)))
+    assert places != sorted(places)
+
+
+@pytest.mark.parametrize("block", [None, 28])
+def test_nothing_moves_without_blocks_or_with_one(block):
+    for seed in range(3):
+        np.testing.assert_array_equal(TASK.permutation(28, block, seed), WHOLE)
+
+
+@pytest.mark.parametrize("block", [1, 4, 14])
+def test_the_seed_alone_draws_it(block):
+    first = TASK.permutation(28, block, seed=1)
+    np.random.seed(99)  # noqa: NPY002 - whatever the global generator has been through
+    keras.utils.set_random_seed(5)
+    np.testing.assert_array_equal(TASK.permutation(28, block, seed=1), first)
+    assert any((TASK.permutation(28, block, seed) != first).any() for seed in (2, 3))
+
+
+def test_single_pixels_have_no_favourite_place():
+    """The mean place of each of 16 pixels over 2000 seeds: 7.5, with deviation sqrt((16^2 - 1) / 12 / 2000)."""
+    orders = np.stack([TASK.permutation(4, 1, seed) for seed in range(2000)])
+    np.testing.assert_allclose(np.argsort(orders, axis=1).mean(axis=0), 7.5, atol=5 * np.sqrt(255 / 12 / 2000))
+
+
+def test_a_block_that_does_not_divide_the_side_is_one_line(tmp_path, capsys):
+    with pytest.raises(ConfigError, match="block is 5, which does not divide the image's side of 28 pixels"):
+        TASK.permutation(28, 5, seed=0)
+    assert call(tmp_path, "--block", "3") == 2
+    printed = capsys.readouterr()
+    assert printed.err == "error: block is 3, which does not divide the image's side of 8 pixels\n"
+    assert "phase train" not in printed.out
+    assert not list(tmp_path.glob("**/history.csv"))
+
+
+@pytest.mark.parametrize("block", ["0", "-2", "1.5", "all"])
+def test_other_blocks_are_one_line(block, tmp_path, capsys):
+    assert call(tmp_path, f"--block={block}") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+# --- what the network sees
+
+
+@pytest.mark.parametrize("network", ["cnn", "mlp"])
+@pytest.mark.parametrize("block", [1, 2, None])
+def test_the_network_sees_the_scaled_pixels_in_that_order(digits, network, block):
+    order = TASK.permutation(8, block, seed=0)
+    model = TASK.build(config("--network", network), order, digits)
+    seen = keras.Model(model.input, model.get_layer("permuted").output)
+    for split in (digits.train, digits.validation, digits.test):
+        images = pipeline.pictures(split, np.arange(10))
+        flat = images.reshape(10, -1).astype(np.float64) / 127.5 - 1
+        assert flat.min() == -1
+        np.testing.assert_allclose(np.asarray(seen(images)).reshape(10, -1), flat[:, order], atol=1e-6)
+
+
+def test_colours_move_with_their_pixel():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    split = sources.whole(images, np.arange(6) % 2, 8)
+    data = sources.Dataset("image_folder:photos", ("cat", "dog"), split, split, split)
+    order = TASK.permutation(8, 2, seed=0)
+    model = TASK.build(config(), order, data)
+    seen = np.asarray(keras.Model(model.input, model.get_layer("permuted").output)(images))
+    for place, source in enumerate(order):
+        expected = images[:, source // 8, source % 8] / 127.5 - 1
+        np.testing.assert_allclose(seen[:, place // 8, place % 8], expected, atol=1e-6)
+
+
+def test_the_cnn_is_that_of_the_source():
+    model = TASK.build(config(), TASK.permutation(28, 1, 0), letters())
+    widths = (1, 64, 128, 256, 512)
+    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert [c.kernel.shape for c in convolutions] == [(3, 3, *pair) for pair in itertools.pairwise(widths)]
+    assert [c.output.shape[1:3] for c in convolutions] == [(28, 28), (28, 28), (14, 14), (7, 7)]
+    pools = [layer for layer in model.layers if isinstance(layer, keras.layers.MaxPooling2D)]
+    assert [p.output.shape[1:] for p in pools] == [(14, 14, 128), (7, 7, 256), (3, 3, 512)]
+    assert model.get_layer("head").input.shape == (None, 512)
+    assert model.output.shape == (None, 10)
+    # 3 * 3 * in * out weights and out biases; 4 numbers a channel of the normalisation; 512 * 10 + 10.
+    assert model.count_params() == 640 + 4 * 64 + 73_856 + 295_168 + 1_180_160 + 5_130
+    assert sum(np.prod(v.shape) for v in model.trainable_variables) == model.count_params() - 2 * 64
+
+
+def test_normalisation_comes_between_the_first_convolution_and_its_relu():
+    model = TASK.build(config(), TASK.permutation(28, 1, 0), letters())
+    kinds = [type(layer).__name__ for layer in model.layers]
+    first = kinds.index("Conv2D")
+    assert kinds[first : first + 4] == ["Conv2D", "BatchNormalization", "ReLU", "Conv2D"]
+    assert model.layers[first].activation is keras.activations.linear
+    assert kinds.count("BatchNormalization") == 1
+    assert {c.activation for c in model.layers[first + 3 :] if isinstance(c, keras.layers.Conv2D)} == {
+        keras.activations.relu
+    }
+
+
+def test_training_is_that_of_the_source():
+    (phase,) = TASK.PRESETS["permuted"].phases
+    assert (phase.optimizer, phase.rate, phase.momentum, phase.epochs) == ("sgd", 0.01, 0.5, 20)
+    assert (TASK.PRESETS["permuted"].batch_size, TASK.PRESETS["permuted"].dataset) == (64, "notmnist")
+
+
+# --- the control
+
+
+def perceptrons(data):
+    """One that sees the images as they are, and one whose images and first weights are permuted alike."""
+    order = TASK.permutation(28, 1, seed=0)
+    plain, permuted = (TASK.build(config("--network", "mlp"), o, data) for o in (WHOLE, order))
+    kernel, *rest = plain.get_weights()
+    permuted.set_weights([kernel[order], *rest])
+    return plain, permuted, order
+
+
+def test_the_perceptron_has_two_hidden_layers():
+    plain, _, _ = perceptrons(letters())
+    assert [w.shape for w in plain.get_weights()] == [(784, 512), (512,), (512, 512), (512,), (512, 10), (10,)]
+
+
+def test_the_perceptron_does_not_care():
+    """Permuted images with the first weights permuted alike: the same outputs, before training and after."""
+    data = letters()
+    images = pipeline.pictures(data.train, np.arange(40))
+    plain, permuted, order = perceptrons(data)
+    np.testing.assert_allclose(permuted(images), plain(images), atol=1e-5)
+    for model in (plain, permuted):
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.05, momentum=0.5), loss)
+        for _ in range(3):
+            model.train_on_batch(images, data.train.labels)
+    moved = np.abs(plain.get_weights()[0][order] - perceptrons(data)[0].get_weights()[0][order]).max()
+    assert moved > 1e-3
+    np.testing.assert_allclose(permuted.get_weights()[0], plain.get_weights()[0][order], atol=1e-5)
+    np.testing.assert_allclose(permuted(images), plain(images), atol=1e-4)
+
+
+def test_the_convolutions_care():
+    data = letters()
+    images = pipeline.pictures(data.train, np.arange(8))
+    plain, permuted = (TASK.build(config(), o, data) for o in (WHOLE, TASK.permutation(28, 1, 0)))
+    permuted.set_weights(plain.get_weights())
+    assert np.abs(np.asarray(permuted(images)) - np.asarray(plain(images))).max() > 1e-3
+
+
+# --- the run
+
+
+def test_metrics_hold_the_permutation_and_all_three_splits(tmp_path):
+    flags = ["--network", "mlp", "--block", "2", "--seed", "5", "--epochs", "1", "--limit-train", "120"]
+    assert call(tmp_path, *flags) == 0
+    (folder,) = tmp_path.glob("*/*")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["permutation"] == TASK.permutation(8, 2, 5).tolist()
+    assert {split: metrics[split]["n"] for split in ("train", "validation", "test")} == {
+        "train": 108,
+        "validation": 12,
+        "test": 360,
+    }
+    assert {path.stem for path in folder.glob("figures/*.png")} >= {"images", "learning_curves"}
+    setting = json.loads((folder / "config.json").read_text())["setting"]
+    assert set(setting.split()) >= {"dataset=digits", "network=mlp", "block=2"}
