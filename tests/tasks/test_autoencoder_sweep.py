@@ -323,7 +323,7 @@ def test_a_missing_autoencoder_is_one_line_that_names_the_command(tmp_path, caps
     assert call(tmp_path, *TRANSFER, "--seed", "3", "--encoder", "pretrained") == 2
     line = one_error(capsys)
     assert f"no finished autoencoder in {tmp_path}" in line
-    assert "`python tasks/autoencoder_sweep/train.py --k 6 --seed 3`" in line
+    assert "`python tasks/autoencoder_sweep/train.py --k 6 --hidden 24 --seed 3`" in line
     assert not list(tmp_path.glob("**/config.json"))
 
 
