@@ -261,7 +261,8 @@ def test_commands_of_the_docstring_parse(task):
 
 
 @pytest.mark.parametrize("readme", READMES)
-def test_commands_of_the_readme_parse(readme):
+def test_commands_of_the_readme_parse(readme, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")  # that of the commands with --nodes; the others do not mind
     commands = COMMAND.findall((REPOSITORY / readme).read_text())
     assert commands
     for task, flags in commands:
