@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The GPU set where an NVIDIA driver answers, the CPU set elsewhere; REQUIREMENTS=... overrides.
 REQUIREMENTS ?= $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,requirements-cpu.txt)
 
-.PHONY: help demo test lint format lock clean
+.PHONY: help demo test test-slurm lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -16,6 +16,9 @@ demo: .venv/installed ## set up, then train cifar_phased on the embedded digits 
 test: lint ## set up, lint, and run every test; the loop and the augmentation on JAX too
 	$(BIN)/python -m pytest
 	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/common/test_training.py tests/common/test_augment.py
+
+test-slurm: .venv/installed-dev ## test the launcher on a private SLURM cluster (as root; installs slurm-wlm, munge)
+	$(BIN)/python tests/slurm/cluster.py run --max-array 3 -- $(BIN)/python -m pytest tests/slurm/test_cluster.py
 
 lint: .venv/installed-dev ## check style and formatting
 	$(BIN)/ruff check .
