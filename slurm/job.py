@@ -174,8 +174,8 @@ def slurm_says_running() -> bool:
 
 
 def newest_checkpoint(folder: Path) -> str:
-    """Name of a run's last checkpoint, or nothing."""
-    return max((path.name for path in folder.glob("checkpoints/step-*")), default="")
+    """A run's last checkpoint by its step, or nothing: the digest in its name changes with the seconds it tells."""
+    return max((path.name.rpartition("-")[0] for path in folder.glob("checkpoints/step-*")), default="")
 
 
 def now() -> str:
