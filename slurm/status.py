@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from slurm import queue
+from slurm import queue, submissions
 from slurm.plan import Planned
 from slurm.submissions import Submission, is_alive, latest_runs
 
@@ -153,9 +153,13 @@ def local_state(submission: Submission, record: Mapping) -> tuple[str, str]:
 
 
 def ended(lost: Row, endings: Mapping[str, str]) -> Row:
-    """A lost run with what SLURM's accounts, or else submitit's log, say of its end."""
-    told = endings.get(lost.job)
-    return dataclasses.replace(lost, state="failed", reason=f"SLURM says {told}") if told else lost
+    """A lost run with what SLURM's accounts, or else the last line of the job's own log, say of its end."""
+    if told := endings.get(lost.job):
+        return dataclasses.replace(lost, state="failed", reason=f"SLURM says {told}")
+    log = submissions.FOLDER / lost.submission / "submitit" / f"{lost.job}_0_log.err"
+    lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), None)
+    return dataclasses.replace(lost, reason=f"{lost.reason}; its job's log ends with: {last}") if last else lost
 
 
 def elapsed(starts: Sequence[Mapping], state: str) -> float | None:

@@ -265,6 +265,17 @@ def test_without_accounts_a_lost_run_is_lost(one, fake_slurm, body):
     assert row_of(submission).state == "lost"
 
 
+def test_a_lost_run_is_told_with_the_last_words_of_its_job(one, fake_slurm):
+    submission, _ = one()
+    folder = submission.folder / "submitit"
+    folder.mkdir()
+    words = "slurmstepd: error: *** STEP 100.0 ON node1 CANCELLED AT 2026-01-31T12:00:00 DUE TO TIME LIMIT ***"
+    (folder / "100_0_log.err").write_text(f"first\n{words}\n\n")
+    row = row_of(submission)
+    assert row.state == "lost"
+    assert row.reason.endswith(words)
+
+
 # Times and counts
 
 
