@@ -37,7 +37,7 @@ SNAPSHOT = "snapshot.json"
 VERSIONS = ("keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "scikit-learn", "keras-cv", "tensorflow-datasets")
 
 
-SAME_REQUEST = 2.0  # seconds in which further signals say nothing new: SLURM sends SIGTERM several times at once
+SAME_REQUEST = 0.5  # seconds in which further signals say nothing new: SLURM sends SIGTERM several times at once
 LOCK_PATIENCE = 120.0  # seconds: a requeued job may begin before the last process of its former start has ended
 
 
@@ -136,8 +136,8 @@ def open_run(config: Config, task: str, setting: str) -> Iterator[Run]:
         run.folder.mkdir(parents=True, exist_ok=True)
         lock = (run.folder / ".lock").open("a+")
     with lock:
-        hold(lock, run.folder, LOCK_PATIENCE if "SLURM_JOB_ID" in os.environ else 0.0)
         with storage(run.folder):
+            hold(lock, run.folder, LOCK_PATIENCE if "SLURM_JOB_ID" in os.environ else 0.0)
             lock.truncate(0)
             print(f"process {os.getpid()} on {socket.gethostname()}", file=lock, flush=True)
             if config.overwrite:

@@ -315,9 +315,10 @@ def tabulate(groups: Groups, references: Mapping[tuple[str, str, str], Mapping])
     rows, missing = [], dict(references)
     for (study, setting), records in groups.items():
         if not completed(records):
-            key = (study, setting, "test accuracy (%)")
+            published = [key for key in missing if key[:2] == (study, setting)] or [(study, setting, "status")]
             nothing = {"mean": "", "std": "", "n": "0"}
-            rows.append(beside(key, nothing, missing.pop(key, None), [*notes(records), *ends(records)]))
+            remarks = [*notes(records), *ends(records)]
+            rows += [beside(key, nothing, missing.pop(key, None), remarks) for key in published]
         values = defaultdict(list)
         for record in completed(records):
             for metric, value in measured(record["metrics"]).items():
@@ -405,7 +406,8 @@ def compact(table: str) -> str:
             cells = {row["metric"]: cell(row) for row in ours if row["setting"] == setting}
             lines.append(joined([f"`{setting}`", *(cells.get(metric, "") for metric in metrics)]))
         notes = [note for row in ours for note in row["note"].split("; ")]
-        lines += ["", *(f"- {note}" for note in dict.fromkeys(notes) if note)]
+        listed = [f"- {note}" for note in dict.fromkeys(notes) if note]
+        lines += ["", *listed] if listed else []
     return "\n".join(lines) + "\n"
 
 

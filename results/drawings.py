@@ -1,10 +1,11 @@
 """Figures across runs, made by collect.py: a line or a bar a setting, mean and standard deviation over seeds."""
 
+import re
 import statistics
 import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -136,12 +137,10 @@ def locality(groups: Groups, path: Path) -> None:
         "Test accuracy (%)",
     )
     points = {}
-    for records in groups.values():
-        config = records[0]["config"]
-        if config["dataset"] != "notmnist" or config["preset"] != "permuted":
-            continue
-        block = 28 if config["block"] is None else config["block"]  # one block: nothing moves
-        points.setdefault(config["network"], {})[block] = (*spread(records, "test", "accuracy", 100), len(records))
+    for network, block in product(("cnn", "mlp"), (1, 2, 4, 7, 14, None)):
+        if records := groups.get(("permuted", f"dataset=notmnist network={network} block={block}")):
+            figures = (*spread(records, "test", "accuracy", 100), len(records))
+            points.setdefault(network, {})[block or 28] = figures  # None: one block, and nothing moves
     for network, colour, style in (("cnn", plots.BLUE, "o-"), ("mlp", plots.ORANGE, "s--")):
         found = sorted(points.get(network, {}).items())
         if found:
@@ -166,11 +165,10 @@ def sweep(groups: Groups, path: Path) -> None:
     """Draw the autoencoder's test loss by the size of its bottleneck, with that of principal components."""
     figure, axes = one_panel("Loss by the size of the bottleneck", "k", "Mean squared error of the test images")
     points = {}
-    for records in groups.values():
-        config = records[0]["config"]
-        if (config["preset"], config["dataset"], config["dropout"]) == ("autoencoder", "mnist", 0):
+    for (study, setting), records in groups.items():
+        if study == "autoencoder" and (match := re.fullmatch(r"dataset=mnist k=(\d+)", setting)):
             pca = statistics.fmean(r["metrics"]["figures"]["PCA test loss"] for r in records)
-            points[config["k"]] = (*spread(records, "test", "loss"), pca)
+            points[int(match[1])] = (*spread(records, "test", "loss"), pca)
     if points:
         sizes, figures = zip(*sorted(points.items()), strict=True)
         means, stds, components = zip(*figures, strict=True)
@@ -185,12 +183,9 @@ def sweep(groups: Groups, path: Path) -> None:
 
 def transfer(groups: Groups, path: Path) -> None:
     """Draw the four cases' losses by epoch: training as a mean over the steps, and validation."""
-    cases = {("random", True): 1, ("pretrained", False): 2, ("random", False): 3, ("pretrained", True): 4}
-    found = {}
-    for records in groups.values():
-        config = records[0]["config"]
-        if (config["preset"], config["dataset"]) == ("transfer", "mnist"):
-            found[cases[config["encoder"], config["train_encoder"]]] = records
+    cases = {1: ("random", True), 2: ("pretrained", False), 3: ("random", False), 4: ("pretrained", True)}
+    settings = {case: f"dataset=mnist encoder={e} train_encoder={trained}" for case, (e, trained) in cases.items()}
+    found = {case: groups["transfer", text] for case, text in settings.items() if ("transfer", text) in groups}
     if not found:
         return
     figure = Figure(figsize=(11, 5), dpi=120, layout="constrained")
@@ -203,7 +198,7 @@ def transfer(groups: Groups, path: Path) -> None:
                 statistics.fmean(values)
                 for values in zip(*([r[key] for r in x["history"]] for x in records), strict=True)
             ]
-            encoder, trained = next(names for names, number in cases.items() if number == case)
+            encoder, trained = cases[case]
             label = f"case {case}: {encoder} encoder, {'trained' if trained else 'frozen'} (n = {len(records)})"
             axes.plot(range(1, len(means) + 1), means, "o-", markersize=4, color=colours[case], label=label)
         axes.set(title=name, xlabel="Epoch", ylabel="Cross-entropy", yscale="log")

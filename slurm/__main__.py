@@ -87,7 +87,7 @@ def parser() -> Parser:
     status_.add_argument("--watch", action="store_true", help="refresh until nothing is queued or running")
     status_.add_argument("--json", action="store_true", help="for scripts; times in seconds")
 
-    logs_ = command("logs", commands.logs, "print what a run printed, over all its starts")
+    logs_ = command("logs", commands.logs, "print what a run of the last submission printed, over all its starts")
     logs_.add_argument("run", metavar="RUN", help="name of the run, or the end of it as `status` shows it")
     logs_.add_argument("--follow", action="store_true", help="go on until the run ends")
 
@@ -109,7 +109,11 @@ def add_cluster(command: Parser) -> None:
     """The flags that say where runs go."""
     command.add_argument("--cluster", choices=("slurm", "local"), help="default: slurm; resubmit: as before")
     group = command.add_argument_group("with --cluster slurm")
-    group.add_argument("--profile", default="default", metavar="NAME", help="slurm/clusters/NAME.toml, or a .toml file")
+    group.add_argument(
+        "--profile",
+        metavar="NAME",
+        help="slurm/clusters/NAME.toml, or a .toml file (default: default; resubmit: as before)",
+    )
     group.add_argument("--time", help="limit of one start: minutes, H:MM:SS, D-HH:MM:SS")
     for key in ("partition", "account", "qos", "constraint"):
         group.add_argument(f"--{key}", help="as sbatch has it")

@@ -91,8 +91,8 @@ def minutes(text: str | int) -> int:
     return -(-seconds // 60)
 
 
-def load_profile(name: str, changes: Mapping[str, object]) -> Profile:
-    """A profile by its name in slurm/clusters, or by its path, with some values changed.
+def load_profile(name: str) -> dict:
+    """What a profile says, by its name in slurm/clusters or by its path.
 
     Raises ConfigError where it is not there, is not TOML, or has a key or value that is not allowed.
     """
@@ -106,9 +106,7 @@ def load_profile(name: str, changes: Mapping[str, object]) -> Profile:
         raise ConfigError(f"{path} is not TOML: {error}") from None
     for key in content:
         choice(f"key in {path}", key, [f.name for f in dataclasses.fields(Profile)])
-    profile = Profile(**content | {key: value for key, value in changes.items() if value is not None})
-    profile.check()
-    return profile
+    return content
 
 
 @dataclass(frozen=True)

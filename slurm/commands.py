@@ -1,6 +1,7 @@
 """What the commands of the launcher do; each returns the exit code."""
 
 import argparse
+import contextlib
 import dataclasses
 import gc
 import json
@@ -42,23 +43,36 @@ def submit(arguments: argparse.Namespace) -> int:
 def resubmit(arguments: argparse.Namespace) -> int:
     """Submit again the runs of a submission that are not finished."""
     before = submissions.load(arguments.submission)
-    states = {row.run: row.state for row in status.rows([before])}
+    states = {row.run: row.state for row in status.rows([before], accounts=True)}
     if arguments.failed:
         runs = [run for run in before.runs if states[run.name] in TO_REPEAT]
     else:
         runs = [run for run in before.runs if states[run.name] not in status.FINISHED]
-    os.chdir(before.directory)  # what is relative in the flags stays so
-    return hand_over(arguments, before.task, arguments.cluster or before.cluster, before.title, runs)
+    return hand_over(arguments, before.task, arguments.cluster or before.cluster, before.title, runs, before)
 
 
-def hand_over(arguments: argparse.Namespace, task: str, where: str, title: str, runs: Sequence[Planned]) -> int:
-    """Say what will run, leave out what need not, and give it to SLURM or run it here."""
+def hand_over(
+    arguments: argparse.Namespace,
+    task: str,
+    where: str,
+    title: str,
+    runs: Sequence[Planned],
+    before: Submission | None = None,
+) -> int:
+    """Say what will run, leave out what need not, and give it to SLURM or run it here.
+
+    `before` is the submission whose runs these are, if they are submitted again.
+    """
     profile = None
     if where == "slurm":
-        changes = {key: getattr(arguments, key) for key in PROFILE_FLAGS}
-        profile = cluster.load_profile(arguments.profile, changes)
+        known = before.profile if before and before.profile and not arguments.profile else None
+        changes = {key: getattr(arguments, key) for key in PROFILE_FLAGS if getattr(arguments, key) is not None}
+        profile = cluster.Profile(**(known or cluster.load_profile(arguments.profile or "default")) | changes)
+        profile.check()
         if not arguments.dry_run and shutil.which("sbatch") is None:
             raise ConfigError("no sbatch on this machine: submit on the cluster's login node, or with --cluster local")
+    elif any(run.nodes > 1 for run in runs):
+        raise ConfigError("nodes is above 1, and this is one machine; --cluster slurm has more")
     at_once = 1 if arguments.jobs is None else arguments.jobs
     if at_once < 1:
         raise ConfigError(f"jobs is {at_once}; it must be above zero")
@@ -76,7 +90,9 @@ def hand_over(arguments: argparse.Namespace, task: str, where: str, title: str, 
         return show_scripts(task, profile, left) if profile else 0
     if not left:
         return 0
-    submission = submissions.create(task, where, title, left)
+    if before:
+        os.chdir(before.directory)  # what is relative in the flags stays so
+    submission = submissions.create(task, where, title, left, profile and dataclasses.asdict(profile))
     if profile is None:
         print(f"submission {submission.id}", flush=True)
         return run_here(submission, at_once)
@@ -146,7 +162,7 @@ def status_(arguments: argparse.Namespace) -> int:
     chosen = show(arguments.what)
     titles = {submission.id: submission.title for submission in chosen}
     if arguments.json:
-        print(json.dumps([dataclasses.asdict(row) for row in status.rows(chosen)], indent=2))
+        print(json.dumps([dataclasses.asdict(row) for row in status.rows(chosen, accounts=True)], indent=2))
         return 0
     console = Console() if sys.stdout.isatty() else Console(width=WIDE)
     if not chosen:
@@ -160,7 +176,7 @@ def status_(arguments: argparse.Namespace) -> int:
 
         status.watch(look, console, lambda: not any(row.state in status.ACTIVE for row in rows))
     else:
-        console.print(status.table(status.rows(chosen), titles, console.width))
+        console.print(status.table(status.rows(chosen, accounts=True), titles, console.width))
     return 0
 
 
@@ -201,6 +217,7 @@ def cancel(arguments: argparse.Namespace) -> int:
         os.kill(submission.runner["pid"], signal.SIGTERM)
     else:
         for row in active:
-            os.kill(status.read(submission.record(row.run))["starts"][-1]["pid"], signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(status.read(submission.record(row.run))["starts"][-1]["pid"], signal.SIGTERM)
     print(f"cancelled: {status.counts(active)}; `python -m slurm resubmit {submission.id}` goes on")
     return 0

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from common import files
+from slurm import queue
 from slurm.plan import Planned
 from slurm.submissions import Submission, this_process
 
@@ -103,6 +104,7 @@ class Job:
             raise RunFailed(reason)
         self.size = self.output.stat().st_size if self.output.exists() else 0
         command = [sys.executable, "-u", str(self.code / "tasks" / self.task / "train.py"), *self.flags]
+        start = {"time": now(), "job": slurm_job(), "checkpoint": newest}
         with self.output.open("ab") as output:
             # What is blocked here stays blocked in the child: SLURM sends SIGUSR2 to every process of the job, and
             # train.py would end by it without saving.
@@ -111,11 +113,9 @@ class Job:
                 self.child = subprocess.Popen(
                     command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **options
                 )
+                self.write(state="running", reason="", starts=[*starts, start | this_process(self.child.pid)])
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        process = this_process(self.child.pid)
-        start = {"time": now(), "job": slurm_job(), "checkpoint": newest, **process}
-        self.write(state="running", reason="", starts=[*starts, start])
 
     @property
     def output(self) -> Path:
@@ -169,8 +169,8 @@ def slurm_job() -> str | None:
 
 def slurm_says_running() -> bool:
     """Whether this job is neither cancelled nor requeued: a job that SLURM gives time to stop before it preempts."""
-    command = ["squeue", "--noheader", "--jobs", os.environ["SLURM_JOB_ID"], "--format", "%T"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "RUNNING"
+    state = queue.call("squeue", "--noheader", "--jobs", os.environ["SLURM_JOB_ID"], "--format", "%T")
+    return (state or "").strip() == "RUNNING"
 
 
 def newest_checkpoint(folder: Path) -> str:

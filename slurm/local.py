@@ -76,7 +76,11 @@ class Runner:
         groups = [self.gpus[i : i + size] for i in range(0, len(self.gpus) - size + 1, size)]
         if not groups:
             return dict(os.environ)
-        return os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(groups[place % len(groups)][: run.devices])}
+        chosen = {"CUDA_VISIBLE_DEVICES": ",".join(groups[place % len(groups)][: run.devices])}
+        if self.at_once > len(groups):
+            # Either backend takes nearly all of a GPU's memory at once if it is not told otherwise.
+            chosen |= {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        return os.environ | chosen
 
     def on_signal(self, number: int, frame: object) -> None:
         """Start no more runs, and stop those that run: the first time each saves, the second time at once."""

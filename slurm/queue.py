@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+BAD = ("BOOT_FAIL", "CANCELLED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")
 PATIENCE = 30  # seconds that a command of SLURM may take
 
 
@@ -56,4 +57,5 @@ def endings(jobs: Sequence[str]) -> dict[str, str]:
     command = ("sacct", "--noheader", "--parsable2", "--allocations", "--array", "--jobs", arrays)
     text = call(*command, "--format", "JobID,State")
     lines = [line.split("|") for line in (text or "").splitlines() if "|" in line]
-    return {job: state.split()[0] for job, state in lines}
+    found = {job: state.split()[0] for job, state in lines}
+    return {job: state for job, state in found.items() if state in BAD}

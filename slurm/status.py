@@ -63,16 +63,17 @@ class Row:
     folder: str = ""
 
 
-def rows(chosen: Sequence[Submission]) -> list[Row]:
-    """A row for each run of these submissions; a run that several name is the last one's."""
+def rows(chosen: Sequence[Submission], accounts: bool = False) -> list[Row]:
+    """A row for each run of these submissions; a run that several name is the last one's.
+
+    `accounts`: ask sacct of runs that are lost, which is dear for SLURM and so not to be done every other second.
+    """
     pairs = list(latest_runs(chosen).values())
     jobs = [s.jobs[run.name] for s, run in pairs if run.name in s.jobs and not finished(run)]
     entries = queue.ask() if jobs else queue.Entries()
     found = [row(submission, run, entries) for submission, run in pairs]
     lost = [r for r in found if r.state == "lost" and r.job]
-    if not lost:
-        return found
-    endings = queue.endings([r.job for r in lost])
+    endings = queue.endings([r.job for r in lost]) if lost and accounts else {}
     return [ended(r, endings) if r in lost else r for r in found]
 
 
@@ -121,11 +122,11 @@ def state_of(
     if result:
         return result["status"], result.get("diverged", {}).get("reason", "")
     written, reason = record.get("state"), record.get("reason", "")
-    if written == "failed":
-        return written, reason
     if submission.cluster == "local":
         return local_state(submission, record)
     entry = entries.get(job)
+    if written == "failed" and not (entry and entry.state == "PENDING"):  # a node that fails may have SLURM requeue it
+        return written, reason
     if entry and entry.state == "PENDING":
         return ("requeued" if written else "queued"), entry.reason
     if entry:

@@ -45,6 +45,8 @@ class Submission:
     runs: tuple[Planned, ...]
     jobs: Mapping[str, str]
     """SLURM's job of each run, as squeue writes it: 1234_5."""
+    profile: Mapping | None = None
+    """What SLURM was told of the jobs."""
     runner: Mapping | None = None
     """The process that takes care of local runs."""
     cancelled: bool = False
@@ -74,7 +76,7 @@ class Submission:
         return after
 
 
-def create(task: str, cluster: str, title: str, runs: Sequence[Planned]) -> Submission:
+def create(task: str, cluster: str, title: str, runs: Sequence[Planned], profile: Mapping | None = None) -> Submission:
     """Make a submission's folder, with a copy of the code as it is now."""
     try:
         FOLDER.mkdir(parents=True, exist_ok=True)
@@ -95,6 +97,7 @@ def create(task: str, cluster: str, title: str, runs: Sequence[Planned]) -> Subm
         directory=str(Path.cwd()),
         runs=tuple(runs),
         jobs={},
+        profile=profile,
     ).changed()
 
 

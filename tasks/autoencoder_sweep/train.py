@@ -98,9 +98,14 @@ def encoder_run(config: SweepConfig) -> Path:
     import json
 
     if config.encoder == "pretrained":
-        fields = ("dataset", "seed", "k", "hidden", "limit_train", "limit_test", "out")
-        shared = {field: getattr(config, field) for field in fields}
-        folder = config.out / "autoencoder_sweep" / dataclasses.replace(PRESETS["autoencoder"], **shared).name()
+        own = {
+            "preset": "autoencoder",
+            "task": "reconstruct",
+            "encoder": "random",
+            "train_encoder": True,
+            "dropout": 0.0,
+        }
+        folder = config.out / "autoencoder_sweep" / dataclasses.replace(config, **own).name()
     else:
         folder = Path(config.encoder)
     try:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from common.config import REPOSITORY
+from results import drawings
 from results.collect import COLUMNS, main
 
 TASK = "cifar_phased"
@@ -365,6 +366,22 @@ def test_a_setting_whose_runs_all_diverged_has_a_row_of_its_own(root):
     (row,) = table(root)
     assert (row["setting"], row["mean"], row["n"]) == ("rate=9", "", "0")
     assert row["note"] == "1 of 1 runs diverged; loss is nan at phase head, epoch 1, step 7"
+
+
+def test_figures_across_runs_take_the_settings_of_the_study_alone(tmp_path, monkeypatch):
+    """A trial with other settings, or of uncommitted code, must not stand where the study's run does."""
+
+    def run(k, loss, **config):
+        config = {"preset": "autoencoder", "dataset": "mnist", "k": k, "dropout": 0.0, **config}
+        return {"config": config, "metrics": {"test": {"loss": loss}, "figures": {"PCA test loss": 0.5}}}
+
+    drawn = []
+    monkeypatch.setattr(drawings.plots, "save_figure", lambda figure, path: drawn.append(figure))
+    settings = ("dataset=mnist k=300", "dataset=mnist k=300 code=uncommitted", "dataset=mnist limit_train=9 k=300")
+    groups = {("autoencoder", text): [run(300, float(i))] for i, text in enumerate(settings, start=1)}
+    drawings.sweep(groups, tmp_path / "p.png")
+    (line, *_) = drawn[0].axes[0].get_lines()
+    assert line.get_xydata().tolist() == [[300, 1.0]]
 
 
 def test_a_task_adds_figures_of_its_own(root):

@@ -18,8 +18,6 @@ from pathlib import Path
 import kill_and_resume
 import pytest
 
-from common.config import Config
-
 pytestmark = pytest.mark.skipif(
     "PRIVATE_CLUSTER" not in os.environ, reason="needs a SLURM cluster: `make test-slurm` starts one"
 )
@@ -326,10 +324,11 @@ def test_queued_run_uses_the_code_as_submitted(tree):
     assert (row["state"], row["reason"]) == ("completed", "")
 
 
-@pytest.mark.skipif("nodes" not in Config.__dataclass_fields__, reason="needs train.py's --nodes")
 def test_run_over_two_hosts(tree):
     submission = tree.submit("two_hosts", SHORTEST | {"nodes": 2}, KERAS_BACKEND="jax")
     (row,) = tree.wait_for(submission, "completed", "failed")
     assert (row["state"], row["reason"]) == ("completed", "")
     (environment,) = tree.folder.glob("two_hosts/*/*/environment.json")
-    assert json.loads(environment.read_text())["backend"] == "jax"
+    facts = json.loads(environment.read_text())
+    assert facts["backend"] == "jax"
+    assert len(facts["devices"]) == 2

@@ -130,7 +130,6 @@ def test_duplicates_are_one_run(toy):
         ("deterministic", "yes", "yes"),
         ("sizes", [1, 2, 3], (1, 2, 3)),
         ("sizes", [], ()),
-        ("data_dir", "/", Path("/")),
         ("colour", "green", "green"),
         ("does", "x = 'a b=c' # --colour=red", "x = 'a b=c' # --colour=red"),
     ],
@@ -165,11 +164,17 @@ def test_default_out_is_that_of_the_tree_it_is_planned_in(toy, tree):
 
 def test_devices_and_nodes_of_the_config_are_those_of_the_run(toy, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")  # the one that trains over several nodes
-    (run,) = toy({"devices": [2]}, fixed={"nodes": "4", "batch_size": "64"})
+    (run,) = toy({}, fixed={"devices": "2", "nodes": "4", "batch_size": "64"})
     assert (run.nodes, run.devices) == (4, 2)
-    (one,) = toy({"devices": [1]}, fixed={"batch_size": "64"})
+    (one,) = toy({}, fixed={"batch_size": "64"})
     assert (one.nodes, one.devices) == (1, 1)
     assert one.name == run.name  # it may go on with another number of devices
+
+
+def test_keys_that_do_not_change_the_result_are_no_keys_of_a_grid(toy):
+    """Its runs would have one name, and so be one run."""
+    with pytest.raises(ConfigError, match="devices does not change what a run computes"):
+        toy({"devices": [1, 2]})
 
 
 # Names

@@ -64,7 +64,7 @@ def one(make_submission, make_run):
 
 
 def row_of(submission):
-    (row,) = status.rows([submissions.load(submission.id)])
+    (row,) = status.rows([submissions.load(submission.id)], accounts=True)
     return row
 
 
@@ -248,13 +248,37 @@ def test_sacct_of_an_array_is_read_by_its_elements(make_submission, make_run, fa
     runs = [make_run(name) for name in NAMES[:3]]
     submission = make_submission(*runs, jobs={run.name: f"100_{i}" for i, run in enumerate(runs)})
     fake_slurm.add("sacct", "echo '100_0|OUT_OF_MEMORY'; echo '100_1|TIMEOUT'")
-    assert [(row.state, row.reason) for row in status.rows([submission])] == [
+    assert [(row.state, row.reason) for row in status.rows([submission], accounts=True)] == [
         ("failed", "SLURM says OUT_OF_MEMORY"),
         ("failed", "SLURM says TIMEOUT"),
         ("lost", "not in SLURM's queue any more, and it left no word"),
     ]
     (call,) = fake_slurm.calls("sacct")
     assert call[call.index("--jobs") + 1] == "100"
+
+
+def test_sacct_is_not_asked_every_other_second(one, fake_slurm):
+    submission, _ = one()
+    fake_slurm.add("sacct", "echo '100|FAILED'")
+    assert [row.state for row in status.rows([submission])] == ["lost"]
+    assert fake_slurm.calls("sacct") == []
+
+
+@pytest.mark.parametrize("told", ["PENDING", "RUNNING", "COMPLETED"])
+def test_sacct_that_lags_behind_does_not_make_a_run_failed(one, fake_slurm, told):
+    submission, _ = one()
+    fake_slurm.add("sacct", f"echo '100|{told}'")
+    assert row_of(submission).state == "lost"
+
+
+def test_a_failed_run_that_slurm_has_requeued_is_requeued(one, fake_slurm):
+    """One of several nodes fails: the first process sees an error, and SLURM, later, the node."""
+    submission, run = one()
+    write_record(submission, run, "failed", start(0, 60), reason="another process has ended")
+    fake_slurm.queue(_100="PENDING|BeginTime")
+    assert row_of(submission).state == "requeued"
+    fake_slurm.queue()
+    assert row_of(submission).state == "failed"
 
 
 @pytest.mark.parametrize("body", [None, "echo 'Slurm accounting storage is disabled' >&2; exit 1"])

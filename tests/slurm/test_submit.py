@@ -112,14 +112,14 @@ def find(lines, text):
 
 def test_default_profile_is_what_its_file_says():
     """The commented example says that a key that is left out has the value that stands there."""
-    assert cluster.load_profile("default", {}) == Profile()
+    assert Profile(**cluster.load_profile("default")) == Profile()
 
 
 def test_commented_lines_of_the_default_profile_are_right(tmp_path):
     text = (ROOT / "slurm" / "clusters" / "default.toml").read_text()
     path = tmp_path / "all.toml"
     path.write_text(re.sub(r"^# (?=\[?[a-z-]+(\]| = ))", "", text, flags=re.MULTILINE))
-    profile = cluster.load_profile(str(path), {})
+    profile = Profile(**cluster.load_profile(str(path)))
     assert None not in (profile.partition, profile.account, profile.qos, profile.constraint)
     assert profile.setup
     assert profile.sbatch
@@ -682,6 +682,27 @@ def test_resubmit_keeps_the_directory_that_flags_are_relative_to(launch, fake_sl
     monkeypatch.chdir(tmp_path)
     again = launch("resubmit", told.submission)
     assert submissions.load(again.submission).directory == str(tree)
+
+
+def test_resubmit_asks_slurm_for_what_the_submission_asked_for(launch, fake_slurm, read_directives, tmp_path):
+    profile = tmp_path / "mine.toml"
+    profile.write_text('partition = "big"\naccount = "us"\nmemory = "7G"\ngpus = 0\nsetup = ["module load x"]\n')
+    told = launch("submit", "toy", "--set", "width=1", "--profile", str(profile), "--time", "77")
+    profile.unlink()
+    launch("resubmit", told.submission)
+    launch("resubmit", told.submission, "--time", "88")
+    first, again, longer = (read_directives(text) for text in fake_slurm.scripts)
+    same = ("partition", "account", "mem", "cpus-per-task", "signal")
+    assert [again[key] for key in same] == [first[key] for key in same] == [longer[key] for key in same]
+    assert (first["partition"], first["time"], again["time"], longer["time"]) == ("big", "77", "77", "88")
+    assert all("module load x" in text for text in fake_slurm.scripts)
+
+
+def test_several_nodes_are_refused_on_one_machine(launch, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    told = launch("submit", "toy", "--set", "nodes=2", "batch_size=64", "--cluster", "local")
+    assert told.code == 2
+    assert "nodes is above 1, and this is one machine" in told.line
 
 
 def test_resubmit_uses_the_code_as_it_is_now(launch, fake_slurm, tree):
