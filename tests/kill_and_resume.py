@@ -34,27 +34,33 @@ def start(out: Path, flags: list[str]) -> subprocess.Popen:
         return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"KERAS_BACKEND": "tensorflow"})
 
 
-def undisturbed(out: Path, flags: list[str]) -> tuple[float, float]:
-    """Run to the end; seconds until training began, and after that."""
-    times = [time.monotonic()]
+def wait_for_training(process: subprocess.Popen, log: Path, before: int) -> None:
+    """Come back when a start, whose output begins at this place of the log, trains or has ended."""
+    while process.poll() is None and "phase " not in log.read_text()[before:].replace("resuming: phase ", ""):
+        time.sleep(0.05)
+
+
+def undisturbed(out: Path, flags: list[str]) -> float:
+    """Run to the end; seconds that training took."""
     process = start(out, flags)
-    while process.poll() is None:
-        if len(times) == 1 and "phase " in out.with_suffix(".log").read_text():
-            times.append(time.monotonic())
-        time.sleep(0.1)
-    if process.returncode != FINISHED:
+    wait_for_training(process, out.with_suffix(".log"), 0)
+    began = time.monotonic()
+    if process.wait() != FINISHED:
         raise SystemExit(f"the undisturbed run failed:\n{out.with_suffix('.log').read_text()[-2000:]}")
-    return times[1] - times[0], time.monotonic() - times[1]
+    return time.monotonic() - began
 
 
 def disturbed(out: Path, flags: list[str], delays: list[float], number: signal.Signals = signal.SIGKILL) -> int:
-    """Run with one signal after each delay (seconds from the start of the process), then to the end.
+    """Run with one signal after each delay (seconds from the beginning of training in that start), then to the end.
 
     Returns how many of the signals met a running process.
     """
     hits = 0
+    log = out.with_suffix(".log")
     for delay in delays:
+        before = len(log.read_text()) if log.exists() else 0
         process = start(out, flags)
+        wait_for_training(process, log, before)
         try:
             code = process.wait(delay)
         except subprocess.TimeoutExpired:
@@ -68,10 +74,10 @@ def disturbed(out: Path, flags: list[str], delays: list[float], number: signal.S
     return hits
 
 
-def instants(loading: float, training: float, kills: int, seed: int) -> list[float]:
-    """Random delays, some before training begins, that together do not reach the end of the run."""
+def instants(training: float, kills: int, seed: int) -> list[float]:
+    """Random delays that together hardly reach the end: each start compiles anew, and so gets less far in its time."""
     draw = random.Random(seed)
-    return [draw.uniform(1, loading + training / kills) for _ in range(kills)]
+    return [draw.uniform(0, 1.8 * training / kills) for _ in range(kills)]
 
 
 def contents(out: Path) -> dict:
@@ -122,12 +128,12 @@ def main() -> None:
     arguments = parser.parse_args()
     flags = arguments.flags or ["--preset", "demo"]
     with tempfile.TemporaryDirectory() as folder:
-        loading, training = undisturbed(Path(folder) / "whole", flags)
-        print(f"undisturbed run: {loading:.0f} s to load, {training:.0f} s after that", flush=True)
-        delays = instants(loading, training, arguments.kills, arguments.seed)
+        training = undisturbed(Path(folder) / "whole", flags)
+        print(f"undisturbed run: {training:.0f} s of training", flush=True)
+        delays = instants(training, arguments.kills, arguments.seed)
         hits = disturbed(Path(folder) / "killed", flags, delays)
         log = (Path(folder) / "killed.log").read_text()
-        print(f"killed {hits} times, at seconds {', '.join(f'{d:.1f}' for d in delays)} of each start")
+        print(f"killed {hits} times, {', '.join(f'{d:.1f}' for d in delays)} s into the training of each start")
         print("\n".join(line for line in log.splitlines() if line.startswith(("resuming", "warning"))))
         whole, killed = (contents(Path(folder) / name) for name in ("whole", "killed"))
         unequal = differences(whole, killed)
