@@ -18,7 +18,7 @@ from tasks.autoencoder_sweep import networks, pca
 
 TASK = load_task("autoencoder_sweep")
 SMALL = ["--dataset", "digits", "--k", "6", "--hidden", "24", "--limit-train", "200", "--limit-test", "60"]
-TRANSFER = ["--preset", "transfer", *SMALL, "--epochs", "2"]
+TRANSFER = ["--preset", "transfer", *SMALL]
 CASES = {  # of the source's table: encoder, and whether it is trained
     1: ["--encoder", "random"],
     2: ["--encoder", "pretrained", "--no-train-encoder"],
