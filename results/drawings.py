@@ -169,7 +169,7 @@ def sweep(groups: Groups, path: Path) -> None:
         if study == "autoencoder" and (match := re.fullmatch(r"dataset=mnist k=(\d+)", setting)):
             pca = statistics.fmean(r["metrics"]["figures"]["PCA test loss"] for r in records)
             points[int(match[1])] = (*spread(records, "test", "loss"), pca)
-    if points:
+    if len(points) > 1:
         sizes, figures = zip(*sorted(points.items()), strict=True)
         means, stds, components = zip(*figures, strict=True)
         axes.errorbar(sizes, means, yerr=stds, fmt="o-", color=plots.BLUE, capsize=3, label="autoencoder")

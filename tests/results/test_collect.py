@@ -379,9 +379,10 @@ def test_figures_across_runs_take_the_settings_of_the_study_alone(tmp_path, monk
     monkeypatch.setattr(drawings.plots, "save_figure", lambda figure, path: drawn.append(figure))
     settings = ("dataset=mnist k=300", "dataset=mnist k=300 code=uncommitted", "dataset=mnist limit_train=9 k=300")
     groups = {("autoencoder", text): [run(300, float(i))] for i, text in enumerate(settings, start=1)}
+    groups |= {("autoencoder", "dataset=mnist k=20"): [run(20, 7.0)]}
     drawings.sweep(groups, tmp_path / "p.png")
     (line, *_) = drawn[0].axes[0].get_lines()
-    assert line.get_xydata().tolist() == [[300, 1.0]]
+    assert line.get_xydata().tolist() == [[20, 7.0], [300, 1.0]]
 
 
 def test_a_task_adds_figures_of_its_own(root):
