@@ -277,6 +277,13 @@ def parse(presets: Mapping[str, C], description: str, argv: Sequence[str] | None
 
 def parse_strictly(presets: Mapping[str, C], description: str, argv: Sequence[str]) -> C:
     """As `parse`, with ConfigError for every mistake (the launcher collects them)."""
+    config = parse_unchecked(presets, description, argv)
+    config.check()
+    return config
+
+
+def parse_unchecked(presets: Mapping[str, C], description: str, argv: Sequence[str]) -> C:
+    """As `parse_strictly`, before the config checks that its values go together."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--preset", default=next(iter(presets)), nargs="?")
     name = finder.parse_known_args(argv)[0].preset
@@ -285,14 +292,12 @@ def parse_strictly(presets: Mapping[str, C], description: str, argv: Sequence[st
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            config = tyro.cli(type(default), default=default, description=description, args=argv, prog="train.py")
+            return tyro.cli(type(default), default=default, description=description, args=argv, prog="train.py")
     except SystemExit as stop:
         if not stop.code:
             raise
         flags = [f"--{key.replace('_', '-')}" for key in flat(default.identity() | default.operational())]
         raise ConfigError(one_line(errors.getvalue(), flags)) from None
-    config.check()
-    return config
 
 
 def one_line(text: str, flags: Sequence[str]) -> str:
