@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import tempfile
 from pathlib import Path
 
@@ -29,3 +30,19 @@ def unwritable_folder():
                 folder.chmod(0o755)
 
     return opened
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Record every attempt to reach a host, and let none through."""
+    attempts = []
+
+    def refuse(*arguments, **_):
+        attempts.append(arguments)
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return attempts

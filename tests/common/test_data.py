@@ -1,6 +1,5 @@
 import contextlib
 import io
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,22 +25,6 @@ def load(name, folder, **options):
 @pytest.fixture(scope="module")
 def digits():
     return load("digits", Path("unused"))
-
-
-@pytest.fixture
-def trap(monkeypatch):
-    """Record every attempt to reach a host, and let none through."""
-    attempts = []
-
-    def refuse(*arguments, **_):
-        attempts.append(arguments)
-        raise socket.gaierror(-3, "Temporary failure in name resolution")
-
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    return attempts
 
 
 def contents(dataset):
@@ -326,7 +309,7 @@ def prepared(tmp_path_factory):
     return folder, write_tfds(folder, "3.0.10", seed=1)
 
 
-def test_tfds_data_is_read_bit_exact_without_a_network(prepared, trap):
+def test_tfds_data_is_read_bit_exact_without_a_network(prepared, no_network):
     folder, arrays = prepared
     sources.provide("cifar10", folder, offline=False)
     data = load("cifar10", folder)
@@ -339,7 +322,7 @@ def test_tfds_data_is_read_bit_exact_without_a_network(prepared, trap):
         np.testing.assert_array_equal(np.concatenate([s.labels for s in splits])[order], arrays[name][1])
     assert data.class_names == tuple(f"class{i}" for i in range(10))
     assert data.notes == ("100 of 50,000 train images", "20 of 10,000 test images")
-    assert trap == []
+    assert no_network == []
 
 
 def test_newest_finished_version_is_chosen(prepared, tmp_path):
@@ -353,7 +336,7 @@ def test_newest_finished_version_is_chosen(prepared, tmp_path):
     assert sources.tfds_folder("cifar10", tmp_path) is None
 
 
-def test_missing_data_offline_names_the_way_out(tmp_path, trap):
+def test_missing_data_offline_names_the_way_out(tmp_path, no_network):
     with pytest.raises(ConfigError) as loading:
         load("cifar100", tmp_path)
     with pytest.raises(ConfigError) as error:
@@ -364,25 +347,25 @@ def test_missing_data_offline_names_the_way_out(tmp_path, trap):
     assert f"`python -m common.data prepare cifar100 --data-dir {tmp_path}`" in line
     assert "make demo" in line
     assert "\n" not in line
-    assert trap == []
+    assert no_network == []
 
 
-def test_a_slurm_job_stops_without_touching_the_network(tmp_path, trap, monkeypatch):
+def test_a_slurm_job_stops_without_touching_the_network(tmp_path, no_network, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     with pytest.raises(ConfigError, match="mnist is not in"):
         sources.provide("mnist", tmp_path, offline(Config()))
-    assert trap == []
+    assert no_network == []
 
 
 @pytest.mark.parametrize(("name", "host"), [("cifar10", "www.cs.toronto.edu"), ("mnist", "storage.googleapis.com")])
-def test_no_host_answering_is_one_line_at_once(tmp_path, trap, name, host):
+def test_no_host_answering_is_one_line_at_once(tmp_path, no_network, name, host):
     with pytest.raises(ConfigError) as error:
         sources.provide(name, tmp_path, offline=False)
     line = str(error.value)
     assert line.startswith(f"could not fetch {name}: {host} does not answer (ConnectionError).")
     assert f"prepare {name} --data-dir {tmp_path}" in line
     assert "\n" not in line
-    assert [attempt[0] for attempt in trap] == [host]  # asked once: TFDS itself asks eleven times in 200 seconds
+    assert [attempt[0] for attempt in no_network] == [host]  # asked once: TFDS itself asks eleven times in 200 seconds
 
 
 def test_damaged_tfds_data_is_refused(tmp_path):

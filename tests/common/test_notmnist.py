@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import tarfile
@@ -57,22 +56,6 @@ def write_archive(path, images):
             entry = tarfile.TarInfo(f"notMNIST_small/{name}")
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    """Let nothing reach a host, and record what tries."""
-    attempts = []
-
-    def refuse(*arguments, **_):
-        attempts.append(arguments[0])
-        raise socket.gaierror(-3, "Temporary failure in name resolution")
-
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    return attempts
 
 
 def prepare(folder, *flags):
@@ -198,7 +181,7 @@ def test_no_host_answering_is_one_line_at_once(tmp_path, no_network, monkeypatch
     assert line.startswith("could not fetch notmnist: ")
     assert f"put notMNIST_small.tar.gz into {tmp_path / 'manual'}" in line
     assert "\n" not in line
-    assert no_network == ["yaroslavvb.com"]  # asked once: TFDS itself asks eleven times in 200 seconds
+    assert [attempt[0] for attempt in no_network] == ["yaroslavvb.com"]  # once: TFDS itself asks eleven times
 
 
 def test_a_damaged_archive_is_one_line(tmp_path, no_network):

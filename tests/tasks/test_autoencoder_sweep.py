@@ -5,11 +5,12 @@ import json
 import shutil
 import signal
 
+import in_process
 import keras
 import numpy as np
 import pytest
 
-from common import checkpoints, runs, training
+from common import checkpoints, training
 from common.callbacks import Keeper
 from common.config import ConfigError, parse_strictly
 from common.data import pipeline, sources
@@ -31,18 +32,8 @@ def config(*flags):
     return parse_strictly(TASK.PRESETS, "", list(flags))
 
 
-def call(out, *flags, study=TASK.study):
-    """Exit code of the command, in this process as if it were a new one."""
-    keras.utils.clear_session()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        runs.main(TASK.PRESETS, "", TASK.provide, study, ["--out", str(out), *flags])
-    except SystemExit as stop:
-        return stop.code
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    return 0
+def call(out, *flags, study=None):
+    return in_process.call(TASK, "--out", str(out), *flags, study=study)
 
 
 def folder_of(out, *flags):
@@ -117,12 +108,16 @@ def test_forward_pass_is_that_of_numpy(data):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def put(model, saved):
+    """Saved weights into a model."""
+    for layer in model.layers:
+        layer.set_weights([saved[f"{layer.name}/{variable.name}"] for variable in layer.weights])
+
+
 def test_the_loss_is_the_mean_squared_error_of_the_pixels(finished, data):
     _, folder = finished
     model = networks.autoencoder(config(*SMALL), data)
-    saved = best_weights(folder)
-    for layer in model.layers:
-        layer.set_weights([saved[f"{layer.name}/{variable.name}"] for variable in layer.weights])
+    put(model, best_weights(folder))
     metrics = metrics_of(folder)
     for name, split in (("validation", data.validation), ("test", data.test)):
         error = np.square(training.predict(model, split, 16) - flat(split)).mean()
@@ -228,9 +223,7 @@ def test_a_random_encoder_does_not(finished, cases, case):
 def test_the_classifier_encodes_as_the_autoencoder(finished, data):
     _, folder = finished
     whole = networks.autoencoder(config(*SMALL), data)
-    saved = best_weights(folder)
-    for layer in whole.layers:
-        layer.set_weights([saved[f"{layer.name}/{variable.name}"] for variable in layer.weights])
+    put(whole, best_weights(folder))
     model = networks.classifier(config(*TRANSFER), data)
     TASK.load_encoder(model, folder)
     codes = [

@@ -11,14 +11,14 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 
-import keras
+import in_process
 import kill_and_resume
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
-from common import checkpoints, runs
+from common import checkpoints
 from common.callbacks import Keeper
 from common.config import flat, parse_strictly
 from results import collect
@@ -34,19 +34,8 @@ every_task = pytest.mark.parametrize("task", TASKS)
 
 
 def call(task, *flags):
-    """Exit code of the task's command, in this process as if it were a new one."""
-    module = plan.load_task(task)
-    keras.utils.clear_session()  # the names of layers count from one again
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        runs.main(module.PRESETS, module.__doc__, module.provide, module.study, list(flags))
-    except SystemExit as stop:
-        return stop.code
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        keras.config.set_dtype_policy("float32")
-    return 0
+    """Exit code of a task's command, by its name."""
+    return in_process.call(plan.load_task(task), *flags)
 
 
 def short(task):

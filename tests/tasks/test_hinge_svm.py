@@ -1,8 +1,8 @@
 """hinge_svm: both losses against closed forms, the solution against scikit-learn, and the run as a user sees it."""
 
 import json
-import sys
 
+import in_process
 import keras
 import numpy as np
 import pytest
@@ -126,12 +126,8 @@ def test_the_minimum_is_that_of_scikit_learn():
 
 
 def run(out, *flags):
-    """The task's command, in this process."""
-    module = load_task("hinge_svm")
-    from common import runs
-
-    sys.modules[module.study.__module__] = module
-    runs.main(module.PRESETS, module.__doc__, module.provide, module.study, ["--out", str(out), *flags])
+    """A finished run: its folder and its metrics."""
+    assert in_process.call(load_task("hinge_svm"), "--out", str(out), *flags) == 0
     (folder,) = (out / "hinge_svm").iterdir()
     return folder, json.loads((folder / "metrics.json").read_text())
 

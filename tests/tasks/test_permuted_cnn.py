@@ -2,13 +2,12 @@
 
 import itertools
 import json
-import signal
 
+import in_process
 import keras
 import numpy as np
 import pytest
 
-from common import runs
 from common.config import ConfigError, parse_strictly
 from common.data import pipeline, sources
 from slurm.plan import load_task
@@ -22,17 +21,7 @@ def config(*flags):
 
 
 def call(out, *flags):
-    """Exit code of the command, in this process as if it were a new one."""
-    keras.utils.clear_session()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        runs.main(TASK.PRESETS, "", TASK.provide, TASK.study, ["--out", str(out), "--preset", "demo", *flags])
-    except SystemExit as stop:
-        return stop.code
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    return 0
+    return in_process.call(TASK, "--out", str(out), "--preset", "demo", *flags)
 
 
 @pytest.fixture(scope="module")

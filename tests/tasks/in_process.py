@@ -1,0 +1,22 @@
+"""The command of a task in this process, as if it were a new one, to save the start of TensorFlow."""
+
+import signal
+
+import keras
+
+from common import runs
+
+
+def call(task, *flags, study=None):
+    """Exit code of the command of a task, given its train.py as a module; `study` stands in for the task's own."""
+    keras.utils.clear_session()  # the names of layers count from one again
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        runs.main(task.PRESETS, task.__doc__, task.provide, study or task.study, list(flags))
+    except SystemExit as stop:
+        return stop.code
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        keras.config.set_dtype_policy("float32")
+    return 0
