@@ -405,10 +405,23 @@ def compact(table: str) -> str:
         for setting in dict.fromkeys(row["setting"] for row in ours):
             cells = {row["metric"]: cell(row) for row in ours if row["setting"] == setting}
             lines.append(joined([f"`{setting}`", *(cells.get(metric, "") for metric in metrics)]))
-        notes = [note for row in ours for note in row["note"].split("; ")]
-        listed = [f"- {note}" for note in dict.fromkeys(notes) if note]
+        listed = listed_notes(ours)
         lines += ["", *listed] if listed else []
     return "\n".join(lines) + "\n"
+
+
+def listed_notes(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """A study's notes as a list, each thing once; one that holds for some settings alone, with how many or which."""
+    settings = {row["setting"] for row in rows}
+    places = defaultdict(dict)
+    for row in rows:
+        for note in filter(None, row["note"].split("; ")):
+            places[note][row["setting"]] = None
+    lines = []
+    for note, named in places.items():
+        which = " and ".join(f"`{setting}`" for setting in named) if len(named) < 3 else f"{len(named)} settings"
+        lines.append(f"- {note}" if len(named) == len(settings) else f"- {which}: {note}")
+    return lines
 
 
 # What a README leaves to the full table.

@@ -10,7 +10,7 @@ import pytest
 
 from common.config import REPOSITORY
 from results import drawings
-from results.collect import COLUMNS, main
+from results.collect import COLUMNS, listed_notes, main
 
 TASK = "cifar_phased"
 PHASES = ("head", "last_block", "full")
@@ -430,3 +430,13 @@ def test_the_command_imports_no_framework(root):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_a_readme_says_which_settings_a_note_is_about():
+    rows = [
+        {"setting": setting, "note": note}
+        for setting, note in (("k=1", "few; case 1"), ("k=1", "few"), ("k=2", "few; odd"), ("k=3", "few; odd"))
+    ]
+    assert listed_notes(rows) == ["- few", "- `k=1`: case 1", "- `k=2` and `k=3`: odd"]
+    many = [{"setting": f"k={k}", "note": "slow" if k else ""} for k in range(5)]
+    assert listed_notes(many) == ["- 4 settings: slow"]
