@@ -24,7 +24,7 @@ from typing import Literal, NoReturn, TypeVar
 import tyro
 
 # Names only: what they stand for is in common/data, common/augment.py and common/backbones.py.
-DATASETS = ("digits", "cifar10", "cifar100", "mnist", "notmnist")
+DATASETS = ("digits", "cifar10", "cifar100", "mnist", "notmnist", "fer2013")
 AUGMENTATIONS = ("none", "flip_crop", "affine_colour_blur")
 BACKBONES = (
     "resnet18",
@@ -107,7 +107,7 @@ class Config:
     preset: str = "default"
     """Named configuration to start from; flags change single values of it."""
     dataset: str = "cifar10"
-    """digits, cifar10, cifar100, mnist, notmnist or image_folder:PATH."""
+    """digits, cifar10, cifar100, mnist, notmnist, fer2013 or image_folder:PATH."""
     data_dir: Path | None = None
     """Where data sets are kept (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
     weights: str = "none"

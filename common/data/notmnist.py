@@ -1,13 +1,12 @@
 """notMNIST small as a TFDS data set: letters A to J of many typefaces, 28x28 grey (Bulatov 2011)."""
 
 import posixpath
+from pathlib import Path
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from common.data.sources import ARCHIVES
-
-URL = ARCHIVES["notmnist"]
+from common.data.sources import ARCHIVES, by_hand
 
 
 class Notmnist(tfds.core.GeneratorBasedBuilder):
@@ -25,14 +24,13 @@ class Notmnist(tfds.core.GeneratorBasedBuilder):
                 }
             ),
             supervised_keys=("image", "label"),
-            homepage="https://yaroslavvb.blogspot.com/2011/09/notmnist-dataset.html",
+            homepage=ARCHIVES["notmnist"].page,
             metadata=tfds.core.MetadataDict(unreadable=[]),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        # The public `manual_dir` is for data sets that cannot be had otherwise: it fails where the folder is missing.
-        by_hand = dl_manager._manual_dir / posixpath.basename(URL)
-        archive = by_hand if by_hand.exists() else dl_manager.download(URL)
+        # TFDS's own `manual_dir` is for data sets that cannot be had otherwise: it fails where the folder is missing.
+        archive = by_hand("notmnist", Path(self._data_dir_root)) or dl_manager.download(ARCHIVES["notmnist"].url)
         return {"train": self._generate_examples(dl_manager.iter_archive(archive))}
 
     def _generate_examples(self, archive):

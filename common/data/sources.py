@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tarfile
+import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,10 +27,33 @@ VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2  # where a data set has no test split of its own
 # The test images of such a data set are the same for every seed of a run.
 TEST_SEED = 0
-# The project's own TFDS data sets, each a module beside this one, and their archives, which may lie in `MANUAL` too.
-ARCHIVES = {"notmnist": "http://yaroslavvb.com/upload/notMNIST/notMNIST_small.tar.gz"}
 MANUAL = "manual"  # in the data folder
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif"}
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What one of the project's own TFDS data sets is made from."""
+
+    files: tuple[str, ...]
+    """Names that it may have in `MANUAL`."""
+    page: str
+    """Where a user gets it."""
+    url: str | None = None
+    """Where it can be fetched without logging in."""
+
+
+# The project's own TFDS data sets, each a module beside this one.
+ARCHIVES = {
+    "notmnist": Archive(
+        ("notMNIST_small.tar.gz",),
+        "https://yaroslavvb.blogspot.com/2011/09/notmnist-dataset.html",
+        "http://yaroslavvb.com/upload/notMNIST/notMNIST_small.tar.gz",
+    ),
+    "fer2013": Archive(
+        ("emotion-detection-fer.zip", "fer2013.zip"), "https://www.kaggle.com/datasets/ananthu017/emotion-detection-fer"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -194,7 +218,9 @@ def tfds_folder(name: str, folder: Path) -> Path | None:
 
 
 def fetch_tfds(name: str, folder: Path) -> Path:
-    """Download and prepare a TFDS data set. Raises ConfigError where its host does not answer."""
+    """Download and prepare a TFDS data set. Raises ConfigError where that cannot be done."""
+    if not can_download(name) and not by_hand(name, folder):
+        raise ConfigError(f"{name} is not in {folder}. {how_to_get(name, folder)}")
     import tensorflow as tf
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
@@ -202,13 +228,13 @@ def fetch_tfds(name: str, folder: Path) -> Path:
 
     print(f"fetching {name} into {folder} ...", flush=True)
     failures = (OSError, EOFError, tf.errors.OpError, tfds.download.DownloadError, NonMatchingChecksumError)
-    failures = (*failures, ExtractError, tarfile.ReadError)
+    failures = (*failures, ExtractError, tarfile.ReadError, zipfile.BadZipFile)
     try:
         if name in ARCHIVES:
             importlib.import_module(f"common.data.{name}")  # which makes its builder known
         builder = tfds.builder(name, data_dir=folder)
         if not by_hand(name, folder):
-            ask_hosts(builder, ARCHIVES.get(name), folder / "downloads")
+            ask_hosts(builder, ARCHIVES[name].url if name in ARCHIVES else None, folder / "downloads")
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder / MANUAL))
     except failures as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -235,25 +261,37 @@ def ask_hosts(builder: "tfds.core.DatasetBuilder", archive: str | None, download
             raise OSError(f"{urlsplit(url).hostname} does not answer ({type(error).__name__})") from error
 
 
-def by_hand(name: str, folder: Path) -> bool:
-    """Whether the archive of one of the project's own data sets lies where a user puts it."""
-    return name in ARCHIVES and (folder / MANUAL / Path(ARCHIVES[name]).name).is_file()
+def by_hand(name: str, folder: Path) -> Path | None:
+    """The archive of one of the project's own data sets, where a user has put it."""
+    named = [folder / MANUAL / file for file in ARCHIVES[name].files] if name in ARCHIVES else []
+    return next(filter(Path.is_file, named), None)
+
+
+def can_download(name: str) -> bool:
+    """Whether a data set can be fetched without a user who logs in."""
+    return name not in ARCHIVES or ARCHIVES[name].url is not None
 
 
 def how_to_get(name: str, folder: Path) -> str:
     """What to do where a data set is missing."""
-    archive = f"; or put {Path(ARCHIVES[name]).name} into {folder / MANUAL}" if name in ARCHIVES else ""
-    return (
-        f"With a network, `python -m common.data prepare {name} --data-dir {folder}` fetches it{archive}; "
-        "`make demo` needs none"
-    )
+    command = f"`python -m common.data prepare {name} --data-dir {folder}`"
+    if can_download(name):
+        way = f"With a network, {command} fetches it"
+        if name in ARCHIVES:
+            way += f"; or put {ARCHIVES[name].files[0]} into {folder / MANUAL}"
+    else:
+        way = (
+            f"Get {' or '.join(ARCHIVES[name].files)} from {ARCHIVES[name].page}, which asks you to log in, "
+            f"and put it into {folder / MANUAL}; then {command}"
+        )
+    return f"{way}; `make demo` needs none"
 
 
 def provide(name: str, folder: Path, offline: bool) -> None:
     """Fetch a data set that is missing. Raises ConfigError, without loading TensorFlow, where that is not allowed."""
     if name.startswith("image_folder:") or name == "digits" or tfds_folder(name, folder):
         return
-    if offline and not by_hand(name, folder):
+    if not by_hand(name, folder) and (offline or not can_download(name)):
         raise ConfigError(f"{name} is not in {folder}. {how_to_get(name, folder)}")
     fetch_tfds(name, folder)
 
@@ -282,7 +320,12 @@ def from_tfds(name: str, folder: Path) -> tuple[dict[str, Split], list[str], lis
 
 
 # Sizes of the whole data sets: a copy that holds less is used, and said.
-WHOLE = {"cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "mnist": (60_000, 10_000)}
+WHOLE = {
+    "cifar10": (50_000, 10_000),
+    "cifar100": (50_000, 10_000),
+    "mnist": (60_000, 10_000),
+    "fer2013": (28_709, 7_178),
+}
 
 
 def tfds_notes(name: str, splits: dict[str, Split]) -> list[str]:
