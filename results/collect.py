@@ -335,7 +335,13 @@ def tabulate(groups: Groups, references: Mapping[tuple[str, str, str], Mapping])
             key = (study, setting, metric)
             rows.append(beside(key, figures, missing.pop(key, None), notes(records)))
     rows += [beside(key, {"mean": "", "std": "", "n": ""}, reference, []) for key, reference in missing.items()]
-    return sorted(rows, key=lambda row: (row["study"], row["setting"]))
+    return sorted(rows, key=lambda row: (row["study"], natural(row["setting"])))
+
+
+def natural(text: str) -> list[tuple[float, str]]:
+    """A key that sorts texts by the size of the numbers in them: k=2 before k=10."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)", text)
+    return [(float(part), "") if odd % 2 else (0.0, part) for odd, part in enumerate(parts)]
 
 
 def beside(

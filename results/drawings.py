@@ -86,6 +86,7 @@ def curves(groups: Groups, path: Path) -> None:
                     low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
                     axes.fill_between(epochs, low, high, color=colour, alpha=0.25, linewidth=0)
             axes.set_xlabel("Epoch, counted through all phases")
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(color="0.9")
         losses.set_ylabel("Training loss")
         accuracies.set_ylabel("Validation accuracy (%)")
@@ -152,7 +153,7 @@ def locality(groups: Groups, path: Path) -> None:
                 else f"{network} (n = {counts[0]})"
             )
             axes.errorbar(blocks, means, yerr=stds, fmt=style, color=colour, capsize=3, label=label)
-    if points:
+    if "cnn" in points:
         axes.set_xscale("log")
         blocks = sorted({block for found in points.values() for block in found})
         axes.set_xticks(blocks, [f"{b}\n(as is)" if b == 28 else str(b) for b in blocks])
@@ -175,7 +176,7 @@ def sweep(groups: Groups, path: Path) -> None:
         axes.errorbar(sizes, means, yerr=stds, fmt="o-", color=plots.BLUE, capsize=3, label="autoencoder")
         axes.plot(sizes, components, "s--", color=plots.ORANGE, label="principal components")
         axes.set(xscale="log", yscale="log")
-        axes.set_xticks(sizes, [str(k) for k in sizes], fontsize=8)
+        axes.set_xticks(sizes, [str(k) for k in sizes], fontsize=8, rotation=60)
         axes.minorticks_off()
         axes.legend()
         plots.save_figure(figure, path)

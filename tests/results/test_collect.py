@@ -10,7 +10,7 @@ import pytest
 
 from common.config import REPOSITORY
 from results import drawings
-from results.collect import COLUMNS, listed_notes, main
+from results.collect import COLUMNS, listed_notes, main, natural
 
 TASK = "cifar_phased"
 PHASES = ("head", "last_block", "full")
@@ -440,3 +440,15 @@ def test_a_readme_says_which_settings_a_note_is_about():
     assert listed_notes(rows) == ["- few", "- `k=1`: case 1", "- `k=2` and `k=3`: odd"]
     many = [{"setting": f"k={k}", "note": "slow" if k else ""} for k in range(5)]
     assert listed_notes(many) == ["- 4 settings: slow"]
+
+
+def test_settings_are_sorted_by_the_size_of_their_numbers():
+    settings = ["k=10 rate=0.5", "k=200", "k=10 rate=1e-06", "k=2", "k=10", "k=10 rate=3e-7"]
+    assert sorted(settings, key=natural) == [
+        "k=2",
+        "k=10",
+        "k=10 rate=3e-7",
+        "k=10 rate=1e-06",
+        "k=10 rate=0.5",
+        "k=200",
+    ]
