@@ -322,7 +322,6 @@ def command(
     config = parse(presets, description, argv)
     task = Path(sys.modules[study.__module__].__file__).parent.name
     run = Run(config.out / task / config.name(), task, config)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         check_backend()
         if run.result is None or config.overwrite:

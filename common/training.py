@@ -1,6 +1,7 @@
 """The training loop: a list of phases, each one compile and fit, resumable at any instant."""
 
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ def environment(config: Config, model: keras.Model) -> dict:
         "precision": keras.config.dtype_policy().name,
         "jit_compile": bool(model.jit_compile),
         "op_determinism": deterministic(config),
+        "onednn": os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1",
     }
 
 

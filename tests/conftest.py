@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import common  # noqa: F401  its settings of TensorFlow, before a test imports that
+
 
 @pytest.fixture
 def unwritable_folder():

@@ -5,7 +5,6 @@ python -m common.data prepare cifar10 --weights resnet18 --check                
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -36,7 +35,6 @@ def parser() -> Parser:
 
 def main() -> None:
     """Fetch or check each of the names; exit code 1 where one is missing, 2 for bad input."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     arguments = parser().parse_args()
     try:
         for name in arguments.names:

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import common  # noqa: F401  its settings of TensorFlow, before Keras imports that
 
 BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 # Images of an epoch, their side and channels, and the batch of the published protocol.

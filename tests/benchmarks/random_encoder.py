@@ -8,7 +8,6 @@ framework and two batch sizes: Adam 1e-3, 10 epochs, all 60,000 training images.
 0.4140, test loss 0.3793.
 """
 
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -17,7 +16,6 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from common.config import Config, data_dir
 from common.data import sources
