@@ -63,6 +63,17 @@ class Backbone:
         _check_stages([stage])
         return [layer for layer in self.model.layers if layer.weights and _stage_of(layer.name) == stage]
 
+    def extract(self, images):
+        """Turn images (batch, h, w, 1 or 3) of 0 to 255 into features (batch, `features`): resize, colour, normalise.
+
+        Bilinear, in float32 under any policy, by layers named resize, grey_to_colour and normalise.
+        """
+        _, side, _, _ = self.model.input_shape
+        x = layers.Resizing(side, side, dtype="float32", name="resize")(images)
+        if images.shape[-1] == 1:
+            x = layers.Concatenate(dtype="float32", name="grey_to_colour")([x, x, x])
+        return self.model(self.normalise(x))
+
     def set_trainable(self, stages: Collection[str]) -> None:
         """Make exactly `stages` trainable and freeze the rest, batch normalisation and its statistics included.
 

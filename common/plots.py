@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
@@ -76,6 +77,22 @@ def learning_rate(history: History, path: Path) -> Path:
         axes.set_yscale("log")
         axes.set_ylim(rates[rates > 0].min() / 2, np.nanmax(rates) * 2)
     axes.set_ylabel("Learning rate (log scale)")
+    return save_figure(figure, path)
+
+
+def group_rates(rates: Mapping[str, float], path: Path) -> Path:
+    """Draw the learning rate of each group of layers on a log axis, from the image to the classes; 0 is frozen."""
+    figure = _figure(7, 4.5)
+    axes = figure.subplots()
+    trained = [rate for rate in rates.values() if rate > 0]
+    floor = min(trained) / 5
+    bars = axes.bar(range(len(rates)), [max(rate, floor) - floor for rate in rates.values()], 0.7, floor, color=BLUE)
+    axes.bar_label(bars, [f"{rate:g}" if rate else "frozen" for rate in rates.values()], padding=3, fontsize=9)
+    axes.set(title="Learning rate of each group of layers", xlabel="Group of layers, from the image to the classes")
+    axes.set(yscale="log", ylabel="Learning rate (log scale)", ylim=(floor, max(trained) * 2))
+    axes.set_xticks(range(len(rates)), list(rates))
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color="0.9")
     return save_figure(figure, path)
 
 
@@ -346,6 +363,39 @@ def loss_by_step(rows: Sequence[Mapping], path: Path) -> Path:
         axes.set_yscale("log")
     axes.set_axisbelow(True)
     axes.grid(color="0.85", which="both")
+    return save_figure(figure, path)
+
+
+def embeddings(panels: Mapping[str, np.ndarray], labels: np.ndarray, class_names: Sequence[str], path: Path) -> Path:
+    """Draw points of the plane, coloured by class, a panel for each of several embeddings of the same images.
+
+    Every panel shows all of its points, with the same unit on both axes.
+
+    Args:
+        panels: floats of shape ``(n, 2)`` by the panel's title.
+        labels: classes, integers of shape ``(n,)``.
+        class_names: the class names, in class order.
+        path: the PNG to write.
+    """
+    figure = _figure(5.2 * len(panels), 6.2)
+    figure.suptitle(f"Embedding of {len(labels):,} test images")
+    colours = colormaps["tab10" if len(class_names) <= 10 else "tab20"].colors
+    for axes, (title, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for number, name in enumerate(class_names):
+            members = points[labels == number]
+            colour = colours[number % len(colours)]
+            marker = "o^sDv"[number // len(colours) % 5]
+            axes.scatter(*members.T, s=9, color=[colour], marker=marker, linewidths=0, alpha=0.7, label=_short(name))
+        axes.set(title=title, xlabel="First coordinate", ylabel="Second coordinate")
+        centre = (points.min(axis=0) + points.max(axis=0)) / 2
+        reach = 1.05 * max(np.ptp(points, axis=0).max() / 2, 1e-6)
+        axes.set(xlim=(centre[0] - reach, centre[0] + reach), ylim=(centre[1] - reach, centre[1] + reach))
+        axes.set_box_aspect(1)
+        axes.set_axisbelow(True)
+        axes.grid(color="0.9")
+    legend = figure.legend(*axes.get_legend_handles_labels(), ncols=5, **LEGEND_BELOW)
+    for handle in legend.legend_handles:
+        handle.set(alpha=1, sizes=[36])
     return save_figure(figure, path)
 
 

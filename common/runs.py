@@ -264,6 +264,24 @@ def write_environment(run: Run, **facts: object) -> None:
     files.write_json(path, content)
 
 
+def finished_run(folder: Path, kind: str, fields: Mapping[str, object], remedy: str) -> Path:
+    """The folder, if a run was completed there with these values in its config.
+
+    Raises ConfigError, which calls the run a `kind`, where there is none, with `remedy`, or where a value differs.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text())["config"]
+        status = json.loads((folder / "metrics.json").read_text())["status"]
+    except (OSError, ValueError, KeyError):
+        status = None
+    if status != "completed":
+        raise ConfigError(f"no finished {kind} in {folder}; {remedy}")
+    for name, value in fields.items():
+        if config.get(name) != value:
+            raise ConfigError(f"{kind} {folder} has {name} {config.get(name)}; this run has {value}")
+    return folder
+
+
 def summary(folder: Path, result: Mapping) -> str:
     """A short table of a finished run, for the terminal."""
     if result["status"] == "diverged":

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -37,6 +38,9 @@ class Objective:
         """New metrics to compile with."""
         return [keras.metrics.SparseCategoricalAccuracy("accuracy")] if self.accuracy else []
 
+
+# Of a variable: what its learning rate is a multiple of the phase's by.
+Factor = Callable[[keras.Variable], float]
 
 CLASSIFICATION = Objective(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 
@@ -114,8 +118,8 @@ def learning_rate(phase: Phase, steps: int) -> float | WarmupCosine:
     return WarmupCosine(phase.rate, phase.final_rate, phase.warmup_epochs * steps, descent * steps)
 
 
-def optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
-    """A new optimiser for a phase."""
+def optimizer(phase: Phase, steps: int, factor: Factor | None = None) -> keras.optimizers.Optimizer:
+    """A new optimiser for a phase; with `factor`, the rate of each variable is so many times the phase's."""
     makers = {
         "sgd": keras.optimizers.SGD,
         "adam": keras.optimizers.Adam,
@@ -123,12 +127,35 @@ def optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
         "nadam": keras.optimizers.Nadam,
     }
     more = {"momentum": phase.momentum} if phase.optimizer == "sgd" else {}
-    return makers[phase.optimizer](
+    maker = makers[phase.optimizer]
+    return (by_variable(maker, factor) if factor else maker)(
         learning_rate(phase, steps),
         weight_decay=phase.weight_decay,
         global_clipnorm=phase.clip_norm,
         **more,
     )
+
+
+def by_variable(maker: type[keras.optimizers.Optimizer], factor: Factor) -> type[keras.optimizers.Optimizer]:
+    """The optimiser with a learning rate for each variable: `factor` times that of the optimiser.
+
+    It scales the rate, not the gradient, which Adam's step does not depend on. All else is that of one optimiser: one
+    state to keep, one count of steps, one scale of the loss under mixed precision, one norm to clip by. Keras 3.15's
+    MultiOptimizer has one for each of its parts, and hides its rates from callbacks under mixed_float16. Decoupled
+    weight decay, which Keras applies elsewhere, goes by the optimiser's own rate.
+    """
+
+    class ByVariable(maker):
+        def build(self, variables):
+            super().build(variables)
+            self.factors = [factor(variable) for variable in variables]
+
+        def update_step(self, gradient, variable, learning_rate):
+            # By its index, as Keras finds its moments: what comes here is TensorFlow's own variable, without a path.
+            own = learning_rate * self.factors[self._get_variable_index(variable)]
+            super().update_step(gradient, variable, own)
+
+    return ByVariable
 
 
 def train(
@@ -140,11 +167,13 @@ def train(
     augment: pipeline.HostAugmentation | None = None,
     objective: Objective = CLASSIFICATION,
     callbacks: Callable[[Progress], Sequence[keras.callbacks.Callback]] = lambda progress: (),
+    factor: Factor | None = None,
 ) -> Progress:
     """Train a model of uint8 images through all phases, from the last checkpoint if there is one.
 
-    `configure` sets what a phase changes in the model; `callbacks` makes further ones. Each phase starts from the best
-    weights of the one before; the last one's best are in the model at the end. Raises what `Keeper` raises.
+    `configure` sets what a phase changes in the model; `callbacks` makes further ones; `factor` is for `optimizer`.
+    Each phase starts from the best weights of the one before; the last one's best are in the model at the end. Raises
+    what `Keeper` raises.
     """
     steps = pipeline.steps_per_epoch(data.train, run.config.batch_size)
     checkpoint = last_checkpoint(run)
@@ -154,7 +183,7 @@ def train(
     for index in range(first, len(phases)):
         phase = phases[index]
         configure(phase)
-        chosen = optimizer(phase, steps)
+        chosen = optimizer(phase, steps, factor)
         # Before compile: wrapped for mixed_float16, Keras 3.15's Nadam would lose track of one of its variables.
         chosen.build(model.trainable_variables)
         model.compile(
@@ -250,6 +279,23 @@ def load_best(run: Run, model: keras.Model, progress: Progress, phase: Phase) ->
     """Put the best weights of a phase into the model; random generators stay where they are."""
     best = checkpoints.load(run.checkpoints / devices.tell(progress.best[phase.name]["file"]))
     checkpoints.assign("weights", model.weights, best.arrays)
+
+
+def load_layers(model: keras.Model, folder: Path, phase: str, names: Sequence[str]) -> None:
+    """Put layers of a finished run into another model, by their names, as they were at the best epoch of a phase.
+
+    Raises CheckpointError where one is not there, or does not fit.
+    """
+    kept = folder / "checkpoints"
+    arrays = checkpoints.load(kept / checkpoints.latest(kept).data["best"][phase]["file"]).arrays
+    for name in names:
+        for variable in model.get_layer(name).weights:
+            found = [array for key, array in arrays.items() if key.endswith(f"/{name}/{variable.name}")]
+            if [array.shape for array in found] != [tuple(variable.shape)]:
+                raise checkpoints.CheckpointError(
+                    f"{folder} has no {variable.name} of shape {tuple(variable.shape)} for the layer {name}"
+                )
+            variable.assign(found[0])
 
 
 def parameters(variables: Sequence) -> int:

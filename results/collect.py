@@ -400,17 +400,26 @@ def markdown(table: str) -> str:
 
 
 def compact(table: str) -> str:
-    """The CSV table as Markdown for a README: one table a study, a row a setting, the headline figures alone."""
+    """The CSV table as Markdown for a README, the headline figures alone: one table a study.
+
+    A row is a setting, or, where that would be too wide, a figure.
+    """
     lines = ["Mean ± standard deviation (n seeds), and the published figure. Made by `python results/collect.py`."]
     lines += ["Every figure, with verdicts and notes, is in `results/tables/`."]
-    rows = [row for row in csv.DictReader(io.StringIO(table)) if not any(part in row["metric"] for part in DETAILS)]
+    rows = list(csv.DictReader(io.StringIO(table)))
+    published = {row["metric"] for row in rows if row["published"]}
+    rows = [row for row in rows if row["metric"] in published or not any(part in row["metric"] for part in DETAILS)]
     for study in dict.fromkeys(row["study"] for row in rows):
         ours = [row for row in rows if row["study"] == study]
-        metrics = list(dict.fromkeys(row["metric"] for row in ours))
-        lines += ["", f"### `{study}`", "", joined(["setting", *metrics]), joined(["---"] * (1 + len(metrics)))]
-        for setting in dict.fromkeys(row["setting"] for row in ours):
-            cells = {row["metric"]: cell(row) for row in ours if row["setting"] == setting}
-            lines.append(joined([f"`{setting}`", *(cells.get(metric, "") for metric in metrics)]))
+        cells = {(f"`{row['setting']}`", row["metric"]): cell(row) for row in ours}
+        settings, metrics = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
+        wide = len(metrics) > MOST_COLUMNS
+        heads = ["figure", *settings] if wide else ["setting", *metrics]
+        lines += ["", f"### `{study}`", "", joined(heads), joined(["---"] * len(heads))]
+        if wide:
+            lines += [joined([m, *(cells.get((s, m), "") for s in settings)]) for m in metrics]
+        else:
+            lines += [joined([s, *(cells.get((s, m), "") for m in metrics)]) for s in settings]
         listed = listed_notes(ours)
         lines += ["", *listed] if listed else []
     return "\n".join(lines) + "\n"
@@ -430,8 +439,9 @@ def listed_notes(rows: Sequence[Mapping[str, str]]) -> list[str]:
     return lines
 
 
-# What a README leaves to the full table.
+# What a README leaves to the full table, unless a source has published it.
 DETAILS = ("F1", "images/s", "points", "validation loss")
+MOST_COLUMNS = 9
 
 
 def cell(row: Mapping[str, str]) -> str:
@@ -453,6 +463,8 @@ FIGURES = {
     "hinge_svm": ("validation_loss",),
     "permuted_cnn": ("curves", "locality"),
     "autoencoder_sweep": ("sweep", "transfer"),
+    "rotation_contrastive": ("curves", "transferred_blocks"),
+    "fer_layerwise_lr": ("curves", "arms"),
 }
 
 

@@ -66,7 +66,9 @@ def phases(groups: Groups, path: Path) -> None:
 
 def curves(groups: Groups, path: Path) -> None:
     """Draw validation accuracy and training loss by epoch: a panel row a study, a line a setting, a band of +-1 std."""
-    panels = panels_of(groups)
+    panels = panels_of(
+        {key: r for key, r in groups.items() if r[0]["history"] and "val_accuracy" in r[0]["history"][0]}
+    )
     if not panels:
         return
     figure = Figure(figsize=(11, 4.6 * len(panels)), dpi=110, layout="constrained")
@@ -205,4 +207,73 @@ def transfer(groups: Groups, path: Path) -> None:
         axes.set(title=name, xlabel="Epoch", ylabel="Cross-entropy", yscale="log")
         axes.grid(color="0.9", which="both")
     figure.legend(*axes.get_legend_handles_labels(), ncols=2, **plots.LEGEND_BELOW)
+    plots.save_figure(figure, path)
+
+
+def transferred_blocks(groups: Groups, path: Path) -> None:
+    """Draw train and test loss of rotation_contrastive's transfer by the number of blocks, frozen and trained."""
+    figure = Figure(figsize=(11, 5), dpi=120, layout="constrained")
+    figure.suptitle("Blocks taken from the network that tells turned images from upright ones")
+    drawn = False
+    for axes, split in zip(figure.subplots(1, 2), ("train", "test"), strict=True):
+        for trained, name, colour, style in (
+            (True, "trained further", plots.BLUE, "o-"),
+            (False, "frozen", plots.ORANGE, "s--"),
+        ):
+            points = {}
+            for blocks in (1, 2, 3):
+                if records := groups.get(("transfer", f"dataset=cifar10 blocks={blocks} train_blocks={trained}")):
+                    points[blocks] = (*spread(records, split, "loss"), len(records))
+            if points:
+                means, stds, counts = zip(*points.values(), strict=True)
+                label = f"{name} (n = {', '.join(map(str, counts))})"
+                axes.errorbar(list(points), means, yerr=stds, fmt=style, color=colour, capsize=3, label=label)
+                drawn = True
+        if base := groups.get(("base", "dataset=cifar10")):
+            mean, std = spread(base, split, "loss")
+            axes.axhline(mean, color="0.3", linestyle=":", label=f"none taken: base (n = {len(base)})")
+            axes.axhspan(mean - std, mean + std, color="0.9")
+        axes.set(title=f"{split.capitalize()} images", xlabel="Blocks taken", ylabel="Cross-entropy", xticks=(1, 2, 3))
+        axes.set_axisbelow(True)
+        axes.grid(color="0.9")
+    if drawn:
+        figure.legend(*axes.get_legend_handles_labels(), ncols=3, **plots.LEGEND_BELOW)
+        plots.save_figure(figure, path)
+
+
+def arms(groups: Groups, path: Path) -> None:
+    """Draw the F1 of each class in the arms of fer_layerwise_lr (mean and standard deviation), a panel a network."""
+    names = {"frozen": "backbone frozen", "one_rate": "one rate for all", "by_depth": "rates by depth"}
+    panels = defaultdict(dict)
+    for (study, setting), records in groups.items():
+        if study in names:
+            panels[setting][study] = records
+    if not panels:
+        return
+    figure = Figure(figsize=(10, 4.6 * len(panels)), dpi=120, layout="constrained")
+    parts = figure.subfigures(len(panels), squeeze=False)[:, 0]
+    colours = dict(zip(names, ("0.6", plots.ORANGE, plots.BLUE), strict=True))
+    for part, (setting, found) in zip(parts, sorted(panels.items()), strict=True):
+        axes = part.subplots()
+        first = next(iter(found.values()))[0]["metrics"]["test"]["per_class"]
+        for place, study in enumerate(study for study in names if study in found):
+            records = found[study]
+            scores = [[100 * c["f1"] for c in r["metrics"]["test"]["per_class"]] for r in records]
+            scores = [[*own, 100 * r["metrics"]["test"]["macro_f1"]] for own, r in zip(scores, records, strict=True)]
+            axes.bar(
+                [number + 0.27 * (place - (len(found) - 1) / 2) for number in range(len(first) + 1)],
+                [statistics.fmean(each) for each in zip(*scores, strict=True)],
+                0.25,
+                yerr=[statistics.stdev(each) for each in zip(*scores, strict=True)] if len(records) > 1 else None,
+                capsize=2,
+                color=colours[study],
+                label=f"{names[study]} (n = {len(records)})",
+            )
+        ticks = [f"{c['class']}\n{c['support']:,} images" for c in first]
+        axes.set_xticks(range(len(ticks) + 1), [*ticks, "macro\nmean"], fontsize=9)
+        axes.axvline(len(first) - 0.5, color="0.7", linewidth=0.8)
+        axes.set(title=textwrap.fill(setting, 100), ylabel="F1 of the test images (%)", ylim=(0, 100))
+        axes.set_axisbelow(True)
+        axes.grid(axis="y", color="0.9")
+        part.legend(ncols=3, **plots.LEGEND_BELOW)
     plots.save_figure(figure, path)

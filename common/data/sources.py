@@ -135,7 +135,7 @@ def load(
         check_labels(name, split_name, split.labels, len(class_names))
     if "test" not in splits:
         splits["train"], test = stratified(splits["train"], TEST_SHARE, TEST_SEED, "test")
-        splits["test"] = without_copies(test, splits["train"])
+        splits["test"] = test.take(without_copies(test, splits["train"]))
         check_labels(name, "test", splits["test"].labels, len(class_names))
         notes = [*notes, f"test: {len(splits['test']):,} images, held out here"]
         if copies := len(test) - len(splits["test"]):
@@ -187,16 +187,16 @@ def limited(split: Split, limit: int | None, seed: int, name: str) -> Split:
     return stratified(split, limit, seed, f"limited {name}")[1]
 
 
-def without_copies(split: Split, others: Split) -> Split:
-    """The images of a split that are not, pixel by pixel, among others; files are told apart by their content."""
+def without_copies(split: Split, *others: Split) -> np.ndarray:
+    """Which images of a split are not, pixel by pixel, among others: int64 (m,); files are told apart by content."""
 
     def digests(part: Split) -> list[bytes]:
         rows = part.store.numpy()[part.places]
         contents = map(Path.read_bytes, map(Path, map(bytes.decode, rows))) if part.in_files else map(bytes, rows)
         return [hashlib.sha256(content).digest() for content in contents]
 
-    known = set(digests(others))
-    return split.take(np.array([i for i, digest in enumerate(digests(split)) if digest not in known], np.int64))
+    known = {digest for other in others for digest in digests(other)}
+    return np.array([i for i, digest in enumerate(digests(split)) if digest not in known], np.int64)
 
 
 def digits() -> tuple[dict[str, Split], list[str], list[str]]:

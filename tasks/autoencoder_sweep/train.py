@@ -95,7 +95,6 @@ def provide(config: SweepConfig) -> None:
 def encoder_run(config: SweepConfig) -> Path:
     """The finished run that the encoder is taken from. Raises ConfigError where it is not there, or does not fit."""
     import dataclasses
-    import json
 
     if config.encoder == "pretrained":
         own = {
@@ -108,22 +107,13 @@ def encoder_run(config: SweepConfig) -> Path:
         folder = config.out / "autoencoder_sweep" / dataclasses.replace(config, **own).name()
     else:
         folder = Path(config.encoder)
-    try:
-        theirs = json.loads((folder / "config.json").read_text())["config"]
-        status = json.loads((folder / "metrics.json").read_text())["status"]
-    except (OSError, ValueError, KeyError):
-        status = None
-    if status != "completed":
-        raise ConfigError(
-            f"no finished autoencoder in {folder}; `python tasks/autoencoder_sweep/train.py --k {config.k} "
-            f"--hidden {config.hidden} --seed {config.seed}`, with the same data and --out, makes it"
-        )
-    for field in ("dataset", "k", "hidden"):
-        if theirs.get(field) != config.identity()[field]:
-            raise ConfigError(
-                f"encoder {folder} has {field} {theirs.get(field)}; this run has {getattr(config, field)}"
-            )
-    return folder
+    return runs.finished_run(
+        folder,
+        "autoencoder",
+        {field: config.identity()[field] for field in ("dataset", "k", "hidden")},
+        f"`python tasks/autoencoder_sweep/train.py --k {config.k} --hidden {config.hidden} --seed {config.seed}`, "
+        "with the same data and --out, makes it",
+    )
 
 
 def study(config: SweepConfig, run: runs.Run) -> None:
@@ -160,24 +150,11 @@ def classify(config: SweepConfig, run: runs.Run, data) -> None:
 
     model = networks.classifier(config, data)
     if config.encoder != "random":
-        load_encoder(model, encoder_run(config))
+        training.load_layers(model, encoder_run(config), "train", networks.ENCODER)
     progress = training.train(run, model, config.phases, data, lambda phase: None)
     metrics = training.results(run, model, config.phases, data, progress, of=("train", "validation", "test"))
     draw_classes(run, data, progress, metrics)
     run.finish("completed", metrics)
-
-
-def load_encoder(model, folder: Path) -> None:
-    """Put the encoder of a finished run into a classifier. Raises CheckpointError where it does not fit."""
-    from common import checkpoints
-    from tasks.autoencoder_sweep import networks
-
-    kept = folder / "checkpoints"
-    arrays = checkpoints.load(kept / checkpoints.latest(kept).data["best"]["train"]["file"]).arrays
-    for name in networks.ENCODER:
-        for variable in model.get_layer(name).weights:
-            (found,) = [array for key, array in arrays.items() if key.endswith(f"/{name}/{variable.name}")]
-            variable.assign(found)
 
 
 def draw_reconstructions(run: runs.Run, model, data, progress, curves) -> None:

@@ -156,15 +156,11 @@ def build(config: PhasedConfig, backbone, data):
 
     from common.augment import Augment
 
-    size = config.image_size
     shape = (data.train.size, data.train.size, data.train.channels)
     x = inputs = keras.Input(shape, dtype="uint8", name="image")
     recipe = config.augmentation if config.augment_on == "device" else "none"
     x = Augment(recipe, config.seed, name="augment")(x)
-    x = keras.layers.Resizing(size, size, dtype="float32", name="resize")(x)
-    if data.train.channels == 1:
-        x = keras.layers.Concatenate(dtype="float32", name="grey_to_colour")([x, x, x])
-    x = backbone.model(backbone.normalise(x))
+    x = backbone.extract(x)
     # Keras gives a layer its random generator only if its first rate is above zero.
     x = keras.layers.Dropout(0.5, seed=config.seed, name="dropout")(x)
     logits = keras.layers.Dense(

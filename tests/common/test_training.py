@@ -325,3 +325,114 @@ def test_weight_decay_and_clipping_against_numpy():
 @pytest.mark.parametrize(("name", "kind"), [("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW"), ("nadam", "Nadam")])
 def test_optimisers(name, kind):
     assert type(training.optimizer(Phase("p", "full", 1, name, 0.1), 1)).__name__ == kind
+
+
+# --- a learning rate for each variable
+
+FACTORS = {"low": 0.05, "middle": 0.5, "top": 1.0}
+
+
+def equal_gradients():
+    """Three layers whose kernels have one and the same gradient: of one input, and their outputs are added."""
+    image = keras.Input((8, 8, 1), dtype="uint8")
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255, dtype="float32")(image))
+    heads = [keras.layers.Dense(10, use_bias=False, kernel_initializer="zeros", name=name)(x) for name in FACTORS]
+    return keras.Model(image, keras.layers.Add(dtype="float32")(heads))
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "phase",
+    [
+        Phase("train", "full", 1, "sgd", 0.01, momentum=0.9),
+        Phase("train", "full", 1, "adam", 0.01),
+        Phase("train", "full", 1, "nadam", 0.01, clip_norm=1e-3),
+    ],
+    ids=lambda phase: phase.optimizer,
+)
+def test_updates_are_proportional_to_the_rates(data, precision, phase):
+    keras.config.set_dtype_policy(precision)
+    images, labels = images_and_labels(data)
+    kernels = {}
+    for factor in (None, lambda variable: FACTORS[variable.path.split("/")[0]]):
+        keras.utils.clear_session()
+        keras.config.set_dtype_policy(precision)
+        model = equal_gradients()
+        optimizer = training.optimizer(phase, 1, factor)
+        optimizer.build(model.trainable_variables)
+        model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        assert (precision == "mixed_float16") == hasattr(model.optimizer, "inner_optimizer")
+        model.train_on_batch(images, labels)
+        kernels[factor is None] = {name: np.array(model.get_layer(name).kernel) for name in FACTORS}
+        assert float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) == pytest.approx(0.01)
+    one_rate, by_variable = kernels[True], kernels[False]
+    step = one_rate["top"]
+    assert np.abs(step).max() > 1e-5
+    for name, factor in FACTORS.items():
+        np.testing.assert_array_equal(one_rate[name], step)  # the gradients are equal
+        np.testing.assert_allclose(by_variable[name], factor * step, rtol=1e-5, atol=1e-9)
+
+
+def images_and_labels(data):
+    places = data.train.places[:16]
+    return data.train.store.numpy()[places], data.train.labels[:16]
+
+
+def test_momentum_goes_on_at_the_rate_of_each():
+    """Three steps against the closed form."""
+    optimizer = training.optimizer(
+        Phase("train", "full", 1, "sgd", 0.1, momentum=0.9), 1, lambda variable: FACTORS[variable.path.split("/")[0]]
+    )
+    model = equal_gradients()
+    optimizer.build(model.trainable_variables)
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(size=(3, *model.trainable_variables[0].shape)).astype(np.float32)
+    for gradient in gradients:
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)] * 3, model.trainable_variables)
+    for name, factor in FACTORS.items():
+        velocity, weight = 0.0, 0.0
+        for gradient in gradients:
+            velocity = 0.9 * velocity - 0.1 * factor * gradient
+            weight = weight + velocity
+        np.testing.assert_allclose(np.array(model.get_layer(name).kernel), weight, rtol=1e-5, atol=1e-7)
+
+
+def by_depth(variable):
+    return 0.1 if variable.path.split("/")[0] in ("conv", "norm") else 1.0
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_resumes_exactly_with_rates_by_variable(tmp_path, data, precision):
+    more = {"factor": by_depth}
+    _, whole, expected = train(tmp_path / "whole", data, PHASES[1:], precision=precision, more=more)
+    _, one_rate, _ = train(tmp_path / "one", data, PHASES[1:], precision=precision)
+    with pytest.raises(runs.Interrupted):
+        train(tmp_path / "parts", data, PHASES[1:], "full", precision=precision, more=more)
+    _, resumed, progress = train(tmp_path / "parts", data, PHASES[1:], precision=precision, more=more)
+    assert untimed(progress.rows) == untimed(expected.rows)
+    for name, array in state(whole).items():
+        np.testing.assert_array_equal(array, state(resumed)[name], err_msg=name)
+    assert any((array != state(one_rate)[name]).any() for name, array in state(whole).items())
+
+
+def test_layers_of_a_run_go_into_another_model_by_their_names(tmp_path, data):
+    run, model, _ = train(tmp_path, data, PHASES[1:])
+    keras.utils.clear_session()
+    other = small_model()
+    before = {layer.name: layer.get_weights() for layer in other.layers}
+    training.load_layers(other, run.folder, "full", ["conv", "norm"])
+    for name in ("conv", "norm"):
+        for ours, theirs in zip(other.get_layer(name).weights, model.get_layer(name).weights, strict=True):
+            np.testing.assert_array_equal(np.array(ours), np.array(theirs))
+    for ours, old in zip(other.get_layer("head").get_weights(), before["head"], strict=True):
+        np.testing.assert_array_equal(ours, old)
+
+
+def test_layers_that_are_not_in_a_run_are_told_of(tmp_path, data):
+    run, _, _ = train(tmp_path, data, PHASES[1:])
+    image = keras.Input((8, 8, 1))
+    wider = keras.Model(image, keras.layers.Conv2D(9, 3, name="conv")(image))
+    other = keras.Model(image, keras.layers.Conv2D(8, 3, name="convolution")(image))
+    for model, name in ((wider, "conv"), (other, "convolution")):
+        with pytest.raises(checkpoints.CheckpointError, match=f"no kernel of shape .* for the layer {name}"):
+            training.load_layers(model, run.folder, "full", [name])

@@ -7,10 +7,11 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.container import BarContainer
 
 from common.config import REPOSITORY
 from results import drawings
-from results.collect import COLUMNS, listed_notes, main, natural
+from results.collect import COLUMNS, compact, csv_text, listed_notes, main, natural
 
 TASK = "cifar_phased"
 PHASES = ("head", "last_block", "full")
@@ -452,3 +453,96 @@ def test_settings_are_sorted_by_the_size_of_their_numbers():
         "k=10 rate=0.5",
         "k=200",
     ]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that drawings would save."""
+    figures = []
+    monkeypatch.setattr(drawings.plots, "save_figure", lambda figure, path: figures.append(figure))
+    return figures
+
+
+def test_transfer_is_drawn_by_blocks_frozen_and_trained(drawn, tmp_path):
+    def run(train, test):
+        return {"metrics": {"train": {"loss": train}, "test": {"loss": test}}}
+
+    groups = {
+        ("transfer", f"dataset=cifar10 blocks={blocks} train_blocks={trained}"): [run(blocks + trained, 10.0 * blocks)]
+        for blocks in (1, 2, 3)
+        for trained in (True, False)
+    }
+    groups["transfer", "dataset=cifar10 blocks=2 train_blocks=True epochs=1"] = [run(99.0, 99.0)]  # a trial
+    groups["base", "dataset=cifar10"] = [run(5.0, 6.0), run(7.0, 8.0)]
+    drawings.transferred_blocks(groups, tmp_path / "p.png")
+    train, test = drawn[0].axes
+    trained, frozen = (container[0].get_xydata().tolist() for container in train.containers)
+    assert trained == [[1, 2.0], [2, 3.0], [3, 4.0]]
+    assert frozen == [[1, 1.0], [2, 2.0], [3, 3.0]]
+    assert test.containers[0][0].get_ydata().tolist() == [10.0, 20.0, 30.0]
+    assert [line.get_ydata()[0] for line in (train.lines[-1], test.lines[-1])] == [6.0, 7.0]
+
+
+def test_nothing_is_drawn_of_nothing(drawn, tmp_path):
+    for draw in (drawings.transferred_blocks, drawings.arms, drawings.curves):
+        draw({}, tmp_path / "p.png")
+    assert drawn == []
+
+
+def test_arms_are_drawn_by_class_a_panel_a_network(drawn, tmp_path):
+    def run(*f1):
+        scores = [{"class": name, "f1": value, "support": 9} for name, value in zip("ab", f1, strict=True)]
+        return {"metrics": {"test": {"per_class": scores, "macro_f1": sum(f1) / 2}}}
+
+    groups = {
+        ("by_depth", "backbone=one"): [run(0.4, 0.6), run(0.6, 0.8)],
+        ("frozen", "backbone=one"): [run(0.1, 0.3)],
+        ("frozen", "backbone=two"): [run(0.2, 0.2)],
+        ("demo", "dataset=digits"): [run(1.0, 1.0)],
+    }
+    drawings.arms(groups, tmp_path / "p.png")
+    one, two = drawn[0].axes
+    bars = [container for container in one.containers if isinstance(container, BarContainer)]
+    heights = {container.get_label(): [bar.get_height() for bar in container] for container in bars}
+    assert heights["backbone frozen (n = 1)"] == pytest.approx([10, 30, 20])
+    assert heights["rates by depth (n = 2)"] == pytest.approx([50, 70, 60])
+    assert len(two.containers) == 1
+    assert [label.get_text() for label in one.get_xticklabels()] == ["a\n9 images", "b\n9 images", "macro\nmean"]
+
+
+def test_curves_leave_out_what_has_no_accuracy(drawn, tmp_path):
+    def run(**row):
+        return {"metrics": {"phases": {"train": {}}}, "history": [{"phase": "train", "loss": 1.0, **row}]}
+
+    drawings.curves(
+        {("base", "a"): [run(val_accuracy=0.5)], ("contrastive", "a"): [run(val_loss=1.0)]}, tmp_path / "p.png"
+    )
+    assert len(drawn[0].axes) == 2
+
+
+def table_of(metrics, published=()):
+    """A CSV table of one study with two settings, and so many figures."""
+    rows = [
+        dict.fromkeys(COLUMNS, "")
+        | {"study": "s", "setting": setting, "metric": metric, "mean": "1", "n": "2"}
+        | ({"published": "3", "verdict": "worse"} if metric in published else {})
+        for setting in ("a", "b")
+        for metric in metrics
+    ]
+    return csv_text(rows)
+
+
+def test_a_readme_has_a_row_a_figure_where_columns_would_be_too_many():
+    narrow = compact(table_of([f"m{i}" for i in range(9)]))
+    assert "| setting | m0 |" in narrow
+    assert "| `a` | 1 (2) |" in narrow
+    wide = compact(table_of([f"m{i}" for i in range(10)]))
+    assert "| figure | `a` | `b` |" in wide
+    assert "| m9 | 1 (2) | 1 (2) |" in wide
+
+
+def test_a_readme_has_details_that_a_source_has_published():
+    metrics = ["test accuracy (%)", "test macro F1 (%)", "test F1 of sad (%)", "images/s"]
+    assert "F1" not in compact(table_of(metrics))
+    text = compact(table_of(metrics, published=["test F1 of sad (%)"]))
+    assert "| setting | test accuracy (%) | test F1 of sad (%) |" in text

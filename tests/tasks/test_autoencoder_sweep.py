@@ -225,7 +225,7 @@ def test_the_classifier_encodes_as_the_autoencoder(finished, data):
     whole = networks.autoencoder(config(*SMALL), data)
     put(whole, best_weights(folder))
     model = networks.classifier(config(*TRANSFER), data)
-    TASK.load_encoder(model, folder)
+    training.load_layers(model, folder, "train", networks.ENCODER)
     codes = [
         training.predict(keras.Model(m.input, m.get_layer("bottleneck").output), data.test, 32) for m in (whole, model)
     ]

@@ -1,0 +1,216 @@
+"""Learning rates by depth in fine-tuning, against one rate for all and against a frozen backbone.
+
+A backbone with ImageNet weights and a new head learn to read expressions from faces. Three arms, each a preset: rates
+that rise with depth (by_depth), the head's rate for all (one_rate), and a backbone that stays as it is (frozen).
+
+    python tasks/fer_layerwise_lr/train.py                      # by_depth: FER-2013, ResNet-18, 224 pixels
+    python tasks/fer_layerwise_lr/train.py --preset one_rate
+    python tasks/fer_layerwise_lr/train.py --preset frozen
+    python tasks/fer_layerwise_lr/train.py --backbone mobilenet_v2 --image-size 96 --rates.stem 0
+    python tasks/fer_layerwise_lr/train.py --preset demo        # embedded digits: under a minute on 2 cores, no network
+
+What accuracy to expect, and over how many seeds: the table in README.md beside this file.
+"""
+
+import dataclasses
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
+
+from common import runs
+from common.config import BACKBONES, Config, ConfigError, Phase, choice, data_dir, offline, positive
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rate of each group of layers, from the image to the classes. 0: the group stays as it is."""
+
+    stem: float
+    """Everything before the first stage."""
+    layer1: float
+    """First stage of the backbone."""
+    layer2: float
+    """Second stage."""
+    layer3: float
+    """Third stage."""
+    layer4: float
+    """Last stage."""
+    head: float
+    """The new linear layer."""
+
+
+@dataclass(frozen=True)
+class LayerwiseConfig(Config):
+    """What one run of this study depends on."""
+
+    dataset: str = "fer2013"
+    """digits, cifar10, cifar100, mnist, notmnist, fer2013 or image_folder:PATH."""
+    weights: str = "imagenet"
+    """Initial weights of the backbone: imagenet, none, or a file."""
+    backbone: str = "resnet18"
+    """resnet18, resnet34, resnet50, resnet101, resnext50_32x4d, wide_resnet50_2 or mobilenet_v2."""
+    image_size: int = 224
+    """Side of the square that the backbone sees, in pixels."""
+    epochs: int = 10
+    """Passes over the training images."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    rates: Rates = Rates(stem=1e-5, layer1=1e-5, layer2=5e-5, layer3=1e-4, layer4=5e-4, head=1e-3)
+    """Learning rates by depth."""
+
+    SHOWN = ("dataset", "backbone", "image_size")
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The one phase. Its rate is the head's; the other groups' are fractions of it."""
+        return (Phase("train", "full", self.epochs, "sgd", self.rates.head, momentum=self.momentum),)
+
+    def headline(self) -> tuple[str, ...]:
+        """Preset, data set, backbone and image size."""
+        return (*super().headline(), self.backbone, str(self.image_size))
+
+    def check(self) -> None:
+        """Raise ConfigError for values that cannot be trained with."""
+        super().check()
+        choice("backbone", self.backbone, BACKBONES)
+        if self.image_size < 32:
+            raise ConfigError(f"image-size is {self.image_size}; the backbones need 32 or more")
+        positive("rates.head", self.rates.head)
+        for group, rate in dataclasses.asdict(self.rates).items():
+            if not 0 <= rate < math.inf:
+                raise ConfigError(f"rates.{group} is {rate}; allowed: zero and above")
+        for phase in self.phases:
+            phase.check()
+
+
+PRESETS = {
+    "by_depth": LayerwiseConfig(preset="by_depth"),
+    "one_rate": LayerwiseConfig(preset="one_rate", rates=Rates(1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3)),
+    "frozen": LayerwiseConfig(preset="frozen", rates=Rates(0.0, 0.0, 0.0, 0.0, 0.0, 1e-3)),
+    "demo": LayerwiseConfig(
+        preset="demo",
+        dataset="digits",
+        weights="none",
+        image_size=32,
+        epochs=3,
+        rates=Rates(stem=2e-3, layer1=2e-3, layer2=5e-3, layer3=1e-2, layer4=2e-2, head=2e-2),
+    ),
+}
+
+
+def provide(config: LayerwiseConfig) -> None:
+    """See that data and weights are on this machine; what is missing is fetched, unless offline."""
+    from common import weights
+    from common.data import sources
+
+    sources.provide(config.dataset, data_dir(config), offline(config))
+    weights.locate(config.backbone, config.weights, offline(config), config.image_size)
+
+
+def study(config: LayerwiseConfig, run: runs.Run) -> None:
+    """Train one configuration and leave its figures."""
+    from common import backbones, training
+    from common.data import sources
+
+    training.set_up(config)
+    data = sources.load(
+        config.dataset, data_dir(config), config.seed, config.image_size, config.limit_train, config.limit_test
+    )
+    backbone = backbones.build(config.backbone, config.image_size, config.weights, offline(config))
+    model = build(backbone, data)
+    rates = dataclasses.asdict(config.rates)
+    backbone.set_trainable([stage for stage in backbones.STAGES if rates[stage] > 0])
+    print("rates:", ", ".join(f"{group} {rate:g}" for group, rate in rates.items()), flush=True)
+    group_of = groups(backbone, model)
+
+    progress = training.train(
+        run,
+        model,
+        config.phases,
+        data,
+        lambda phase: None,
+        factor=lambda variable: rates[group_of[variable.path]] / rates["head"],
+    )
+    metrics = training.results(run, model, config.phases, data, progress)
+    apart, figures = without_copies(run, data)
+    metrics |= {"rates": rates, "test_without_copies": apart, "figures": figures | by_class(metrics["test"])}
+    draw(run, data, progress, metrics)
+    run.finish("completed", metrics)
+
+
+def build(backbone, data):
+    """The whole model: uint8 images (b, h, w, c) to float32 logits (b, classes)."""
+    import keras
+
+    inputs = keras.Input((data.train.size, data.train.size, data.train.channels), dtype="uint8", name="image")
+    x = backbone.extract(inputs)
+    return keras.Model(inputs, keras.layers.Dense(len(data.class_names), dtype="float32", name="head")(x))
+
+
+def groups(backbone, model) -> dict[str, str]:
+    """The group of each variable that may be trained, by the variable's path."""
+    from common import backbones
+
+    layers = {stage: backbone.stage_layers(stage) for stage in backbones.STAGES} | {"head": [model.get_layer("head")]}
+    return {variable.path: group for group, own in layers.items() for layer in own for variable in layer.weights}
+
+
+def without_copies(run: runs.Run, data) -> tuple[dict, dict]:
+    """Metrics of the test images that are not, pixel by pixel, among those trained or validated with; and the count.
+
+    FER-2013 holds many of its pictures twice, on either side of the split.
+    """
+    import numpy as np
+
+    from common.data import sources
+    from common.metrics import evaluate
+
+    own = sources.without_copies(data.test, data.train, data.validation)
+    with np.load(run.folder / "predictions.npz") as saved:
+        labels, probabilities = saved["test_labels"][own], saved["test_probabilities"][own]
+    apart = evaluate(labels, probabilities, data.class_names)
+    del apart["confusion"]
+    figures = {
+        "test images that are training images too": len(data.test) - len(own),
+        "test accuracy without these (%)": 100 * apart["accuracy"],
+        "test macro F1 without these (%)": 100 * apart["macro_f1"],
+    }
+    return apart, figures
+
+
+def by_class(test: dict) -> dict[str, float]:
+    """F1 of each class on the test split: classes are of very different sizes here, which a mean would hide."""
+    return {f"test F1 of {scores['class']} (%)": 100 * scores["f1"] for scores in test["per_class"]}
+
+
+def draw(run: runs.Run, data, progress, metrics) -> None:
+    """Every figure of the study, into the run directory."""
+    import numpy as np
+
+    from common import plots
+    from common.data import pipeline
+    from common.metrics import evaluate
+
+    folder = run.figures
+    plots.learning_curves(progress.rows, folder / "learning_curves.png")
+    plots.group_rates(metrics["rates"], folder / "rates.png")
+    plots.class_counts(data.counts(), data.class_names, folder / "classes.png")
+    plots.per_class_scores(metrics["test"]["per_class"], folder / "per_class.png")
+    with np.load(run.folder / "predictions.npz") as saved:
+        labels, probabilities = saved["test_labels"], saved["test_probabilities"]
+    confusion = evaluate(labels, probabilities, data.class_names)["confusion"]
+    plots.confusion_matrix(confusion, data.class_names, folder / "confusion.png")
+    plots.predictions_grid(
+        lambda places: pipeline.pictures(data.test, places),
+        labels,
+        probabilities,
+        data.class_names,
+        folder / "predictions.png",
+    )
+
+
+if __name__ == "__main__":
+    runs.main(PRESETS, __doc__, provide, study)

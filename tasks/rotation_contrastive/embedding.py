@@ -1,0 +1,21 @@
+"""How well classes part in an embedding: a figure for what the scatter plot shows."""
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+NEIGHBOURS = 20
+
+
+def figures(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+    """Test accuracies (%) of two classifiers of embeddings, fitted on those of the training images.
+
+    `train` and `test` are embeddings, float (n, k), and labels, int (n,).
+    """
+    classifiers = {
+        f"{NEIGHBOURS}-NN accuracy (%)": KNeighborsClassifier(min(NEIGHBOURS, len(train[0]))),
+        "linear probe accuracy (%)": make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+    }
+    return {name: 100 * float(model.fit(*train).score(*test)) for name, model in classifiers.items()}

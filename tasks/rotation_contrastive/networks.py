@@ -1,0 +1,70 @@
+"""The convolutional classifier, the embedding network, and the loss that the latter is trained with."""
+
+import keras
+from keras import layers, ops
+
+from common.data.sources import Dataset
+
+BLOCKS = 3
+
+
+def image_input(data: Dataset):
+    """The input of either network, uint8 (b, h, w, c), and its pixels from -1 to 1."""
+    inputs = keras.Input((data.train.size, data.train.size, data.train.channels), dtype="uint8", name="image")
+    return inputs, layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(inputs)
+
+
+def convolutions(x, filters: tuple[int, ...], dropout: float, seed: int):
+    """A block for each number of filters: convolution 3x3, ReLU, maximum over 2x2, dropout."""
+    for number, count in enumerate(filters, start=1):
+        x = layers.Conv2D(count, 3, padding="same", activation="relu", name=block(number))(x)
+        x = layers.MaxPooling2D(2)(x)
+        x = layers.Dropout(dropout, seed=seed + number)(x)
+    return layers.Flatten()(x)
+
+
+def block(number: int) -> str:
+    """Name of the layer of a block that has weights; blocks count from 1."""
+    return f"block{number}"
+
+
+def classifier(config, data: Dataset) -> keras.Model:
+    """uint8 images (b, h, w, c) to float32 logits (b, classes)."""
+    inputs, x = image_input(data)
+    x = convolutions(x, (32, 64, 128), config.dropout, config.seed)
+    x = layers.Dense(256, activation="relu", name="hidden")(x)
+    x = layers.Dropout(config.dropout, seed=config.seed)(x)
+    return keras.Model(inputs, layers.Dense(len(data.class_names), dtype="float32", name="head")(x))
+
+
+def embedder(config, data: Dataset) -> keras.Model:
+    """uint8 images (b, h, w, c) to points of the plane, float32 (b, 2)."""
+    inputs, x = image_input(data)
+    x = convolutions(x, (32, 10), config.dropout, config.seed)
+    for units in (1000, 500, 100, 10):
+        x = layers.Dense(units, activation="relu")(x)
+    return keras.Model(inputs, layers.Dense(2, dtype="float32", name="embedding")(x))
+
+
+class ContrastiveLoss(keras.losses.Loss):
+    """Draws pairs of one class together and pushes others apart, up to a margin (Hadsell et al. 2006, section 2.1).
+
+    The pairs are each image of the batch with the one after it, the last with the first: in a batch that was shuffled a
+    permutation as good as any, in which no image meets itself. A batch of one image has no pair and a loss of 0.
+    For a pair at the distance d, in one class (S = 1) or not (S = 0), source 003 has the loss
+    ``S d^2 + (1 - S) max(margin - d^2, 0)``: unlike Hadsell's, its margin is one of squared distances.
+    """
+
+    def __init__(self, margin: float = 2.0, **kwargs):
+        super().__init__(**kwargs)
+        self.margin = margin
+
+    def call(self, y_true, y_pred):
+        """Losses (b,), float, of labels, int (b,) or (b, 1), and embeddings, float (b, k)."""
+        labels = ops.reshape(y_true, (-1,))
+        same = ops.cast(ops.equal(labels, ops.roll(labels, 1)), y_pred.dtype)
+        squares = ops.sum(ops.square(y_pred - ops.roll(y_pred, 1, axis=0)), axis=-1)
+        return same * squares + (1 - same) * ops.relu(self.margin - squares)
+
+    def get_config(self):
+        return {**super().get_config(), "margin": self.margin}

@@ -1,0 +1,221 @@
+"""What a network learns from telling turned images from upright ones, and from pairs of images.
+
+One run is one stage, and each stage is a preset: the classifier from nothing (base), the pretext task (rotation), the
+classifier on the first blocks of the pretext network (transfer), and an embedding in the plane (contrastive).
+
+    python tasks/rotation_contrastive/train.py                       # base: CIFAR-10, ten classes
+    python tasks/rotation_contrastive/train.py --preset rotation     # is the image turned by 90 degrees?
+    python tasks/rotation_contrastive/train.py --preset transfer --blocks 2     # needs the second command's run
+    python tasks/rotation_contrastive/train.py --preset transfer --blocks 2 --no-train-blocks
+    python tasks/rotation_contrastive/train.py --preset contrastive
+    python tasks/rotation_contrastive/train.py --preset demo         # embedded digits: seconds, no network
+
+What accuracy to expect, and over how many seeds: the table in README.md beside this file.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
+
+from common import runs
+from common.config import Config, ConfigError, Phase, data_dir, offline, positive
+
+
+@dataclass(frozen=True)
+class RotationConfig(Config):
+    """What one run of this study depends on."""
+
+    stage: Literal["base", "rotation", "transfer", "contrastive"] = "base"
+    """What is trained; the presets of these names set it, and the rest that goes with it."""
+    blocks: int = 2
+    """transfer: how many of the first blocks come from the rotation network, 1 to 3."""
+    train_blocks: bool = True
+    """transfer: train these blocks too, or leave them as they are."""
+    rotation_run: str = "own"
+    """transfer: own, which is the finished rotation run of the same seed in --out; or a run directory."""
+    margin: float = 2.0
+    """contrastive: squared distance up to which images of different classes are pushed apart."""
+    dropout: float = 0.25
+    """Dropout rate after each block, and after the hidden layer."""
+    epochs: int = 22
+    """Passes over the training images."""
+    rate: float = 1e-3
+    """Learning rate of Adam."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (Loshchilov and Hutter 2019), times the rate at each step."""
+
+    @property
+    def SHOWN(self) -> tuple[str, ...]:
+        """What a row of the table always names."""
+        return ("dataset", "blocks", "train_blocks") if self.stage == "transfer" else ("dataset",)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The one phase."""
+        return (Phase("train", "full", self.epochs, "adam", self.rate, self.dropout, weight_decay=self.weight_decay),)
+
+    def headline(self) -> tuple[str, ...]:
+        """Preset, data set, and what is transferred."""
+        if self.stage != "transfer":
+            return super().headline()
+        return (*super().headline(), f"{self.blocks}blocks", "trained" if self.train_blocks else "frozen")
+
+    def identity(self) -> dict:
+        """Everything that the result depends on; a rotation run by its name, wherever it lies."""
+        named = self.rotation_run if self.rotation_run == "own" else Path(self.rotation_run).resolve().name
+        return super().identity() | {"rotation_run": named}
+
+    def check(self) -> None:
+        """Raise ConfigError for values that cannot be trained with."""
+        super().check()
+        if not 1 <= self.blocks <= 3:
+            raise ConfigError(f"blocks is {self.blocks}; allowed: 1 to 3")
+        positive("margin", self.margin)
+        if self.rotation_run != "own" and not (Path(self.rotation_run) / "config.json").is_file():
+            raise ConfigError(f"rotation-run {self.rotation_run!r}: allowed: own, or the folder of a run")
+        if self.stage != "transfer" and (self.rotation_run != "own" or not self.train_blocks):
+            raise ConfigError("rotation-run and train-blocks are for --preset transfer")
+        for phase in self.phases:
+            phase.check()
+
+
+PRESETS = {
+    "base": RotationConfig(preset="base"),
+    "rotation": RotationConfig(preset="rotation", stage="rotation"),
+    "transfer": RotationConfig(preset="transfer", stage="transfer"),
+    "contrastive": RotationConfig(preset="contrastive", stage="contrastive", dropout=0.1, epochs=20),
+    "demo": RotationConfig(preset="demo", dataset="digits", epochs=10),
+}
+SMALLEST = 8  # pixels: three maxima over 2x2 leave one
+
+
+def provide(config: RotationConfig) -> None:
+    """See that the data and the rotation run are on this machine; missing data is fetched, unless offline."""
+    from common.data import sources
+
+    sources.provide(config.dataset, data_dir(config), offline(config))
+    if config.stage == "transfer":
+        rotation_run(config)
+
+
+def rotation_run(config: RotationConfig) -> Path:
+    """The finished run that the blocks are taken from. Raises ConfigError where it is not there, or does not fit."""
+    import dataclasses
+
+    own = {"preset": "rotation", "stage": "rotation", "blocks": 2, "train_blocks": True}
+    pretext = dataclasses.replace(config, **own)
+    folder = Path(config.rotation_run)
+    if config.rotation_run == "own":
+        folder = config.out / "rotation_contrastive" / pretext.name()
+    return runs.finished_run(
+        folder,
+        "rotation run",
+        {"stage": "rotation", "dataset": config.identity()["dataset"]},
+        f"`python tasks/rotation_contrastive/train.py --preset rotation --seed {config.seed}`, with the other flags as "
+        "here, makes it",
+    )
+
+
+def study(config: RotationConfig, run: runs.Run) -> None:
+    """Train one configuration and leave its figures."""
+    from common import training
+    from common.data import sources
+
+    training.set_up(config)
+    # 32: the side that an image folder's files are resized to.
+    data = sources.load(config.dataset, data_dir(config), config.seed, 32, config.limit_train, config.limit_test)
+    if data.train.size < SMALLEST:
+        raise ConfigError(f"{config.dataset} has images of {data.train.size} pixels; the network needs {SMALLEST}")
+    (embed if config.stage == "contrastive" else classify)(config, run, data)
+
+
+def classify(config: RotationConfig, run: runs.Run, data) -> None:
+    """Train the classifier: of the classes, or of upright and turned images."""
+    from common import training
+    from tasks.rotation_contrastive import networks, pretext
+
+    if config.stage == "rotation":
+        data = pretext.half_turned(data, config.seed)
+    model = networks.classifier(config, data)
+    if config.stage == "transfer":
+        taken = [networks.block(number) for number in range(1, config.blocks + 1)]
+        training.load_layers(model, rotation_run(config), "train", taken)
+        for name in taken:
+            model.get_layer(name).trainable = config.train_blocks
+    progress = training.train(run, model, config.phases, data, lambda phase: None)
+    metrics = training.results(run, model, config.phases, data, progress, of=("train", "validation", "test"))
+    draw_classes(run, data, progress, metrics)
+    run.finish("completed", metrics)
+
+
+def embed(config: RotationConfig, run: runs.Run, data) -> None:
+    """Train the embedding, and measure how well the classes part in it."""
+    from common import training
+    from tasks.rotation_contrastive import embedding, networks, pretext
+
+    data = pretext.mixed(data, config.seed)
+    model = networks.embedder(config, data)
+
+    def points() -> dict:
+        return {name: training.predict(model, getattr(data, name), config.batch_size) for name in ("train", "test")}
+
+    before = points()
+    objective = training.Objective(networks.ContrastiveLoss(config.margin), accuracy=False)
+    progress = training.train(run, model, config.phases, data, lambda phase: None, objective=objective)
+    metrics = training.results(run, model, config.phases, data, progress, objective, of=("train", "validation", "test"))
+    after = points()
+    untrained, trained = (
+        embedding.figures((places["train"], data.train.labels), (places["test"], data.test.labels))
+        for places in (before, after)
+    )
+    metrics["figures"] = trained | {f"untrained: {name}": value for name, value in untrained.items()}
+    draw_embedding(run, data, progress, before["test"], after["test"], metrics["figures"])
+    run.finish("completed", metrics)
+
+
+def draw_classes(run: runs.Run, data, progress, metrics) -> None:
+    """Every figure of a classifier, into the run directory."""
+    import numpy as np
+
+    from common import plots
+    from common.data import pipeline
+    from common.metrics import evaluate
+
+    plots.learning_curves(progress.rows, run.figures / "learning_curves.png")
+    plots.class_counts(data.counts(), data.class_names, run.figures / "classes.png")
+    plots.per_class_scores(metrics["test"]["per_class"], run.figures / "per_class.png")
+    with np.load(run.folder / "predictions.npz") as saved:
+        labels, probabilities = saved["test_labels"], saved["test_probabilities"]
+    confusion = evaluate(labels, probabilities, data.class_names)["confusion"]
+    plots.confusion_matrix(confusion, data.class_names, run.figures / "confusion.png")
+    plots.predictions_grid(
+        lambda places: pipeline.pictures(data.test, places),
+        labels,
+        probabilities,
+        data.class_names,
+        run.figures / "predictions.png",
+    )
+
+
+def draw_embedding(run: runs.Run, data, progress, before, after, figures) -> None:
+    """Every figure of an embedding, into the run directory."""
+    from common import plots
+
+    plots.learning_curves(progress.rows, run.figures / "learning_curves.png")
+    plots.class_counts(data.counts(), data.class_names, run.figures / "classes.png")
+    panels = {}
+    for title, points, prefix in (("before training", before, "untrained: "), ("after training", after, "")):
+        scores = ", ".join(
+            f"{name.removesuffix(' accuracy (%)')} {figures[prefix + name]:.1f} %"
+            for name in figures
+            if not name.startswith("untrained")
+        )
+        panels[f"{title}\n{scores}"] = points
+    plots.embeddings(panels, data.test.labels, data.class_names, run.figures / "embedding.png")
+
+
+if __name__ == "__main__":
+    runs.main(PRESETS, __doc__, provide, study)

@@ -1,0 +1,163 @@
+"""fer_layerwise_lr: every layer in its group, frozen groups, test images that are training images too."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import in_process
+import keras
+import numpy as np
+import pytest
+
+from common import backbones, checkpoints
+from common.config import ConfigError, parse_strictly
+from common.data import sources
+from slurm.plan import load_task
+
+TASK = load_task("fer_layerwise_lr")
+SMALL = ["--preset", "demo", "--limit-train", "120", "--limit-test", "50", "--epochs", "1"]
+GROUPS = ("stem", "layer1", "layer2", "layer3", "layer4", "head")
+
+
+def config(*flags):
+    return parse_strictly(TASK.PRESETS, "", list(flags))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return sources.load("digits", tmp_path_factory.mktemp("data"), 0, 32, limit_train=120, limit_test=50)
+
+
+def network(data, name="resnet18"):
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    backbone = backbones.build(name, 32)
+    return backbone, TASK.build(backbone, data)
+
+
+# --- groups of layers
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_every_variable_is_in_one_group(data, name):
+    backbone, model = network(data, name)
+    found = TASK.groups(backbone, model)
+    assert found.keys() == {variable.path for variable in model.weights}
+    assert tuple(dict.fromkeys(found[variable.path] for variable in model.weights)) == GROUPS  # in order of depth
+    assert [path for path, group in found.items() if group == "head"] == ["head/kernel", "head/bias"]
+
+
+def test_the_published_rates():
+    assert dataclasses.asdict(config().rates) == {
+        "stem": 1e-5,
+        "layer1": 1e-5,
+        "layer2": 5e-5,
+        "layer3": 1e-4,
+        "layer4": 5e-4,
+        "head": 1e-3,
+    }
+    (phase,) = config().phases
+    assert (phase.optimizer, phase.momentum, phase.rate, phase.epochs) == ("sgd", 0.9, 1e-3, 10)
+    assert set(dataclasses.asdict(config("--preset", "one_rate").rates).values()) == {1e-3}
+    assert set(dataclasses.asdict(config("--preset", "frozen").rates).values()) == {0.0, 1e-3}
+    same = [dataclasses.replace(p, preset="", rates=config().rates) for n, p in TASK.PRESETS.items() if n != "demo"]
+    assert len(set(same)) == 1, "the arms differ in more than their rates"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run whose first groups are frozen, and one of which hardly moves."""
+    out = tmp_path_factory.mktemp("runs")
+    flags = [*SMALL, "--rates.stem", "0", "--rates.layer1", "0", "--rates.layer2", "1e-9"]
+    assert in_process.call(TASK, "--out", str(out), *flags) == 0
+    (folder,) = out.glob("*/*")
+    return folder
+
+
+def test_groups_move_by_their_rates(run, data):
+    kept = run / "checkpoints"
+    arrays = checkpoints.load(kept / checkpoints.latest(kept).data["best"]["train"]["file"]).arrays
+    after = {key.split("/", 2)[2]: array for key, array in arrays.items()}
+    backbone, model = network(data)
+    moved = dict.fromkeys(GROUPS, 0.0)
+    statistics = dict.fromkeys(GROUPS, 0.0)
+    for variable in model.weights:
+        group = TASK.groups(backbone, model)[variable.path]
+        change = float(np.abs(after[variable.path] - np.array(variable)).max())
+        of = moved if variable.trainable else statistics
+        of[group] = max(of[group], change)
+    assert moved["stem"] == moved["layer1"] == 0
+    assert 0 < moved["layer2"] < 1e-6
+    for group in ("layer3", "layer4", "head"):
+        assert moved[group] > 1e-4
+    # A frozen group's batch normalisation keeps its statistics too.
+    assert statistics["stem"] == statistics["layer1"] == 0
+    assert min(statistics[group] for group in ("layer2", "layer3", "layer4")) > 0
+
+
+def test_the_rates_are_printed_drawn_and_kept(run, capsys):
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert list(metrics["rates"]) == list(GROUPS)
+    assert (metrics["rates"]["stem"], metrics["rates"]["head"]) == (0.0, TASK.PRESETS["demo"].rates.head)
+    assert (run / "figures" / "rates.png").is_file()
+
+
+def test_the_table_has_the_f1_of_every_class(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    for scores in metrics["test"]["per_class"]:
+        assert metrics["figures"][f"test F1 of {scores['class']} (%)"] == pytest.approx(100 * scores["f1"])
+
+
+# --- test images that are training images too
+
+
+def test_metrics_without_copies_against_numpy(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (20, 4, 4, 1), dtype=np.uint8)
+    labels = np.arange(20) % 2
+    test = pictures[10:].copy()
+    test[2], test[5], test[9] = pictures[0], pictures[7], pictures[9]  # two of training images, one of validation
+    splits = (pictures[:8], labels[:8]), (pictures[8:10], labels[8:10]), (test, labels[10:])
+    data = sources.Dataset("any", ("a", "b"), *(sources.whole(*part, 4) for part in splits))
+    probabilities = rng.dirichlet([1, 1], 10).astype(np.float32)
+    np.savez(tmp_path / "predictions.npz", test_labels=labels[10:], test_probabilities=probabilities)
+    apart, figures = TASK.without_copies(SimpleNamespace(folder=tmp_path), data)
+    own = [0, 1, 3, 4, 6, 7, 8]
+    right = probabilities.argmax(axis=1) == labels[10:]
+    assert apart["n"] == 7
+    assert apart["accuracy"] == pytest.approx(right[own].mean())
+    assert figures["test images that are training images too"] == 3
+    assert figures["test accuracy without these (%)"] == pytest.approx(100 * right[own].mean())
+    assert sum(scores["support"] for scores in apart["per_class"]) == 7
+
+
+def test_a_run_counts_copies(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    # scikit-learn's digits are without copies on either side of the split
+    assert metrics["figures"]["test images that are training images too"] == 0
+    assert metrics["test_without_copies"]["accuracy"] == metrics["test"]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--rates.head", "0"], "rates.head is 0.0; it must be above zero"),
+        (["--rates.layer2=-1"], "rates.layer2 is -1.0; allowed: zero and above"),
+        (["--rates.layer9", "1"], "rates.layer9"),
+        (["--backbone", "resnet19"], "did you mean resnet18"),
+        (["--image-size", "31"], "image-size is 31; the backbones need 32 or more"),
+        (["--weights", "nowhere"], "weights 'nowhere': no such file"),
+        (["--epochs", "0"], "epochs is 0; it must be above zero"),
+    ],
+)
+def test_bad_input_is_one_line(flags, said):
+    with pytest.raises(ConfigError) as error:
+        config(*flags)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_demo_reads_digits(tmp_path):
+    assert in_process.call(TASK, "--preset", "demo", "--out", str(tmp_path)) == 0
+    (folder,) = tmp_path.glob("*/*")
+    assert json.loads((folder / "metrics.json").read_text())["test"]["accuracy"] > 0.8

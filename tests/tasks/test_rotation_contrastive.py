@@ -1,0 +1,359 @@
+"""rotation_contrastive: turned images, transferred blocks, and the contrastive loss, against NumPy."""
+
+import json
+import shutil
+import signal
+
+import in_process
+import keras
+import numpy as np
+import pytest
+
+from common import checkpoints
+from common.callbacks import Keeper
+from common.config import ConfigError, parse_strictly
+from common.data import pipeline, sources
+from slurm.plan import load_task
+from tasks.rotation_contrastive import embedding, networks, pretext
+
+TASK = load_task("rotation_contrastive")
+SMALL = ["--dataset", "digits", "--limit-train", "200", "--limit-test", "60", "--epochs", "2"]
+ROTATION = ["--preset", "rotation", *SMALL]
+TRANSFER = ["--preset", "transfer", *SMALL]
+CONTRASTIVE = ["--preset", "contrastive", *SMALL]
+
+
+def config(*flags):
+    return parse_strictly(TASK.PRESETS, "", list(flags))
+
+
+def call(out, *flags):
+    return in_process.call(TASK, "--out", str(out), *flags)
+
+
+def folder_of(out, *flags):
+    return out / "rotation_contrastive" / config("--out", str(out), *flags).name()
+
+
+def metrics_of(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def weights_of(folder, which="best"):
+    """Weights of the best epoch, or of the last, by `layer/variable`."""
+    kept = folder / "checkpoints"
+    if which == "best":
+        arrays = checkpoints.load(kept / checkpoints.latest(kept).data["best"]["train"]["file"]).arrays
+    else:
+        arrays = checkpoints.load(checkpoints.steps(kept)[0]).arrays
+    return {key.split("/", 2)[2]: a for key, a in arrays.items() if key.startswith(("weights/", "model/"))}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return sources.load("digits", tmp_path_factory.mktemp("data"), 0, 32, limit_train=200, limit_test=60)
+
+
+@pytest.fixture(scope="module")
+def rotation(tmp_path_factory):
+    """The folder of runs with a rotation run in it, and its run directory."""
+    out = tmp_path_factory.mktemp("runs")
+    assert call(out, *ROTATION) == 0
+    return out, folder_of(out, *ROTATION)
+
+
+def everything(split):
+    return pipeline.pictures(split, np.arange(len(split)))
+
+
+# --- the networks
+
+
+def coloured(classes=10):
+    images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    split = sources.whole(images, np.arange(20) % classes, 32)
+    return sources.Dataset("cifar10", tuple("0123456789"[:classes]), split, split, split)
+
+
+def test_the_classifier_is_that_of_the_source():
+    model = networks.classifier(config(), coloured())
+    convolutions = [layer.kernel.shape for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    dense = [layer.kernel.shape for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    assert convolutions == [(3, 3, 3, 32), (3, 3, 32, 64), (3, 3, 64, 128)]
+    assert dense == [(2048, 256), (256, 10)]
+    assert [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)] == [0.25] * 4
+    seeds = [layer.seed for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    assert len(set(seeds)) == 4
+    (phase,) = config().phases
+    assert (phase.optimizer, phase.rate, phase.epochs) == ("adam", 1e-3, 22)
+
+
+def test_the_embedding_network_is_that_of_the_source():
+    model = networks.embedder(config("--preset", "contrastive"), coloured())
+    convolutions = [layer.kernel.shape for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    dense = [layer.kernel.shape for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    assert convolutions == [(3, 3, 3, 32), (3, 3, 32, 10)]
+    assert dense == [(640, 1000), (1000, 500), (500, 100), (100, 10), (10, 2)]
+    assert [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)] == [0.1] * 2
+    (phase,) = config("--preset", "contrastive").phases
+    assert (phase.optimizer, phase.rate, phase.epochs) == ("adam", 1e-3, 20)
+
+
+def test_half_turned_and_two_outputs():
+    model = networks.classifier(config("--preset", "rotation"), coloured(2))
+    assert model.output_shape == (None, 2)
+
+
+# --- turned images
+
+
+def test_half_of_each_split_is_turned_by_90_degrees(data):
+    turned = pretext.half_turned(data, seed=3)
+    assert turned.class_names == ("upright", "turned")
+    for name in ("train", "validation", "test"):
+        before, after = everything(getattr(data, name)), everything(getattr(turned, name))
+        labels = getattr(turned, name).labels
+        assert abs(labels.sum() - len(labels) / 2) <= 0.5
+        for old, new, label in zip(before, after, labels, strict=True):
+            # anticlockwise: what was in the last column comes to be the first row
+            expected = np.stack([old[:, -1 - i] for i in range(old.shape[1])]) if label else old
+            np.testing.assert_array_equal(new, expected)
+
+
+def test_the_seed_chooses_what_is_turned_but_in_the_test_split(data):
+    first, again, other = (pretext.half_turned(data, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.train.labels, again.train.labels)
+    assert (first.train.labels != other.train.labels).any()
+    assert (first.validation.labels != other.validation.labels).any()
+    np.testing.assert_array_equal(first.test.labels, other.test.labels)
+    np.testing.assert_array_equal(everything(first.test), everything(other.test))
+
+
+def test_the_images_of_the_data_set_itself_stay_as_they_are(data):
+    before = everything(data.train).copy()
+    pretext.half_turned(data, seed=0)
+    np.testing.assert_array_equal(everything(data.train), before)
+
+
+def test_images_are_mixed_for_evaluation_alone(data):
+    mixed, other = pretext.mixed(data, 0), pretext.mixed(data, 1)
+    assert mixed.train is data.train
+    for name in ("validation", "test"):
+        places = getattr(mixed, name).places
+        assert sorted(places) == sorted(getattr(data, name).places)
+        assert list(places) != list(getattr(data, name).places)
+    np.testing.assert_array_equal(mixed.test.places, other.test.places)
+    assert list(mixed.validation.places) != list(other.validation.places)
+
+
+# --- transfer
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+@pytest.mark.parametrize("trained", [True, False])
+def test_blocks_come_from_the_rotation_run_and_move_if_they_are_trained(rotation, blocks, trained):
+    out, source = rotation
+    flags = [*TRANSFER, "--blocks", str(blocks), *([] if trained else ["--no-train-blocks"])]
+    assert call(out, *flags) == 0
+    folder = folder_of(out, *flags)
+    pretext_weights, best, last = weights_of(source), weights_of(folder), weights_of(folder, "last")
+    for number in (1, 2, 3):
+        for kind in ("kernel", "bias"):
+            name = f"block{number}/{kind}"
+            stayed = [np.array_equal(pretext_weights[name], weights[name]) for weights in (best, last)]
+            assert stayed == [number <= blocks and not trained] * 2, name
+    metrics = metrics_of(folder)
+    assert {split: metrics[split]["n"] for split in ("train", "validation", "test")} == {
+        "train": 180,
+        "validation": 20,
+        "test": 60,
+    }
+    assert len(metrics["test"]["per_class"]) == 10
+
+
+def test_training_begins_from_the_blocks_of_the_rotation_run(rotation, tmp_path):
+    """At a rate near zero nothing moves, so what is trained is still what was taken; the rest is a fresh start."""
+    _, source = rotation
+    flags = [*TRANSFER, "--blocks", "2", "--rate", "1e-30"]
+    named = [*flags, "--rotation-run", str(source)]
+    assert call(tmp_path, *named) == 0
+    weights, pretext_weights = weights_of(folder_of(tmp_path, *named)), weights_of(source)
+    for number in (1, 2):
+        np.testing.assert_array_equal(weights[f"block{number}/kernel"], pretext_weights[f"block{number}/kernel"])
+    for name in ("block3/kernel", "hidden/kernel"):
+        assert (weights[name] != pretext_weights[name]).mean() > 0.9
+
+
+def one_error(capsys):
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1
+    return printed
+
+
+def test_a_missing_rotation_run_is_one_line_that_names_the_command(tmp_path, capsys):
+    assert call(tmp_path, *TRANSFER, "--seed", "3") == 2
+    line = one_error(capsys)
+    assert f"no finished rotation run in {tmp_path}" in line
+    assert "`python tasks/rotation_contrastive/train.py --preset rotation --seed 3`" in line
+    assert not list(tmp_path.glob("**/config.json"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("stage", "base", "has stage base; this run has rotation"),
+        ("dataset", "mnist", "has dataset mnist; this run has"),
+    ],
+)
+def test_a_run_that_does_not_fit_is_one_line(rotation, tmp_path, capsys, field, value, said):
+    shutil.copytree(rotation[1], tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    content = json.loads(path.read_text())
+    content["config"][field] = value
+    path.write_text(json.dumps(content))
+    assert call(tmp_path / "runs", *TRANSFER, "--rotation-run", str(tmp_path / "run")) == 2
+    assert said in one_error(capsys)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--blocks", "4"], "blocks is 4; allowed: 1 to 3"),
+        (["--margin", "0"], "margin is 0.0; it must be above zero"),
+        (["--no-train-blocks"], "rotation-run and train-blocks are for --preset transfer"),
+        (["--preset", "transfer", "--rotation-run", "nowhere"], "rotation-run 'nowhere': allowed: own, or the folder"),
+        (["--dropout", "1"], "dropout is 1.0; allowed: 0 <= dropout < 1"),
+    ],
+)
+def test_bad_input_is_one_line(flags, said):
+    with pytest.raises(ConfigError, match=said) as error:
+        config(*flags)
+    assert "\n" not in str(error.value)
+
+
+# --- the contrastive loss
+
+
+def by_numpy(labels, points, margin):
+    """The loss of each pair, from its definition."""
+    losses = []
+    for i in range(len(labels)):
+        j = (i - 1) % len(labels)
+        distance = np.linalg.norm(points[i].astype(np.float64) - points[j])
+        same = labels[i] == labels[j]
+        losses.append(distance**2 if same else max(margin - distance**2, 0))
+    return np.array(losses)
+
+
+@pytest.mark.parametrize("margin", [0.5, 2.0])
+@pytest.mark.parametrize("shape", [(50,), (50, 1)])
+def test_the_loss_is_that_of_numpy_on_random_pairs(margin, shape):
+    rng = np.random.default_rng(0)
+    labels, points = rng.integers(0, 3, shape), rng.normal(size=(50, 2)).astype(np.float32)
+    expected = by_numpy(labels.ravel(), points, margin)
+    assert min((expected == 0).sum(), (expected > margin).sum()) > 3  # both sides of the hinge
+    loss = networks.ContrastiveLoss(margin)
+    assert float(loss(labels, points)) == pytest.approx(expected.mean(), rel=1e-6)
+    np.testing.assert_allclose(np.array(loss.call(labels, points)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_no_image_is_paired_with_itself():
+    """Images of one class, far apart: a pair of an image with itself would have a loss of 0."""
+    for count in range(2, 9):
+        points = np.stack([10.0 * np.arange(count), np.zeros(count)], axis=1).astype(np.float32)
+        losses = np.array(networks.ContrastiveLoss().call(np.zeros(count, int), points))
+        assert losses.min() >= 100
+
+
+def test_a_single_image_has_no_pair():
+    point = np.array([[3.0, 4.0]], np.float32)
+    assert float(networks.ContrastiveLoss()(np.array([7]), point)) == 0
+
+
+def test_the_gradient_is_that_of_finite_differences():
+    import tensorflow as tf
+
+    rng = np.random.default_rng(1)
+    labels, points = rng.integers(0, 3, 12), rng.normal(size=(12, 2))
+    loss = networks.ContrastiveLoss(2.0, dtype="float64")
+    with tf.GradientTape() as tape:
+        places = tf.Variable(points)
+        value = loss(labels, places)
+    gradient = tape.gradient(value, places).numpy()
+    for index in np.ndindex(points.shape):
+        step = np.zeros_like(points)
+        step[index] = 1e-6
+        difference = by_numpy(labels, points + step, 2.0).mean() - by_numpy(labels, points - step, 2.0).mean()
+        assert gradient[index] == pytest.approx(difference / 2e-6, abs=1e-6)
+
+
+def test_the_loss_comes_back_from_its_config():
+    loss = networks.ContrastiveLoss(0.7)
+    assert networks.ContrastiveLoss.from_config(loss.get_config()).margin == 0.7
+
+
+# --- the embedding
+
+
+def test_neighbours_are_those_of_brute_force():
+    rng = np.random.default_rng(0)
+    centres = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
+    labels = [rng.integers(0, 3, n) for n in (200, 50)]
+    train, test = (centres[own] + rng.normal(size=(len(own), 2)) for own in labels)
+    right = 0
+    for point, label in zip(test, labels[1], strict=True):
+        nearest = labels[0][np.argsort(((train - point) ** 2).sum(axis=1))[:20]]
+        right += np.bincount(nearest, minlength=3).argmax() == label
+    found = embedding.figures((train, labels[0]), (test, labels[1]))
+    assert found["20-NN accuracy (%)"] == pytest.approx(100 * right / 50)
+
+
+def test_a_linear_probe_parts_what_a_line_parts_and_nothing_else():
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(400, 2))
+    sides, quadrants = points[:, 0] > 0, points[:, 0] * points[:, 1] > 0
+    split = slice(0, 300), slice(300, 400)
+    for labels, low, high in ((sides, 97, 100), (quadrants, 30, 70)):
+        parts = [(points[s], labels[s].astype(int)) for s in split]
+        found = embedding.figures(*parts)
+        assert low <= found["linear probe accuracy (%)"] <= high
+        assert found["20-NN accuracy (%)"] > 85
+
+
+def test_a_contrastive_run_ends_with_figures_of_both_embeddings(tmp_path):
+    flags = ["--preset", "contrastive", "--dataset", "digits", "--epochs", "8"]
+    assert call(tmp_path, *flags) == 0
+    folder = folder_of(tmp_path, *flags)
+    metrics = metrics_of(folder)
+    assert metrics["test"].keys() == {"n", "loss"}
+    figures = metrics["figures"]
+    assert figures["20-NN accuracy (%)"] > 40 > figures["untrained: 20-NN accuracy (%)"] > 5
+    assert figures["linear probe accuracy (%)"] > figures["untrained: linear probe accuracy (%)"]
+    assert (folder / "figures" / "embedding.png").is_file()
+    assert not (folder / "predictions.npz").exists()
+
+
+def test_a_contrastive_run_that_goes_on_has_the_same_untrained_embedding(tmp_path, monkeypatch):
+    assert call(tmp_path / "whole", *CONTRASTIVE) == 0
+
+    def stop(keeper, epoch, logs=None, whole=Keeper.on_epoch_end):
+        keeper.run.stop = signal.SIGTERM
+        whole(keeper, epoch, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "on_epoch_end", stop)
+        assert call(tmp_path / "parts", *CONTRASTIVE) != 0
+    assert call(tmp_path / "parts", *CONTRASTIVE) == 0
+    whole, parts = (folder_of(tmp_path / out, *CONTRASTIVE) for out in ("whole", "parts"))
+    assert metrics_of(whole)["figures"] == metrics_of(parts)["figures"]
+    names = sorted(path.name for path in whole.glob("figures/*.png"))
+    assert "embedding.png" in names
+    for name in names:
+        assert (whole / "figures" / name).read_bytes() == (parts / "figures" / name).read_bytes()
+
+
+def test_the_demo_reads_digits(tmp_path):
+    assert call(tmp_path, "--preset", "demo") == 0
+    (folder,) = tmp_path.glob("*/*")
+    assert metrics_of(folder)["test"]["accuracy"] > 0.9
