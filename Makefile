@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The GPU set where an NVIDIA driver answers, the CPU set elsewhere; REQUIREMENTS=... overrides.
 REQUIREMENTS ?= $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,requirements-cpu.txt)
 
-.PHONY: help demo test test-slurm lint format lock clean
+.PHONY: help demo test test-slurm test-page lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -19,6 +19,10 @@ test: lint ## set up, lint, and run every test; the loop and the augmentation on
 
 test-slurm: .venv/installed-dev ## test the launcher on a private SLURM cluster (as root; installs slurm-wlm, munge)
 	$(BIN)/python tests/slurm/cluster.py run --max-array 3 -- $(BIN)/python -m pytest tests/slurm/test_cluster.py
+
+test-page: .venv/installed-dev ## test the results page in Chromium (installs it as root where there is none)
+	command -v chromium > /dev/null || { apt-get update -q && apt-get install -y -q chromium; }
+	$(BIN)/python -m pytest tests/results/test_page.py
 
 lint: .venv/installed-dev ## check style and formatting
 	$(BIN)/ruff check .

@@ -1,4 +1,3 @@
-import csv
 import json
 import math
 import shutil
@@ -7,100 +6,17 @@ import sys
 
 import numpy as np
 import pytest
+from made_runs import ACCURACIES, REFERENCE, SETTING, TASK, collect, edit, make_run, rows, table
 from matplotlib.container import BarContainer
 
 from common.config import REPOSITORY
 from results import drawings
-from results.collect import COLUMNS, compact, csv_text, listed_notes, main, natural
-
-TASK = "cifar_phased"
-PHASES = ("head", "last_block", "full")
-# Validation accuracy after each phase, by seed.
-ACCURACIES = {0: (0.50, 0.60, 0.70), 1: (0.52, 0.61, 0.74), 2: (0.47, 0.62, 0.69)}
-SETTING = "dataset=cifar10 backbone=resnet18"
-REFERENCE = "study,setting,metric,published,tolerance,source,note\n"
-
-
-@pytest.fixture
-def root(tmp_path):
-    (tmp_path / "tasks" / TASK).mkdir(parents=True)
-    (tmp_path / "tasks" / TASK / "train.py").touch()
-    return tmp_path
-
-
-def config_of(seed, **changes):
-    phases = [{"name": name, "epochs": 1} for name in PHASES]
-    return {"preset": "three_phase", "dataset": "cifar10", "backbone": "resnet18", "seed": seed} | {
-        "batch_size": 64,
-        "phases": phases,
-        **changes,
-    }
-
-
-def metrics_of(seed, accuracies, notes):
-    def scores(accuracy):
-        return {"n": 100, "accuracy": accuracy, "loss": 2 - accuracy, "macro_f1": accuracy / 2}
-
-    phases = {
-        name: {
-            "images_per_second": 100.0 * (1 + seed),
-            "validation": scores(accuracy),
-            "test": scores(accuracy - 0.1),
-        }
-        for name, accuracy in zip(PHASES, accuracies, strict=True)
-    }
-    last = phases[PHASES[-1]]
-    return {"status": "completed", "task": TASK, "seed": seed, "phases": phases, "notes": list(notes)} | {
-        split: last[split] | {"weighted_f1": last[split]["accuracy"] / 4} for split in ("validation", "test")
-    }
-
-
-def make_run(root, seed, *, accuracies=None, slug="three_phase-cifar10-aaaa1111", setting=SETTING, notes=(), **changes):
-    folder = root / "results" / "runs" / TASK / f"{slug}-s{seed}"
-    folder.mkdir(parents=True)
-    environment = {
-        "platform": "Linux",
-        "backend": "tensorflow",
-        "precision": "float32",
-        "commit": "abc",
-        "dirty": False,
-    }
-    environment["starts"] = [{"time": "now", "host": "secret-host", "commit": "abc", "dirty": False}]
-    config = {"task": TASK, "setting": setting, "config": config_of(seed, **changes), "options": {"out": "/home/me"}}
-    history = [{"phase": name, "epoch": 1, "rate": 0.001, "loss": 1.5, "val_accuracy": 0.5} for name in PHASES]
-    for name, content in (
-        ("config", config),
-        ("environment", environment),
-        ("metrics", metrics_of(seed, accuracies or ACCURACIES[seed], notes)),
-    ):
-        (folder / f"{name}.json").write_text(json.dumps(content))
-    with (folder / "history.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, history[0])
-        writer.writeheader()
-        writer.writerows(history)
-    return folder
-
-
-def edit(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def table(root):
-    with (root / "results" / "tables" / f"{TASK}.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def rows(root, **wanted):
-    return [row for row in table(root) if wanted.items() <= row.items()]
+from results.tables import COLUMNS, compact, csv_text, listed_notes, natural
 
 
 def outputs(root):
     folders = [root / "results" / name for name in ("tables", "figures")]
     return {path.name: path.read_bytes() for folder in folders for path in folder.iterdir()}
-
-
-def collect(root, *arguments):
-    main([*arguments], root)
 
 
 def test_means_and_deviations_over_seeds(root, capsys):
@@ -275,7 +191,7 @@ def test_records_alone_give_the_same_bytes(root):
         shutil.rmtree(root / "results" / name)
     collect(root)
     assert outputs(root) == first
-    assert set(first) == {f"{TASK}.csv", f"{TASK}.md", f"{TASK}_phases.png", f"{TASK}_curves.png"}
+    assert set(first) == {f"{TASK}.csv", f"{TASK}.md", f"{TASK}.tex", f"{TASK}_phases.png", f"{TASK}_curves.png"}
 
 
 def test_other_order_of_files_gives_the_same_bytes(root, tmp_path_factory):
@@ -350,7 +266,7 @@ def test_table_in_the_readme(root):
     (row,) = [line for line in filled.splitlines() if SETTING in line]
     (head,) = [line for line in filled.splitlines() if line.startswith("| setting |")]
     figures = dict(zip(head.strip("| ").split(" | "), row.strip("| ").split(" | "), strict=True))
-    assert figures["full validation accuracy (%)"] == "72.00 ± 2.83 (2)"
+    assert figures["full validation accuracy (%)"] == "72.00 ± 2.83 (n=2)"
     assert not any("F1" in name for name in figures)
     collect(root)
     assert readme.read_text() == filled
@@ -535,10 +451,10 @@ def table_of(metrics, published=()):
 def test_a_readme_has_a_row_a_figure_where_columns_would_be_too_many():
     narrow = compact(table_of([f"m{i}" for i in range(9)]))
     assert "| setting | m0 |" in narrow
-    assert "| `a` | 1 (2) |" in narrow
+    assert "| `a` | 1 (n=2) |" in narrow
     wide = compact(table_of([f"m{i}" for i in range(10)]))
     assert "| figure | `a` | `b` |" in wide
-    assert "| m9 | 1 (2) | 1 (2) |" in wide
+    assert "| m9 | 1 (n=2) | 1 (n=2) |" in wide
 
 
 def test_a_readme_has_details_that_a_source_has_published():

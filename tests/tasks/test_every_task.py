@@ -21,7 +21,7 @@ from PIL import Image
 from common import checkpoints
 from common.callbacks import Keeper
 from common.config import flat, parse_strictly
-from results import collect
+from results import records
 from slurm import plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -306,8 +306,8 @@ def test_reference_names_settings_as_runs_do(task):
 
 @every_task
 def test_reference_names_figures_that_are_measured(task, demos):
-    record = collect.read_run(demos(task))  # which raises where the table could not rest on the run
-    known = collect.MEASURES.keys() | collect.measured(record["metrics"]).keys()
+    record = records.read_run(demos(task))  # which raises where the table could not rest on the run
+    known = records.MEASURES.keys() | records.measured(record["metrics"]).keys()
     one_class = re.compile(r"(?<=F1 of )\w+")  # whose name is the data set's
     assert {one_class.sub("a class", row["metric"]) for row in references(task)} <= {
         one_class.sub("a class", name) for name in known

@@ -1,0 +1,73 @@
+"""Runs side by side in the terminal: what differs in config and surroundings, and every figure."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from common.config import ConfigError, flat
+from results.records import Unusable, measured, read_record, read_run
+
+
+def chosen(names: Sequence[str], runs: Path, kept: Path) -> list[dict]:
+    """The runs of these names or folders, as records. Raises ConfigError for one that is not there or not finished."""
+    if len(names) < 2:
+        raise ConfigError("--compare needs two runs or more")
+    return [one(name, runs, kept) for name in names]
+
+
+def one(name: str, runs: Path, kept: Path) -> dict:
+    """A run by its folder, or by the beginning or another part of its name that no other run has."""
+    try:
+        if (Path(name) / "config.json").is_file():
+            return read_run(Path(name).resolve())
+        found = {path.stem: path for path in sorted(kept.glob("*/*.json")) if name in path.stem}
+        found |= {path.name: path for path in sorted(runs.glob("*/*")) if name in path.name and path.is_dir()}
+        if len(found) != 1 and name not in found:
+            few = ", ".join(sorted(found)[:5])
+            raise ConfigError(f"run {name!r}: {len(found)} runs have this in their name{': ' + few if few else ''}")
+        path = found.get(name) or next(iter(found.values()))
+        return read_run(path) if path.is_dir() else read_record(path)
+    except Unusable as reason:
+        raise ConfigError(f"run {name!r} is {reason}") from None
+
+
+def show(found: Sequence[Mapping], console: Console | None = None) -> None:
+    """Print the differences and the figures, a column a run."""
+    console = console or Console()
+    names = [record["run"] for record in found]
+    columns = [f"run {number}" for number in range(1, len(names) + 1)]
+    for column, record in zip(columns, found, strict=True):
+        console.print(f"{column}: {record['task']}/{record['run']}", highlight=False, soft_wrap=True)
+    for title, rows in (
+        ("config, where it differs", differing([flat(record["config"]) for record in found])),
+        ("environment, where it differs", differing([surroundings(record["environment"]) for record in found])),
+        ("figures", figures(found)),
+    ):
+        table = Table("", *columns, title=title, title_justify="left")
+        for key, values in rows.items():
+            table.add_row(key, *values)
+        if rows:
+            console.print(table)
+        else:
+            console.print(f"{title}: nothing", highlight=False)
+
+
+def differing(columns: Sequence[Mapping]) -> dict[str, list[str]]:
+    """Keys whose values are not all the same, with the values; a key that one lacks has a dash there."""
+    rows = {key: [str(c[key]) if key in c else "–" for c in columns] for c in columns for key in c}
+    return {key: values for key, values in sorted(rows.items()) if len(set(values)) > 1}
+
+
+def surroundings(environment: Mapping) -> dict:
+    """An environment's facts on one level, without the times of its starts."""
+    return flat({key: value for key, value in environment.items() if key != "starts"})
+
+
+def figures(found: Sequence[Mapping]) -> dict[str, list[str]]:
+    """Every figure of any of the runs."""
+    each = [measured(record["metrics"]) for record in found]
+    names = dict.fromkeys(name for values in each for name in values)
+    status = {"status": [record["metrics"]["status"] for record in found]}
+    return status | {name: [f"{v[name]:.6g}" if name in v else "–" for v in each] for name in names}

@@ -1,0 +1,250 @@
+"""Finished runs as records, and what is measured in them. Knows runs by their files alone."""
+
+import csv
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise, product
+from pathlib import Path
+
+from common import files
+from common.config import flat
+
+# Name in the tables: where metrics.json has it.
+MEASURES = {
+    "test accuracy (%)": ("test", "accuracy"),
+    "test macro F1 (%)": ("test", "macro_f1"),
+    "test weighted F1 (%)": ("test", "weighted_f1"),
+    "test loss": ("test", "loss"),
+    "validation accuracy (%)": ("validation", "accuracy"),
+    "validation loss": ("validation", "loss"),
+    "train accuracy (%)": ("train", "accuracy"),
+    "train loss": ("train", "loss"),
+    "running train loss": ("running", "loss"),
+}
+UNCOMMITTED = "code=uncommitted"  # ends the setting of runs whose code no commit holds
+RECORD_LIMIT = 2**20  # bytes; more does not belong in git
+
+Groups = Mapping[tuple[str, str], Sequence[dict]]
+
+
+class Unusable(Exception):
+    """A run that no table can rest on; its text says why."""
+
+
+def read_run(folder: Path) -> dict:
+    """A finished run directory as a record: what tables and figures across runs are made from.
+
+    Keys: run, task, setting, config, environment, metrics, history (one dict an epoch). Holds no paths and no host
+    names. Raises Unusable for an unfinished or damaged run.
+    """
+    if not (folder / "metrics.json").is_file():
+        raise Unusable("unfinished: it has no metrics.json; its command, given again, goes on")
+    config, environment, metrics = (read_json(folder / f"{n}.json") for n in ("config", "environment", "metrics"))
+    record = {
+        "run": folder.name,
+        **{key: config.get(key) for key in ("task", "setting", "config")},
+        "environment": environment,
+        "metrics": metrics,
+        "history": read_history(folder / "history.csv"),
+    }
+    check(record, folder.parent.name, folder.name)
+    environment["starts"] = [{k: v for k, v in start.items() if k != "host"} for start in environment["starts"]]
+    return without_paths(record)
+
+
+def read_record(path: Path) -> dict:
+    """A record from its file. Raises Unusable for a damaged one."""
+    record = read_json(path)
+    check(record, path.parent.name, path.stem)
+    return record
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object. Raises Unusable for anything else."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON number")
+
+    try:
+        content = json.loads(path.read_text(), parse_constant=refuse)
+    except OSError as error:
+        raise Unusable(f"damaged: {path.name}: {error.strerror}") from error
+    except ValueError as error:
+        raise Unusable(f"damaged: {path.name}: {error}") from error
+    if not isinstance(content, dict):
+        raise Unusable(f"damaged: {path.name} holds no JSON object")
+    return content
+
+
+def read_history(path: Path) -> list[dict]:
+    """Rows of history.csv with numbers as numbers, and None for one that is not finite; none without the file."""
+    if not path.is_file():  # a run that diverges in its first epoch has none
+        return []
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        return [{key: text if key == "phase" else number(text) for key, text in row.items()} for row in rows]
+    except (TypeError, ValueError, csv.Error) as error:
+        raise Unusable(f"damaged: {path.name}: {error}") from error
+
+
+def number(text: str) -> int | float | None:
+    """A number in its JSON form; None for one that is empty or not finite."""
+    if re.fullmatch(r"-?\d+", text):
+        return int(text)
+    value = float(text or "nan")
+    return value if abs(value) < float("inf") else None
+
+
+def check(record: Mapping, task: str, name: str) -> None:
+    """Raise Unusable unless a record is complete and is the one that its file's name says."""
+    try:
+        config, metrics = record["config"], record["metrics"]
+        if (record["run"], record["task"]) != (name, task) or not name.endswith(f"-s{config['seed']}"):
+            raise Unusable(f"damaged: it is not in its own place: task {record['task']}, seed {config['seed']}")
+        if metrics["seed"] != config["seed"] or metrics["status"] not in ("completed", "diverged"):
+            raise Unusable("damaged: metrics.json does not fit config.json")
+        if metrics["status"] == "completed":
+            if not record["history"]:
+                raise Unusable("damaged: history.csv holds no epochs")
+            if list(metrics.get("phases", {})) != list(dict.fromkeys(row["phase"] for row in record["history"])):
+                raise Unusable("damaged: metrics.json and history.csv differ in their phases")
+        # What is read later must not fail there.
+        config["dataset"].split(), record["setting"].split(), label(record), measured(metrics)
+        if metrics.get("phases"):
+            judge = "val_accuracy" if "val_accuracy" in record["history"][0] else "val_loss"
+            [float(row[key]) for row in record["history"] for key in ("loss", judge)]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Unusable(f"damaged: not what a run holds ({type(error).__name__}: {error})") from error
+
+
+def without_paths(record: dict) -> dict:
+    """A record with the folder of its images, if it was trained on some, cut down to its name."""
+    dataset = record["config"]["dataset"]
+    if not dataset.startswith("image_folder:"):
+        return record
+    folder = Path(dataset.removeprefix("image_folder:"))
+    text = json.dumps(record)
+    for long, short in ((dataset, f"image_folder:{folder.name}"), (f"{folder}/", f"{folder.name}/")):
+        text = text.replace(json.dumps(long)[1:-1], json.dumps(short)[1:-1])
+    return json.loads(text)
+
+
+def unknown_code(record: Mapping) -> str:
+    """Why nobody can find the code of a run again; empty if it can be found."""
+    states = [record["environment"], *record["environment"]["starts"]]
+    if any(state["commit"] is None for state in states):
+        return "its code has no commit"
+    if any(state["dirty"] is not False for state in states):
+        return "its code had changes that were not committed"
+    return ""
+
+
+def measured(metrics: Mapping) -> dict[str, float]:
+    """Every figure of one run by its name in the tables: percent, points, nats (loss) or images per second."""
+    values = {}
+    for name, (split, key) in MEASURES.items():
+        if key in metrics.get(split, {}):
+            values[name] = float(metrics[split][key]) * (100 if "(%)" in name else 1)
+    values |= {name: float(value) for name, value in metrics.get("figures", {}).items()}
+    phases = metrics.get("phases", {})
+    if len(phases) == 1:
+        (phase,) = phases.values()
+        return values | {"images/s": float(phase["images_per_second"])}
+    for name, phase in phases.items():
+        for split in ("validation", "test"):
+            values[f"{name} {split} accuracy (%)"] = 100 * float(phase[split]["accuracy"])
+        values[f"{name} images/s"] = float(phase["images_per_second"])
+    for (before, after), split in product(pairwise(phases), ("validation", "test")):
+        gain = values[f"{after} {split} accuracy (%)"] - values[f"{before} {split} accuracy (%)"]
+        values[f"{after} - {before} {split} accuracy (points)"] = gain
+    return values
+
+
+def label(record: Mapping) -> tuple[str, str]:
+    """Study and setting of a run. Runs of uncommitted code are a setting of their own."""
+    return record["config"]["preset"], f"{record['setting']} {UNCOMMITTED if unknown_code(record) else ''}".strip()
+
+
+def find(task: str, runs: Path, records: Path, complaints: list[str]) -> tuple[list[dict], list[dict]]:
+    """Finished runs of a task, once each, sorted by name: all of them, and those from run directories.
+
+    Where a run directory and a record of one name differ, the run directory counts, unless its code is unknown.
+    """
+    folders = [path for path in sorted((runs / task).glob("*")) if path.is_dir()]
+    here = usable(read_run, folders, f"{task}/", complaints)
+    kept = usable(read_record, sorted((records / task).glob("*.json")), f"records/{task}/", complaints)
+    every = kept | here
+    for name in sorted(here.keys() & kept.keys()):
+        if here[name] != kept[name]:
+            every[name] = kept[name] if unknown_code(here[name]) else here[name]
+            winner = "record" if every[name] is kept[name] else "run directory"
+            complaints.append(f"differs: {task}/{name}: run directory and record disagree; the {winner} counts")
+    for name, record in every.items():
+        if record["metrics"]["status"] == "diverged":
+            complaints.append(f"diverged: {task}/{name}: {record['metrics'].get('diverged', {}).get('reason', '')}")
+        if reason := unknown_code(record):
+            complaints.append(f"uncommitted: {task}/{name}: {reason}; it stands apart as {UNCOMMITTED}")
+    return [every[name] for name in sorted(every)], list(here.values())
+
+
+def usable(read: Callable[[Path], dict], paths: Sequence[Path], place: str, complaints: list[str]) -> dict[str, dict]:
+    """Records by name of what can be read; the rest become complaints."""
+    found = {}
+    for path in paths:
+        try:
+            found[path.name.removesuffix(".json")] = read(path)
+        except Unusable as reason:
+            kind, text = str(reason).split(": ", 1)
+            complaints.append(f"{kind}: {place}{path.name}: {text}")
+    return found
+
+
+def keep(found: Sequence[Mapping], folder: Path, complaints: list[str]) -> None:
+    """Write the records of finished runs. Raises StorageError."""
+    for record in found:
+        name = f"{record['task']}/{record['run']}"
+        content = (json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        path = folder / f"{name}.json"
+        if reason := unknown_code(record):
+            complaints.append(f"not kept: {name}: {reason}")
+        elif len(content) >= RECORD_LIMIT:
+            complaints.append(f"not kept: {name}: its record has {len(content):,} bytes; allowed: under 1 MiB")
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.write(path, content)
+
+
+def group(records: Sequence[dict], complaints: list[str]) -> Groups:
+    """Runs that differ in the seed alone, by (study, setting), sorted.
+
+    A setting tells how a config differs from its preset, so a preset that was changed between two runs leaves them
+    with one setting and two configs: these get the differing fields added.
+    """
+    variants = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        fields = {key: value for key, value in record["config"].items() if key != "seed"}
+        # The hash in the name tells image folders of one name apart.
+        fields["run"] = record["run"].removesuffix(f"-s{record['config']['seed']}").rsplit("-", 1)[-1]
+        variants[label(record)][json.dumps(fields, sort_keys=True)].append(record)
+    groups = {}
+    for (study, setting), by_config in variants.items():
+        configs = [flat(json.loads(text)) for text in by_config]
+        names = sorted({key for config in configs for key in config} - {"run"})
+        differing = [key for key in names if len({json.dumps(config.get(key)) for config in configs}) > 1]
+        differing = differing or ["run"]
+        if len(configs) > 1:
+            complaints.append(
+                f"kept apart: {study}, {setting}: {len(configs)} configurations, differing in {', '.join(differing)}"
+            )
+        for config, members in zip(configs, by_config.values(), strict=True):
+            fields = [f"{key}={config.get(key)}" for key in differing] if len(configs) > 1 else []
+            groups[study, " ".join([setting, *fields])] = members
+    return dict(sorted(groups.items()))
+
+
+def completed(records: Sequence[dict]) -> list[dict]:
+    """Those that did not diverge."""
+    return [record for record in records if record["metrics"]["status"] == "completed"]

@@ -1,0 +1,348 @@
+"""Tables over seeds, with the published figures beside them: rows, and the texts that are made of them."""
+
+import csv
+import io
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from itertools import combinations
+from pathlib import Path
+
+import jinja2
+
+from common.config import ConfigError
+from results.records import UNCOMMITTED, Groups, completed, measured
+
+COLUMNS = ("study", "setting", "metric", "mean", "std", "n", "published", "source", "verdict", "note")
+REFERENCE_COLUMNS = ("study", "setting", "metric", "published", "tolerance", "source", "note")
+VERDICTS = ("reproduced", "better", "worse", "not comparable", "not measured")
+NOT_COMPARABLE = "not comparable:"
+# What a README leaves to the full table, unless a source has published it.
+DETAILS = ("F1", "images/s", "points", "validation loss")
+MOST_COLUMNS = 9
+DIFFERENCE = "difference in"
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=jinja2.select_autoescape(),
+    undefined=jinja2.StrictUndefined,
+    keep_trailing_newline=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def notes(records: Sequence[dict]) -> list[str]:
+    """What a reader of a group's figures should know, each thing once."""
+    lost = len(records) - len(completed(records))
+    found = [f"{lost} of {len(records)} runs diverged{' and are left out' * (lost < len(records))}"] if lost else []
+    for fact in ("backend", "precision", "commit"):
+        values = sorted({str(record["environment"].get(fact)) for record in completed(records)})
+        if len(values) > 1:
+            found.append(f"runs differ in {fact}: {', '.join(v[:10] if fact == 'commit' else v for v in values)}")
+    return list(dict.fromkeys(found + [note for r in completed(records) for note in r["metrics"].get("notes", ())]))
+
+
+def loss_digits(loss: float) -> int:
+    """Digits after the point that a loss of this size is told with."""
+    return 0 if loss >= 1000 else 4 if loss > 0.1 else 5
+
+
+def ends(records: Sequence[dict]) -> list[str]:
+    """How diverged runs ended."""
+    return [record["metrics"].get("diverged", {}).get("reason", "") for record in records]
+
+
+def read_references(path: Path) -> dict[tuple[str, str, str], dict]:
+    """Published figures by (study, setting, metric). Raises ConfigError for a file that cannot be used."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    if tuple(reader.fieldnames or ()) != REFERENCE_COLUMNS:
+        raise ConfigError(f"{path}: its columns must be {','.join(REFERENCE_COLUMNS)}")
+    for line, row in enumerate(rows, start=2):
+        try:
+            Decimal(row["published"]), Decimal(row["tolerance"] or 0)
+        except (InvalidOperation, TypeError):
+            raise ConfigError(f"{path}, row {line}: published and tolerance must be numbers") from None
+    return {(row["study"], row["setting"], row["metric"]): row for row in rows}
+
+
+def tabulate(groups: Groups, references: Mapping[tuple[str, str, str], Mapping]) -> list[dict[str, str]]:
+    """Rows of the table, with COLUMNS as keys: a row a figure, measured, published or both.
+
+    `std` is the sample standard deviation over seeds (n - 1), empty for one seed.
+    """
+    rows, missing = [], dict(references)
+    for (study, setting), records in groups.items():
+        if not completed(records):
+            published = [key for key in missing if key[:2] == (study, setting)] or [(study, setting, "status")]
+            nothing = {"mean": "", "std": "", "n": "0"}
+            remarks = [*notes(records), *ends(records)]
+            rows += [beside(key, nothing, missing.pop(key, None), remarks) for key in published]
+        values = defaultdict(list)
+        for record in completed(records):
+            for metric, value in measured(record["metrics"]).items():
+                values[metric].append(value)
+        for metric, each in values.items():
+            if "(points)" in metric and len(each) < 2:
+                continue
+            digits = 1 if "images/s" in metric else 2 if "loss" not in metric else loss_digits(max(each))
+            figures = {
+                "mean": f"{statistics.fmean(each):z.{digits}f}",
+                "std": f"{statistics.stdev(each):.{digits}f}" if len(each) > 1 else "",
+                "n": str(len(each)),
+            }
+            key = (study, setting, metric)
+            rows.append(beside(key, figures, missing.pop(key, None), notes(records)))
+    rows += [beside(key, {"mean": "", "std": "", "n": ""}, reference, []) for key, reference in missing.items()]
+    rows += differences(groups)
+    return sorted(rows, key=lambda row: (row["study"], natural(row["setting"])))
+
+
+def differences(groups: Groups) -> list[dict[str, str]]:
+    """Rows of paired differences, of every two settings that differ in one key (the preset counts as one).
+
+    Both must have been run on two seeds at least: a difference is taken seed by seed, of the test accuracy (points) or,
+    without one, of the test loss. The note has the 95 % interval of the mean difference (Student's t, n - 1).
+    """
+    rows = []
+    places = sorted((place for place in groups if UNCOMMITTED not in place[1]), key=lambda p: (p[0], natural(p[1])))
+    for one, other in combinations(places, 2):
+        keys = one_key_apart(one, other)
+        if not keys:
+            continue
+        ours, theirs = (
+            {r["config"]["seed"]: measured(r["metrics"]) for r in completed(groups[p])} for p in (one, other)
+        )
+        seeds = sorted(ours.keys() & theirs.keys())
+        for metric, name in (("test accuracy (%)", "test accuracy (points)"), ("test loss", "test loss")):
+            if len(seeds) > 1 and all(metric in values[seed] for values in (ours, theirs) for seed in seeds):
+                each = [theirs[seed][metric] - ours[seed][metric] for seed in seeds]
+                rows.append(difference_row(one, other, keys, name, each))
+                break
+    return rows
+
+
+def one_key_apart(one: tuple[str, str], other: tuple[str, str]) -> tuple[str, str] | None:
+    """What sets two (study, setting) apart, as `key=value` of each; None where that is more than one key."""
+    first, second = ({"preset": study} | keys_of(setting) for study, setting in (one, other))
+    differing = [key for key in first | second if first.get(key) != second.get(key)]
+    if len(differing) != 1:
+        return None
+    (key,) = differing
+    return tuple(f"{key}={values[key]}" if key in values else f"{key} as in the preset" for values in (first, second))
+
+
+def keys_of(setting: str) -> dict[str, str]:
+    """A setting's text as keys and values."""
+    return dict(word.partition("=")[::2] for word in setting.split())
+
+
+def difference_row(
+    one: tuple[str, str], other: tuple[str, str], keys: tuple[str, str], metric: str, each: Sequence[float]
+) -> dict[str, str]:
+    """The row of one paired difference: `other` minus `one`."""
+    from scipy.stats import t as student  # here, as it takes a second
+
+    mean, spread = statistics.fmean(each), statistics.stdev(each)
+    reach = float(student.ppf(0.975, len(each) - 1)) * spread / len(each) ** 0.5
+    digits = 2 if "points" in metric else loss_digits(max(map(abs, each)))
+    common = [word for word in other[1].split() if word in one[1].split()]
+    return dict.fromkeys(COLUMNS, "") | {
+        "study": other[0],
+        "setting": f"{' '.join(common)}: {keys[1]} minus {keys[0]}",
+        "metric": f"{DIFFERENCE} {metric}",
+        "mean": f"{mean:z.{digits}f}",
+        "std": f"{spread:.{digits}f}",
+        "n": str(len(each)),
+        "note": f"95 % interval {mean - reach:z.{digits}f} to {mean + reach:z.{digits}f}, paired by seed",
+    }
+
+
+def natural(text: str) -> list[tuple[float, str]]:
+    """A key that sorts texts by the size of the numbers in them: k=2 before k=10."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)", text)
+    return [(float(part), "") if odd % 2 else (0.0, part) for odd, part in enumerate(parts)]
+
+
+def beside(
+    key: tuple[str, str, str], figures: Mapping[str, str], reference: Mapping[str, str] | None, remarks: Sequence[str]
+) -> dict[str, str]:
+    """One row: measured figures beside the published one; `remarks` are notes of the runs."""
+    published = reference or {}
+    return {
+        **dict(zip(("study", "setting", "metric"), key, strict=True)),
+        **figures,
+        "published": published.get("published", ""),
+        "source": published.get("source", ""),
+        "verdict": verdict(key[2], figures["mean"], figures["std"], reference) if reference else "",
+        "note": "; ".join(filter(None, [published.get("note", ""), *remarks])),
+    }
+
+
+def verdict(metric: str, mean: str, std: str, reference: Mapping[str, str]) -> str:
+    """How a measured figure stands to the published one, from the digits that the table shows."""
+    if not mean:
+        return "not measured"
+    if reference["note"].startswith(NOT_COMPARABLE):
+        return "not comparable"
+    above = Decimal(mean) - Decimal(reference["published"])
+    if abs(above) <= max(Decimal(reference["tolerance"] or 0), Decimal(std or 0)):
+        return "reproduced"
+    return "better" if (above < 0) == ("loss" in metric) else "worse"
+
+
+def csv_text(rows: Sequence[Mapping[str, str]]) -> str:
+    """The table as CSV."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def markdown(table: str) -> str:
+    """The CSV table as Markdown: one table a study, the setting in the first of its rows."""
+    lines = ["Mean ± standard deviation (n - 1) over n seeds. Made by `python results/collect.py`.", ""]
+    study = setting = None
+    for cells in rows_of(table):
+        cells = {key: cell.replace("|", r"\|") for key, cell in cells.items()}
+        if cells["study"] != study:
+            study, setting = cells["study"], None
+            heads = ("setting", "metric", "mean ± std", "published (source)", "verdict", "note")
+            lines += [*([""] if lines[-1] else []), f"### `{study}`", "", joined(heads), joined(["---"] * len(heads))]
+        ours = with_spread(cells)
+        theirs = f"{cells['published']} ({cells['source']})" if cells["published"] else ""
+        first = "" if cells["setting"] == setting else f"`{cells['setting']}`"
+        setting = cells["setting"]
+        lines.append(joined([first, cells["metric"], ours, theirs, cells["verdict"], cells["note"]]))
+    return "\n".join(lines) + "\n"
+
+
+def compact(table: str) -> str:
+    """The CSV table as Markdown for a README, the headline figures alone: one table a study.
+
+    A row is a setting, or, where that would be too wide, a figure.
+    """
+    lines = ["Mean ± standard deviation (n seeds), and the published figure. Made by `python results/collect.py`."]
+    lines += ["Every figure, with verdicts and notes, is in `results/tables/`."]
+    rows = rows_of(table)
+    paired = [row for row in rows if row["metric"].startswith(DIFFERENCE)]
+    rows = [row for row in rows if row not in paired]
+    published = {row["metric"] for row in rows if row["published"]}
+    rows = [row for row in rows if row["metric"] in published or not any(part in row["metric"] for part in DETAILS)]
+    for study in dict.fromkeys(row["study"] for row in rows):
+        ours = [row for row in rows if row["study"] == study]
+        cells = {(f"`{row['setting']}`", row["metric"]): cell(row) for row in ours}
+        settings, metrics = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
+        wide = len(metrics) > MOST_COLUMNS
+        heads = ["figure", *settings] if wide else ["setting", *metrics]
+        lines += ["", f"### `{study}`", "", joined(heads), joined(["---"] * len(heads))]
+        if wide:
+            lines += [joined([m, *(cells.get((s, m), "") for s in settings)]) for m in metrics]
+        else:
+            lines += [joined([s, *(cells.get((s, m), "") for m in metrics)]) for s in settings]
+        listed = listed_notes(ours)
+        lines += ["", *listed] if listed else []
+        listed = [
+            f"- `{row['setting']}`: {row['metric']} {cell(row)}, {row['note']}"
+            for row in paired
+            if row["study"] == study
+        ]
+        lines += ["", *listed] if listed else []
+    return "\n".join(lines) + "\n"
+
+
+def listed_notes(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """A study's notes as a list, each thing once; one that holds for some settings alone, with how many or which."""
+    settings = {row["setting"] for row in rows}
+    places = defaultdict(dict)
+    for row in rows:
+        for note in filter(None, row["note"].split("; ")):
+            places[note][row["setting"]] = None
+    lines = []
+    for note, named in places.items():
+        which = " and ".join(f"`{setting}`" for setting in named) if len(named) < 3 else f"{len(named)} settings"
+        lines.append(f"- {note}" if len(named) == len(settings) else f"- {which}: {note}")
+    return lines
+
+
+def cell(row: Mapping[str, str]) -> str:
+    """A figure with its spread and n, then the published one with the verdict."""
+    ours = with_spread(row) or ("diverged" if row["n"] == "0" else "")
+    theirs = f"published {row['published']}: {row['verdict']}" if row["published"] else ""
+    return "; ".join(filter(None, [ours, theirs])).replace("|", r"\|")
+
+
+def joined(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def with_spread(row: Mapping[str, str]) -> str:
+    """A measured figure with its spread and n; nothing where it is not measured."""
+    if not row["mean"]:
+        return ""
+    return f"{row['mean']}{' ± ' + row['std'] if row['std'] else ''} (n={row['n']})"
+
+
+def latex(table: str) -> str:
+    """The CSV table for LaTeX: a longtable a study, with the rules of booktabs."""
+    studies = defaultdict(list)
+    setting = None
+    for row in rows_of(table):
+        place = (row["study"], row["setting"])
+        studies[row["study"]].append(
+            {
+                "setting": "" if place == setting else for_latex(row["setting"]),
+                "metric": for_latex(row["metric"]),
+                "ours": for_latex(with_spread(row)),
+                "published": for_latex(row["published"]),
+                "verdict": for_latex(row["verdict"]),
+            }
+        )
+        setting = place
+    return TEMPLATES.get_template("table.tex").render(studies={for_latex(name): rows for name, rows in studies.items()})
+
+
+def for_latex(text: str) -> str:
+    """A text with LaTeX's own characters escaped; it may break a line after = and @."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+    special |= {"−": "$-$", "=": r"=\allowbreak{}", "@": r"@\allowbreak{}"}
+    special |= {character: f"\\{character}" for character in "&%$#_{}"}
+    return "".join(special.get(character, character) for character in text)
+
+
+def overview(tables: Mapping[str, str]) -> str:
+    """One Markdown table of all tasks, from their CSV tables: a headline each, and how the published figures stand."""
+    heads = ("study", "headline", "measured", "published", "verdicts on the published figures")
+    lines = [joined(heads), joined(["---"] * len(heads))]
+    for task, table in tables.items():
+        rows = [row for row in rows_of(table) if not row["metric"].startswith(DIFFERENCE)]
+        counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in VERDICTS}
+        told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "none published"
+        link = f"[`{task}`](../tasks/{task}/README.md)"
+        best = headline(rows)
+        named = f"`{best['study']}`, `{best['setting']}`: {best['metric']}"
+        lines.append(joined([link, named, with_spread(best), best["published"], told]))
+    return "\n".join(lines) + "\n"
+
+
+def headline(rows: Sequence[Mapping[str, str]]) -> Mapping[str, str]:
+    """The row that stands for a task: a test figure that is published and measured, if there is one."""
+
+    def rank(row: Mapping[str, str]) -> tuple:
+        kind = ("test accuracy (%)", "test loss")
+        place = kind.index(row["metric"]) if row["metric"] in kind else len(kind)
+        return (not row["mean"], place == len(kind), not row["published"], -int(row["n"] or 0), place)
+
+    return min(rows, key=rank)
+
+
+def rows_of(table: str) -> list[dict[str, str]]:
+    """The rows of a CSV table."""
+    return list(csv.DictReader(io.StringIO(table)))

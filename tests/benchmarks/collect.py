@@ -1,0 +1,74 @@
+"""How long results/collect.py takes for many runs: tables, figures and page, from run directories.
+
+    python tests/benchmarks/collect.py                   # 1,000 runs, median of 3
+    python tests/benchmarks/collect.py --runs 5000 --repeats 1 --json out.json
+
+The runs are copies of records that are in git, with other seeds, in their true proportion by study; reading, grouping,
+drawing and writing are all timed, in a process of its own each time.
+"""
+
+import argparse
+import csv
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import cycle, islice
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def write_run(record: dict, seed: int, runs: Path) -> None:
+    """A run directory that gives this record, with another seed."""
+    folder = runs / record["task"] / f"{record['run'].rpartition('-')[0]}-s{seed}"
+    folder.mkdir(parents=True)
+    config = {key: record[key] for key in ("task", "setting")} | {"config": record["config"] | {"seed": seed}}
+    metrics = record["metrics"] | {"seed": seed}
+    starts = [start | {"host": "any"} for start in record["environment"]["starts"]]
+    environment = record["environment"] | {"starts": starts}
+    for name, content in (("config", config), ("metrics", metrics), ("environment", environment)):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    if record["history"]:
+        with (folder / "history.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, record["history"][0])
+            writer.writeheader()
+            writer.writerows(record["history"])
+
+
+def seconds(count: int) -> float:
+    """Of one collection of so many runs."""
+    paths = sorted((REPOSITORY / "results" / "records").glob("*/*.json"))
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        shutil.copytree(REPOSITORY / "tasks", root / "tasks")
+        records = [json.loads(path.read_text()) for path in paths]
+        for number, record in enumerate(islice(cycle(records), count)):
+            write_run(record, 1000 + number // len(records) * 10 + record["config"]["seed"], root / "results" / "runs")
+        code = "import sys; from pathlib import Path; from results.collect import main; main([], Path(sys.argv[1]))"
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code, name], cwd=REPOSITORY, check=True, capture_output=True)
+        return time.perf_counter() - begin
+
+
+def main() -> None:
+    """Print the median."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    each = [seconds(arguments.runs) for _ in range(arguments.repeats)]
+    result = {"runs": arguments.runs, "seconds": each, "median": statistics.median(each)}
+    print(
+        f"{arguments.runs:,} runs: {result['median']:.1f} s (median of {len(each)}; {min(each):.1f} to {max(each):.1f})"
+    )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

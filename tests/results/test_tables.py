@@ -1,0 +1,306 @@
+"""Tables: paired differences, the overview, LaTeX; and that what is committed agrees with the records."""
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from made_runs import ACCURACIES, REFERENCE, SETTING, TASK, collect, edit, make_run, table
+from PIL import Image
+from scipy import stats
+
+from common.config import REPOSITORY
+from results import tables
+from results.collect import MARKED, main
+
+OTHER = "dataset=cifar10 backbone=resnet34"
+TASKS = sorted(path.parent.name for path in REPOSITORY.glob("tasks/*/train.py"))
+
+
+# --- paired differences
+
+
+def make_pair(root, others, seeds=(0, 1, 2)):
+    """Runs of two settings that differ in the backbone; accuracies of the last phase of the second, by seed."""
+    for seed in (0, 1, 2):
+        make_run(root, seed)
+    for seed, accuracy in zip(seeds, others, strict=True):
+        make_run(
+            root, seed, accuracies=(0.5, 0.6, accuracy), slug="o-cifar10-eeee5555", setting=OTHER, backbone="resnet34"
+        )
+
+
+def differences_in(root):
+    return [row for row in table(root) if row["metric"].startswith(tables.DIFFERENCE)]
+
+
+def test_paired_difference_and_interval_are_those_of_scipy(root):
+    others = (0.75, 0.80, 0.70)
+    make_pair(root, others)
+    collect(root)
+    (row,) = differences_in(root)
+    assert row["setting"] == "dataset=cifar10: backbone=resnet34 minus backbone=resnet18"
+    assert row["metric"] == "difference in test accuracy (points)"
+    each = 100 * (np.array(others) - [ACCURACIES[seed][2] for seed in range(3)])
+    assert float(row["mean"]) == pytest.approx(each.mean(), abs=0.005)
+    assert float(row["std"]) == pytest.approx(each.std(ddof=1), abs=0.005)
+    low, high = stats.ttest_1samp(each, 0).confidence_interval(0.95)
+    found = re.fullmatch(r"95 % interval (\S+) to (\S+), paired by seed", row["note"])
+    assert [float(end) for end in found.groups()] == pytest.approx([low, high], abs=0.005)
+
+
+def test_seeds_are_paired_and_not_their_means(root):
+    """Settings with different seeds: those that both have count."""
+    make_pair(root, (0.71, 0.72), seeds=(2, 1))
+    collect(root)
+    (row,) = differences_in(root)
+    assert row["n"] == "2"
+    each = 100 * np.array([0.71 - ACCURACIES[2][2], 0.72 - ACCURACIES[1][2]])
+    assert float(row["mean"]) == pytest.approx(each.mean(), abs=0.005)
+
+
+@pytest.mark.parametrize("why", ["one seed", "diverged", "two keys", "uncommitted"])
+def test_no_difference_where_there_is_nothing_to_pair(root, why):
+    make_pair(root, (0.7,) if why == "one seed" else (0.7, 0.7, 0.7), seeds=(0,) if why == "one seed" else (0, 1, 2))
+    for folder in (root / "results" / "runs" / TASK).glob("o-*"):
+        if why == "diverged" and not folder.name.endswith("s0"):
+            edit(folder / "metrics.json", status="diverged", diverged={"reason": "nan"})
+        if why == "two keys":
+            edit(folder / "config.json", setting="dataset=mnist backbone=resnet34")
+        if why == "uncommitted":
+            edit(folder / "environment.json", dirty=True)
+    collect(root)
+    assert differences_in(root) == []
+
+
+def test_arms_that_are_presets_are_paired(root):
+    for seed in (0, 1):
+        make_run(root, seed)
+        make_run(root, seed, slug="two_phase-cifar10-ffff6666", preset="two_phase", accuracies=(0.5, 0.6, 0.9))
+    collect(root)
+    (row,) = differences_in(root)
+    assert row["setting"] == f"{SETTING}: preset=two_phase minus preset=three_phase"
+
+
+def test_without_accuracy_the_difference_is_one_of_losses(root):
+    make_pair(root, (0.7, 0.7, 0.7))
+    for folder in (root / "results" / "runs" / TASK).glob("*"):
+        edit(folder / "metrics.json", test={"loss": 0.25 if folder.name.startswith("o-") else 0.2})
+        (folder / "history.csv").write_text("phase,epoch,loss,val_loss\na,1,1.0,1.0\n")
+        edit(folder / "metrics.json", phases={"a": {"images_per_second": 1.0, "validation": {"accuracy": 1}}})
+    collect(root)
+    (row,) = differences_in(root)
+    assert (row["metric"], row["mean"], row["std"]) == ("difference in test loss", "0.05000", "0.00000")
+
+
+# --- what is told of runs
+
+
+def test_other_commits_are_told_of(root):
+    make_run(root, 0)
+    edit(make_run(root, 1) / "environment.json", commit="1234567890abcdef")
+    collect(root)
+    assert {row["note"] for row in table(root)} == {"runs differ in commit: 1234567890, abc"}
+
+
+def test_strict_fails_on_any_complaint(root, capsys):
+    make_run(root, 0)
+    main(["--strict"], root)
+    (make_run(root, 1) / "metrics.json").unlink()
+    main([], root)
+    with pytest.raises(SystemExit) as stop:
+        main(["--strict"], root)
+    assert stop.value.code == 1
+    printed = capsys.readouterr().err
+    assert "unfinished: " in printed
+    assert printed.endswith("error: 1 complaints, and --strict\n")
+
+
+# --- side by side
+
+
+def compared(root, *names):
+    main(["--compare", *names], root)
+
+
+def test_comparison_shows_what_differs_and_every_figure(root, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    make_run(root, 0)
+    other = make_run(root, 1, batch_size=128)
+    edit(other / "environment.json", backend="jax")
+    compared(root, "aaaa1111-s0", str(other))
+    text = capsys.readouterr().out
+    assert re.search(r"batch_size\W+64\W+128", text)
+    assert re.search(r"backend\W+tensorflow\W+jax", text)
+    assert re.search(r"test accuracy \(%\)\W+60\W+64", text)
+    assert "backbone" not in text
+    assert "secret-host" not in text
+    assert not (root / "results" / "tables").exists()
+
+
+def test_runs_are_compared_with_records(root, capsys):
+    make_run(root, 0)
+    collect(root, "--keep")
+    shutil.rmtree(root / "results" / "runs")
+    make_run(root, 1)
+    compared(root, "1111-s0", "1111-s1")
+    assert re.search(r"seed\W+0\W+1", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["1111-s0"], "--compare needs two runs or more"),
+        (["1111-s0", "nothing"], "run 'nothing': 0 runs have this in their name"),
+        (
+            ["1111-s0", "cifar10"],
+            "run 'cifar10': 2 runs have this in their name: three_phase-cifar10-aaaa1111-s0, three",
+        ),
+        (["1111-s0", "1111-s1"], "run '1111-s1' is unfinished"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_one_line(root, capsys, names, said):
+    make_run(root, 0)
+    (make_run(root, 1) / "metrics.json").unlink()
+    with pytest.raises(SystemExit) as stop:
+        compared(root, *names)
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert printed.count("\n") == 1
+
+
+# --- the overview
+
+
+def test_the_overview_counts_verdicts_and_names_a_headline(root):
+    for seed in (0, 1, 2):
+        make_run(root, seed)
+    figures = (
+        ("validation accuracy (%)", 71),
+        ("test loss", 0.1),
+        ("test accuracy (%)", 50),
+        ("test macro F1 (%)", 99),
+    )
+    lines = [f"three_phase,{SETTING},{metric},{published},0.1,000,\n" for metric, published in figures]
+    lines += ["three_phase,dataset=cifar100 backbone=resnet18,test loss,1,,000,\n"]
+    (root / "tasks" / TASK / "reference.csv").write_text(REFERENCE + "".join(lines))
+    marks = "The marks `<!-- results -->` and `<!-- /results -->`.\n"
+    (root / "README.md").write_text(f"{marks}<!-- results -->\n<!-- /results -->\n")
+    collect(root)
+    overview = (root / "results" / "README.md").read_text()
+    (line,) = [line for line in overview.splitlines() if line.startswith(f"| [`{TASK}`]")]
+    told = "1 reproduced, 1 better, 2 worse, 1 not measured"
+    assert line == (
+        f"| [`{TASK}`](../tasks/{TASK}/README.md) | `three_phase`, `{SETTING}`: test accuracy (%) | "
+        f"61.00 ± 2.65 (n=3) | 50 | {told} |"
+    )
+    readme = (root / "README.md").read_text()
+    assert line.replace("../", "") in readme
+    assert readme.startswith(marks)
+    before = (root / "results" / "README.md").read_bytes()
+    collect(root)
+    assert (root / "results" / "README.md").read_bytes() == before
+
+
+def test_the_overview_keeps_tasks_that_were_not_asked_for(root):
+    make_run(root, 0)
+    collect(root)
+    (root / "tasks" / "another").mkdir()
+    (root / "tasks" / "another" / "train.py").touch()
+    (root / "tasks" / "another" / "reference.csv").write_text(REFERENCE + "p,dataset=a,test loss,1,,000,\n")
+    collect(root, "another")
+    overview = (root / "results" / "README.md").read_text()
+    assert "`another`" in overview
+    assert f"`{TASK}`" in overview
+
+
+# --- LaTeX
+
+
+def test_latex_escapes_what_it_must(root):
+    make_run(root, 0, setting="dataset=cifar10 a_b=50% #1 {x} $y & ~^\\")
+    collect(root)
+    text = (root / "results" / "tables" / f"{TASK}.tex").read_text()
+    assert r"a\_b=\allowbreak{}50\% \#1 \{x\} \$y \& \textasciitilde{}\textasciicircum{}\textbackslash{}" in text
+    for rule in ("toprule", "midrule", "bottomrule"):
+        assert f"\\{rule}" in text
+    assert all(line.count(" & ") == 4 for line in text.splitlines() if line.endswith(r"\\") and " & " in line)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
+@pytest.mark.parametrize("task", TASKS)
+def test_latex_compiles(task, tmp_path):
+    table = tables.latex((REPOSITORY / "results" / "tables" / f"{task}.csv").read_text())
+    packages = "\\usepackage[utf8]{inputenc}\\usepackage[T1]{fontenc}\\usepackage{array,booktabs,longtable}"
+    text = f"\\documentclass{{article}}{packages}\\begin{{document}}\n{table}\\end{{document}}\n"
+    (tmp_path / "table.tex").write_text(text)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "table.pdf").stat().st_size > 1000
+
+
+# --- what is committed
+
+
+def between_marks(path):
+    (found,) = [
+        match[0].split("\n", 1)[1].rsplit("\n", 1)[0].strip("\n") for match in MARKED.finditer(path.read_text())
+    ]
+    return found
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_readme_has_the_table_that_is_committed(task):
+    table = (REPOSITORY / "results" / "tables" / f"{task}.csv").read_text()
+    assert between_marks(REPOSITORY / "tasks" / task / "README.md") == tables.compact(table).strip("\n")
+    for kind, make in (("md", tables.markdown), ("tex", tables.latex)):
+        assert (REPOSITORY / "results" / "tables" / f"{task}.{kind}").read_text() == make(table)
+
+
+def test_overviews_are_those_of_the_tables_that_are_committed():
+    by_task = {task: (REPOSITORY / "results" / "tables" / f"{task}.csv").read_text() for task in TASKS}
+    overview = tables.overview(by_task)
+    assert overview in (REPOSITORY / "results" / "README.md").read_text()
+    assert between_marks(REPOSITORY / "README.md") == overview.replace("](../", "](").strip("\n")
+
+
+def test_records_that_are_committed_give_what_is(tmp_path):
+    """A copy of what git has, without any runs: the same tables and READMEs, byte by byte, and the same figures."""
+    for name in ("tasks", "results/records", "results/tables", "results/figures"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    shutil.copy(REPOSITORY / "README.md", tmp_path)
+    main([], tmp_path)
+    places = ["README.md", "results/README.md", *(f"tasks/{task}/README.md" for task in TASKS)]
+    places += [f"results/tables/{path.name}" for path in (tmp_path / "results" / "tables").iterdir()]
+    assert [place for place in places if (tmp_path / place).read_bytes() != (REPOSITORY / place).read_bytes()] == []
+    drawn, committed = (
+        {path.name: np.asarray(Image.open(path).convert("L"), float) for path in (root / "results/figures").iterdir()}
+        for root in (tmp_path, REPOSITORY)
+    )
+    assert drawn.keys() == committed.keys()
+    for name, picture in drawn.items():  # to a grey level: another processor may round otherwise
+        assert picture.shape == committed[name].shape, name
+        assert np.abs(picture - committed[name]).mean() < 1, name
+
+
+# What the repository's own folders hold, and not what runs have left in them.
+ELSEWHERE = {".venv", "runs", "submissions", "templates"}
+DOCUMENTS = [
+    path for path in sorted(REPOSITORY.glob("**/*.md")) if not ELSEWHERE & {*path.relative_to(REPOSITORY).parts}
+]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_no_link_is_dead(path):
+    text = path.read_text()
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    for link in links:
+        place, _, anchor = link.partition("#")
+        target = (path.parent / place) if place else path
+        assert target.exists(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, link
