@@ -273,9 +273,8 @@ def listed_notes(rows: Sequence[Mapping[str, str]]) -> list[str]:
 
 def cell(row: Mapping[str, str]) -> str:
     """A figure with its spread and n, then the published one with the verdict."""
-    ours = with_spread(row) or ("diverged" if row["n"] == "0" else "")
     theirs = f"published {row['published']}: {row['verdict']}" if row["published"] else ""
-    return "; ".join(filter(None, [ours, theirs])).replace("|", r"\|")
+    return "; ".join(filter(None, [with_spread(row), theirs])).replace("|", r"\|")
 
 
 def joined(cells: Sequence[str]) -> str:
@@ -286,7 +285,7 @@ def joined(cells: Sequence[str]) -> str:
 def with_spread(row: Mapping[str, str]) -> str:
     """A measured figure with its spread and n; nothing where it is not measured."""
     if not row["mean"]:
-        return ""
+        return "diverged" if row["n"] == "0" else ""
     return f"{row['mean']}{' ± ' + row['std'] if row['std'] else ''} (n={row['n']})"
 
 
@@ -310,10 +309,10 @@ def latex(table: str) -> str:
 
 
 def for_latex(text: str) -> str:
-    """A text with LaTeX's own characters escaped; it may break a line after = and @."""
+    """A text with LaTeX's own characters escaped; a name may break at its joints."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
-    special |= {"−": "$-$", "=": r"=\allowbreak{}", "@": r"@\allowbreak{}"}
-    special |= {character: f"\\{character}" for character in "&%$#_{}"}
+    special |= {"−": "$-$", "_": r"\_\allowbreak{}"} | {c: rf"{c}\allowbreak{{}}" for c in "=@.:"}
+    special |= {character: f"\\{character}" for character in "&%$#{}"}
     return "".join(special.get(character, character) for character in text)
 
 
