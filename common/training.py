@@ -287,7 +287,10 @@ def load_layers(model: keras.Model, folder: Path, phase: str, names: Sequence[st
     Raises CheckpointError where one is not there, or does not fit.
     """
     kept = folder / "checkpoints"
-    arrays = checkpoints.load(kept / checkpoints.latest(kept).data["best"][phase]["file"]).arrays
+    last = checkpoints.latest(kept)
+    if last is None or phase not in last.data["best"]:
+        raise checkpoints.CheckpointError(f"{folder} has no checkpoint of its phase {phase}")
+    arrays = checkpoints.load(kept / last.data["best"][phase]["file"]).arrays
     for name in names:
         for variable in model.get_layer(name).weights:
             found = [array for key, array in arrays.items() if key.endswith(f"/{name}/{variable.name}")]

@@ -35,6 +35,31 @@ FIGURES = {
     "rotation_contrastive": ("curves", "transferred_blocks"),
     "fer_layerwise_lr": ("curves", "arms"),
 }
+# Settings to compare, seed by seed (tables.Pair).
+PAIRS = {
+    "hinge_svm": [(("best", "loss=weston_watkins"), ("best", "loss=crammer_singer"))],
+    "permuted_cnn": [
+        (("permuted", "block=1"), ("permuted", "block=None")),
+        (("permuted", "network=cnn"), ("permuted", "network=mlp")),
+    ],
+    "autoencoder_sweep": [
+        (("autoencoder", "dropout=0.1"), ("autoencoder", "")),
+        (("autoencoder", "dropout=0.3"), ("autoencoder", "")),
+        (("transfer", "encoder=pretrained"), ("transfer", "encoder=random")),
+        (("transfer", "train_encoder=True"), ("transfer", "train_encoder=False")),
+    ],
+    "rotation_contrastive": [
+        (("base", "weight_decay=0.01"), ("base", "")),
+        (("base", "weight_decay=0.1"), ("base", "")),
+        (("transfer", "train_blocks=True"), ("transfer", "train_blocks=False")),
+        *((("transfer", f"blocks={n} train_blocks={t}"), ("base", "")) for n in (1, 2, 3) for t in (True, False)),
+    ],
+    "fer_layerwise_lr": [
+        (("by_depth", ""), ("one_rate", "")),
+        (("by_depth", ""), ("frozen", "")),
+        (("one_rate", ""), ("frozen", "")),
+    ],
+}
 
 
 def collect(task: str, runs: Path, root: Path, keeping: bool, complaints: list[str]) -> list[dict]:
@@ -44,7 +69,7 @@ def collect(task: str, runs: Path, root: Path, keeping: bool, complaints: list[s
     if keeping:
         records.keep(here, results / "records", complaints)
     groups = records.group(found, complaints)
-    rows = tables.tabulate(groups, tables.read_references(root / "tasks" / task / "reference.csv"))
+    rows = tables.tabulate(groups, tables.read_references(root / "tasks" / task / "reference.csv"), PAIRS.get(task, ()))
     if not rows:
         complaints.append(f"nothing to tabulate: {task}: no finished runs, no records, no reference.csv")
         return []

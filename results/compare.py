@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.config import ConfigError, flat
-from results.records import Unusable, measured, read_record, read_run
+from results.records import Unusable, find, measured, read_run
 
 
 def chosen(names: Sequence[str], runs: Path, kept: Path) -> list[dict]:
@@ -22,20 +22,25 @@ def one(name: str, runs: Path, kept: Path) -> dict:
     try:
         if (Path(name) / "config.json").is_file():
             return read_run(Path(name).resolve())
-        found = {path.stem: path for path in sorted(kept.glob("*/*.json")) if name in path.stem}
-        found |= {path.name: path for path in sorted(runs.glob("*/*")) if name in path.name and path.is_dir()}
-        if len(found) != 1 and name not in found:
-            few = ", ".join(sorted(found)[:5])
-            raise ConfigError(f"run {name!r}: {len(found)} runs have this in their name{': ' + few if few else ''}")
-        path = found.get(name) or next(iter(found.values()))
-        return read_run(path) if path.is_dir() else read_record(path)
+        paths = [*runs.glob("*/*"), *kept.glob("*/*.json")]
+        places = {(p.parent.name, p.name.removesuffix(".json")) for p in paths if name in p.name.removesuffix(".json")}
+        exact = {(task, run) for task, run in places if run == name}
+        if len(exact or places) != 1:
+            few = ", ".join(sorted(run for _, run in places)[:5])
+            raise ConfigError(f"run {name!r}: {len(places)} runs have this in their name{': ' + few if few else ''}")
+        ((task, run),) = exact or places
+        complaints: list[str] = []
+        finished = {record["run"]: record for record in find(task, runs, kept, complaints)[0]}
+        if run not in finished:
+            raise ConfigError(next(line for line in complaints if run in line))
+        return finished[run]
     except Unusable as reason:
         raise ConfigError(f"run {name!r} is {reason}") from None
 
 
 def show(found: Sequence[Mapping], console: Console | None = None) -> None:
     """Print the differences and the figures, a column a run."""
-    console = console or Console()
+    console = console or Console(markup=False)  # names may hold what it would take for its own
     names = [record["run"] for record in found]
     columns = [f"run {number}" for number in range(1, len(names) + 1)]
     for column, record in zip(columns, found, strict=True):

@@ -7,22 +7,23 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
-from itertools import combinations
 from pathlib import Path
 
 import jinja2
 
 from common.config import ConfigError
-from results.records import UNCOMMITTED, Groups, completed, measured
+from results.records import Groups, completed, measured
 
 COLUMNS = ("study", "setting", "metric", "mean", "std", "n", "published", "source", "verdict", "note")
 REFERENCE_COLUMNS = ("study", "setting", "metric", "published", "tolerance", "source", "note")
-VERDICTS = ("reproduced", "better", "worse", "not comparable", "not measured")
+VERDICTS = ("reproduced", "better", "worse", "diverged", "not comparable", "not measured")
 NOT_COMPARABLE = "not comparable:"
 # What a README leaves to the full table, unless a source has published it.
 DETAILS = ("F1", "images/s", "points", "validation loss")
 MOST_COLUMNS = 9
 DIFFERENCE = "difference in"
+# Two settings to compare: preset and `key=value ...` of each, beside what they have in common.
+Pair = tuple[tuple[str, str], tuple[str, str]]
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=jinja2.select_autoescape(),
@@ -65,13 +66,17 @@ def read_references(path: Path) -> dict[tuple[str, str, str], dict]:
         raise ConfigError(f"{path}: its columns must be {','.join(REFERENCE_COLUMNS)}")
     for line, row in enumerate(rows, start=2):
         try:
-            Decimal(row["published"]), Decimal(row["tolerance"] or 0)
+            usable = all(Decimal(value).is_finite() for value in (row["published"], row["tolerance"] or 0))
         except (InvalidOperation, TypeError):
-            raise ConfigError(f"{path}, row {line}: published and tolerance must be numbers") from None
+            usable = False
+        if not usable:
+            raise ConfigError(f"{path}, row {line}: published and tolerance must be numbers")
     return {(row["study"], row["setting"], row["metric"]): row for row in rows}
 
 
-def tabulate(groups: Groups, references: Mapping[tuple[str, str, str], Mapping]) -> list[dict[str, str]]:
+def tabulate(
+    groups: Groups, references: Mapping[tuple[str, str, str], Mapping], pairs: Sequence[Pair] = ()
+) -> list[dict[str, str]]:
     """Rows of the table, with COLUMNS as keys: a row a figure, measured, published or both.
 
     `std` is the sample standard deviation over seeds (n - 1), empty for one seed.
@@ -99,68 +104,63 @@ def tabulate(groups: Groups, references: Mapping[tuple[str, str, str], Mapping])
             key = (study, setting, metric)
             rows.append(beside(key, figures, missing.pop(key, None), notes(records)))
     rows += [beside(key, {"mean": "", "std": "", "n": ""}, reference, []) for key, reference in missing.items()]
-    rows += differences(groups)
+    rows += differences(groups, pairs)
     return sorted(rows, key=lambda row: (row["study"], natural(row["setting"])))
 
 
-def differences(groups: Groups) -> list[dict[str, str]]:
-    """Rows of paired differences, of every two settings that differ in one key (the preset counts as one).
+def differences(groups: Groups, pairs: Sequence[Pair]) -> list[dict[str, str]]:
+    """Rows of paired differences, of every two settings that a rule of `pairs` puts side by side.
 
-    Both must have been run on two seeds at least: a difference is taken seed by seed, of the test accuracy (points) or,
-    without one, of the test loss. The note has the 95 % interval of the mean difference (Student's t, n - 1).
+    Both must have been run on two seeds at least that they share: a difference is taken seed by seed, of the test
+    accuracy (points) or, where neither has one, of the test loss. The note has the 95 % interval of the mean
+    difference (Student's t, n - 1).
     """
+    by_words = {(study, frozenset(setting.split())): (study, setting) for study, setting in groups}
     rows = []
-    places = sorted((place for place in groups if UNCOMMITTED not in place[1]), key=lambda p: (p[0], natural(p[1])))
-    for one, other in combinations(places, 2):
-        keys = one_key_apart(one, other)
-        if not keys:
-            continue
-        ours, theirs = (
-            {r["config"]["seed"]: measured(r["metrics"]) for r in completed(groups[p])} for p in (one, other)
-        )
-        seeds = sorted(ours.keys() & theirs.keys())
-        for metric, name in (("test accuracy (%)", "test accuracy (points)"), ("test loss", "test loss")):
-            if len(seeds) > 1 and all(metric in values[seed] for values in (ours, theirs) for seed in seeds):
-                each = [theirs[seed][metric] - ours[seed][metric] for seed in seeds]
-                rows.append(difference_row(one, other, keys, name, each))
-                break
+    for (study, words), minus in pairs:
+        for ours, place in by_words.items():
+            if ours[0] != study or not ours[1] >= set(words.split()):
+                continue
+            common = ours[1] - set(words.split())
+            other = by_words.get((minus[0], common | set(minus[1].split())))
+            if other and other != place:
+                title = [word for word in place[1].split() if word in common]
+                both = ((study, words), minus)
+                names = [f"{preset if study != minus[0] else ''} {own}".strip() for preset, own in both]
+                rows += difference(groups, place, other, f"{' '.join(title)}: {names[0]} minus {names[1] or 'without'}")
     return rows
 
 
-def one_key_apart(one: tuple[str, str], other: tuple[str, str]) -> tuple[str, str] | None:
-    """What sets two (study, setting) apart, as `key=value` of each; None where that is more than one key."""
-    first, second = ({"preset": study} | keys_of(setting) for study, setting in (one, other))
-    differing = [key for key in first | second if first.get(key) != second.get(key)]
-    if len(differing) != 1:
-        return None
-    (key,) = differing
-    return tuple(f"{key}={values[key]}" if key in values else f"{key} as in the preset" for values in (first, second))
+def difference(groups: Groups, one: tuple[str, str], other: tuple[str, str], title: str) -> list[dict[str, str]]:
+    """The row of `one` minus `other`, if they share two seeds."""
+    ours, theirs = ({r["config"]["seed"]: measured(r["metrics"]) for r in completed(groups[p])} for p in (one, other))
+    seeds = sorted(ours.keys() & theirs.keys())
+    with_accuracy = {"test accuracy (%)" in values[seed] for values in (ours, theirs) for seed in seeds}
+    if len(seeds) < 2 or len(with_accuracy) > 1:
+        return []
+    metric, name = ("test accuracy (%)", "test accuracy (points)") if True in with_accuracy else ("test loss",) * 2
+    each = [ours[seed][metric] - theirs[seed][metric] for seed in seeds]
+    digits = 2 if "points" in name else loss_digits(max(map(abs, each)))
+    low, high = interval(each)
+    remarks = notes([*groups[one], *groups[other]])
+    row = {
+        "study": one[0],
+        "setting": title,
+        "metric": f"{DIFFERENCE} {name}",
+        "mean": f"{statistics.fmean(each):z.{digits}f}",
+        "std": f"{statistics.stdev(each):.{digits}f}",
+        "n": str(len(each)),
+        "note": "; ".join([f"95 % interval {low:z.{digits}f} to {high:z.{digits}f}, paired by seed", *remarks]),
+    }
+    return [dict.fromkeys(COLUMNS, "") | row]
 
 
-def keys_of(setting: str) -> dict[str, str]:
-    """A setting's text as keys and values."""
-    return dict(word.partition("=")[::2] for word in setting.split())
-
-
-def difference_row(
-    one: tuple[str, str], other: tuple[str, str], keys: tuple[str, str], metric: str, each: Sequence[float]
-) -> dict[str, str]:
-    """The row of one paired difference: `other` minus `one`."""
+def interval(each: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean of so many differences, by Student's t."""
     from scipy.stats import t as student  # here, as it takes a second
 
-    mean, spread = statistics.fmean(each), statistics.stdev(each)
-    reach = float(student.ppf(0.975, len(each) - 1)) * spread / len(each) ** 0.5
-    digits = 2 if "points" in metric else loss_digits(max(map(abs, each)))
-    common = [word for word in other[1].split() if word in one[1].split()]
-    return dict.fromkeys(COLUMNS, "") | {
-        "study": other[0],
-        "setting": f"{' '.join(common)}: {keys[1]} minus {keys[0]}",
-        "metric": f"{DIFFERENCE} {metric}",
-        "mean": f"{mean:z.{digits}f}",
-        "std": f"{spread:.{digits}f}",
-        "n": str(len(each)),
-        "note": f"95 % interval {mean - reach:z.{digits}f} to {mean + reach:z.{digits}f}, paired by seed",
-    }
+    reach = float(student.ppf(0.975, len(each) - 1)) * statistics.stdev(each) / len(each) ** 0.5
+    return statistics.fmean(each) - reach, statistics.fmean(each) + reach
 
 
 def natural(text: str) -> list[tuple[float, str]]:
@@ -179,19 +179,19 @@ def beside(
         **figures,
         "published": published.get("published", ""),
         "source": published.get("source", ""),
-        "verdict": verdict(key[2], figures["mean"], figures["std"], reference) if reference else "",
+        "verdict": verdict(key[2], figures, reference) if reference else "",
         "note": "; ".join(filter(None, [published.get("note", ""), *remarks])),
     }
 
 
-def verdict(metric: str, mean: str, std: str, reference: Mapping[str, str]) -> str:
+def verdict(metric: str, figures: Mapping[str, str], reference: Mapping[str, str]) -> str:
     """How a measured figure stands to the published one, from the digits that the table shows."""
-    if not mean:
-        return "not measured"
+    if not figures["mean"]:
+        return "diverged" if figures["n"] == "0" else "not measured"
     if reference["note"].startswith(NOT_COMPARABLE):
         return "not comparable"
-    above = Decimal(mean) - Decimal(reference["published"])
-    if abs(above) <= max(Decimal(reference["tolerance"] or 0), Decimal(std or 0)):
+    above = Decimal(figures["mean"]) - Decimal(reference["published"])
+    if abs(above) <= max(Decimal(reference["tolerance"] or 0), Decimal(figures["std"] or 0)):
         return "reproduced"
     return "better" if (above < 0) == ("loss" in metric) else "worse"
 
@@ -290,22 +290,22 @@ def with_spread(row: Mapping[str, str]) -> str:
 
 
 def latex(table: str) -> str:
-    """The CSV table for LaTeX: a longtable a study, with the rules of booktabs."""
-    studies = defaultdict(list)
-    setting = None
-    for row in rows_of(table):
+    """The CSV table for LaTeX: a longtable a study, with the rules of booktabs, and its notes below."""
+    rows, setting = rows_of(table), None
+    studies = {study: {"rows": [], "notes": []} for study in dict.fromkeys(row["study"] for row in rows)}
+    for row in rows:
         place = (row["study"], row["setting"])
-        studies[row["study"]].append(
-            {
-                "setting": "" if place == setting else for_latex(row["setting"]),
-                "metric": for_latex(row["metric"]),
-                "ours": for_latex(with_spread(row)),
-                "published": for_latex(row["published"]),
-                "verdict": for_latex(row["verdict"]),
-            }
-        )
+        cells = {key: for_latex(row[key]) for key in ("metric", "published", "verdict")}
+        cells["ours"] = for_latex(with_spread(row))
+        cells["setting"] = "" if place == setting else for_latex(row["setting"])
+        cells["note"] = for_latex(row["note"]) if row["metric"].startswith(DIFFERENCE) else ""
+        studies[row["study"]]["rows"].append(cells)
         setting = place
-    return TEMPLATES.get_template("table.tex").render(studies={for_latex(name): rows for name, rows in studies.items()})
+    for study, parts in studies.items():
+        ours = [row for row in rows if row["study"] == study and not row["metric"].startswith(DIFFERENCE)]
+        parts["notes"] = [for_latex(line.removeprefix("- ").replace("`", "")) for line in listed_notes(ours)]
+    by_name = {for_latex(study): parts for study, parts in studies.items()}
+    return TEMPLATES.get_template("table.tex").render(studies=by_name)
 
 
 def for_latex(text: str) -> str:

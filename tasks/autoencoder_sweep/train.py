@@ -110,7 +110,8 @@ def encoder_run(config: SweepConfig) -> Path:
     return runs.finished_run(
         folder,
         "autoencoder",
-        {field: config.identity()[field] for field in ("dataset", "k", "hidden")},
+        # With another seed, or other images, it would have been trained on what validates here.
+        {field: config.identity()[field] for field in ("dataset", "k", "hidden", "seed", "limit_train")},
         f"`python tasks/autoencoder_sweep/train.py --k {config.k} --hidden {config.hidden} --seed {config.seed}`, "
         "with the same data and --out, makes it",
     )

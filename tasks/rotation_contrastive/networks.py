@@ -5,8 +5,6 @@ from keras import layers, ops
 
 from common.data.sources import Dataset
 
-BLOCKS = 3
-
 
 def image_input(data: Dataset):
     """The input of either network, uint8 (b, h, w, c), and its pixels from -1 to 1."""

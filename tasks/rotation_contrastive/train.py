@@ -13,6 +13,7 @@ classifier on the first blocks of the pretext network (transfer), and an embeddi
 What accuracy to expect, and over how many seeds: the table in README.md beside this file.
 """
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,24 +65,30 @@ class RotationConfig(Config):
         return (*super().headline(), f"{self.blocks}blocks", "trained" if self.train_blocks else "frozen")
 
     def identity(self) -> dict:
-        """Everything that the result depends on; a rotation run by its name, wherever it lies."""
+        """Everything that the result of this stage depends on; a rotation run by its name, wherever it lies."""
         named = self.rotation_run if self.rotation_run == "own" else Path(self.rotation_run).resolve().name
-        return super().identity() | {"rotation_run": named}
+        fields = super().identity() | {"rotation_run": named}
+        elsewhere = {"transfer": ("blocks", "train_blocks", "rotation_run"), "contrastive": ("margin",)}
+        inert = {key for stage, keys in elsewhere.items() for key in keys if stage != self.stage}
+        return {key: value for key, value in fields.items() if key not in inert}
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""
         super().check()
-        if not 1 <= self.blocks <= 3:
-            raise ConfigError(f"blocks is {self.blocks}; allowed: 1 to 3")
+        if not 1 <= self.blocks <= BLOCKS:
+            raise ConfigError(f"blocks is {self.blocks}; allowed: 1 to {BLOCKS}")
         positive("margin", self.margin)
         if self.rotation_run != "own" and not (Path(self.rotation_run) / "config.json").is_file():
             raise ConfigError(f"rotation-run {self.rotation_run!r}: allowed: own, or the folder of a run")
-        if self.stage != "transfer" and (self.rotation_run != "own" or not self.train_blocks):
-            raise ConfigError("rotation-run and train-blocks are for --preset transfer")
+        if self.stage != "transfer" and self.rotation_run != "own":
+            raise ConfigError("rotation-run is for --preset transfer")
+        if self.stage == "contrastive" and self.devices > 1 and os.environ.get("KERAS_BACKEND") != "jax":
+            raise ConfigError("TensorFlow would pair images within each device's part alone: one device, or JAX")
         for phase in self.phases:
             phase.check()
 
 
+BLOCKS = 3  # of the classifier
 PRESETS = {
     "base": RotationConfig(preset="base"),
     "rotation": RotationConfig(preset="rotation", stage="rotation"),
@@ -105,15 +112,15 @@ def rotation_run(config: RotationConfig) -> Path:
     """The finished run that the blocks are taken from. Raises ConfigError where it is not there, or does not fit."""
     import dataclasses
 
-    own = {"preset": "rotation", "stage": "rotation", "blocks": 2, "train_blocks": True}
-    pretext = dataclasses.replace(config, **own)
+    pretext = dataclasses.replace(config, preset="rotation", stage="rotation", rotation_run="own")
     folder = Path(config.rotation_run)
     if config.rotation_run == "own":
         folder = config.out / "rotation_contrastive" / pretext.name()
     return runs.finished_run(
         folder,
         "rotation run",
-        {"stage": "rotation", "dataset": config.identity()["dataset"]},
+        # With another seed, or other images, it would have been trained on what validates here.
+        {key: pretext.identity()[key] for key in ("stage", "dataset", "seed", "limit_train")},
         f"`python tasks/rotation_contrastive/train.py --preset rotation --seed {config.seed}`, with the other flags as "
         "here, makes it",
     )
@@ -162,11 +169,13 @@ def embed(config: RotationConfig, run: runs.Run, data) -> None:
     def points() -> dict:
         return {name: training.predict(model, getattr(data, name), config.batch_size) for name in ("train", "test")}
 
-    before = points()
+    initial = model.get_weights()
     objective = training.Objective(networks.ContrastiveLoss(config.margin), accuracy=False)
     progress = training.train(run, model, config.phases, data, lambda phase: None, objective=objective)
     metrics = training.results(run, model, config.phases, data, progress, objective, of=("train", "validation", "test"))
     after = points()
+    model.set_weights(initial)
+    before = points()
     untrained, trained = (
         embedding.figures((places["train"], data.train.labels), (places["test"], data.test.labels))
         for places in (before, after)

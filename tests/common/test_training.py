@@ -436,3 +436,13 @@ def test_layers_that_are_not_in_a_run_are_told_of(tmp_path, data):
     for model, name in ((wider, "conv"), (other, "convolution")):
         with pytest.raises(checkpoints.CheckpointError, match=f"no kernel of shape .* for the layer {name}"):
             training.load_layers(model, run.folder, "full", [name])
+
+
+def test_a_run_without_its_checkpoints_is_told_of(tmp_path, data):
+    run, model, _ = train(tmp_path, data, PHASES[1:])
+    with pytest.raises(checkpoints.CheckpointError, match="has no checkpoint of its phase head"):
+        training.load_layers(model, run.folder, "head", ["conv"])
+    for path in run.checkpoints.iterdir():
+        path.unlink()
+    with pytest.raises(checkpoints.CheckpointError, match="has no checkpoint of its phase full"):
+        training.load_layers(model, run.folder, "full", ["conv"])

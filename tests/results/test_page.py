@@ -1,12 +1,13 @@
 """The page of results: what it holds, and how it behaves in a browser (skipped where there is no Chromium)."""
 
+import json
 import re
 import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
-from made_runs import PHASES, REFERENCE, SETTING, TASK, collect, edit, make_run
+from made_runs import PHASES, REFERENCE, SETTING, TASK, collect, make_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(
@@ -23,7 +24,9 @@ def page_of(root):
     rows = (f"three_phase,{SETTING},{m},{p},0.5,000,\n" for m, p in (("test accuracy (%)", 61), ("test loss", 2)))
     (root / "tasks" / TASK / "reference.csv").write_text(REFERENCE + "".join(rows))
     gone = make_run(root, 1, slug="three_phase-cifar10-bbbb2222", setting="dataset=cifar10 rate=9")
-    edit(gone / "metrics.json", status="diverged", diverged={"reason": "loss is nan"}, test={})
+    metrics = {"status": "diverged", "task": TASK, "seed": 1, "diverged": {"reason": "loss is nan"}}
+    (gone / "metrics.json").write_text(json.dumps(metrics))  # as train.py writes it, and before the first epoch's end
+    (gone / "history.csv").unlink()
     collect(root)
     path = root / "results" / "index.html"
     return path, path.read_text()

@@ -10,15 +10,25 @@ from made_runs import ACCURACIES, REFERENCE, SETTING, TASK, collect, edit, make_
 from PIL import Image
 from scipy import stats
 
-from common.config import REPOSITORY
+from common.config import REPOSITORY, parse_strictly
+from results import collect as collecting
 from results import tables
 from results.collect import MARKED, main
+from slurm import plan
 
 OTHER = "dataset=cifar10 backbone=resnet34"
 TASKS = sorted(path.parent.name for path in REPOSITORY.glob("tasks/*/train.py"))
 
 
 # --- paired differences
+
+PAIR = (("three_phase", "backbone=resnet34"), ("three_phase", "backbone=resnet18"))
+
+
+@pytest.fixture
+def rule(monkeypatch):
+    """The one rule: resnet34 minus resnet18."""
+    monkeypatch.setitem(collecting.PAIRS, TASK, [PAIR])
 
 
 def make_pair(root, others, seeds=(0, 1, 2)):
@@ -35,7 +45,7 @@ def differences_in(root):
     return [row for row in table(root) if row["metric"].startswith(tables.DIFFERENCE)]
 
 
-def test_paired_difference_and_interval_are_those_of_scipy(root):
+def test_paired_difference_and_interval_are_those_of_scipy(root, rule):
     others = (0.75, 0.80, 0.70)
     make_pair(root, others)
     collect(root)
@@ -48,9 +58,11 @@ def test_paired_difference_and_interval_are_those_of_scipy(root):
     low, high = stats.ttest_1samp(each, 0).confidence_interval(0.95)
     found = re.fullmatch(r"95 % interval (\S+) to (\S+), paired by seed", row["note"])
     assert [float(end) for end in found.groups()] == pytest.approx([low, high], abs=0.005)
+    text = (root / "results" / "tables" / f"{TASK}.tex").read_text()
+    assert "95 \\% interval" in text
 
 
-def test_seeds_are_paired_and_not_their_means(root):
+def test_seeds_are_paired_and_not_their_means(root, rule):
     """Settings with different seeds: those that both have count."""
     make_pair(root, (0.71, 0.72), seeds=(2, 1))
     collect(root)
@@ -60,13 +72,13 @@ def test_seeds_are_paired_and_not_their_means(root):
     assert float(row["mean"]) == pytest.approx(each.mean(), abs=0.005)
 
 
-@pytest.mark.parametrize("why", ["one seed", "diverged", "two keys", "uncommitted"])
-def test_no_difference_where_there_is_nothing_to_pair(root, why):
+@pytest.mark.parametrize("why", ["one seed", "diverged", "other data", "uncommitted"])
+def test_no_difference_where_there_is_nothing_to_pair(root, rule, why):
     make_pair(root, (0.7,) if why == "one seed" else (0.7, 0.7, 0.7), seeds=(0,) if why == "one seed" else (0, 1, 2))
     for folder in (root / "results" / "runs" / TASK).glob("o-*"):
         if why == "diverged" and not folder.name.endswith("s0"):
             edit(folder / "metrics.json", status="diverged", diverged={"reason": "nan"})
-        if why == "two keys":
+        if why == "other data":
             edit(folder / "config.json", setting="dataset=mnist backbone=resnet34")
         if why == "uncommitted":
             edit(folder / "environment.json", dirty=True)
@@ -74,24 +86,69 @@ def test_no_difference_where_there_is_nothing_to_pair(root, why):
     assert differences_in(root) == []
 
 
-def test_arms_that_are_presets_are_paired(root):
+def test_only_what_a_rule_names_is_compared(root, rule):
     for seed in (0, 1):
         make_run(root, seed)
-        make_run(root, seed, slug="two_phase-cifar10-ffff6666", preset="two_phase", accuracies=(0.5, 0.6, 0.9))
+        make_run(root, seed, slug="o-cifar10-eeee5555", setting=f"{SETTING} limit_test=9")
     collect(root)
-    (row,) = differences_in(root)
-    assert row["setting"] == f"{SETTING}: preset=two_phase minus preset=three_phase"
+    assert differences_in(root) == []
 
 
-def test_without_accuracy_the_difference_is_one_of_losses(root):
+def test_arms_that_are_presets_are_paired(root, monkeypatch):
+    rules = [(("two_phase", "blocks=2"), ("three_phase", "")), (("three_phase", ""), ("two_phase", "blocks=2"))]
+    monkeypatch.setitem(collecting.PAIRS, TASK, rules)
+    for seed in (0, 1):
+        make_run(root, seed)
+        make_run(
+            root,
+            seed,
+            slug="two_phase-cifar10-ffff6666",
+            preset="two_phase",
+            setting=f"{SETTING} blocks=2",
+            accuracies=(0.5, 0.6, 0.9),
+        )
+    collect(root)
+    one, other = differences_in(root)
+    assert one["setting"] == f"{SETTING}: three_phase minus two_phase blocks=2"
+    assert other["setting"] == f"{SETTING}: two_phase blocks=2 minus three_phase"
+    assert float(one["mean"]) == -float(other["mean"])
+
+
+def test_without_accuracy_the_difference_is_one_of_losses(root, rule):
     make_pair(root, (0.7, 0.7, 0.7))
-    for folder in (root / "results" / "runs" / TASK).glob("*"):
-        edit(folder / "metrics.json", test={"loss": 0.25 if folder.name.startswith("o-") else 0.2})
+    phases = {"a": {"images_per_second": 1.0, "validation": {"accuracy": 1}}}
+    folders = sorted((root / "results" / "runs" / TASK).glob("*"))
+    for folder in folders:
+        loss = 0.25 if folder.name.startswith("o-") else 0.2
+        edit(folder / "metrics.json", test={"loss": loss}, phases=phases)
         (folder / "history.csv").write_text("phase,epoch,loss,val_loss\na,1,1.0,1.0\n")
-        edit(folder / "metrics.json", phases={"a": {"images_per_second": 1.0, "validation": {"accuracy": 1}}})
     collect(root)
     (row,) = differences_in(root)
     assert (row["metric"], row["mean"], row["std"]) == ("difference in test loss", "0.05000", "0.00000")
+    edit(folders[0] / "metrics.json", test={"loss": 0.2, "accuracy": 0.5})  # a loss of another kind
+    collect(root)
+    assert differences_in(root) == []
+
+
+def test_a_difference_says_what_was_left_out(root, rule):
+    make_pair(root, (0.7, 0.7, 0.8))
+    runs = root / "results" / "runs" / TASK
+    edit(next(runs.glob("o-*-s0")) / "metrics.json", status="diverged", diverged={"reason": "nan"})
+    edit(next(runs.glob("o-*-s1")) / "environment.json", precision="mixed_float16")
+    collect(root)
+    (row,) = differences_in(root)
+    assert "1 of 6 runs diverged and are left out" in row["note"]
+    assert "runs differ in precision: float32, mixed_float16" in row["note"]
+
+
+@pytest.mark.parametrize("task", sorted(collecting.PAIRS))
+def test_rules_of_pairs_speak_of_settings_as_runs_do(task):
+    presets = plan.load_task(task).PRESETS
+    for pair in collecting.PAIRS[task]:
+        for preset, words in pair:
+            values = dict(word.split("=", 1) for word in words.split())
+            config = parse_strictly(presets, "", ["--preset", preset, *plan.flags(values)])
+            assert set(words.split()) <= set(config.setting(presets).split()), words
 
 
 # --- what is told of runs
@@ -157,7 +214,7 @@ def test_runs_are_compared_with_records(root, capsys):
             ["1111-s0", "cifar10"],
             "run 'cifar10': 2 runs have this in their name: three_phase-cifar10-aaaa1111-s0, three",
         ),
-        (["1111-s0", "1111-s1"], "run '1111-s1' is unfinished"),
+        (["1111-s0", "1111-s1"], "unfinished: cifar_phased/three_phase-cifar10-aaaa1111-s1"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_one_line(root, capsys, names, said):
@@ -272,7 +329,7 @@ def test_overviews_are_those_of_the_tables_that_are_committed():
 
 def test_records_that_are_committed_give_what_is(tmp_path):
     """A copy of what git has, without any runs: the same tables and READMEs, byte by byte, and the same figures."""
-    for name in ("tasks", "results/records", "results/tables", "results/figures"):
+    for name in ("tasks", "results/records"):
         shutil.copytree(REPOSITORY / name, tmp_path / name)
     shutil.copy(REPOSITORY / "README.md", tmp_path)
     main([], tmp_path)

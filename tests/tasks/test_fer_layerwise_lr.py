@@ -1,6 +1,8 @@
 """fer_layerwise_lr: every layer in its group, frozen groups, test images that are training images too."""
 
+import contextlib
 import dataclasses
+import io
 import json
 from types import SimpleNamespace
 
@@ -65,13 +67,19 @@ def test_the_published_rates():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run whose first groups are frozen, and one of which hardly moves."""
+def printed_run(tmp_path_factory):
+    """A run whose first groups are frozen, and one of which hardly moves; and what it printed."""
     out = tmp_path_factory.mktemp("runs")
     flags = [*SMALL, "--rates.stem", "0", "--rates.layer1", "0", "--rates.layer2", "1e-9"]
-    assert in_process.call(TASK, "--out", str(out), *flags) == 0
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert in_process.call(TASK, "--out", str(out), *flags) == 0
     (folder,) = out.glob("*/*")
-    return folder
+    return folder, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def run(printed_run):
+    return printed_run[0]
 
 
 def test_groups_move_by_their_rates(run, data):
@@ -95,7 +103,9 @@ def test_groups_move_by_their_rates(run, data):
     assert min(statistics[group] for group in ("layer2", "layer3", "layer4")) > 0
 
 
-def test_the_rates_are_printed_drawn_and_kept(run, capsys):
+def test_the_rates_are_printed_drawn_and_kept(printed_run):
+    run, printed = printed_run
+    assert "rates: stem 0, layer1 0, layer2 1e-09, layer3 0.01, layer4 0.02, head 0.02\n" in printed
     metrics = json.loads((run / "metrics.json").read_text())
     assert list(metrics["rates"]) == list(GROUPS)
     assert (metrics["rates"]["stem"], metrics["rates"]["head"]) == (0.0, TASK.PRESETS["demo"].rates.head)

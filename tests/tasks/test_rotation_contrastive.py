@@ -204,6 +204,8 @@ def test_a_missing_rotation_run_is_one_line_that_names_the_command(tmp_path, cap
     [
         ("stage", "base", "has stage base; this run has rotation"),
         ("dataset", "mnist", "has dataset mnist; this run has"),
+        ("seed", 5, "has seed 5; this run has 0"),  # its training images are not those of this run
+        ("limit_train", 100, "has limit_train 100; this run has 200"),
     ],
 )
 def test_a_run_that_does_not_fit_is_one_line(rotation, tmp_path, capsys, field, value, said):
@@ -216,12 +218,20 @@ def test_a_run_that_does_not_fit_is_one_line(rotation, tmp_path, capsys, field, 
     assert said in one_error(capsys)
 
 
+def test_flags_of_another_stage_do_not_make_another_run():
+    for flags in (["--blocks", "3"], ["--no-train-blocks"], ["--margin", "3"]):
+        assert config("--preset", "rotation", *flags).name() == config("--preset", "rotation").name()
+    assert config("--preset", "transfer", "--blocks", "3").name() != config("--preset", "transfer").name()
+    assert config("--preset", "contrastive", "--margin", "3").name() != config("--preset", "contrastive").name()
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
+        (["--rotation-run", "."], "rotation-run '.': allowed: own, or the folder of a run"),
         (["--blocks", "4"], "blocks is 4; allowed: 1 to 3"),
         (["--margin", "0"], "margin is 0.0; it must be above zero"),
-        (["--no-train-blocks"], "rotation-run and train-blocks are for --preset transfer"),
+        (["--preset", "contrastive", "--devices", "2"], "one device, or JAX"),
         (["--preset", "transfer", "--rotation-run", "nowhere"], "rotation-run 'nowhere': allowed: own, or the folder"),
         (["--dropout", "1"], "dropout is 1.0; allowed: 0 <= dropout < 1"),
     ],
