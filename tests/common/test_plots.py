@@ -117,6 +117,15 @@ def without_accuracy(history):
 
 
 STEPS = [{"step": 100 * i, "loss": 500.0 / i} for i in range(1, 12)]
+RATES = {"stem": 0.0, "layer1": 1e-5, "layer2": 5e-5, "layer3": 1e-4, "layer4": 5e-4, "head": 1e-3}
+
+
+def make_embeddings(classes):
+    rng = np.random.default_rng(classes)
+    titles = ("before training\n20-NN 10.2 %, linear probe 9.8 %", "after training\n20-NN 61.0 %, linear probe 58.3 %")
+    return {title: spread * rng.normal(size=(50, 2)) + spread for title, spread in zip(titles, (0.01, 5), strict=True)}
+
+
 DIGITS_VARIANCE = 1 - 0.9 ** np.arange(1, 65)  # 95 % in 29 components, 99 % in 44
 CASES |= {
     "image_pairs named": lambda path: plots.image_pairs(
@@ -140,6 +149,14 @@ CASES |= {
     "loss_by_step none": lambda path: plots.loss_by_step([], path),
     "cumulative_variance": lambda path: plots.cumulative_variance(DIGITS_VARIANCE, path),
     "cumulative_variance of noise": lambda path: plots.cumulative_variance(np.arange(1, 785) / 784, path),
+    "group_rates": lambda path: plots.group_rates(RATES, path),
+    "group_rates frozen": lambda path: plots.group_rates(dict.fromkeys(RATES, 0.0) | {"head": 1e-3}, path),
+    "group_rates one": lambda path: plots.group_rates(dict.fromkeys(RATES, 1e-3), path),
+    "embeddings": lambda path: plots.embeddings(make_embeddings(10), np.arange(50) % 10, NAMES[10], path),
+    "embeddings 2": lambda path: plots.embeddings(make_embeddings(2), np.arange(50) % 2, ["upright", "turned"], path),
+    "embeddings of one point": lambda path: plots.embeddings(
+        {"all alike": np.ones((50, 2))}, np.zeros(50), ["a"], path
+    ),
     "cumulative_variance at once": lambda path: plots.cumulative_variance(np.linspace(0.97, 1, 784), path),
 }
 
@@ -221,6 +238,8 @@ def test_figure_is_a_readable_png(case, figures, tmp_path):
         "class_images",
         "loss_by_step",
         "cumulative_variance",
+        "group_rates",
+        "embeddings",
     ],
 )
 def test_same_input_gives_the_same_bytes(case, tmp_path):
@@ -510,3 +529,25 @@ def test_neither_keras_nor_pyplot_is_imported():
     code = "import sys, common.plots, common.metrics; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"keras", "tensorflow", "matplotlib.pyplot"} & set(done.stdout.split())
+
+
+def test_group_rates_are_bars_to_the_rate_and_frozen_groups_are_named(figures, tmp_path):
+    plots.group_rates(RATES, tmp_path / "p.png")
+    (axes,) = figures[0].axes
+    tops = [bar.get_y() + bar.get_height() for bar in axes.patches]
+    np.testing.assert_allclose(tops[1:], list(RATES.values())[1:])
+    assert axes.patches[0].get_height() == 0
+    assert [text.get_text() for text in axes.texts] == ["frozen", "1e-05", "5e-05", "0.0001", "0.0005", "0.001"]
+
+
+def test_embeddings_show_every_point_at_one_unit_of_both_axes(figures, tmp_path):
+    panels = make_embeddings(10)
+    plots.embeddings(panels, np.arange(50) % 10, NAMES[10], tmp_path / "p.png")
+    for axes, points in zip(figures[0].axes, panels.values(), strict=True):
+        drawn = np.concatenate([part.get_offsets() for part in axes.collections])
+        assert len(axes.collections) == 10
+        assert sorted(map(tuple, drawn)) == sorted(map(tuple, points))
+        (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+        assert right - left == pytest.approx(top - bottom)
+        assert (points > [left, bottom]).all()
+        assert (points < [right, top]).all()
