@@ -36,13 +36,19 @@ TEMPLATES = jinja2.Environment(
 
 def notes(records: Sequence[dict]) -> list[str]:
     """What a reader of a group's figures should know, each thing once."""
+    told = [note for record in completed(records) for note in record["metrics"].get("notes", ())]
+    return list(dict.fromkeys(doubts(records) + told))
+
+
+def doubts(records: Sequence[dict]) -> list[str]:
+    """What is left out of a group, and how its runs differ in more than their seeds."""
     lost = len(records) - len(completed(records))
     found = [f"{lost} of {len(records)} runs diverged{' and are left out' * (lost < len(records))}"] if lost else []
     for fact in ("backend", "precision", "commit"):
         values = sorted({str(record["environment"].get(fact)) for record in completed(records)})
         if len(values) > 1:
             found.append(f"runs differ in {fact}: {', '.join(v[:10] if fact == 'commit' else v for v in values)}")
-    return list(dict.fromkeys(found + [note for r in completed(records) for note in r["metrics"].get("notes", ())]))
+    return found
 
 
 def loss_digits(loss: float) -> int:
@@ -142,7 +148,7 @@ def difference(groups: Groups, one: tuple[str, str], other: tuple[str, str], tit
     each = [ours[seed][metric] - theirs[seed][metric] for seed in seeds]
     digits = 2 if "points" in name else loss_digits(max(map(abs, each)))
     low, high = interval(each)
-    remarks = notes([*groups[one], *groups[other]])
+    remarks = doubts([*groups[one], *groups[other]])
     row = {
         "study": one[0],
         "setting": title,
