@@ -32,7 +32,7 @@ FIGURES = {
     "hinge_svm": ("validation_loss",),
     "permuted_cnn": ("curves", "locality"),
     "autoencoder_sweep": ("sweep", "transfer"),
-    "rotation_contrastive": ("curves", "transferred_blocks"),
+    "rotation_contrastive": ("curves", "transferred_blocks", "contrastive"),
     "fer_layerwise_lr": ("curves", "arms"),
 }
 # Settings to compare, seed by seed (tables.Pair).

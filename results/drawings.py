@@ -277,3 +277,22 @@ def arms(groups: Groups, path: Path) -> None:
         axes.grid(axis="y", color="0.9")
         part.legend(ncols=3, **plots.LEGEND_BELOW)
     plots.save_figure(figure, path)
+
+
+def contrastive(groups: Groups, path: Path) -> None:
+    """Draw the contrastive loss of rotation_contrastive by epoch, training and validation, a line a seed."""
+    records = groups.get(("contrastive", "dataset=cifar10"), [])
+    if not records:
+        return
+    figure, axes = one_panel(f"Contrastive embedding (n = {len(records)})", "Epoch", "Contrastive loss")
+    for key, name, colour, style in (
+        ("loss", "training, dropout on", plots.ORANGE, "--"),
+        ("val_loss", "validation", plots.BLUE, "-"),
+    ):
+        for number, record in enumerate(records):
+            values = [row[key] for row in record["history"]]
+            label = f"{name} (a line a seed)" if number == 0 else None
+            axes.plot(range(1, len(values) + 1), values, style, color=colour, alpha=0.8, label=label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend()
+    plots.save_figure(figure, path)

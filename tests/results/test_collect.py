@@ -400,7 +400,7 @@ def test_transfer_is_drawn_by_blocks_frozen_and_trained(drawn, tmp_path):
 
 
 def test_nothing_is_drawn_of_nothing(drawn, tmp_path):
-    for draw in (drawings.transferred_blocks, drawings.arms, drawings.curves):
+    for draw in (drawings.transferred_blocks, drawings.contrastive, drawings.arms, drawings.curves):
         draw({}, tmp_path / "p.png")
     assert drawn == []
 
@@ -462,3 +462,12 @@ def test_a_readme_has_details_that_a_source_has_published():
     assert "F1" not in compact(table_of(metrics))
     text = compact(table_of(metrics, published=["test F1 of sad (%)"]))
     assert "| setting | test accuracy (%) | test F1 of sad (%) |" in text
+
+
+def test_contrastive_losses_are_drawn_a_line_a_seed(drawn, tmp_path):
+    runs = [{"history": [{"loss": 1.0 + i, "val_loss": 2.0 + i}, {"loss": 0.5, "val_loss": 0.7}]} for i in range(3)]
+    drawings.contrastive(
+        {("contrastive", "dataset=cifar10"): runs, ("base", "dataset=cifar10"): []}, tmp_path / "p.png"
+    )
+    lines = [line.get_xydata().tolist() for line in drawn[0].axes[0].get_lines()]
+    assert lines == [[[1, a + i], [2, b]] for a, b in ((1.0, 0.5), (2.0, 0.7)) for i in range(3)]
