@@ -38,9 +38,9 @@ def one(name: str, runs: Path, kept: Path) -> dict:
         raise ConfigError(f"run {name!r} is {reason}") from None
 
 
-def show(found: Sequence[Mapping], console: Console | None = None) -> None:
+def show(found: Sequence[Mapping]) -> None:
     """Print the differences and the figures, a column a run."""
-    console = console or Console(markup=False)  # names may hold what it would take for its own
+    console = Console(markup=False)  # names may hold what it would take for its own
     names = [record["run"] for record in found]
     columns = [f"run {number}" for number in range(1, len(names) + 1)]
     for column, record in zip(columns, found, strict=True):

@@ -20,3 +20,11 @@ def call(task, *flags, study=None):
             signal.signal(number, handler)
         keras.config.set_dtype_policy("float32")
     return 0
+
+
+def one_error(capsys):
+    """The one line that a command has left on stderr."""
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1
+    return printed

@@ -305,16 +305,9 @@ def test_a_fine_tuned_run_that_is_stopped_goes_on(finished, cases, tmp_path, mon
         assert resumed[part] == expected[part]
 
 
-def one_error(capsys):
-    printed = capsys.readouterr().err
-    assert printed.startswith("error: ")
-    assert printed.count("\n") == 1
-    return printed
-
-
 def test_a_missing_autoencoder_is_one_line_that_names_the_command(tmp_path, capsys):
     assert call(tmp_path, *TRANSFER, "--seed", "3", "--encoder", "pretrained") == 2
-    line = one_error(capsys)
+    line = in_process.one_error(capsys)
     assert f"no finished autoencoder in {tmp_path}" in line
     assert "`python tasks/autoencoder_sweep/train.py --k 6 --hidden 24 --seed 3`" in line
     assert not list(tmp_path.glob("**/config.json"))
@@ -324,13 +317,13 @@ def test_an_unfinished_autoencoder_is_none(finished, tmp_path, capsys):
     shutil.copytree(finished[1], tmp_path / "run")
     (tmp_path / "run" / "metrics.json").unlink()
     assert call(tmp_path, *TRANSFER, "--encoder", str(tmp_path / "run")) == 2
-    assert "no finished autoencoder" in one_error(capsys)
+    assert "no finished autoencoder" in in_process.one_error(capsys)
 
 
 @pytest.mark.parametrize(("flag", "value", "said"), [("--k", "7", "k 6"), ("--hidden", "25", "hidden 24")])
 def test_an_autoencoder_of_another_size_is_one_line(finished, tmp_path, capsys, flag, value, said):
     assert call(tmp_path, *TRANSFER, "--encoder", str(finished[1]), flag, value) == 2
-    line = one_error(capsys)
+    line = in_process.one_error(capsys)
     assert f"has {said}; this run has {value}" in line
     assert not list(tmp_path.iterdir())
 
@@ -346,7 +339,7 @@ def test_a_folder_without_a_trained_autoencoder_is_one_line(finished, tmp_path, 
         (tmp_path / "run" / name).write_text(text)
     shutil.rmtree(tmp_path / "run" / "checkpoints")  # one that diverges in its first epoch has none
     assert call(tmp_path / "runs", *TRANSFER, "--encoder", str(tmp_path / "run")) in (1, 2)
-    one_error(capsys)
+    in_process.one_error(capsys)
 
 
 def test_a_run_has_one_name_however_the_folder_of_its_encoder_is_spelt(finished, monkeypatch):
@@ -370,7 +363,7 @@ def test_an_autoencoder_of_other_images_is_one_line(finished, tmp_path, capsys):
     flags = ["--preset", "transfer", "--dataset", f"image_folder:{tmp_path / 'images'}", "--k", "6", "--hidden", "24"]
     code = call(tmp_path / "runs", *flags, "--data-dir", str(tmp_path), "--encoder", str(finished[1]))
     assert code in (1, 2)
-    one_error(capsys)
+    in_process.one_error(capsys)
 
 
 @pytest.mark.parametrize(

@@ -184,16 +184,9 @@ def test_training_begins_from_the_blocks_of_the_rotation_run(rotation, tmp_path)
         assert (weights[name] != pretext_weights[name]).mean() > 0.9
 
 
-def one_error(capsys):
-    printed = capsys.readouterr().err
-    assert printed.startswith("error: ")
-    assert printed.count("\n") == 1
-    return printed
-
-
 def test_a_missing_rotation_run_is_one_line_that_names_the_command(tmp_path, capsys):
     assert call(tmp_path, *TRANSFER, "--seed", "3") == 2
-    line = one_error(capsys)
+    line = in_process.one_error(capsys)
     assert f"no finished rotation run in {tmp_path}" in line
     assert "`python tasks/rotation_contrastive/train.py --preset rotation --seed 3`" in line
     assert not list(tmp_path.glob("**/config.json"))
@@ -215,7 +208,7 @@ def test_a_run_that_does_not_fit_is_one_line(rotation, tmp_path, capsys, field, 
     content["config"][field] = value
     path.write_text(json.dumps(content))
     assert call(tmp_path / "runs", *TRANSFER, "--rotation-run", str(tmp_path / "run")) == 2
-    assert said in one_error(capsys)
+    assert said in in_process.one_error(capsys)
 
 
 def test_flags_of_another_stage_do_not_make_another_run():
