@@ -5,7 +5,7 @@ import statistics
 import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import cycle, product
+from itertools import cycle
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -133,32 +133,23 @@ def validation_loss(groups: Groups, path: Path) -> None:
 
 
 def locality(groups: Groups, path: Path) -> None:
-    """Draw permuted_cnn's accuracy by the size of the blocks that stay whole, with the perceptron's as lines."""
+    """Draw permuted_cnn's accuracy after so many epochs by the size of the blocks that stay whole."""
+    epochs = 5
     figure, axes = one_panel(
-        "How much neighbourhood the network needs",
+        f"How much neighbourhood the network needs ({epochs} epochs)",
         "Side of the blocks that are permuted whole (pixels)",
         "Test accuracy (%)",
     )
     points = {}
-    for network, block in product(("cnn", "mlp"), (1, 2, 4, 7, 14, None)):
-        if records := groups.get(("permuted", f"dataset=notmnist network={network} block={block}")):
-            figures = (*spread(records, "test", "accuracy", 100), len(records))
-            points.setdefault(network, {})[block or 28] = figures  # None: one block, and nothing moves
-    for network, colour, style in (("cnn", plots.BLUE, "o-"), ("mlp", plots.ORANGE, "s--")):
-        found = sorted(points.get(network, {}).items())
-        if found:
-            blocks, figures = zip(*found, strict=True)
-            means, stds, counts = zip(*figures, strict=True)
-            label = (
-                f"{network} (n = {min(counts)} to {max(counts)})"
-                if len(set(counts)) > 1
-                else f"{network} (n = {counts[0]})"
-            )
-            axes.errorbar(blocks, means, yerr=stds, fmt=style, color=colour, capsize=3, label=label)
-    if "cnn" in points:
+    for block in (1, 2, 4, 7, 14, None):
+        if records := groups.get(("permuted", f"dataset=notmnist network=cnn block={block} epochs={epochs}")):
+            points[block or 28] = (*spread(records, "test", "accuracy", 100), len(records))  # None: one block
+    if points:
+        means, stds, counts = zip(*points.values(), strict=True)
+        label = f"network (n = {', '.join(map(str, sorted(set(counts))))})"
+        axes.errorbar(list(points), means, yerr=stds, fmt="o-", color=plots.BLUE, capsize=3, label=label)
         axes.set_xscale("log")
-        blocks = sorted({block for found in points.values() for block in found})
-        axes.set_xticks(blocks, [f"{b}\n(as is)" if b == 28 else str(b) for b in blocks])
+        axes.set_xticks(list(points), [f"{b}\n(as is)" if b == 28 else str(b) for b in points])
         axes.minorticks_off()
         axes.legend()
         plots.save_figure(figure, path)
