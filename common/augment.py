@@ -146,14 +146,15 @@ class Augment(keras.layers.Layer):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self._recipe = _named(recipe)
         self._seeds = keras.random.SeedGenerator(seed)
+        self._apply = _as_one_kernel(self._recipe.apply)
 
     def call(self, images: Tensor, training: bool = False) -> Tensor:
         """Turn images (n, h, w, c), uint8 or float, 0 to 255, into float32 of the same shape and range."""
         images = ops.cast(images, "float32")
-        if not training:
+        if not training or self._recipe == Recipe():
             return images
         params = self._recipe.sample(self._uniform, ops.shape(images)[0])
-        return self._recipe.apply(images, params)
+        return self._apply(images, params)
 
     def _uniform(self, shape, low, high):
         return keras.random.uniform(shape, low, high, dtype="float32", seed=self._seeds)
@@ -193,6 +194,18 @@ def host_augment(recipe: str, seed: int = 0) -> Callable[[Tensor, Tensor], Tenso
     return augment
 
 
+def _as_one_kernel(function):
+    """The function, compiled by XLA also where TensorFlow does not compile the step, as on a CPU.
+
+    Its operations are many and small: fused, they pass through memory a few times instead of some fifty.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return function  # JAX compiles every step
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=True, reduce_retracing=True)
+
+
 def _named(recipe):
     if recipe not in RECIPES:
         raise ValueError(f"no augmentation recipe {recipe!r}; there are: {', '.join(RECIPES)}")
@@ -210,22 +223,28 @@ def _crop_shift(position, side, padding, floor):
 
 
 def _warp(images, params, crop_padding):
-    """Follow every pixel of the result back through crop, flips and affine map, and read the image there."""
+    """Follow every pixel of the result back through crop, flips and affine map, and read the image there.
+
+    All of them are one affine map an image, composed here of its parameters alone: about the centre of the image, a
+    pixel (x, y) of the result lies at (x_x x + x_y y + x_0, y_x x + y_y y + y_0) in the image.
+    """
     _, height, width, _ = images.shape
     p = {name: values[:, None, None] for name, values in params.items()}
+    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+    mirror_x, mirror_y = (1.0 - 2.0 * ops.cast(p[flip], "float32") for flip in ("flip_x", "flip_y"))
+    from_x = mirror_x * (_crop_shift(p["crop_x"], width, crop_padding, ops.floor) - centre_x) - p["shift_x"] * width
+    from_y = mirror_y * (_crop_shift(p["crop_y"], height, crop_padding, ops.floor) - centre_y) - p["shift_y"] * height
+    angle = p["angle"] * (math.pi / 180)
+    shear = ops.tan(p["shear"] * (math.pi / 180))
+    y_x, y_y = -ops.sin(angle) / p["scale"], ops.cos(angle) / p["scale"]
+    x_x, x_y = y_y + shear * y_x, shear * y_y - y_x
     x = ops.arange(width, dtype="float32")[None, None, :]
     y = ops.arange(height, dtype="float32")[None, :, None]
-    x = x + _crop_shift(p["crop_x"], width, crop_padding, ops.floor)
-    y = y + _crop_shift(p["crop_y"], height, crop_padding, ops.floor)
-    # From here on the origin is the centre of the image: all else turns, grows and mirrors about it.
-    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
-    x, y = x - centre_x, y - centre_y
-    x, y = ops.where(p["flip_x"], -x, x), ops.where(p["flip_y"], -y, y)
-    x, y = x - p["shift_x"] * width, y - p["shift_y"] * height
-    angle = p["angle"] * (math.pi / 180)
-    x, y = x * ops.cos(angle) + y * ops.sin(angle), y * ops.cos(angle) - x * ops.sin(angle)
-    x = x + y * ops.tan(p["shear"] * (math.pi / 180))
-    return _read(images, x / p["scale"] + centre_x, y / p["scale"] + centre_y)
+    return _read(
+        images,
+        x_x * mirror_x * x + x_y * mirror_y * y + (x_x * from_x + x_y * from_y + centre_x),
+        y_x * mirror_x * x + y_y * mirror_y * y + (y_x * from_x + y_y * from_y + centre_y),
+    )
 
 
 def _read(images, x, y):

@@ -278,6 +278,18 @@ def run(layer, images, training=True):
     return ops.convert_to_numpy(layer(ops.convert_to_tensor(images), training=training))
 
 
+@pytest.mark.parametrize("name", ["flip_crop", "affine_colour_blur"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_as_one_kernel_the_pictures_are_the_same(name, channels):
+    images = photos(16, 32, 40)[..., :channels]
+    params = {key: ops.convert_to_tensor(values) for key, values in draw(RECIPES[name], 16).items()}
+    compiled = augment._as_one_kernel(RECIPES[name].apply)(ops.convert_to_tensor(images), params)
+    plain = on_device(RECIPES[name], images, params)
+    np.testing.assert_allclose(ops.convert_to_numpy(compiled), plain, rtol=0, atol=1e-2)
+    if name == "flip_crop":
+        np.testing.assert_array_equal(ops.convert_to_numpy(compiled), plain)
+
+
 @pytest.mark.parametrize("recipe", ["flip_crop", "affine_colour_blur"])
 def test_images_of_a_batch_differ(recipe):
     images = np.repeat(photos(1, 32, 32), 8, axis=0).astype("uint8")

@@ -1,0 +1,42 @@
+"""What the benchmarks have in common: medians of readings, and a JSON file of all of them with the machine's facts."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+PACKAGES = ("keras", "tensorflow", "jax", "torch", "keras-cv")
+
+
+def processor() -> str:
+    """The processor's name and number of cores."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that are measured, where they are installed."""
+    found = {distribution.name.lower(): distribution.version for distribution in importlib.metadata.distributions()}
+    found |= {"tensorflow": found.get("tensorflow") or found.get("tensorflow-cpu")}
+    return {name: found[name] for name in PACKAGES if found.get(name)}
+
+
+def machine() -> dict:
+    """What the readings depend on beside the code."""
+    facts = {"processor": processor(), "platform": platform.platform(), "python": platform.python_version()}
+    return facts | {"backend": os.environ.get("KERAS_BACKEND", "tensorflow"), "versions": versions()}
+
+
+def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The median of each quantity over rounds in which all were measured."""
+    return {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+
+
+def write(path: Path | None, **readings) -> None:
+    """Write readings with the machine's facts as JSON, where a file is asked for."""
+    if path:
+        path.write_text(json.dumps(machine() | readings, indent=1) + "\n")
