@@ -11,6 +11,7 @@ table 2).
 """
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -73,6 +74,22 @@ class Backbone:
         if images.shape[-1] == 1:
             x = layers.Concatenate(dtype="float32", name="grey_to_colour")([x, x, x])
         return self.model(self.normalise(x))
+
+    def halves(self) -> tuple[keras.Model, list[keras.Model]] | None:
+        """Cut the network below its first stage that is trained: a model below, and models above, one or none.
+
+        None where no more than the stem is frozen, whose output is larger than the image.
+        """
+        frozen = list(itertools.takewhile(self._is_frozen, STAGES))
+        if len(frozen) < 2:
+            return None
+        if len(frozen) == len(STAGES):
+            return self.model, []
+        boundary = [layer for layer in self.model.layers if _stage_of(layer.name) == frozen[-1]][-1].output
+        return keras.Model(self.model.input, boundary), [keras.Model(boundary, self.model.output)]
+
+    def _is_frozen(self, stage: str) -> bool:
+        return not any(layer.trainable for layer in self.stage_layers(stage))
 
     def set_trainable(self, stages: Collection[str]) -> None:
         """Make exactly `stages` trainable and freeze the rest, batch normalisation and its statistics included.

@@ -40,9 +40,13 @@ class Keeper(keras.callbacks.Callback):
     the former, and Diverged at the first loss that is not finite.
     """
 
-    def __init__(self, run: Run, progress: Progress, phases: Sequence[Phase], images: int, steps: int):
+    def __init__(
+        self, run: Run, whole: keras.Model, progress: Progress, phases: Sequence[Phase], images: int, steps: int
+    ):
         super().__init__()
         self.run = run
+        # Whose variables are kept; what is trained, `self.model`, may be a part of it.
+        self.whole = whole
         self.progress = progress
         self.phases = phases
         self.images = images
@@ -136,7 +140,7 @@ class Keeper(keras.callbacks.Callback):
         entry = {key: row[key] for key in ("epoch", "val_accuracy", "val_loss") if key in row}
         file = ""
         if devices.is_first():
-            arrays = checkpoints.gather("weights", self.model.weights)
+            arrays = checkpoints.gather("weights", self.whole.weights)
             file = checkpoints.save(self.run.checkpoints, f"best-{self.phase.name}", arrays, entry).name
         self.progress.best[self.phase.name] = {"file": file, **entry}
 
@@ -144,7 +148,7 @@ class Keeper(keras.callbacks.Callback):
         """All variables as they are now. Raises Diverged where one is not finite."""
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # during fit the variables are elsewhere
-        arrays = checkpoints.gather("model", self.model.variables)
+        arrays = checkpoints.gather("model", self.whole.variables)
         arrays |= checkpoints.gather("optimizer", self.model.optimizer.variables)
         for name, array in arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():

@@ -216,6 +216,33 @@ class Config:
     SHOWN = ("dataset",)
 
 
+@dataclass(frozen=True)
+class FineTuning(Config):
+    """The flags of the tasks that start from a trained backbone."""
+
+    backbone: str = "resnet18"
+    """resnet18, resnet34, resnet50, resnet101, resnext50_32x4d, wide_resnet50_2 or mobilenet_v2."""
+    image_size: int = 224
+    """Side of the square that the backbone sees, in pixels."""
+    cache_features: Literal["auto", "on", "off"] = "auto"
+    """Compute what frozen layers make of each image once in a phase. auto: if memory holds it; on: else on disk."""
+    cache_gigabytes: float = 2.0
+    """Memory for these activations, in 1e9 bytes."""
+
+    OPERATIONAL = (*Config.OPERATIONAL, "cache_features", "cache_gigabytes")
+
+    def check(self) -> None:
+        """Raise ConfigError for values that cannot be trained with."""
+        super().check()
+        choice("backbone", self.backbone, BACKBONES)
+        positive("image-size", self.image_size)
+        if self.image_size < 32:
+            raise ConfigError(f"image-size is {self.image_size}; the backbones need 32 or more")
+        positive("cache-gigabytes", self.cache_gigabytes)
+        if self.cache_features == "on" and self.devices * self.nodes > 1:
+            raise ConfigError("cache-features is on, which several devices cannot share; allowed there: auto, off")
+
+
 def flat(fields: Mapping, prefix: str = "") -> dict:
     """Nested JSON data as one level with dotted keys, in the spelling of the command line."""
     pairs = {}

@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from common import checkpoints, devices
+from common import checkpoints, devices, features
 from common.callbacks import Keeper, Progress
 from common.config import Config, Phase
 from common.data import pipeline
@@ -168,43 +169,59 @@ def train(
     objective: Objective = CLASSIFICATION,
     callbacks: Callable[[Progress], Sequence[keras.callbacks.Callback]] = lambda progress: (),
     factor: Factor | None = None,
+    cut: Callable[[Phase], features.Cut | None] = lambda phase: None,
 ) -> Progress:
     """Train a model of uint8 images through all phases, from the last checkpoint if there is one.
 
-    `configure` sets what a phase changes in the model; `callbacks` makes further ones; `factor` is for `optimizer`.
+    `configure` sets what a phase changes in the model; `callbacks` makes further ones; `factor` is for `optimizer`;
+    `cut` says which part of the model a phase trains on what the rest, which is frozen, makes of the images.
     Each phase starts from the best weights of the one before; the last one's best are in the model at the end. Raises
     what `Keeper` raises.
     """
     steps = pipeline.steps_per_epoch(data.train, run.config.batch_size)
     checkpoint = last_checkpoint(run)
     progress = Progress(**checkpoint.data) if checkpoint else Progress()
-    keeper = Keeper(run, progress, phases, len(data.train), steps)
+    keeper = Keeper(run, model, progress, phases, len(data.train), steps)
     first = progress.phase
     for index in range(first, len(phases)):
         phase = phases[index]
         configure(phase)
+        part = cut(phase)
+        trained = part.upper if part else model
         chosen = optimizer(phase, steps, factor)
         # Before compile: wrapped for mixed_float16, Keras 3.15's Nadam would lose track of one of its variables.
-        chosen.build(model.trainable_variables)
-        model.compile(
+        chosen.build(trained.trainable_variables)
+        trained.compile(
             optimizer=chosen,
             loss=devices.weighed(objective.loss),
             metrics=objective.metrics(),
         )
-        model.optimizer.build(model.trainable_variables)
-        devices.prepare(model, pipeline.evaluation(data.validation, 1))
+        trained.optimizer.build(trained.trainable_variables)
+        devices.prepare(trained, pipeline.evaluation(data.validation, 1))
         if index == first:
             epochs = sum(phase.epochs for phase in phases)
-            write_environment(run, epochs=epochs, **environment(run.config, model))
+            write_environment(run, epochs=epochs, **environment(run.config, trained))
         if index == first and checkpoint:
             print(f"resuming: phase {phase.name}, epoch {progress.epoch + 1}, step {progress.step}", flush=True)
-            restore(model, keeper, checkpoint, data)
+            checkpoints.assign("model", model.variables, checkpoint.arrays)
+            checkpoints.assign("optimizer", trained.optimizer.variables, checkpoint.arrays)
         print(
             f"phase {phase.name}: {phase.epochs} epochs of {steps} steps, "
-            f"{parameters(model.trainable_variables):,} of {parameters(model.weights):,} parameters trained",
+            f"{parameters(trained.trainable_variables):,} of {parameters(model.weights):,} parameters trained",
             flush=True,
         )
-        fit(model, keeper, phase, data, augment, callbacks(progress))
+        began = time.monotonic()
+        seen = features.cached(run, part, data) if part else data
+        progress.seconds += time.monotonic() - began  # a part of this epoch
+        if progress.step:
+            # Keras makes the variables of metrics at the first batch.
+            one, number = evaluation(seen.validation.take(np.arange(1)), 1)
+            trained.evaluate(one, verbose=0, steps=number)
+            keeper.metric_arrays = checkpoint.arrays
+        try:
+            fit(trained, keeper, phase, seen, augment, callbacks(progress), part.views if part else 0)
+        finally:
+            features.forget(run)
         load_best(run, model, progress, phase)
         progress.phase, progress.epoch = index + 1, 0
     return progress
@@ -217,17 +234,6 @@ def last_checkpoint(run: Run) -> checkpoints.Checkpoint | None:
     return checkpoints.load(run.checkpoints / name) if name and not found else found
 
 
-def restore(model: keras.Model, keeper: Keeper, checkpoint: checkpoints.Checkpoint, data: Dataset) -> None:
-    """Put a checkpoint's state back into a compiled model."""
-    if keeper.progress.step:
-        # Keras makes the variables of metrics at the first batch.
-        one, steps = evaluation(data.validation.take(np.arange(1)), 1)
-        model.evaluate(one, verbose=0, steps=steps)
-        keeper.metric_arrays = checkpoint.arrays
-    checkpoints.assign("model", model.variables, checkpoint.arrays)
-    checkpoints.assign("optimizer", model.optimizer.variables, checkpoint.arrays)
-
-
 def fit(
     model: keras.Model,
     keeper: Keeper,
@@ -235,6 +241,7 @@ def fit(
     data: Dataset,
     augment: pipeline.HostAugmentation | None,
     callbacks: Sequence[keras.callbacks.Callback],
+    views: int,
 ) -> None:
     """The epochs of a phase that are left; a first, begun one by itself, since it has fewer steps."""
     run, progress = keeper.run, keeper.progress
@@ -251,7 +258,9 @@ def fit(
         if len(epochs) == 0:
             continue
         counted = range(before + epochs.start, before + epochs.stop)
-        batches = pipeline.training(data.train, run.config.batch_size, run.config.seed, counted, progress.step, augment)
+        batches = pipeline.training(
+            data.train, run.config.batch_size, run.config.seed, counted, progress.step, augment, max(views, 1)
+        )
         model.fit(
             devices.spread(batches),
             initial_epoch=epochs.start,

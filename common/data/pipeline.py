@@ -19,16 +19,19 @@ def training(
     epochs: range,
     skip: int = 0,
     augment: HostAugmentation | None = None,
+    views: int = 1,
 ) -> tf.data.Dataset:
     """Batches of several epochs on end, each epoch in an order of its own.
 
     `epochs` counts from the start of the run, over all phases. `skip` leaves out the first batches of the first
-    epoch, so that a run can go on in the middle of one. Elements: uint8 (b, h, w, c), int64 (b,).
+    epoch, so that a run can go on in the middle of one. The split may hold several `views` of its images one after the
+    other, of which each epoch takes the next. Elements: uint8 (b, h, w, c), int64 (b,).
     """
+    images = len(split) // views
     batches = reader(split, batch_size, shared=True)
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
-        dataset = batches(order(len(split), seed, number))
+        dataset = batches(order(images, seed, number) + tf.cast(number % views * images, tf.int32))
         if augment is None:
             return dataset
         return dataset.enumerate().map(
@@ -75,6 +78,14 @@ def reader(split: Split, batch_size: int, shared: bool = False) -> Callable[[tf.
         dataset = dataset.map(lambda i: (read(split.store[places[i]], split.size), labels[i]), tf.data.AUTOTUNE)
         return dataset.batch(batch_size)
 
+    def from_array(indices: tf.Tensor) -> tf.data.Dataset:
+        def rows(own: tf.Tensor) -> tf.Tensor:
+            found = tf.numpy_function(split.store.__getitem__, [tf.gather(places, own)], split.store.dtype)
+            return tf.ensure_shape(found, [None, *split.store.shape[1:]])
+
+        dataset = tf.data.Dataset.from_tensor_slices(indices).batch(batch_size)
+        return dataset.map(lambda i: (rows(i), tf.gather(labels, i)), tf.data.AUTOTUNE)
+
     def from_memory(indices: tf.Tensor) -> tf.data.Dataset:
         dataset = tf.data.Dataset.from_tensor_slices(indices).batch(batch_size)
         return dataset.map(
@@ -94,6 +105,8 @@ def reader(split: Split, batch_size: int, shared: bool = False) -> Callable[[tf.
 
     if shared and not devices.reads_all():
         return of_this_process
+    if isinstance(split.store, np.ndarray):
+        return from_array
     return from_files if split.in_files else from_memory
 
 

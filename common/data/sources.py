@@ -61,10 +61,11 @@ class Split:
     """Images and labels of one split: those at `places` of a store that several splits share.
 
     `store` is a uint8 tensor (m, height, width, channels), or a text tensor (m,) of file names, which are decoded, cut
-    to a centred square and resized to `size` on the way. `places` and `labels` are int64 (n,).
+    to a centred square and resized to `size` on the way; or a NumPy array (m, ...), in memory or on disk, of what a
+    network made of the images. `places` and `labels` are int64 (n,).
     """
 
-    store: "tf.Tensor"
+    store: "tf.Tensor | np.ndarray"
     places: np.ndarray
     labels: np.ndarray
     size: int

@@ -18,7 +18,7 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
 
 from common import runs
-from common.config import AUGMENTATIONS, BACKBONES, Config, ConfigError, Phase, choice, data_dir, offline, positive
+from common.config import AUGMENTATIONS, ConfigError, FineTuning, Phase, choice, data_dir, offline
 
 # Stages of the backbone that train in a phase; the head always does.
 TRAINABLE = {
@@ -26,22 +26,21 @@ TRAINABLE = {
     "last_block": ("layer4",),
     "full": ("stem", "layer1", "layer2", "layer3", "layer4"),
 }
+MOST_VIEWS = 100
 # Classes whose images are followed to where they are predicted; elsewhere it is the class with the lowest F1.
 CHOSEN = {"cifar10": ("frog",), "cifar100": ("apple", "woman")}
 
 
 @dataclass(frozen=True)
-class PhasedConfig(Config):
+class PhasedConfig(FineTuning):
     """What one run of this study depends on."""
 
-    backbone: str = "resnet18"
-    """resnet18, resnet34, resnet50, resnet101, resnext50_32x4d, wide_resnet50_2 or mobilenet_v2."""
-    image_size: int = 224
-    """Side of the square that the backbone sees, in pixels."""
     augmentation: str = "flip_crop"
     """none, flip_crop (source 000) or affine_colour_blur (source 001)."""
     augment_on: Literal["device", "host"] = "device"
     """In the compiled step, or in tf.data with KerasCV."""
+    cache_views: int = 0
+    """Augmented versions of an image while layers are frozen, one an epoch in turn. 0: a new one in every epoch."""
     head_init: Literal["glorot_uniform", "he_normal"] = "glorot_uniform"
     """Initial weights of the head."""
     phases: tuple[Phase, ...] = ()
@@ -56,16 +55,32 @@ class PhasedConfig(Config):
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""
         super().check()
-        choice("backbone", self.backbone, BACKBONES)
         choice("augmentation", self.augmentation, AUGMENTATIONS)
-        positive("image-size", self.image_size)
-        if self.image_size < 32:
-            raise ConfigError(f"image-size is {self.image_size}; the backbones need 32 or more")
+        self.check_cache()
         for phase in self.phases:
             phase.check()
         names = [phase.name for phase in self.phases]
         if len(set(names)) < len(names):
             raise ConfigError(f"phases need different names; these are {', '.join(names)}")
+
+    def check_cache(self) -> None:
+        """Raise ConfigError where there is nothing that could be cached, or no way to."""
+        if not 0 <= self.cache_views <= MOST_VIEWS:
+            raise ConfigError(f"cache-views is {self.cache_views}; allowed: 0 to {MOST_VIEWS}")
+        if self.cache_features == "on" and self.augmentation != "none" and not self.cache_views:
+            raise ConfigError(
+                f"cache-features is on, and augmentation {self.augmentation} changes every image in every epoch; "
+                "allowed: --augmentation none, or --cache-views with how many versions an image has"
+            )
+        if self.cache_views and (self.augmentation == "none" or self.augment_on == "host"):
+            raise ConfigError("cache-views is for an augmentation on the device; allowed without one: 0")
+        if self.cache_views and (self.cache_features == "off" or self.devices * self.nodes > 1):
+            raise ConfigError("cache-views needs cache-features, which is off, or not to be had on several devices")
+
+    def identity(self) -> dict:
+        """As every config's; a run without cached views is named as before there were any."""
+        fields = super().identity()
+        return fields if self.cache_views else {k: v for k, v in fields.items() if k != "cache_views"}
 
 
 PRESETS = {
@@ -128,7 +143,7 @@ def provide(config: PhasedConfig) -> None:
 
 def study(config: PhasedConfig, run: runs.Run) -> None:
     """Train one configuration and leave its figures."""
-    from common import augment, backbones, training
+    from common import augment, backbones, features, training
     from common.data import sources
 
     training.set_up(config)
@@ -142,9 +157,13 @@ def study(config: PhasedConfig, run: runs.Run) -> None:
         backbone.set_trainable(TRAINABLE[phase.trainable])
         model.get_layer("dropout").rate = phase.dropout
 
+    def cut(phase: Phase) -> features.Cut | None:
+        changing = config.augmentation != "none" and not config.cache_views
+        return features.cut(config, phase, model, backbone, data, changing, config.cache_views)
+
     on_host = config.augment_on == "host"
     host_augment = augment.host_augment(config.augmentation, config.seed) if on_host else None
-    progress = training.train(run, model, config.phases, data, configure, host_augment)
+    progress = training.train(run, model, config.phases, data, configure, host_augment, cut=cut)
     metrics = training.results(run, model, config.phases, data, progress)
     draw(config, run, model, data, progress, metrics)
     run.finish("completed", metrics)

@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
 
 from common import runs
-from common.config import BACKBONES, Config, ConfigError, Phase, choice, data_dir, offline, positive
+from common.config import ConfigError, FineTuning, Phase, data_dir, offline, positive
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,13 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class LayerwiseConfig(Config):
+class LayerwiseConfig(FineTuning):
     """What one run of this study depends on."""
 
     dataset: str = "fer2013"
     """digits, cifar10, cifar100, mnist, notmnist, fer2013 or image_folder:PATH."""
     weights: str = "imagenet"
     """Initial weights of the backbone: imagenet, none, or a file."""
-    backbone: str = "resnet18"
-    """resnet18, resnet34, resnet50, resnet101, resnext50_32x4d, wide_resnet50_2 or mobilenet_v2."""
-    image_size: int = 224
-    """Side of the square that the backbone sees, in pixels."""
     epochs: int = 10
     """Passes over the training images."""
     momentum: float = 0.9
@@ -75,9 +71,6 @@ class LayerwiseConfig(Config):
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""
         super().check()
-        choice("backbone", self.backbone, BACKBONES)
-        if self.image_size < 32:
-            raise ConfigError(f"image-size is {self.image_size}; the backbones need 32 or more")
         positive("rates.head", self.rates.head)
         for group, rate in dataclasses.asdict(self.rates).items():
             if not 0 <= rate < math.inf:
@@ -112,7 +105,7 @@ def provide(config: LayerwiseConfig) -> None:
 
 def study(config: LayerwiseConfig, run: runs.Run) -> None:
     """Train one configuration and leave its figures."""
-    from common import backbones, training
+    from common import backbones, features, training
     from common.data import sources
 
     training.set_up(config)
@@ -133,6 +126,7 @@ def study(config: LayerwiseConfig, run: runs.Run) -> None:
         data,
         lambda phase: None,
         factor=lambda variable: rates[group_of[variable.path]] / rates["head"],
+        cut=lambda phase: features.cut(config, phase, model, backbone, data),
     )
     metrics = training.results(run, model, config.phases, data, progress)
     apart, figures = without_copies(run, data)

@@ -1,0 +1,142 @@
+"""Activations below what a phase trains, computed once for all its epochs (`--cache-features`).
+
+While the first stages of a backbone are frozen and nothing random happens below them, they give the same for an image
+in every epoch. Those activations are then the data that the rest of the network is trained on.
+"""
+
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import keras
+import ml_dtypes  # noqa: F401  makes bfloat16 a type of NumPy's
+import numpy as np
+from tqdm import tqdm
+
+from common.augment import Augment
+from common.backbones import Backbone
+from common.config import Config, FineTuning, Phase
+from common.data import pipeline
+from common.data.sources import Dataset, Split
+from common.files import StorageError
+from common.runs import Run
+
+FOLDER = "activations"  # in the run directory, while a phase lasts
+GIGABYTE = 1e9
+DRAWS = 2**24  # random numbers apart that the views begin
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A model in two, made of its layers: images -> `augment` -> `lower` -> activations -> `upper` -> outputs.
+
+    Each training image is seen in `views` versions that `augment` makes, one an epoch in turn; 0: as it is.
+    """
+
+    augment: Augment | None
+    lower: keras.Model
+    upper: keras.Model
+    views: int
+    on_disk: bool
+
+
+def cut(
+    config: FineTuning,
+    phase: Phase,
+    model: keras.Model,
+    backbone: Backbone,
+    data: Dataset,
+    changing: bool = False,
+    views: int = 0,
+) -> Cut | None:
+    """Cut a model below the first stage of its backbone that is trained; None where nothing is to be cached.
+
+    That is, where the images are `changing` from epoch to epoch, too little is frozen, or `config` is against it: with
+    "auto" for what needs more than `cache_gigabytes`. What follows the backbone must be a chain of layers.
+    """
+    once = config.cache_features == "auto" and phase.epochs < 2
+    if config.cache_features == "off" or changing or once or config.devices * config.nodes > 1:
+        return None
+    halves = backbone.halves()
+    if halves is None:
+        return None
+    below, above = halves
+    augment = next((layer for layer in model.layers if isinstance(layer, Augment)), None)
+    start = augment.output if augment else model.input
+    lower = keras.Model(start, below(model.get_layer("normalise").output), name="lower")
+    size = bytes_of(lower, len(data.train) * max(views, 1) + len(data.validation))
+    on_disk = size > config.cache_gigabytes * GIGABYTE
+    text = f"phase {phase.name}: the frozen layers' activations take {size / 1e6:,.0f} MB"
+    if on_disk and config.cache_features == "auto":
+        print(f"{text}, above --cache-gigabytes {config.cache_gigabytes:g}; computed anew in every epoch", flush=True)
+        return None
+    print(f"{text}; computed once, kept {'on disk' if on_disk else 'in memory'}", flush=True)
+    x = activations = keras.Input(lower.output_shape[1:], dtype=lower.output.dtype, name="activations")
+    after = model.layers.index(model.get_layer(backbone.model.name)) + 1
+    for layer in [*above, *model.layers[after:]]:
+        x = layer(x)
+    return Cut(augment, lower, keras.Model(activations, x, name="upper"), views, on_disk)
+
+
+def bytes_of(lower: keras.Model, images: int) -> int:
+    """What the activations of so many images take."""
+    return images * math.prod(lower.output_shape[1:]) * np.dtype(lower.output.dtype).itemsize
+
+
+def cached(run: Run, part: Cut, data: Dataset) -> Dataset:
+    """The data set with activations in the place of training and validation images, for `part.upper`.
+
+    With views, the split for training holds every image so many times: all in their first view, then in their second.
+    The views depend on the run's seed and batch size alone, so that a resumed run sees the same. Files in the run
+    directory, where there are any, are `forget`'s to delete. Raises StorageError where they cannot be written.
+    """
+
+    def of(name: str, split: Split, views: int) -> Split:
+        labels = np.tile(split.labels, max(views, 1))
+        shape, dtype = (len(labels), *part.lower.output_shape[1:]), np.dtype(part.lower.output.dtype)
+        parts = compute(run.config, part, split, views, name)
+        if not part.on_disk:
+            store, start = np.empty(shape, dtype), 0
+            for found in parts:
+                store[start : start + len(found)] = found
+                start += len(found)
+            return Split(store, np.arange(len(labels)), labels, split.size)
+        path = run.folder / FOLDER / f"{name}.bin"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with path.open("wb") as file:
+                for found in parts:
+                    file.write(found.tobytes())
+        except OSError as error:
+            forget(run)
+            text = f"cannot write {path}: {error.strerror or error}; --cache-features off needs no room"
+            raise StorageError(text) from error
+        return Split(np.memmap(path, dtype, "r", shape=shape), np.arange(len(labels)), labels, split.size)
+
+    return replace(data, train=of("train", data.train, part.views), validation=of("validation", data.validation, 0))
+
+
+def compute(config: Config, part: Cut, split: Split, views: int, name: str) -> Iterator[np.ndarray]:
+    """The activations of a split, in its order, in batches: view after view, or once of the images as they are."""
+    for view in range(max(views, 1)):
+        if views:
+            state = part.augment.variables[0]
+            kept = np.array(state)
+            state.assign(np.array([config.seed, (1 + view) * DRAWS], kept.dtype))
+        text = f"{name}, view {view + 1} of {views}" if views else name
+        batches, steps = (
+            pipeline.evaluation(split, config.batch_size),
+            pipeline.steps_per_epoch(split, config.batch_size),
+        )
+        for images, _ in tqdm(batches, text, steps, disable=None):
+            if part.augment:
+                images = part.augment(keras.ops.convert_to_tensor(images), training=views > 0)
+            yield part.lower.predict_on_batch(images)
+        if views:
+            state.assign(kept)
+
+
+def forget(run: Run) -> None:
+    """Delete the files of `cached`."""
+    shutil.rmtree(run.folder / FOLDER, ignore_errors=True)

@@ -1,0 +1,240 @@
+"""Cached activations of frozen layers: the same training as without, faster; views; files; what is refused."""
+
+import dataclasses
+import signal
+
+import keras
+import numpy as np
+import pytest
+
+from common import backbones, checkpoints, features, runs, training
+from common.augment import Augment
+from common.config import ConfigError, FineTuning, Phase
+from common.data import pipeline, sources
+from common.files import StorageError
+from slurm.plan import load_task
+
+PHASES = (
+    Phase("head", "head", epochs=2, optimizer="adam", rate=1e-3, dropout=0.3),
+    Phase("last_block", "last_block", epochs=2, optimizer="nadam", rate=1e-3, dropout=0.2, clip_norm=1.0),
+)
+TRAINABLE = {"head": (), "last_block": ("layer4",)}
+
+
+@pytest.fixture(autouse=True)
+def float32_afterwards():
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return sources.load("digits", tmp_path_factory.mktemp("data"), seed=0, image_size=8, limit_train=100)
+
+
+def build(config, backbone, recipe="none"):
+    image = keras.Input((8, 8, 1), dtype="uint8", name="image")
+    x = backbone.extract(Augment(recipe, config.seed, name="augment")(image))
+    x = keras.layers.Dropout(0.5, seed=config.seed, name="dropout")(x)
+    return keras.Model(image, keras.layers.Dense(10, dtype="float32", name="head")(x))
+
+
+def train(out, data, recipe="none", views=0, stop_after=None, **fields):
+    """Open, train or resume; the run, its model, its progress, and the cuts that were made."""
+    config = FineTuning(preset="test", dataset="digits", out=out, batch_size=32, image_size=32, **fields)
+    keras.utils.clear_session()
+    training.set_up(config)
+    backbone = backbones.build("resnet18", 32)
+    model = build(config, backbone, recipe)
+    cuts = []
+    with runs.open_run(config, "test", "") as run:
+
+        def configure(phase):
+            backbone.set_trainable(TRAINABLE[phase.name])
+            model.get_layer("dropout").rate = phase.dropout
+
+        def cut(phase):
+            if phase.name == stop_after:
+                run.stop = signal.SIGTERM
+            cuts.append(features.cut(config, phase, model, backbone, data, recipe != "none" and not views, views))
+            return cuts[-1]
+
+        return run, model, training.train(run, model, PHASES, data, configure, cut=cut), cuts
+
+
+def untimed(rows):
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
+def variables(model):
+    return checkpoints.gather("model", model.variables)
+
+
+@pytest.fixture(scope="module")
+def uncached(tmp_path_factory, data):
+    return train(tmp_path_factory.mktemp("off"), data, cache_features="off")
+
+
+@pytest.mark.parametrize("gigabytes", [1.0, 1e-6])
+def test_training_is_the_same_bit_for_bit(tmp_path, data, uncached, gigabytes, capsys):
+    _, expected_model, expected, none = uncached
+    run, model, progress, cuts = train(tmp_path, data, cache_features="on", cache_gigabytes=gigabytes)
+    assert none == [None, None]
+    assert [cut.on_disk for cut in cuts] == [gigabytes < 1] * 2
+    assert [cut.lower.output_shape[1:] for cut in cuts] == [(512,), (2, 2, 256)]
+    assert untimed(progress.rows) == untimed(expected.rows)
+    assert progress.best == expected.best  # names hold the digests of all weights
+    for name, array in variables(expected_model).items():
+        np.testing.assert_array_equal(array, variables(model)[name], err_msg=name)
+    assert not (run.folder / features.FOLDER).exists()
+    assert f"computed once, kept {'on disk' if gigabytes < 1 else 'in memory'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("recipe", "views"), [("none", 0), ("flip_crop", 2)])
+def test_stopped_in_the_middle_of_a_cached_epoch_and_resumed(tmp_path, data, recipe, views):
+    _, whole, expected, _ = train(tmp_path / "whole", data, recipe, views)
+    with pytest.raises(runs.Interrupted):
+        train(
+            tmp_path / "parts", data, recipe, views, stop_after="last_block", cache_gigabytes=1e-6, cache_features="on"
+        )
+    assert not list(tmp_path.glob(f"parts/*/*/{features.FOLDER}"))
+    _, resumed, progress, _ = train(tmp_path / "parts", data, recipe, views)
+    assert untimed(progress.rows) == untimed(expected.rows)
+    for name, array in variables(whole).items():
+        np.testing.assert_array_equal(array, variables(resumed)[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "shape"),
+    [
+        ("resnet18", (), (512,)),
+        ("resnet18", ("layer4",), (4, 4, 256)),
+        ("resnet18", ("layer2", "layer3", "layer4"), (16, 16, 64)),
+        ("resnet50", ("layer3", "layer4"), (8, 8, 512)),
+        ("mobilenet_v2", (), (1280,)),
+        ("mobilenet_v2", ("layer4",), (4, 4, 96)),
+        ("mobilenet_v2", ("layer2",), (16, 16, 24)),
+    ],
+)
+def test_the_two_parts_are_the_model(data, name, stages, shape):
+    config = FineTuning(backbone=name, image_size=64)
+    backbone = backbones.build(name, 64)
+    model = build(config, backbone)
+    backbone.set_trainable(stages)
+    part = features.cut(config, PHASES[0], model, backbone, data)
+    images = pipeline.pictures(data.train, np.arange(4))
+    assert part.lower.output_shape[1:] == shape
+    whole = model.predict_on_batch(images)
+    parts = part.upper.predict_on_batch(part.lower.predict_on_batch(part.augment(images)))
+    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-5)
+    assert not part.lower.trainable_variables
+    assert [v.path for v in part.upper.trainable_variables] == [v.path for v in model.trainable_variables]
+
+
+@pytest.mark.parametrize("stages", [("stem",), ("layer1", "layer2"), backbones.STAGES])
+def test_a_network_that_is_trained_from_its_beginning_is_not_cut(data, stages):
+    config = FineTuning(cache_features="on", image_size=32)
+    backbone = backbones.build("resnet18", 32)
+    model = build(config, backbone)
+    backbone.set_trainable(stages)
+    assert features.cut(config, PHASES[0], model, backbone, data) is None
+
+
+def test_auto_caches_what_pays_and_fits(data, capsys):
+    auto = FineTuning(image_size=32)
+    backbone = backbones.build("resnet18", 32)
+    model = build(auto, backbone)
+    backbone.set_trainable(())
+
+    def is_cut(changing=False, epochs=2, **fields):
+        config = dataclasses.replace(auto, **fields)
+        phase = dataclasses.replace(PHASES[0], epochs=epochs)
+        return features.cut(config, phase, model, backbone, data, changing) is not None
+
+    assert is_cut()
+    assert not is_cut(epochs=1)
+    assert is_cut(epochs=1, cache_features="on")
+    assert not is_cut(cache_features="off")
+    assert not is_cut(changing=True)
+    assert not is_cut(devices=2)
+    capsys.readouterr()
+    assert not is_cut(cache_gigabytes=1e-6)
+    assert "take 0 MB, above --cache-gigabytes 1e-06; computed anew in every epoch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("gigabytes", [1.0, 1e-6])
+def test_views_are_those_of_the_augmentation(tmp_path, data, precision, gigabytes):
+    config = FineTuning(out=tmp_path, batch_size=32, image_size=32, precision=precision, cache_gigabytes=gigabytes)
+    config = dataclasses.replace(config, cache_features="on", seed=5)
+    training.set_up(config)
+    backbone = backbones.build("resnet18", 32)
+    model = build(config, backbone, "flip_crop")
+    backbone.set_trainable(())
+    part = features.cut(config, PHASES[0], model, backbone, data, views=2)
+    before = np.array(part.augment.variables[0])
+    with runs.open_run(config, "test", "") as run:
+        seen = features.cached(run, part, data)
+        rows = np.array(seen.train.store)
+        features.forget(run)
+    n = len(data.train)
+    assert rows.dtype == precision.removeprefix("mixed_")
+    assert rows.shape == (2 * n, 512)
+    np.testing.assert_array_equal(seen.train.labels, np.tile(data.train.labels, 2))
+    np.testing.assert_array_equal(np.array(part.augment.variables[0]), before)
+    images = pipeline.pictures(data.train, np.arange(32))
+    for view in (0, 1):
+        part.augment.variables[0].assign(np.array([5, (1 + view) * features.DRAWS], before.dtype))
+        expected = part.lower.predict_on_batch(part.augment(images, training=True)).astype("float32")
+        np.testing.assert_allclose(rows[view * n :][:32].astype("float32"), expected, rtol=2e-2, atol=2e-2)
+        np.testing.assert_array_less(0.05, np.abs(rows[(1 - view) * n :][:32].astype("float32") - expected).max())
+    batch = next(iter(pipeline.training(seen.train, 8, 0, range(1), views=2)))[0]
+    assert keras.backend.standardize_dtype(batch.dtype) == precision.removeprefix("mixed_")
+
+
+def test_each_epoch_takes_the_next_view():
+    numbers = sources.Split(np.arange(30), np.arange(30), np.tile(np.arange(10), 3), 1)
+    batches = list(pipeline.training(numbers, 4, 7, range(2, 6), views=3))
+    rows = np.concatenate([b.numpy() for b, _ in batches]).reshape(4, 10)
+    labels = np.concatenate([b.numpy() for _, b in batches]).reshape(4, 10)
+    assert [set(row // 10) for row in rows] == [{2}, {0}, {1}, {2}]
+    np.testing.assert_array_equal(rows % 10, labels)
+    assert all(set(row) == set(range(10)) for row in labels)
+
+
+def test_no_room_for_the_file_is_one_line(tmp_path, data):
+    config = FineTuning(out=tmp_path, image_size=32, cache_features="on", cache_gigabytes=1e-6)
+    backbone = backbones.build("resnet18", 32)
+    backbone.set_trainable(())
+    part = features.cut(config, PHASES[0], build(config, backbone), backbone, data)
+    with runs.open_run(config, "test", "") as run:
+        (run.folder / features.FOLDER).write_text("a file where the folder should be")
+        with pytest.raises(StorageError, match=r"cannot write .*train\.bin: File exists; --cache-features off"):
+            features.cached(run, part, data)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"cache_features": "on"}, "augmentation flip_crop changes every image in every epoch"),
+        ({"cache_views": -1}, "cache-views is -1; allowed: 0 to 100"),
+        ({"cache_views": 2, "augmentation": "none"}, "cache-views is for an augmentation on the device"),
+        ({"cache_views": 2, "augment_on": "host"}, "cache-views is for an augmentation on the device"),
+        ({"cache_views": 2, "cache_features": "off"}, "cache-views needs cache-features"),
+        ({"cache_views": 2, "devices": 2}, "cache-views needs cache-features"),
+        ({"cache_features": "on", "augmentation": "none", "devices": 2}, "several devices cannot share"),
+        ({"cache_gigabytes": 0.0}, "cache-gigabytes is 0.0; it must be above zero"),
+    ],
+)
+def test_what_cannot_be_cached_is_one_line(fields, message):
+    preset = load_task("cifar_phased").PRESETS["three_phase"]
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(preset, weights="none", **fields).check()
+
+
+def test_only_views_are_part_of_the_name():
+    preset = dataclasses.replace(load_task("cifar_phased").PRESETS["three_phase"], weights="none")
+    for fields in ({"cache_features": "off"}, {"cache_gigabytes": 7.0}):
+        assert dataclasses.replace(preset, **fields).name() == preset.name()
+    assert "cache_views" not in preset.identity()
+    assert dataclasses.replace(preset, cache_views=3).name() != preset.name()
