@@ -1,93 +1,121 @@
-"""Three studies' training against the plain PyTorch loop that a student would write for the same network and batch.
+"""Six networks' training against the plain PyTorch loop that a student would write for the same network and batch.
 
     pip install torch==2.13.0                       # an optional extra of the benchmarks alone
-    python tests/benchmarks/pytorch.py              # medians of 5; about 15 minutes on 2 cores
-    python tests/benchmarks/pytorch.py autoencoder_sweep --repeats 9 --json out.json
+    python tests/benchmarks/pytorch.py              # medians of 5; about 25 minutes on 2 cores
+    python tests/benchmarks/pytorch.py autoencoder --repeats 9 --json out.json
 
 Ours is the loop of the studies, callbacks and pipeline included, on random images of their size; theirs a DataLoader
 over tensors in memory and an eager step. The two take turns, each time in a process of its own: one epoch to warm up,
-one that counts. Validation is left out of both. KERAS_BACKEND=jax measures ours on JAX.
+one that counts. Validation is left out of both, and float32 the precision. KERAS_BACKEND=jax measures ours on JAX.
 """
 
 import argparse
 import dataclasses
-import json
-import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import report
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import common  # noqa: F401  its settings of TensorFlow, before Keras imports that
 
-BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
-# Images of an epoch, their side and channels, and the batch of the published protocol.
-STUDIES = {
-    "hinge_svm": (45_000, 32, 3, 400),
-    "autoencoder_sweep": (54_000, 28, 1, 64),
-    "permuted_cnn": (4_096, 28, 1, 64),
+
+@dataclass(frozen=True)
+class Case:
+    """A network to be trained, and an epoch of images: how many, their side and channels; the batch is as published."""
+
+    task: str
+    images: int
+    side: int
+    channels: int
+    batch: int = 64
+    backbone: str = ""
+    size: int = 0
+    """Side that the backbone sees."""
+
+
+CASES = {
+    "linear_svm": Case("hinge_svm", 45_000, 32, 3, batch=400),
+    "autoencoder": Case("autoencoder_sweep", 54_000, 28, 1),
+    "permuted_cnn": Case("permuted_cnn", 2_048, 28, 1),
+    "base_cnn": Case("rotation_contrastive", 12_800, 32, 3),
+    "mobilenet_v2": Case("cifar_phased", 960, 32, 3, backbone="mobilenet_v2", size=96),
+    "resnet18": Case("cifar_phased", 960, 32, 3, backbone="resnet18", size=64),
 }
 
 
-def images(study: str) -> tuple[np.ndarray, np.ndarray]:
+def images(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Random images uint8 (n, h, w, c) and labels int64 (n,) of ten classes."""
-    n, side, channels, _ = STUDIES[study]
     rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (n, side, side, channels), np.uint8), rng.integers(0, 10, n)
+    shape = (case.images, case.side, case.side, case.channels)
+    return rng.integers(0, 256, shape, np.uint8), rng.integers(0, 10, case.images)
 
 
-def ours(study: str) -> float:
+def ours(name: str) -> float:
     """Images per second of the second epoch of our loop."""
     import keras
 
-    from common import runs, training
+    from common import backbones, runs, training
     from common.data import sources
     from slurm.plan import load_task
 
-    task = load_task(study)
+    case = CASES[name]
+    task = load_task(case.task)
     with tempfile.TemporaryDirectory() as folder:
         preset = next(iter(task.PRESETS.values()))
-        config = dataclasses.replace(preset, out=Path(folder), epochs=2, batch_size=STUDIES[study][3])
+        config = dataclasses.replace(preset, out=Path(folder), batch_size=case.batch, precision="float32")
+        if case.task == "cifar_phased":
+            phases = (dataclasses.replace(preset.phases[-1], epochs=2),)
+            config = dataclasses.replace(config, weights="none", augmentation="none", phases=phases)
+        else:
+            config = dataclasses.replace(config, epochs=2)
         training.set_up(config)
-        pixels, labels = images(study)
-        train = sources.whole(pixels, labels, pixels.shape[1])
+        pixels, labels = images(case)
+        train = sources.whole(pixels, labels, case.side)
         few = train.take(np.arange(10))
-        data = sources.Dataset(study, tuple("ABCDEFGHIJ"), train, few, few)
+        data = sources.Dataset(name, tuple("ABCDEFGHIJ"), train, few, few)
         objective = training.CLASSIFICATION
-        if study == "hinge_svm":
+        if name == "linear_svm":
             from tasks.hinge_svm import hinge
 
             model, objective = task.build(config, data), training.Objective(hinge.LOSSES[config.loss]())
-        elif study == "autoencoder_sweep":
+        elif name == "autoencoder":
             from tasks.autoencoder_sweep import networks
 
             model = networks.autoencoder(config, data)
             objective = training.Objective(keras.losses.MeanSquaredError(), accuracy=False)
+        elif name == "permuted_cnn":
+            model = task.build(config, task.permutation(case.side, config.block, config.seed), data)
+        elif name == "base_cnn":
+            from tasks.rotation_contrastive import networks
+
+            model = networks.classifier(config, data)
         else:
-            model = task.build(config, task.permutation(pixels.shape[1], config.block, config.seed), data)
-        with runs.open_run(config, study, "") as run:
+            model = task.build(config, backbones.build(case.backbone, case.size), data)
+        with runs.open_run(config, case.task, "") as run:
             progress = training.train(run, model, config.phases, data, lambda phase: None, objective=objective)
         return progress.rows[-1]["images_per_second"]
 
 
-def theirs(study: str) -> float:
+def theirs(name: str) -> float:
     """Images per second of the second epoch of a plain PyTorch loop."""
     import torch
+    import torch_networks
     from torch import nn
     from torch.utils.data import DataLoader, TensorDataset
 
-    pixels, labels = images(study)
-    n, side, channels, batch = STUDIES[study]
+    case = CASES[name]
+    pixels, labels = images(case)
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float()
-    if study == "hinge_svm":
+    loss = nn.functional.cross_entropy
+    if name == "linear_svm":
         x = (x - x.mean(dim=0)).flatten(1)
-        model = nn.Linear(side * side * channels, 10)
+        model = nn.Linear(x.shape[1], 10)
         optimizer = torch.optim.SGD(model.parameters(), lr=3e-7)
 
         def loss(scores, y):
@@ -95,24 +123,25 @@ def theirs(study: str) -> float:
             wrong = scores.scatter(1, y[:, None], float("-inf")).amax(dim=1)
             return torch.relu(1 + wrong - true).mean() + 1e4 * model.weight.square().sum()
 
-    elif study == "autoencoder_sweep":
+    elif name == "autoencoder":
         x = (x / 255).flatten(1)
-        size = side * side * channels
-        encoder = [nn.Linear(size, 1000), nn.ReLU(), nn.Linear(1000, 300)]
-        model = nn.Sequential(*encoder, nn.Linear(300, 1000), nn.ReLU(), nn.Linear(1000, size), nn.Sigmoid())
+        model = torch_networks.autoencoder()
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
         loss = nn.functional.mse_loss
-    else:
-        order = torch.randperm(side * side)
-        x = (x / 127.5 - 1).flatten(2)[:, :, order].reshape(n, channels, side, side)
-        layers = [nn.Conv2d(1, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()]
-        for before, after in ((64, 128), (128, 256), (256, 512)):
-            layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-        model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+    elif name == "permuted_cnn":
+        order = torch.randperm(case.side**2)
+        x = (x / 127.5 - 1).flatten(2)[:, :, order].reshape(x.shape)
+        model = torch_networks.permuted_cnn()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.5)
-        loss = nn.functional.cross_entropy
-    target = x if study == "autoencoder_sweep" else torch.from_numpy(labels)
-    loader = DataLoader(TensorDataset(x, target), batch_size=batch, shuffle=True)
+    elif name == "base_cnn":
+        x = x / 127.5 - 1
+        model = torch_networks.base_cnn()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    else:
+        model = getattr(torch_networks, case.backbone)(case.size)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
+    target = x if name == "autoencoder" else torch.from_numpy(labels)
+    loader = DataLoader(TensorDataset(x, target), batch_size=case.batch, shuffle=True)
     for _ in range(2):
         began = time.perf_counter()
         for inputs, wanted in loader:
@@ -120,48 +149,41 @@ def theirs(study: str) -> float:
             loss(model(inputs), wanted).backward()
             optimizer.step()
         seconds = time.perf_counter() - began
-    return n / seconds
+    return case.images / seconds
 
 
-def measure(side: str, study: str) -> float:
+def measure(side: str, name: str) -> float:
     """Images per second of one side, in a process of its own."""
-    command = [sys.executable, __file__, study, "--side", side]
+    command = [sys.executable, __file__, name, "--side", side]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{side} of {study} failed:\n{done.stderr[-2000:]}")
+        raise SystemExit(f"{side} of {name} failed:\n{done.stderr[-2000:]}")
     return float(done.stdout.split()[-1])
 
 
 def main() -> None:
     """Print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"any of {', '.join(STUDIES)} (default: all)")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"any of {', '.join(CASES)} (default: all)")
     parser.add_argument("--repeats", type=int, default=5, help="of each side (default 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every reading")
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if unknown := set(arguments.cases) - set(CASES):
+        parser.error(f"unknown {', '.join(sorted(unknown))}; allowed: {', '.join(CASES)}")
     if arguments.side:
-        print({"ours": ours, "theirs": theirs}[arguments.side](arguments.studies[0]))
+        print({"ours": ours, "theirs": theirs}[arguments.side](arguments.cases[0]))
         return
     readings = {}
-    print(
-        f"{'study':<20}{'ours':>10}{'PyTorch':>10}{'ratio':>8}   "
-        f"images/s, medians of {arguments.repeats}, ours on {BACKEND}",
-        flush=True,
-    )
-    for study in arguments.studies or STUDIES:
-        rounds = [{side: measure(side, study) for side in ("ours", "theirs")} for _ in range(arguments.repeats)]
-        readings[study] = rounds
-        first, second = (statistics.median(r[side] for r in rounds) for side in ("ours", "theirs"))
-        print(f"{study:<20}{first:>10,.0f}{second:>10,.0f}{first / second:>8.2f}", flush=True)
-    if arguments.json:
-        facts = {
-            "backend": BACKEND,
-            "cpus": os.cpu_count(),
-            "platform": platform.platform(),
-            "python": platform.python_version(),
-        }
-        arguments.json.write_text(json.dumps({**facts, "images_per_second": readings}, indent=1) + "\n")
+    backend = report.machine()["backend"]
+    print(f"images/s, medians of {arguments.repeats}, ours on {backend}\n")
+    print(f"{'network':<16}{'ours':>10}{'PyTorch':>10}{'ratio':>8}", flush=True)
+    for name in arguments.cases or CASES:
+        readings[name] = [{side: measure(side, name) for side in ("ours", "theirs")} for _ in range(arguments.repeats)]
+        median = report.medians(readings[name])
+        ratio = median["ours"] / median["theirs"]
+        print(f"{name:<16}{median['ours']:>10,.0f}{median['theirs']:>10,.0f}{ratio:>8.2f}", flush=True)
+        report.write(arguments.json, images_per_second=readings)
 
 
 if __name__ == "__main__":

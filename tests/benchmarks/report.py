@@ -1,4 +1,4 @@
-"""What the benchmarks have in common: medians of readings, and a JSON file of all of them with the machine's facts."""
+"""What the benchmarks have in common: images, medians, and a JSON file of all readings with the machine's facts."""
 
 import importlib.metadata
 import json
@@ -7,6 +7,9 @@ import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "keras-cv")
 
@@ -29,6 +32,15 @@ def machine() -> dict:
     """What the readings depend on beside the code."""
     facts = {"processor": processor(), "platform": platform.platform(), "python": platform.python_version()}
     return facts | {"backend": os.environ.get("KERAS_BACKEND", "tensorflow"), "versions": versions()}
+
+
+def make_files(folder: Path, count: int, classes: int) -> None:
+    """So many PNG files of random pixels, in so many class folders."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / f"class{number % classes}" / f"{number:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
 
 
 def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:

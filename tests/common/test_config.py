@@ -229,12 +229,16 @@ OTHERS = {
     "nodes": 2,
     "backbone": "resnet34",
     "image_size": 96,
+    "cache_features": "off",
+    "cache_gigabytes": 1.0,
+    "cache_views": 2,
     "augmentation": "none",
     "augment_on": "host",
     "head_init": "he_normal",
     "phases": PRESETS["demo"].phases,
 }
 SAME_HASH = {"seed", "data_dir", "out", "overwrite", "offline", "tensorboard", "checkpoint_minutes", "devices", "nodes"}
+SAME_HASH |= {"cache_features", "cache_gigabytes"}
 
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(TASK.PhasedConfig)])
@@ -295,7 +299,7 @@ def test_setting_is_in_the_spelling_of_the_command_line():
 
 
 def test_identity_and_operational_hold_every_field_once():
-    config = parsed("--data-dir", str(ROOT))
+    config = parsed("--data-dir", str(ROOT), "--cache-views", "2")
     identity, operational = config.identity(), config.operational()
     assert set(identity) | set(operational) == {f.name for f in dataclasses.fields(config)}
     assert not set(identity) & set(operational)

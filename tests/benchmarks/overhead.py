@@ -1,0 +1,150 @@
+"""How long a user waits: for `--help`, for the first step, and for what is not a training step.
+
+    python tests/benchmarks/overhead.py                         # medians of 5; about 15 minutes on 2 cores
+
+- `--help` of each task, in a process of its own;
+- from the start of a process to the end of its first training step: the demo, and MobileNetV2 at 96 pixels (random
+  weights; embedded images), the writing of a checkpoint included;
+- a demo run, by what it spends its time on. Validation, checkpoints and figures are asked to be under 10 %.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import report
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import common  # noqa: F401  its settings of TensorFlow, before Keras imports that
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TASKS = sorted(path.parent.name for path in (REPOSITORY / "tasks").glob("*/train.py"))
+FIRST_STEPS = {
+    "demo": ["--preset", "demo"],
+    "mobilenet_v2": ["--dataset", "digits", "--backbone", "mobilenet_v2", "--image-size", "96", "--weights", "none"],
+}
+
+
+def command(task: str, *flags: str) -> list[str]:
+    """What a user types."""
+    return [sys.executable, str(REPOSITORY / "tasks" / task / "train.py"), *flags]
+
+
+def help_seconds(task: str) -> float:
+    """Of `--help`."""
+    began = time.perf_counter()
+    subprocess.run(command(task, "--help"), check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
+def first_step_seconds(name: str) -> float:
+    """From the start of a process to the checkpoint after its first step, its writing included."""
+    with tempfile.TemporaryDirectory() as folder:
+        flags = [*FIRST_STEPS[name], "--out", folder, "--checkpoint-minutes", "1e-9"]
+        began = time.perf_counter()
+        with subprocess.Popen(command("cifar_phased", *flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as run:
+            while not list(Path(folder).glob("*/*/checkpoints/step-000000001-*")):
+                if run.poll() is not None:
+                    raise SystemExit(f"the run ended before its first step:\n{run.stdout.read().decode()[-2000:]}")
+                time.sleep(0.02)
+            seconds = time.perf_counter() - began
+            run.kill()
+        return seconds
+
+
+def parts_of_a_run() -> dict[str, float]:
+    """Seconds of a demo run by what they went to, in this process."""
+    began = time.perf_counter()
+    import keras
+
+    from common import checkpoints, runs, training
+    from slurm.plan import load_task
+
+    task = load_task("cifar_phased")
+    seconds = {"start": time.perf_counter() - began}
+
+    def timed(name, function):
+        def call(*arguments, **more):
+            before = time.perf_counter()
+            try:
+                return function(*arguments, **more)
+            finally:
+                seconds[name] = seconds.get(name, 0) + time.perf_counter() - before
+
+        return call
+
+    class Steps(keras.callbacks.Callback):
+        """Times the first step of each epoch, which may compile, the others, and validation."""
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.before = time.perf_counter()
+
+        def on_train_batch_end(self, batch, logs=None):
+            now = time.perf_counter()
+            name = "steps" if batch else "first steps of the epochs"
+            seconds[name] = seconds.get(name, 0) + now - self.before
+            self.before = now
+
+        def on_test_begin(self, logs=None):
+            self.validation = time.perf_counter()
+
+        def on_test_end(self, logs=None):
+            seconds["validation"] = seconds.get("validation", 0) + time.perf_counter() - self.validation
+
+    checkpoints.save = timed("checkpoints", checkpoints.save)
+    checkpoints.gather = timed("checkpoints", checkpoints.gather)
+    task.draw = timed("figures", task.draw)
+    training.results = timed("results", training.results)
+    train = training.train
+    training.train = lambda *arguments, **more: train(*arguments, callbacks=lambda progress: [Steps()], **more)
+    with tempfile.TemporaryDirectory() as folder:
+        runs.main(task.PRESETS, "", task.provide, task.study, ["--preset", "demo", "--out", folder])
+    seconds["all"] = time.perf_counter() - began
+    return seconds
+
+
+def in_a_process() -> dict[str, float]:
+    """`parts_of_a_run`, where nothing is loaded yet."""
+    done = subprocess.run([sys.executable, __file__, "--parts"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"the run failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Print medians."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5, help="of each (default 5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every reading")
+    parser.add_argument("--parts", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.parts:
+        print(json.dumps(parts_of_a_run()))
+        return
+    many = range(arguments.repeats)
+    helps = [{task: help_seconds(task) for task in TASKS} for _ in many]
+    print(f"medians of {arguments.repeats}, backend {os.environ.get('KERAS_BACKEND', 'tensorflow')}\n\n--help")
+    for task, seconds in report.medians(helps).items():
+        print(f"  {task:<28}{seconds:6.2f} s", flush=True)
+    firsts = [{name: first_step_seconds(name) for name in FIRST_STEPS} for _ in many]
+    print("first step done after")
+    for name, seconds in report.medians(firsts).items():
+        print(f"  {name:<28}{seconds:6.1f} s", flush=True)
+    runs = [in_a_process() for _ in many]
+    print("a demo run")
+    for name, seconds in report.medians(runs).items():
+        print(f"  {name:<28}{seconds:6.1f} s")
+    outside = ("validation", "checkpoints", "figures")
+    share = statistics.median(sum(run[name] for name in outside) / run["all"] for run in runs)
+    print(f"  {', '.join(outside)}: {share:.1%} of all")
+    report.write(arguments.json, help=helps, first_step=firsts, demo=runs)
+
+
+if __name__ == "__main__":
+    main()
