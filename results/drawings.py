@@ -65,12 +65,19 @@ def phases(groups: Groups, path: Path) -> None:
 
 
 def curves(groups: Groups, path: Path) -> None:
-    """Draw validation accuracy and training loss by epoch: a panel row a study, a line a setting, a band of +-1 std."""
-    panels = panels_of(
-        {key: r for key, r in groups.items() if r[0]["history"] and "val_accuracy" in r[0]["history"][0]}
-    )
-    if not panels:
+    """Draw validation accuracy and training loss by epoch: a panel row a study, a line a setting, a band of +-1 std.
+
+    Settings of a study that were trained for other numbers of epochs have a row of their own.
+    """
+    found = panels_of({key: r for key, r in groups.items() if r[0]["history"] and "val_accuracy" in r[0]["history"][0]})
+    if not found:
         return
+    panels = defaultdict(dict)
+    for study, settings in found.items():
+        lengths = {text: len(members[0]["history"]) for text, members in settings.items()}
+        for text, members in settings.items():
+            title = study if len(set(lengths.values())) == 1 else f"{study}, {lengths[text]} epochs"
+            panels[title][text] = members
     figure = Figure(figsize=(11, 4.6 * len(panels)), dpi=110, layout="constrained")
     parts = figure.subfigures(len(panels), squeeze=False)[:, 0]
     for part, (study, settings) in zip(parts, panels.items(), strict=True):

@@ -436,6 +436,32 @@ def test_curves_leave_out_what_has_no_accuracy(drawn, tmp_path):
     assert len(drawn[0].axes) == 2
 
 
+def test_curves_of_other_lengths_have_a_row_of_their_own(drawn, tmp_path):
+    def run(epochs):
+        rows = [{"phase": "train", "loss": 1.0, "val_accuracy": 0.5}] * epochs
+        return {"metrics": {"phases": {"train": {}}}, "history": rows}
+
+    drawings.curves(
+        {("s", "a"): [run(2)], ("s", "b"): [run(3)], ("s", "c"): [run(2)], ("t", "a"): [run(1)]}, tmp_path / "p.png"
+    )
+    titles = [part.get_suptitle().partition(":")[0] for part in drawn[0].subfigs]
+    assert titles == ["s, 2 epochs", "s, 3 epochs", "t"]
+    assert [len(axes.get_lines()) for axes in drawn[0].axes] == [2, 2, 1, 1, 1, 1]
+
+
+def test_locality_has_a_point_a_block(drawn, tmp_path):
+    def run(accuracy):
+        return {"metrics": {"test": {"accuracy": accuracy}}}
+
+    groups = {
+        ("permuted", f"dataset=notmnist network=cnn block={block} epochs=5"): [run(accuracy)]
+        for block, accuracy in ((None, 0.9), (1, 0.5), (7, 0.75))
+    }
+    drawings.locality({("permuted", "dataset=notmnist network=cnn block=2"): [run(0.1)], **groups}, tmp_path / "p.png")
+    (container,) = drawn[0].axes[0].containers
+    assert container[0].get_xydata().tolist() == [[1, 50.0], [7, 75.0], [28, 90.0]]
+
+
 def table_of(metrics, published=()):
     """A CSV table of one study with two settings, and so many figures."""
     rows = [
