@@ -200,7 +200,7 @@ def _as_one_kernel(function):
     Its operations are many and small: fused, they pass through memory a few times instead of some fifty.
     """
     if keras.backend.backend() != "tensorflow":
-        return function  # JAX compiles every step
+        return function  # JAX compiles the whole of a step
     import tensorflow as tf
 
     return tf.function(function, jit_compile=True, reduce_retracing=True)

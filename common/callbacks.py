@@ -54,6 +54,8 @@ class Keeper(keras.callbacks.Callback):
         # Running means of an epoch that was left in its middle, to go on with.
         self.metric_arrays: Mapping[str, np.ndarray] | None = None
         self.saved_at = time.monotonic()
+        # Seconds of the epoch that no other epoch of its phase will take.
+        self.once = 0.0
 
     @property
     def phase(self) -> Phase:
@@ -185,7 +187,8 @@ class Keeper(keras.callbacks.Callback):
     def report(self, row: Mapping) -> None:
         """One line an epoch, with the time that the rest of the run would take at this epoch's pace."""
         left = sum(phase.epochs for phase in self.phases[self.progress.phase :]) - row["epoch"]
-        minutes, seconds = divmod(round(left * row["seconds"]), 60)
+        minutes, seconds = divmod(round(left * (row["seconds"] - self.once)), 60)
+        self.once = 0.0
         accuracy, val_accuracy = (
             f" accuracy {row[key]:.2%}" if key in row else "" for key in ("accuracy", "val_accuracy")
         )

@@ -225,9 +225,9 @@ class FineTuning(Config):
     image_size: int = 224
     """Side of the square that the backbone sees, in pixels."""
     cache_features: Literal["auto", "on", "off"] = "auto"
-    """Compute what frozen layers make of each image once in a phase. auto: if memory holds it; on: else on disk."""
+    """Compute once in a phase what frozen layers make of an image. auto: up to cache-gigabytes; on: beyond, on disk."""
     cache_gigabytes: float = 2.0
-    """Memory for these activations, in 1e9 bytes."""
+    """Memory for these activations of a phase, in 1e9 bytes."""
 
     OPERATIONAL = (*Config.OPERATIONAL, "cache_features", "cache_gigabytes")
 

@@ -53,13 +53,18 @@ def cut(
     """Cut a model below the first stage of its backbone that is trained; None where nothing is to be cached.
 
     That is, where the images are `changing` from epoch to epoch, too little is frozen, or `config` is against it: with
-    "auto" for what needs more than `cache_gigabytes`. What follows the backbone must be a chain of layers.
+    "auto" for what needs more than `cache_gigabytes` or a phase of one epoch. Views, on which the result depends, are
+    cached in any case. What follows the backbone must be a chain of layers.
     """
-    once = config.cache_features == "auto" and phase.epochs < 2
-    if config.cache_features == "off" or changing or once or config.devices * config.nodes > 1:
+    always = config.cache_features == "on" or views > 0
+    if config.cache_features == "off" or changing or config.devices * config.nodes > 1:
+        return None
+    if phase.epochs < 2 and not always:
         return None
     halves = backbone.halves()
     if halves is None:
+        if config.cache_features == "on":
+            print(f"phase {phase.name}: too little is frozen for anything to be computed once", flush=True)
         return None
     below, above = halves
     augment = next((layer for layer in model.layers if isinstance(layer, Augment)), None)
@@ -68,7 +73,7 @@ def cut(
     size = bytes_of(lower, len(data.train) * max(views, 1) + len(data.validation))
     on_disk = size > config.cache_gigabytes * GIGABYTE
     text = f"phase {phase.name}: the frozen layers' activations take {size / 1e6:,.0f} MB"
-    if on_disk and config.cache_features == "auto":
+    if on_disk and not always:
         print(f"{text}, above --cache-gigabytes {config.cache_gigabytes:g}; computed anew in every epoch", flush=True)
         return None
     print(f"{text}; computed once, kept {'on disk' if on_disk else 'in memory'}", flush=True)
@@ -130,8 +135,9 @@ def compute(config: Config, part: Cut, split: Split, views: int, name: str) -> I
             pipeline.steps_per_epoch(split, config.batch_size),
         )
         for images, _ in tqdm(batches, text, steps, disable=None):
+            images = keras.ops.convert_to_tensor(images)
             if part.augment:
-                images = part.augment(keras.ops.convert_to_tensor(images), training=views > 0)
+                images = part.augment(images, training=views > 0)
             yield part.lower.predict_on_batch(images)
         if views:
             state.assign(kept)

@@ -186,7 +186,7 @@ def train(
     for index in range(first, len(phases)):
         phase = phases[index]
         configure(phase)
-        part = cut(phase)
+        part = cut(phase) if progress.epoch < phase.epochs else None
         trained = part.upper if part else model
         chosen = optimizer(phase, steps, factor)
         # Before compile: wrapped for mixed_float16, Keras 3.15's Nadam would lose track of one of its variables.
@@ -210,20 +210,22 @@ def train(
             f"{parameters(trained.trainable_variables):,} of {parameters(model.weights):,} parameters trained",
             flush=True,
         )
-        began = time.monotonic()
-        seen = features.cached(run, part, data) if part else data
-        progress.seconds += time.monotonic() - began  # a part of this epoch
-        if progress.step:
-            # Keras makes the variables of metrics at the first batch.
-            one, number = evaluation(seen.validation.take(np.arange(1)), 1)
-            trained.evaluate(one, verbose=0, steps=number)
-            keeper.metric_arrays = checkpoint.arrays
         try:
+            began = time.monotonic()
+            seen = features.cached(run, part, data) if part else data
+            keeper.once = time.monotonic() - began
+            progress.seconds += keeper.once  # a part of this epoch
+            if progress.step:
+                # Keras makes the variables of metrics at the first batch.
+                one, number = evaluation(seen.validation.take(np.arange(1)), 1)
+                trained.evaluate(one, verbose=0, steps=number)
+                keeper.metric_arrays = checkpoint.arrays
             fit(trained, keeper, phase, seen, augment, callbacks(progress), part.views if part else 0)
         finally:
+            seen = None  # and with it what `features.cached` has made
             features.forget(run)
         load_best(run, model, progress, phase)
-        progress.phase, progress.epoch = index + 1, 0
+        progress.phase, progress.epoch, progress.seconds = index + 1, 0, 0.0
     return progress
 
 

@@ -163,7 +163,8 @@ def plan(task: str, study: Study, fixed: Mapping[str, str], chosen: Sequence[int
     grid = combinations(study, fixed)
     if any("seed" in fixed | values for values in grid):
         raise ConfigError("seed is no key of a grid; --seeds 0:5 names the seeds")
-    for key in sorted({key for values in grid for key in values} & set(Config.OPERATIONAL) - {"overwrite"}):
+    operational = next(iter(presets.values())).OPERATIONAL
+    for key in sorted({key for values in grid for key in values} & set(operational) - {"overwrite"}):
         raise ConfigError(f"{key} does not change what a run computes, so it is no key of a grid; --set {key}=... is")
     if any("overwrite" in fixed | values for values in grid):
         raise ConfigError("overwrite would start a run anew each time that it is requeued; delete its folder instead")

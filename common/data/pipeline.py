@@ -1,5 +1,6 @@
 """tf.data pipelines: native-resolution uint8 batches, in an order that depends on the seed and the epoch alone."""
 
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -66,7 +67,7 @@ def order(n: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
 
 
 def reader(split: Split, batch_size: int, shared: bool = False) -> Callable[[tf.Tensor], tf.data.Dataset]:
-    """A function from indices into a split to batches of the images and labels there.
+    """A function from indices into a split to batches of the images and labels there; an array is the caller's to hold.
 
     `shared`: of several processes that train together each reads its own images of a batch, and the labels of all.
     """
@@ -79,9 +80,12 @@ def reader(split: Split, batch_size: int, shared: bool = False) -> Callable[[tf.
         return dataset.batch(batch_size)
 
     def from_array(indices: tf.Tensor) -> tf.data.Dataset:
+        # TensorFlow keeps the functions that it calls for ever: the array must not be a part of one.
+        store, dtype, shape = weakref.ref(split.store), split.store.dtype, split.store.shape[1:]
+
         def rows(own: tf.Tensor) -> tf.Tensor:
-            found = tf.numpy_function(split.store.__getitem__, [tf.gather(places, own)], split.store.dtype)
-            return tf.ensure_shape(found, [None, *split.store.shape[1:]])
+            found = tf.numpy_function(lambda i: store()[i], [tf.gather(places, own)], dtype)
+            return tf.ensure_shape(found, [None, *shape])
 
         dataset = tf.data.Dataset.from_tensor_slices(indices).batch(batch_size)
         return dataset.map(lambda i: (rows(i), tf.gather(labels, i)), tf.data.AUTOTUNE)

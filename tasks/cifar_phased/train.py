@@ -26,7 +26,6 @@ TRAINABLE = {
     "last_block": ("layer4",),
     "full": ("stem", "layer1", "layer2", "layer3", "layer4"),
 }
-MOST_VIEWS = 100
 # Classes whose images are followed to where they are predicted; elsewhere it is the class with the lowest F1.
 CHOSEN = {"cifar10": ("frog",), "cifar100": ("apple", "woman")}
 
@@ -65,8 +64,10 @@ class PhasedConfig(FineTuning):
 
     def check_cache(self) -> None:
         """Raise ConfigError where there is nothing that could be cached, or no way to."""
-        if not 0 <= self.cache_views <= MOST_VIEWS:
-            raise ConfigError(f"cache-views is {self.cache_views}; allowed: 0 to {MOST_VIEWS}")
+        frozen = [phase.epochs for phase in self.phases if phase.trainable != "full"]
+        most = max(min(frozen, default=0) - 1, 0)  # with as many as there are epochs nothing would be saved
+        if not 0 <= self.cache_views <= most:
+            raise ConfigError(f"cache-views is {self.cache_views}; allowed with these phases: 0 to {most}")
         if self.cache_features == "on" and self.augmentation != "none" and not self.cache_views:
             raise ConfigError(
                 f"cache-features is on, and augmentation {self.augmentation} changes every image in every epoch; "

@@ -1,7 +1,9 @@
 """Cached activations of frozen layers: the same training as without, faster; views; files; what is refused."""
 
 import dataclasses
+import gc
 import signal
+import weakref
 
 import keras
 import numpy as np
@@ -33,8 +35,9 @@ def data(tmp_path_factory):
 
 
 def build(config, backbone, recipe="none"):
+    """A model of digits; without a recipe at all (None) it has no layer for one."""
     image = keras.Input((8, 8, 1), dtype="uint8", name="image")
-    x = backbone.extract(Augment(recipe, config.seed, name="augment")(image))
+    x = backbone.extract(Augment(recipe, config.seed, name="augment")(image) if recipe else image)
     x = keras.layers.Dropout(0.5, seed=config.seed, name="dropout")(x)
     return keras.Model(image, keras.layers.Dense(10, dtype="float32", name="head")(x))
 
@@ -192,6 +195,57 @@ def test_views_are_those_of_the_augmentation(tmp_path, data, precision, gigabyte
     assert keras.backend.standardize_dtype(batch.dtype) == precision.removeprefix("mixed_")
 
 
+def test_a_model_without_augmentation_is_cached_too(tmp_path, data):
+    config = FineTuning(out=tmp_path, batch_size=32, image_size=32)
+    backbone = backbones.build("resnet18", 32)
+    model = build(config, backbone, None)
+    backbone.set_trainable(("layer4",))
+    part = features.cut(config, PHASES[0], model, backbone, data)
+    with runs.open_run(config, "test", "") as run:
+        seen = features.cached(run, part, data)
+    batches = pipeline.evaluation(seen.validation, 4)
+    found = np.concatenate([np.asarray(part.upper.predict_on_batch(batch)) for batch, _ in batches.as_numpy_iterator()])
+    images = pipeline.pictures(data.validation, np.arange(len(data.validation)))
+    np.testing.assert_allclose(found, model.predict_on_batch(images), rtol=1e-4, atol=1e-4)
+
+
+def test_views_are_cached_whatever_their_size(data):
+    backbone = backbones.build("resnet18", 32)
+    config = FineTuning(image_size=32, cache_gigabytes=1e-6)
+    model = build(config, backbone, "flip_crop")
+    backbone.set_trainable(())
+    assert features.cut(config, PHASES[0], model, backbone, data, views=1).on_disk
+
+
+def test_a_run_that_is_stopped_while_it_computes_leaves_no_file(tmp_path, data, monkeypatch):
+    def interrupted(config, part, split, views, name):
+        yield np.zeros((32, 512), "float32")
+        raise runs.Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(features, "compute", interrupted)
+    with pytest.raises(runs.Interrupted):
+        train(tmp_path, data, cache_features="on", cache_gigabytes=1e-6)
+    assert list(tmp_path.glob("*/*/environment.json"))
+    assert not list(tmp_path.glob(f"*/*/{features.FOLDER}"))
+
+
+def test_the_activations_go_when_their_phase_has_ended(tmp_path, data, monkeypatch):
+    made = []
+
+    def cached(*arguments):
+        assert all(store() is None for store in made)  # that of the phase before
+        seen = features_cached(*arguments)
+        made.append(weakref.ref(seen.train.store))
+        return seen
+
+    features_cached = features.cached
+    monkeypatch.setattr(features, "cached", cached)
+    train(tmp_path, data, cache_features="on")
+    gc.collect()
+    assert len(made) == 2
+    assert made[-1]() is None
+
+
 def test_each_epoch_takes_the_next_view():
     numbers = sources.Split(np.arange(30), np.arange(30), np.tile(np.arange(10), 3), 1)
     batches = list(pipeline.training(numbers, 4, 7, range(2, 6), views=3))
@@ -217,7 +271,8 @@ def test_no_room_for_the_file_is_one_line(tmp_path, data):
     ("fields", "message"),
     [
         ({"cache_features": "on"}, "augmentation flip_crop changes every image in every epoch"),
-        ({"cache_views": -1}, "cache-views is -1; allowed: 0 to 100"),
+        ({"cache_views": -1}, "cache-views is -1; allowed with these phases: 0 to 4"),
+        ({"cache_views": 5}, "cache-views is 5; allowed with these phases: 0 to 4"),
         ({"cache_views": 2, "augmentation": "none"}, "cache-views is for an augmentation on the device"),
         ({"cache_views": 2, "augment_on": "host"}, "cache-views is for an augmentation on the device"),
         ({"cache_views": 2, "cache_features": "off"}, "cache-views needs cache-features"),

@@ -177,6 +177,11 @@ def test_keys_that_do_not_change_the_result_are_no_keys_of_a_grid(toy):
         toy({"devices": [1, 2]})
 
 
+def test_such_keys_of_a_task_of_its_own_are_none_either():
+    with pytest.raises(ConfigError, match="cache_features does not change what a run computes"):
+        plan.plan("cifar_phased", Study(grid={"cache_features": ["on", "off"]}), {}, [0])
+
+
 # Names
 
 
