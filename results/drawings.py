@@ -147,16 +147,23 @@ def locality(groups: Groups, path: Path) -> None:
         "Side of the blocks that are permuted whole (pixels)",
         "Test accuracy (%)",
     )
-    points = {}
-    for block in (1, 2, 4, 7, 14, None):
-        if records := groups.get(("permuted", f"dataset=notmnist network=cnn block={block} epochs={epochs}")):
-            points[block or 28] = (*spread(records, "test", "accuracy", 100), len(records))  # None: one block
-    if points:
-        means, stds, counts = zip(*points.values(), strict=True)
-        label = f"network (n = {', '.join(map(str, sorted(set(counts))))})"
-        axes.errorbar(list(points), means, yerr=stds, fmt="o-", color=plots.BLUE, capsize=3, label=label)
+    blocks = (1, 2, 4, 7, 14, None)  # None: the whole image is one, and nothing moves
+    for network, name, colour, style in (
+        ("cnn", "convolutions", plots.BLUE, "o-"),
+        ("mlp", "perceptron", plots.ORANGE, "s--"),
+    ):
+        points = {}
+        for block in blocks:
+            setting = f"dataset=notmnist network={network} block={block} epochs={epochs}"
+            if records := groups.get(("permuted", setting)):
+                points[block or 28] = (*spread(records, "test", "accuracy", 100), len(records))
+        if points:
+            means, stds, counts = zip(*points.values(), strict=True)
+            label = f"{name} (n = {', '.join(map(str, sorted(set(counts))))})"
+            axes.errorbar(list(points), means, yerr=stds, fmt=style, color=colour, capsize=3, label=label)
+    if axes.containers:
         axes.set_xscale("log")
-        axes.set_xticks(list(points), [f"{b}\n(as is)" if b == 28 else str(b) for b in points])
+        axes.set_xticks([b or 28 for b in blocks], [str(b) if b else "28\n(as is)" for b in blocks])
         axes.minorticks_off()
         axes.legend()
         plots.save_figure(figure, path)

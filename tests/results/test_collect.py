@@ -457,9 +457,12 @@ def test_locality_has_a_point_a_block(drawn, tmp_path):
         ("permuted", f"dataset=notmnist network=cnn block={block} epochs=5"): [run(accuracy)]
         for block, accuracy in ((None, 0.9), (1, 0.5), (7, 0.75))
     }
+    groups["permuted", "dataset=notmnist network=mlp block=4 epochs=5"] = [run(0.2), run(0.4)]
     drawings.locality({("permuted", "dataset=notmnist network=cnn block=2"): [run(0.1)], **groups}, tmp_path / "p.png")
-    (container,) = drawn[0].axes[0].containers
-    assert container[0].get_xydata().tolist() == [[1, 50.0], [7, 75.0], [28, 90.0]]
+    network, control = drawn[0].axes[0].containers
+    assert network[0].get_xydata().tolist() == [[1, 50.0], [7, 75.0], [28, 90.0]]
+    assert control[0].get_xydata().tolist() == [[4, pytest.approx(30.0)]]
+    assert [c.get_label() for c in (network, control)] == ["convolutions (n = 1)", "perceptron (n = 2)"]
 
 
 def table_of(metrics, published=()):
