@@ -85,11 +85,11 @@ def curves(groups: Groups, path: Path) -> None:
         losses, accuracies = part.subplots(1, 2)
         for axes, key, scale in ((losses, "loss", 1), (accuracies, "val_accuracy", 100)):
             colours = cycle(("#56B4E9", plots.ORANGE, plots.GREEN, plots.VERMILION, "#CC79A7", "0.4"))
-            for text, members in settings.items():
+            for place, (text, members) in enumerate(settings.items()):
                 each = [[scale * row[key] for row in record["history"]] for record in members]
                 mean = [statistics.fmean(values) for values in zip(*each, strict=True)]
                 epochs, colour = range(1, len(mean) + 1), next(colours)
-                axes.plot(epochs, mean, color=colour, label=text)
+                axes.plot(epochs, mean, ("-", "--", ":")[place // 6 % 3], color=colour, label=text)
                 if len(members) > 1:
                     spread = [statistics.stdev(values) for values in zip(*each, strict=True)]
                     low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
