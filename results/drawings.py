@@ -78,8 +78,10 @@ def curves(groups: Groups, path: Path) -> None:
         for text, members in settings.items():
             title = study if len(set(lengths.values())) == 1 else f"{study}, {lengths[text]} epochs"
             panels[title][text] = members
-    figure = Figure(figsize=(11, 4.6 * len(panels)), dpi=110, layout="constrained")
-    parts = figure.subfigures(len(panels), squeeze=False)[:, 0]
+    # Each with its legend, for which the first six lines leave room.
+    heights = [4.6 + 0.2 * max("\n".join(settings).count("\n") - 5, 0) for settings in panels.values()]
+    figure = Figure(figsize=(11, sum(heights)), dpi=110, layout="constrained")
+    parts = figure.subfigures(len(panels), squeeze=False, height_ratios=heights)[:, 0]
     for part, (study, settings) in zip(parts, panels.items(), strict=True):
         part.suptitle(f"{study}: mean of n seeds, band of one standard deviation")
         losses, accuracies = part.subplots(1, 2)
