@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import keras
-import ml_dtypes  # noqa: F401  makes bfloat16 a type of NumPy's
 import numpy as np
 from tqdm import tqdm
 
@@ -130,11 +129,8 @@ def compute(config: Config, part: Cut, split: Split, views: int, name: str) -> I
             kept = np.array(state)
             state.assign(np.array([config.seed, (1 + view) * DRAWS], kept.dtype))
         text = f"{name}, view {view + 1} of {views}" if views else name
-        batches, steps = (
-            pipeline.evaluation(split, config.batch_size),
-            pipeline.steps_per_epoch(split, config.batch_size),
-        )
-        for images, _ in tqdm(batches, text, steps, disable=None):
+        batches = pipeline.evaluation(split, config.batch_size)
+        for images, _ in tqdm(batches, text, len(batches), disable=None):
             images = keras.ops.convert_to_tensor(images)
             if part.augment:
                 images = part.augment(images, training=views > 0)
