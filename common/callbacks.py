@@ -1,9 +1,11 @@
 """What happens beside the training step: watching the loss, keeping the state, telling the user."""
 
+import copy
 import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
 import keras
@@ -37,7 +39,8 @@ class Keeper(keras.callbacks.Callback):
     """Writes what a phase must not lose: a row, a checkpoint and the best weights at each epoch's end.
 
     Also within an epoch, when the run is asked to stop or `checkpoint_minutes` have passed. Raises Interrupted after
-    the former, and Diverged at the first loss that is not finite.
+    the former, and Diverged at the first loss that is not finite. Files are written beside the training: `wait` for
+    them before they are read.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class Keeper(keras.callbacks.Callback):
         # Running means of an epoch that was left in its middle, to go on with.
         self.metric_arrays: Mapping[str, np.ndarray] | None = None
         self.saved_at = time.monotonic()
+        self.writer = ThreadPoolExecutor(1)
+        self.written: Future | None = None
         # Seconds of the epoch that no other epoch of its phase will take.
         self.once = 0.0
 
@@ -69,12 +74,13 @@ class Keeper(keras.callbacks.Callback):
         self.first_step = self.progress.step
         self.started = self.told_at = time.monotonic()
         self.seconds_before = self.progress.seconds
+        self.first_executed = 0
 
     def on_train_batch_end(self, batch, logs=None):
         self.progress.step = self.first_step + batch + 1
         now = time.monotonic()
-        if batch == 0:
-            self.after_first = now
+        if not self.first_executed:
+            self.first_executed, self.after_first = batch + 1, now
         self.after_last = now
         if not math.isfinite(logs["loss"]):
             raise Diverged(f"loss is {logs['loss']}", self.where())
@@ -107,8 +113,8 @@ class Keeper(keras.callbacks.Callback):
         }
         self.progress.rows.append(row)
         self.progress.epoch, self.progress.step, self.progress.seconds = epoch + 1, 0, 0.0
-        self.keep_best(row)
-        self.save(state)
+        self.wait()  # the file of the best epoch so far has its name then
+        self.save(state, self.new_best(row))
         self.run.write_history(self.progress.rows)
         self.report(row)
         if self.run.stop:
@@ -119,32 +125,29 @@ class Keeper(keras.callbacks.Callback):
         return self.seconds_before + time.monotonic() - self.started
 
     def images_per_second(self) -> float:
-        """Rate of the epoch's steps after the first, which compiles; validation is left out."""
+        """Rate of the epoch's steps after the first execution, which compiles; validation is left out."""
         batch = self.run.config.batch_size
-        if self.steps == self.first_step + 1:
+        done = self.first_step + self.first_executed
+        if self.steps == done:
             return (self.images - self.first_step * batch) / (self.after_last - self.started)
-        return (self.images - (self.first_step + 1) * batch) / (self.after_last - self.after_first)
+        return (self.images - done * batch) / (self.after_last - self.after_first)
 
     def where(self) -> dict:
         """Phase, epoch and step (both from 1), for messages."""
         return {"phase": self.phase.name, "epoch": self.progress.epoch + 1, "step": self.progress.step}
 
-    def keep_best(self, row: Mapping) -> None:
-        """Keep the weights of the best epoch of the phase: highest validation accuracy, if any, then lowest loss."""
+    def new_best(self, row: Mapping) -> dict[str, np.ndarray] | None:
+        """The weights, if this epoch is its phase's best: of highest validation accuracy, if any, then lowest loss."""
 
         def merit(epoch: Mapping) -> tuple[float, float]:
             return epoch.get("val_accuracy", 0.0), -epoch["val_loss"]
 
         best = self.progress.best.get(self.phase.name)
         if best and merit(best) >= merit(row):
-            return
-        # No times in here: the file of a run that was stopped and resumed has the same digest.
+            return None
         entry = {key: row[key] for key in ("epoch", "val_accuracy", "val_loss") if key in row}
-        file = ""
-        if devices.is_first():
-            arrays = checkpoints.gather("weights", self.whole.weights)
-            file = checkpoints.save(self.run.checkpoints, f"best-{self.phase.name}", arrays, entry).name
-        self.progress.best[self.phase.name] = {"file": file, **entry}
+        self.progress.best[self.phase.name] = {"file": "", **entry}
+        return checkpoints.gather("weights", self.whole.weights)
 
     def state(self) -> dict[str, np.ndarray]:
         """All variables as they are now. Raises Diverged where one is not finite."""
@@ -174,15 +177,33 @@ class Keeper(keras.callbacks.Callback):
             for number, copies in enumerate(own):
                 checkpoints.assign(f"metrics-{number}", copies, arrays)
 
-    def save(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Checkpoint these arrays with the position in training; the first process alone does."""
+    def save(self, arrays: Mapping[str, np.ndarray], best: Mapping[str, np.ndarray] | None = None) -> None:
+        """Begin to checkpoint these arrays with the position in training; the first process alone does.
+
+        `best`: weights that are the best of the phase so far.
+        """
+        self.wait()
+        if devices.is_first():
+            self.written = self.writer.submit(self.write, arrays, best, self.phase.name, copy.deepcopy(self.progress))
         self.saved_at = time.monotonic()
-        if not devices.is_first():
-            return
-        done = sum(phase.epochs for phase in self.phases[: self.progress.phase]) + self.progress.epoch
-        step = done * self.steps + self.progress.step
-        checkpoints.save_step(self.run.checkpoints, step, arrays, asdict(self.progress))
-        self.saved_at = time.monotonic()
+
+    def write(
+        self, arrays: Mapping[str, np.ndarray], best: Mapping[str, np.ndarray] | None, phase: str, progress: Progress
+    ) -> None:
+        """What `save` begins: the best weights, then the checkpoint that names them."""
+        if best:
+            # No times in its data: the file of a run that was stopped and resumed has the same digest.
+            data = {key: value for key, value in progress.best[phase].items() if key != "file"}
+            file = checkpoints.save(self.run.checkpoints, f"best-{phase}", best, data).name
+            self.progress.best[phase]["file"] = progress.best[phase]["file"] = file
+        done = sum(phase.epochs for phase in self.phases[: progress.phase]) + progress.epoch
+        checkpoints.save_step(self.run.checkpoints, done * self.steps + progress.step, arrays, asdict(progress))
+
+    def wait(self) -> None:
+        """Until all that was saved is written. Raises StorageError where it could not be."""
+        if self.written:
+            written, self.written = self.written, None
+            written.result()
 
     def report(self, row: Mapping) -> None:
         """One line an epoch, with the time that the rest of the run would take at this epoch's pace."""

@@ -134,13 +134,25 @@ class Config:
     """Write TensorBoard files into the run directory."""
     checkpoint_minutes: float = 10.0
     """Checkpoint within an epoch when this long has passed; every epoch ends with one in any case."""
+    steps_per_execution: int = 1
+    """Steps between two looks at loss, stop requests and clock; taken down to a divisor of an epoch's. JAX: 1."""
     devices: int = 1
     """Devices of each machine that share every batch: its GPUs, or without one so many parts of its CPU."""
     nodes: int = 1
     """Machines that share every batch (JAX): start one process on each of them."""
 
     # Fields that say where and how a run happens but not what it computes: they do not enter its name.
-    OPERATIONAL = ("data_dir", "out", "overwrite", "offline", "tensorboard", "checkpoint_minutes", "devices", "nodes")
+    OPERATIONAL = (
+        "data_dir",
+        "out",
+        "overwrite",
+        "offline",
+        "tensorboard",
+        "checkpoint_minutes",
+        "steps_per_execution",
+        "devices",
+        "nodes",
+    )
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with. Tasks extend it."""
@@ -150,6 +162,7 @@ class Config:
             choice("dataset", self.dataset, DATASETS, also="image_folder:PATH")
         positive("batch-size", self.batch_size)
         positive("checkpoint-minutes", self.checkpoint_minutes)
+        positive("steps-per-execution", self.steps_per_execution)
         positive("devices", self.devices)
         positive("nodes", self.nodes)
         if self.batch_size % (self.devices * self.nodes):

@@ -10,17 +10,14 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from keras import ops
 
-from common import checkpoints, devices, features
+from common import checkpoints, devices, features, optimizers
 from common.callbacks import Keeper, Progress
 from common.config import Config, Phase
 from common.data import pipeline
 from common.data.sources import Dataset, Split
 from common.metrics import evaluate
 from common.runs import Interrupted, Run, write_environment
-
-WARMUP_START = 0.01  # share of the peak rate at which a warm-up begins
 
 
 @dataclass(frozen=True)
@@ -39,9 +36,6 @@ class Objective:
         """New metrics to compile with."""
         return [keras.metrics.SparseCategoricalAccuracy("accuracy")] if self.accuracy else []
 
-
-# Of a variable: what its learning rate is a multiple of the phase's by.
-Factor = Callable[[keras.Variable], float]
 
 CLASSIFICATION = Objective(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 
@@ -80,83 +74,10 @@ def environment(config: Config, model: keras.Model) -> dict:
         "devices": devices.in_use(),
         "precision": keras.config.dtype_policy().name,
         "jit_compile": bool(model.jit_compile),
+        "steps_per_execution": model.steps_per_execution,
         "op_determinism": deterministic(config),
         "onednn": os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1",
     }
-
-
-class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up to the peak, then a cosine between peak and floor that goes on rising and falling.
-
-    The cosine is that of SGDR (Loshchilov and Hutter 2017, equation 5) without restarts: after `half_period` steps
-    it has come down to the floor, after two of them up to the peak again, as PyTorch's CosineAnnealingLR does past
-    its T_max.
-    """
-
-    def __init__(self, peak: float, floor: float, warmup: int, half_period: int):
-        self.peak = peak
-        self.floor = floor
-        self.warmup = warmup
-        self.half_period = half_period
-
-    def __call__(self, step):
-        """The rate at a step (from 0), as a float32 scalar."""
-        step = ops.cast(step, "float32")
-        rising = self.peak * (WARMUP_START + (1 - WARMUP_START) * step / max(self.warmup, 1))
-        angle = math.pi * (step - self.warmup) / self.half_period
-        waving = self.floor + (self.peak - self.floor) * (1 + ops.cos(angle)) / 2
-        return ops.where(step < self.warmup, rising, waving)
-
-    def get_config(self):
-        return {"peak": self.peak, "floor": self.floor, "warmup": self.warmup, "half_period": self.half_period}
-
-
-def learning_rate(phase: Phase, steps: int) -> float | WarmupCosine:
-    """The rate of a phase with so many steps an epoch: a number or a schedule."""
-    if phase.schedule == "constant":
-        return phase.rate
-    descent = phase.cosine_epochs or phase.epochs - phase.warmup_epochs
-    return WarmupCosine(phase.rate, phase.final_rate, phase.warmup_epochs * steps, descent * steps)
-
-
-def optimizer(phase: Phase, steps: int, factor: Factor | None = None) -> keras.optimizers.Optimizer:
-    """A new optimiser for a phase; with `factor`, the rate of each variable is so many times the phase's."""
-    makers = {
-        "sgd": keras.optimizers.SGD,
-        "adam": keras.optimizers.Adam,
-        "adamw": keras.optimizers.AdamW,
-        "nadam": keras.optimizers.Nadam,
-    }
-    more = {"momentum": phase.momentum} if phase.optimizer == "sgd" else {}
-    maker = makers[phase.optimizer]
-    return (by_variable(maker, factor) if factor else maker)(
-        learning_rate(phase, steps),
-        weight_decay=phase.weight_decay,
-        global_clipnorm=phase.clip_norm,
-        **more,
-    )
-
-
-def by_variable(maker: type[keras.optimizers.Optimizer], factor: Factor) -> type[keras.optimizers.Optimizer]:
-    """The optimiser with a learning rate for each variable: `factor` times that of the optimiser.
-
-    It scales the rate, not the gradient, which Adam's step does not depend on. All else is that of one optimiser: one
-    state to keep, one count of steps, one scale of the loss under mixed precision, one norm to clip by. Keras 3.15's
-    MultiOptimizer has one for each of its parts, and hides its rates from callbacks under mixed_float16. Decoupled
-    weight decay, which Keras applies elsewhere, goes by the optimiser's own rate.
-    """
-
-    class ByVariable(maker):
-        def build(self, variables):
-            super().build(variables)
-            self.factors = [factor(variable) for variable in variables]
-
-        def update_step(self, gradient, variable, learning_rate):
-            # By its index, as Keras finds its moments: what comes here is TensorFlow's own variable, without a path.
-            own = learning_rate * self.factors[self._get_variable_index(variable)]
-            super().update_step(gradient, variable, own)
-
-    return ByVariable
 
 
 def train(
@@ -168,13 +89,14 @@ def train(
     augment: pipeline.HostAugmentation | None = None,
     objective: Objective = CLASSIFICATION,
     callbacks: Callable[[Progress], Sequence[keras.callbacks.Callback]] = lambda progress: (),
-    factor: Factor | None = None,
+    factor: optimizers.Factor | None = None,
     cut: Callable[[Phase], features.Cut | None] = lambda phase: None,
 ) -> Progress:
     """Train a model of uint8 images through all phases, from the last checkpoint if there is one.
 
-    `configure` sets what a phase changes in the model; `callbacks` makes further ones; `factor` is for `optimizer`;
-    `cut` says which part of the model a phase trains on what the rest, which is frozen, makes of the images.
+    `configure` sets what a phase changes in the model; `callbacks` makes further ones; `factor` is for
+    `optimizers.make`; `cut` says which part of the model a phase trains on what the rest, which is frozen, makes of the
+    images.
     Each phase starts from the best weights of the one before; the last one's best are in the model at the end. Raises
     what `Keeper` raises.
     """
@@ -188,13 +110,14 @@ def train(
         configure(phase)
         part = cut(phase) if progress.epoch < phase.epochs else None
         trained = part.upper if part else model
-        chosen = optimizer(phase, steps, factor)
+        chosen = optimizers.make(phase, steps, factor)
         # Before compile: wrapped for mixed_float16, Keras 3.15's Nadam would lose track of one of its variables.
         chosen.build(trained.trainable_variables)
         trained.compile(
             optimizer=chosen,
             loss=devices.weighed(objective.loss),
             metrics=objective.metrics(),
+            steps_per_execution=steps_per_execution(run.config, steps, progress.step),
         )
         trained.optimizer.build(trained.trainable_variables)
         devices.prepare(trained, pipeline.evaluation(data.validation, 1))
@@ -222,11 +145,20 @@ def train(
                 keeper.metric_arrays = checkpoint.arrays
             fit(trained, keeper, phase, seen, augment, callbacks(progress), part.views if part else 0)
         finally:
+            keeper.wait()
             seen = None  # and with it what `features.cached` has made
             features.forget(run)
         load_best(run, model, progress, phase)
         progress.phase, progress.epoch, progress.seconds = index + 1, 0, 0.0
     return progress
+
+
+def steps_per_execution(config: Config, steps: int, done: int) -> int:
+    """How many steps Keras runs in one go: a divisor of an epoch's steps, and of those that are left of a begun one.
+
+    Keras 3.15 would run past the end of an epoch otherwise; its loop on JAX also warns at the end of an evaluation.
+    """
+    return 1 if keras.backend.backend() == "jax" else math.gcd(config.steps_per_execution, steps, done)
 
 
 def last_checkpoint(run: Run) -> checkpoints.Checkpoint | None:

@@ -57,6 +57,11 @@ class SVMConfig(Config):
         if not self.regularisation >= 0:
             raise ConfigError(f"regularisation is {self.regularisation}; allowed: zero and above")
         positive("validate-every", self.validate_every)
+        if self.validate_every % self.steps_per_execution:
+            raise ConfigError(
+                f"steps-per-execution is {self.steps_per_execution}; allowed: divisors of validate-every, "
+                f"{self.validate_every}"
+            )
         for phase in self.phases:
             phase.check()
 

@@ -63,7 +63,7 @@ def parts_of_a_run() -> dict[str, float]:
     began = time.perf_counter()
     import keras
 
-    from common import checkpoints, runs, training
+    from common import callbacks, checkpoints, runs, training
     from slurm.plan import load_task
 
     task = load_task("cifar_phased")
@@ -97,7 +97,8 @@ def parts_of_a_run() -> dict[str, float]:
         def on_test_end(self, logs=None):
             seconds["validation"] = seconds.get("validation", 0) + time.perf_counter() - self.validation
 
-    checkpoints.save = timed("checkpoints", checkpoints.save)
+    # What they keep the training waiting for, while they are written beside it.
+    callbacks.Keeper.save = timed("checkpoints", callbacks.Keeper.save)
     checkpoints.gather = timed("checkpoints", checkpoints.gather)
     task.draw = timed("figures", task.draw)
     training.results = timed("results", training.results)

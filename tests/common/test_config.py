@@ -225,6 +225,7 @@ OTHERS = {
     "deterministic": "yes",
     "tensorboard": True,
     "checkpoint_minutes": 1.0,
+    "steps_per_execution": 4,
     "devices": 2,
     "nodes": 2,
     "backbone": "resnet34",
@@ -238,7 +239,7 @@ OTHERS = {
     "phases": PRESETS["demo"].phases,
 }
 SAME_HASH = {"seed", "data_dir", "out", "overwrite", "offline", "tensorboard", "checkpoint_minutes", "devices", "nodes"}
-SAME_HASH |= {"cache_features", "cache_gigabytes"}
+SAME_HASH |= {"steps_per_execution", "cache_features", "cache_gigabytes"}
 
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(TASK.PhasedConfig)])

@@ -215,7 +215,8 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(task, demos,
             signal.raise_signal(signal.SIGTERM)
         whole(keeper, batch, logs)
 
-    command = ["--out", str(tmp_path), *short(task)]
+    one_by_one = ["--steps-per-execution", "1"]  # to be stopped within an epoch
+    command = ["--out", str(tmp_path), *short(task), *one_by_one]
     with monkeypatch.context() as patch:
         patch.setattr(Keeper, "on_train_batch_end", signalled)
         assert call(task, *command) == 128 + signal.SIGTERM
