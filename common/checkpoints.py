@@ -16,12 +16,9 @@ import safetensors
 import safetensors.numpy
 
 from common import files
+from common.files import CheckpointError
 
 KEPT = 2
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is damaged or does not fit; its text is the one line that the user reads."""
 
 
 @dataclass(frozen=True)

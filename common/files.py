@@ -10,6 +10,10 @@ class StorageError(OSError):
     """A file that could not be written; its text is the one line that the user reads."""
 
 
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged or does not fit; its text is the one line that the user reads."""
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a file so that a crash at any instant leaves the old one or the new one.
 

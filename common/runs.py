@@ -25,13 +25,14 @@ from datetime import UTC, datetime
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
-
-import numpy as np
+from typing import IO, TYPE_CHECKING
 
 from common import devices, files
-from common.checkpoints import CheckpointError
 from common.config import REPOSITORY, Config, ConfigError, choice, fail, parse
+from common.files import CheckpointError
+
+if TYPE_CHECKING:
+    import numpy as np  # `--help` does without
 
 SNAPSHOT = "snapshot.json"
 VERSIONS = ("keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "scikit-learn", "keras-cv", "tensorflow-datasets")
@@ -97,8 +98,10 @@ class Run:
         writer.writerows(rows)
         files.write(self.folder / "history.csv", text.getvalue().encode())
 
-    def write_predictions(self, class_names: Sequence[str], **arrays: np.ndarray) -> None:
+    def write_predictions(self, class_names: Sequence[str], **arrays: "np.ndarray") -> None:
         """Write predictions.npz: labels and probabilities by split, readable without pickle."""
+        import numpy as np
+
         content = io.BytesIO()
         np.savez_compressed(content, class_names=np.array(class_names), **arrays)
         files.write(self.folder / "predictions.npz", content.getvalue())
