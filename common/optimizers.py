@@ -32,12 +32,10 @@ def make(phase: Phase, steps: int, factor: Factor | None = None) -> keras.optimi
     if factor:
         maker = by_variable(maker, factor)
     more = {"momentum": phase.momentum} if phase.optimizer == "sgd" else {}
-    return maker(
-        learning_rate(phase, steps),
-        weight_decay=phase.weight_decay or None,  # Keras would go over all weights to take nothing away
-        global_clipnorm=phase.clip_norm,
-        **more,
-    )
+    optimizer = maker(learning_rate(phase, steps), global_clipnorm=phase.clip_norm, **more)
+    # None, where Keras would go over all weights to take nothing away; AdamW refuses it as an argument.
+    optimizer.weight_decay = phase.weight_decay or None
+    return optimizer
 
 
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
