@@ -5,7 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
 from dataclasses import asdict, dataclass, field
 
 import keras
@@ -57,8 +57,8 @@ class Keeper(keras.callbacks.Callback):
         # Running means of an epoch that was left in its middle, to go on with.
         self.metric_arrays: Mapping[str, np.ndarray] | None = None
         self.saved_at = time.monotonic()
-        self.writer = ThreadPoolExecutor(1)
-        self.written: Future | None = None
+        self.writer = futures.ThreadPoolExecutor(1)
+        self.written: futures.Future | None = None
         # Seconds of the epoch that no other epoch of its phase will take.
         self.once = 0.0
 
@@ -113,9 +113,7 @@ class Keeper(keras.callbacks.Callback):
         }
         self.progress.rows.append(row)
         self.progress.epoch, self.progress.step, self.progress.seconds = epoch + 1, 0, 0.0
-        self.wait()  # the file of the best epoch so far has its name then
         self.save(state, self.new_best(row))
-        self.run.write_history(self.progress.rows)
         self.report(row)
         if self.run.stop:
             raise Interrupted(self.run.stop)
@@ -150,7 +148,8 @@ class Keeper(keras.callbacks.Callback):
         return checkpoints.gather("weights", self.whole.weights)
 
     def state(self) -> dict[str, np.ndarray]:
-        """All variables as they are now. Raises Diverged where one is not finite."""
+        """All variables as they are now, when none is left to be written. Raises Diverged where one is not finite."""
+        self.wait()
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # during fit the variables are elsewhere
         arrays = checkpoints.gather("model", self.whole.variables)
@@ -182,7 +181,6 @@ class Keeper(keras.callbacks.Callback):
 
         `best`: weights that are the best of the phase so far.
         """
-        self.wait()
         if devices.is_first():
             self.written = self.writer.submit(self.write, arrays, best, self.phase.name, copy.deepcopy(self.progress))
         self.saved_at = time.monotonic()
@@ -190,7 +188,7 @@ class Keeper(keras.callbacks.Callback):
     def write(
         self, arrays: Mapping[str, np.ndarray], best: Mapping[str, np.ndarray] | None, phase: str, progress: Progress
     ) -> None:
-        """What `save` begins: the best weights, then the checkpoint that names them."""
+        """What `save` begins: the best weights, then the checkpoint that names them, then history.csv."""
         if best:
             # No times in its data: the file of a run that was stopped and resumed has the same digest.
             data = {key: value for key, value in progress.best[phase].items() if key != "file"}
@@ -198,12 +196,22 @@ class Keeper(keras.callbacks.Callback):
             self.progress.best[phase]["file"] = progress.best[phase]["file"] = file
         done = sum(phase.epochs for phase in self.phases[: progress.phase]) + progress.epoch
         checkpoints.save_step(self.run.checkpoints, done * self.steps + progress.step, arrays, asdict(progress))
+        if progress.rows:
+            self.run.write_history(progress.rows)
 
     def wait(self) -> None:
         """Until all that was saved is written. Raises StorageError where it could not be."""
         if self.written:
+            futures.wait([self.written])  # which a signal may end
             written, self.written = self.written, None
             written.result()
+
+    def close(self) -> None:
+        """As `wait`, when another fault is on its way: this one is a warning."""
+        try:
+            self.wait()
+        except OSError as error:
+            print(f"warning: {error}", flush=True)
 
     def report(self, row: Mapping) -> None:
         """One line an epoch, with the time that the rest of the run would take at this epoch's pace."""

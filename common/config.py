@@ -135,7 +135,7 @@ class Config:
     checkpoint_minutes: float = 10.0
     """Checkpoint within an epoch when this long has passed; every epoch ends with one in any case."""
     steps_per_execution: int = 1
-    """Steps between two looks at loss, stop requests and clock; taken down to a divisor of an epoch's. JAX: 1."""
+    """Steps between looks at loss, stop requests and clock; a divisor of an epoch's. JAX or several devices: 1."""
     devices: int = 1
     """Devices of each machine that share every batch: its GPUs, or without one so many parts of its CPU."""
     nodes: int = 1

@@ -98,7 +98,8 @@ def by_kernel(maker: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.
     """The optimiser with its update as one of TensorFlow's kernels, if it has one: a pass over each variable's memory.
 
     Keras's own update, the same formula, is a dozen operations, and in a step that XLA does not compile each of them
-    passes over memory by itself. JAX compiles its step.
+    passes over memory by itself. JAX compiles its step. Dense gradients; without Nesterov's momentum and AMSGrad, which
+    `make` does not ask for.
     """
     import tensorflow as tf
 

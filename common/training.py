@@ -145,7 +145,6 @@ def train(
                 keeper.metric_arrays = checkpoint.arrays
             fit(trained, keeper, phase, seen, augment, callbacks(progress), part.views if part else 0)
         finally:
-            keeper.wait()
             seen = None  # and with it what `features.cached` has made
             features.forget(run)
         load_best(run, model, progress, phase)
@@ -156,9 +155,12 @@ def train(
 def steps_per_execution(config: Config, steps: int, done: int) -> int:
     """How many steps Keras runs in one go: a divisor of an epoch's steps, and of those that are left of a begun one.
 
-    Keras 3.15 would run past the end of an epoch otherwise; its loop on JAX also warns at the end of an evaluation.
+    Keras 3.15 would run past the end of an epoch otherwise. On JAX it warns at the end of an evaluation, and on several
+    devices it fails: there it is one.
     """
-    return 1 if keras.backend.backend() == "jax" else math.gcd(config.steps_per_execution, steps, done)
+    if keras.backend.backend() == "jax" or config.devices > 1:
+        return 1
+    return math.gcd(config.steps_per_execution, steps, done)
 
 
 def last_checkpoint(run: Run) -> checkpoints.Checkpoint | None:
@@ -188,24 +190,29 @@ def fit(
     validation, validation_steps = evaluation(data.validation, run.config.batch_size)
     devices.own_draws(model)
     run.can_save = True
-    for epochs in [*begun, whole]:
-        if len(epochs) == 0:
-            continue
-        counted = range(before + epochs.start, before + epochs.stop)
-        batches = pipeline.training(
-            data.train, run.config.batch_size, run.config.seed, counted, progress.step, augment, max(views, 1)
-        )
-        model.fit(
-            devices.spread(batches),
-            initial_epoch=epochs.start,
-            epochs=epochs.stop,
-            steps_per_epoch=keeper.steps - progress.step,
-            validation_data=validation,
-            validation_steps=validation_steps,
-            callbacks=callbacks,
-            shuffle=False,  # done in the pipeline
-            verbose=1 if sys.stdout.isatty() else 0,
-        )
+    try:
+        for epochs in [*begun, whole]:
+            if len(epochs) == 0:
+                continue
+            counted = range(before + epochs.start, before + epochs.stop)
+            batches = pipeline.training(
+                data.train, run.config.batch_size, run.config.seed, counted, progress.step, augment, max(views, 1)
+            )
+            model.fit(
+                devices.spread(batches),
+                initial_epoch=epochs.start,
+                epochs=epochs.stop,
+                steps_per_epoch=keeper.steps - progress.step,
+                validation_data=validation,
+                validation_steps=validation_steps,
+                callbacks=callbacks,
+                shuffle=False,  # done in the pipeline
+                verbose=1 if sys.stdout.isatty() else 0,
+            )
+        keeper.wait()
+    except BaseException:
+        keeper.close()
+        raise
     run.can_save = False
     if run.stop:  # asked for after the last epoch was saved
         raise Interrupted(run.stop)
@@ -252,7 +259,12 @@ def parameters(variables: Sequence) -> int:
 def predict(model: keras.Model, split: Split, batch_size: int) -> np.ndarray:
     """What the model gives for each image of a split, in its order: float32 (n, ...)."""
     batches, steps = evaluation(split, batch_size)
-    return model.predict(batches, verbose=0, steps=steps)[: len(split)]
+    # Keras 3.15 would put a copy of the network for each of several steps into one graph.
+    together, model.steps_per_execution = model.steps_per_execution, 1
+    try:
+        return model.predict(batches, verbose=0, steps=steps)[: len(split)]
+    finally:
+        model.steps_per_execution = together
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:

@@ -221,13 +221,16 @@ def group(records: Sequence[dict], complaints: list[str]) -> Groups:
     """Runs that differ in the seed alone, by (study, setting), sorted.
 
     A setting tells how a config differs from its preset, so a preset that was changed between two runs leaves them
-    with one setting and two configs: these get the differing fields added.
+    with one setting and two configs: these get the differing fields added. So do runs on different numbers of images,
+    since a copy of a data set may hold a part of it; a diverged run, which does not say how many, stays with the rest.
     """
+    counts = {run_of_seeds(record): record["metrics"]["images"] for record in records if "images" in record["metrics"]}
     variants = defaultdict(lambda: defaultdict(list))
     for record in records:
         fields = {key: value for key, value in record["config"].items() if key != "seed"}
         # The hash in the name tells image folders of one name apart.
-        fields["run"] = record["run"].removesuffix(f"-s{record['config']['seed']}").rsplit("-", 1)[-1]
+        fields["run"] = run_of_seeds(record).rsplit("-", 1)[-1]
+        fields["images"] = record["metrics"].get("images", counts.get(run_of_seeds(record)))
         variants[label(record)][json.dumps(fields, sort_keys=True)].append(record)
     groups = {}
     for (study, setting), by_config in variants.items():
@@ -243,6 +246,11 @@ def group(records: Sequence[dict], complaints: list[str]) -> Groups:
             fields = [f"{key}={config.get(key)}" for key in differing] if len(configs) > 1 else []
             groups[study, " ".join([setting, *fields])] = members
     return dict(sorted(groups.items()))
+
+
+def run_of_seeds(record: Mapping) -> str:
+    """A run's name without its seed."""
+    return record["run"].removesuffix(f"-s{record['config']['seed']}")
 
 
 def completed(records: Sequence[dict]) -> list[dict]:

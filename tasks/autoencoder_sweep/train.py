@@ -43,7 +43,7 @@ class SweepConfig(Config):
     rate: float = 1e-3
     """Learning rate of Adam."""
     steps_per_execution: int = 4  # of 844 in an epoch of MNIST
-    """Steps between two looks at loss, stop requests and clock; taken down to a divisor of an epoch's. JAX: 1."""
+    """Steps between looks at loss, stop requests and clock; a divisor of an epoch's. JAX or several devices: 1."""
 
     @property
     def SHOWN(self) -> tuple[str, ...]:

@@ -115,13 +115,11 @@ def study(config: SVMConfig, run: runs.Run) -> None:
 def build(config: SVMConfig, data):
     """The whole model: uint8 images (b, h, w, c) to float32 scores (b, classes), W x + b of centred pixels."""
     import keras
-    import numpy as np
-    from keras import layers, regularizers
+    from keras import layers, ops, regularizers
 
     x = inputs = keras.Input((data.train.size, data.train.size, data.train.channels), dtype="uint8", name="image")
-    x = layers.Flatten()(x)
-    mean = mean_image(data).ravel()
-    x = layers.Normalization(mean=mean, variance=np.ones_like(mean), dtype="float32", name="centre")(x)
+    # layers.Normalization would also divide every pixel, by one.
+    x = ops.cast(layers.Flatten()(x), "float32") - mean_image(data).ravel().astype("float32")
     scores = layers.Dense(
         len(data.class_names),
         kernel_initializer=keras.initializers.RandomNormal(stddev=FIRST_WEIGHTS, seed=config.seed),

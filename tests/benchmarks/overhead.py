@@ -63,19 +63,24 @@ def parts_of_a_run() -> dict[str, float]:
     began = time.perf_counter()
     import keras
 
-    from common import callbacks, checkpoints, runs, training
+    from common import callbacks, runs, training
     from slurm.plan import load_task
 
     task = load_task("cifar_phased")
     seconds = {"start": time.perf_counter() - began}
 
+    inside = []
+
     def timed(name, function):
         def call(*arguments, **more):
             before = time.perf_counter()
+            inside.append(name)
             try:
                 return function(*arguments, **more)
             finally:
-                seconds[name] = seconds.get(name, 0) + time.perf_counter() - before
+                inside.pop()
+                if name not in inside:
+                    seconds[name] = seconds.get(name, 0) + time.perf_counter() - before
 
         return call
 
@@ -98,8 +103,8 @@ def parts_of_a_run() -> dict[str, float]:
             seconds["validation"] = seconds.get("validation", 0) + time.perf_counter() - self.validation
 
     # What they keep the training waiting for, while they are written beside it.
-    callbacks.Keeper.save = timed("checkpoints", callbacks.Keeper.save)
-    checkpoints.gather = timed("checkpoints", checkpoints.gather)
+    for method in ("state", "new_best", "save", "wait"):
+        setattr(callbacks.Keeper, method, timed("checkpoints", getattr(callbacks.Keeper, method)))
     task.draw = timed("figures", task.draw)
     training.results = timed("results", training.results)
     train = training.train

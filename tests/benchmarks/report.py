@@ -23,7 +23,8 @@ def processor() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that are measured, where they are installed."""
-    found = {distribution.name.lower(): distribution.version for distribution in importlib.metadata.distributions()}
+    installed = importlib.metadata.distributions()
+    found = {distribution.name.lower().replace("_", "-"): distribution.version for distribution in installed}
     found |= {"tensorflow": found.get("tensorflow") or found.get("tensorflow-cpu")}
     return {name: found[name] for name in PACKAGES if found.get(name)}
 

@@ -59,6 +59,7 @@ STEPS = {
     "momentum": Phase("p", "full", 1, "sgd", 0.05, momentum=0.9, clip_norm=3.0),
     "adam": Phase("p", "full", 2, "adam", 0.01, schedule="warmup_cosine", warmup_epochs=1),
     "adamw": Phase("p", "full", 1, "adamw", 0.01, weight_decay=0.1),
+    "no decay": Phase("p", "full", 1, "adamw", 0.01),
 }
 
 

@@ -355,6 +355,16 @@ def test_several_steps_in_one_go_are_the_same_steps(tmp_path, data):
         np.testing.assert_array_equal(array, state(resumed)[name], err_msg=name)
 
 
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="one step at a time on JAX")
+@pytest.mark.parametrize(
+    ("wanted", "devices", "steps", "done", "expected"),
+    [(16, 1, 844, 0, 4), (16, 1, 113, 0, 1), (4, 1, 844, 6, 2), (844, 1, 844, 0, 844), (4, 2, 844, 0, 1)],
+)
+def test_steps_in_one_go_divide_those_that_are_left(wanted, devices, steps, done, expected):
+    config = Config(steps_per_execution=wanted, devices=devices)
+    assert training.steps_per_execution(config, steps, done) == expected
+
+
 # --- a learning rate for each variable
 
 

@@ -167,6 +167,18 @@ def test_other_configurations_of_one_setting_are_kept_apart(root, capsys):
     assert "kept apart" in capsys.readouterr().err
 
 
+def test_runs_on_other_numbers_of_images_are_kept_apart(root, capsys):
+    """Of one configuration: a copy of the data may be a part of it. A diverged run does not say which."""
+    for seed, test in ((0, 1000), (1, 1000), (2, 10_000)):
+        edit(make_run(root, seed) / "metrics.json", images={"train": 10, "test": test})
+    path = make_run(root, 3, accuracies=ACCURACIES[0]) / "metrics.json"
+    path.write_text(json.dumps({"status": "diverged", "task": TASK, "seed": 3, "diverged": {"reason": "loss is nan"}}))
+    collect(root)
+    found = {row["setting"]: row["n"] for row in rows(root, metric="test accuracy (%)")}
+    assert found == {f"{SETTING} images.test=10000": "1", f"{SETTING} images.test=1000": "2"}
+    assert "2 configurations, differing in images.test" in capsys.readouterr().err
+
+
 def test_a_mixture_of_precisions_is_told_of(root):
     make_run(root, 0, notes=["few images"])
     edit(make_run(root, 1, notes=["few images"]) / "environment.json", precision="mixed_float16")
