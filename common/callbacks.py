@@ -113,7 +113,7 @@ class Keeper(keras.callbacks.Callback):
         }
         self.progress.rows.append(row)
         self.progress.epoch, self.progress.step, self.progress.seconds = epoch + 1, 0, 0.0
-        self.save(state, self.new_best(row))
+        self.save(state, self.new_best(row, state))
         self.report(row)
         if self.run.stop:
             raise Interrupted(self.run.stop)
@@ -134,8 +134,11 @@ class Keeper(keras.callbacks.Callback):
         """Phase, epoch and step (both from 1), for messages."""
         return {"phase": self.phase.name, "epoch": self.progress.epoch + 1, "step": self.progress.step}
 
-    def new_best(self, row: Mapping) -> dict[str, np.ndarray] | None:
-        """The weights, if this epoch is its phase's best: of highest validation accuracy, if any, then lowest loss."""
+    def new_best(self, row: Mapping, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+        """The weights, if this epoch is its phase's best: of highest validation accuracy, if any, then lowest loss.
+
+        They are a part of `state`.
+        """
 
         def merit(epoch: Mapping) -> tuple[float, float]:
             return epoch.get("val_accuracy", 0.0), -epoch["val_loss"]
@@ -145,7 +148,9 @@ class Keeper(keras.callbacks.Callback):
             return None
         entry = {key: row[key] for key in ("epoch", "val_accuracy", "val_loss") if key in row}
         self.progress.best[self.phase.name] = {"file": "", **entry}
-        return checkpoints.gather("weights", self.whole.weights)
+        variables, weights = self.whole.variables, self.whole.weights
+        arrays = {id(v): state[name] for name, v in zip(checkpoints.names("model", variables), variables, strict=True)}
+        return {name: arrays[id(v)] for name, v in zip(checkpoints.names("weights", weights), weights, strict=True)}
 
     def state(self) -> dict[str, np.ndarray]:
         """All variables as they are now, when none is left to be written. Raises Diverged where one is not finite."""
