@@ -75,9 +75,10 @@ def parser() -> Parser:
     submit_.add_argument("task", metavar="TASK", help=f"one of {', '.join(plan.tasks())}")
     what = submit_.add_mutually_exclusive_group()
     what.add_argument("--study", metavar="NAME", help="a study of the task's studies.yaml")
-    what.add_argument("--grid", nargs="+", metavar="KEY=V1,V2", default=[], help="one run for every combination")
+    several = {"nargs": "+", "action": "extend", "default": []}  # a flag given twice adds to the first
+    what.add_argument("--grid", metavar="KEY=V1,V2", help="one run for every combination", **several)
     submit_.add_argument("--seeds", metavar="0:5", help="0:5 is 0 to 4; or 0,3,7 (default: the study's, else 0)")
-    submit_.add_argument("--set", nargs="+", metavar="KEY=VALUE", default=[], help="for every run")
+    submit_.add_argument("--set", metavar="KEY=VALUE", help="for every run", **several)
     submit_.add_argument("--dry-run", action="store_true", help="print the runs, and the batch scripts; submit nothing")
     submit_.add_argument("--jobs", type=int, metavar="N", help="with --cluster local: runs at once (default 1)")
     add_cluster(submit_)

@@ -526,6 +526,16 @@ def test_grid_and_fixed_values_both_count(launch):
     assert "small-digits-" in told.out
 
 
+def test_flag_given_twice_adds_to_the_first(launch):
+    """`--set a=1 --set b=2` once kept only the second, and submitted runs that nobody had asked for."""
+    twice = ("--grid", "width=1,2", "--grid", "colour=red,blue", "--set", "preset=large", "--set", "rate=0.25")
+    once = ("--grid", "width=1,2", "colour=red,blue", "--set", "preset=large", "rate=0.25")
+    assert (
+        launch("submit", "toy", *twice, "--cluster", "local", "--dry-run").out
+        == launch("submit", "toy", *once, "--cluster", "local", "--dry-run").out
+    )
+
+
 def test_mistakes_of_a_grid_are_a_line_each(launch):
     told = launch("submit", "toy", "--grid", "colour=red,pink", "width=0,1", "--cluster", "local")
     assert told.code == 2
