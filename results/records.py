@@ -245,7 +245,13 @@ def group(records: Sequence[dict], complaints: list[str]) -> Groups:
         for config, members in zip(configs, by_config.values(), strict=True):
             fields = [f"{key}={config.get(key)}" for key in differing] if len(configs) > 1 else []
             groups[study, " ".join([setting, *fields])] = members
-    return dict(sorted(groups.items()))
+    return {key: groups[key] for key in sorted(groups, key=lambda key: (key[0], natural(key[1])))}
+
+
+def natural(text: str) -> list[tuple[float, str]]:
+    """A key that sorts texts by the size of the numbers in them: k=2 before k=10."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)", text)
+    return [(float(part), "") if odd % 2 else (0.0, part) for odd, part in enumerate(parts)]
 
 
 def run_of_seeds(record: Mapping) -> str:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 import jinja2
 
 from common.config import ConfigError
-from results.records import Groups, completed, measured
+from results.records import Groups, completed, measured, natural
 
 COLUMNS = ("study", "setting", "metric", "mean", "std", "n", "published", "source", "verdict", "note")
 REFERENCE_COLUMNS = ("study", "setting", "metric", "published", "tolerance", "source", "note")
@@ -167,12 +166,6 @@ def interval(each: Sequence[float]) -> tuple[float, float]:
 
     reach = float(student.ppf(0.975, len(each) - 1)) * statistics.stdev(each) / len(each) ** 0.5
     return statistics.fmean(each) - reach, statistics.fmean(each) + reach
-
-
-def natural(text: str) -> list[tuple[float, str]]:
-    """A key that sorts texts by the size of the numbers in them: k=2 before k=10."""
-    parts = re.split(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)", text)
-    return [(float(part), "") if odd % 2 else (0.0, part) for odd, part in enumerate(parts)]
 
 
 def beside(

@@ -11,7 +11,8 @@ from matplotlib.container import BarContainer
 
 from common.config import REPOSITORY
 from results import drawings
-from results.tables import COLUMNS, compact, csv_text, listed_notes, natural
+from results.records import group, natural
+from results.tables import COLUMNS, compact, csv_text, listed_notes
 
 
 def outputs(root):
@@ -381,6 +382,21 @@ def test_settings_are_sorted_by_the_size_of_their_numbers():
         "k=10 rate=0.5",
         "k=200",
     ]
+
+
+def test_groups_come_in_the_order_of_the_tables():
+    """The figures' legends go by it; they once had 14 before 2."""
+    found = [
+        {
+            "run": f"r{size}-s0",
+            "setting": f"block={size}",
+            "config": {"preset": "p", "seed": 0},
+            "environment": {"commit": "abc", "dirty": False, "starts": []},
+            "metrics": {},
+        }
+        for size in (14, 2, None)
+    ]
+    assert [setting for _, setting in group(found, [])] == ["block=2", "block=14", "block=None"]
 
 
 @pytest.fixture
