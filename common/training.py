@@ -10,13 +10,14 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from scipy.special import softmax
 
 from common import checkpoints, devices, features, optimizers
 from common.callbacks import Keeper, Progress
 from common.config import Config, Phase
 from common.data import pipeline
 from common.data.sources import Dataset, Split
-from common.metrics import evaluate
+from common.metrics import cross_entropy, evaluate
 from common.runs import Interrupted, Run, write_environment
 
 
@@ -149,6 +150,9 @@ def train(
             features.forget(run)
         load_best(run, model, progress, phase)
         progress.phase, progress.epoch, progress.seconds = index + 1, 0, 0.0
+    if devices.is_first():
+        # A run that was killed between its last checkpoint and the history of that has no epoch left to write it.
+        run.write_history(progress.rows)
     return progress
 
 
@@ -267,13 +271,6 @@ def predict(model: keras.Model, split: Split, batch_size: int) -> np.ndarray:
         model.steps_per_execution = together
 
 
-def softmax(scores: np.ndarray) -> np.ndarray:
-    """Class probabilities, float32, of scores (n, classes)."""
-    scores = scores.astype(np.float64)
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
 def results(
     run: Run,
     model: keras.Model,
@@ -286,7 +283,7 @@ def results(
     """Figures of the best state of each phase, and of the last one in full; writes predictions.npz of a classifier.
 
     `of` names the splits. `running` is the training loss (and accuracy) of the last phase's best epoch as a mean over
-    its steps, dropout included. The test split is read here alone, after every choice was made on the validation split.
+    its steps, dropout included. To be called after training, when every choice has been made on the validation split.
     """
     splits = {name: getattr(data, name) for name in of}
     by_phase = {}
@@ -327,8 +324,10 @@ def measure(
     batch_size = run.config.batch_size
     figures, probabilities = {"n": len(split)}, None
     if objective.accuracy:
-        probabilities = softmax(predict(model, split, batch_size))
+        scores = predict(model, split, batch_size)
+        probabilities = softmax(scores.astype(np.float64), axis=1).astype(np.float32)
         figures = evaluate(split.labels, probabilities, data.class_names)
+        figures["loss"] = cross_entropy(split.labels, scores)
     if objective is not CLASSIFICATION:
         batches, steps = evaluation(split, batch_size)
         told = model.evaluate(batches, verbose=0, return_dict=True, steps=steps)

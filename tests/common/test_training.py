@@ -160,6 +160,26 @@ def test_results_are_those_of_the_best_states(tmp_path, data):
     assert results["images"] == {"train": 180, "validation": 20, "test": 360}
 
 
+def test_the_loss_of_a_model_that_is_sure_and_wrong_is_that_of_training(tmp_path, data):
+    run, model, _ = train(tmp_path, data)
+    head = model.get_layer("head")
+    head.set_weights([1000 * array for array in head.get_weights()])
+    figures, _ = training.measure(run, model, data.test, data, training.CLASSIFICATION)
+    batches, steps = training.evaluation(data.test, 32)
+    expected = model.evaluate(batches, steps=steps, verbose=0, return_dict=True)["loss"]
+    assert figures["loss"] > 20  # else it is no test of certainty
+    assert figures["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_run_that_was_killed_before_its_last_history_writes_it_at_the_next_start(tmp_path, data):
+    run, _, _ = train(tmp_path, data)
+    history = run.folder / "history.csv"
+    whole = history.read_text()
+    history.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    train(tmp_path, data)
+    assert history.read_text() == whole
+
+
 # --- objectives, and what tasks add
 
 LOSS_ALONE = training.Objective(keras.losses.SparseCategoricalCrossentropy(from_logits=True), accuracy=False)
