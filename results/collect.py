@@ -35,6 +35,15 @@ FIGURES = {
     "rotation_contrastive": ("curves", "transferred_blocks", "contrastive"),
     "fer_layerwise_lr": ("curves", "arms"),
 }
+# The row that says what a task is about, in the overview: study, setting, metric. Elsewhere one is chosen.
+HEADLINES = {
+    "hinge_svm": ("best", "dataset=cifar10 loss=weston_watkins", "test accuracy (%)"),
+    "permuted_cnn": (
+        "permuted",
+        "dataset=notmnist network=cnn: block=1 minus block=None",
+        "difference in test accuracy (points)",
+    ),
+}
 # Settings to compare, seed by seed (tables.Pair).
 PAIRS = {
     "hinge_svm": [(("best", "loss=weston_watkins"), ("best", "loss=crammer_singer"))],
@@ -97,7 +106,7 @@ def summarise(known: Sequence[str], found: Mapping[str, Sequence[dict]], runs: P
     by_task = {task: path.read_text() for task, path in paths.items() if path.is_file()}
     if not by_task:
         return
-    overview = tables.overview(by_task)
+    overview = tables.overview(by_task, HEADLINES)
     files.write(results / "README.md", tables.TEMPLATES.get_template("README.md").render(overview=overview).encode())
     fill(root / "README.md", overview.replace("](../", "]("))
     every = {task: found.get(task) or records.find(task, runs, results / "records", [])[0] for task in by_task}

@@ -10,31 +10,44 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from common import plots
+from results import tables
 
 Groups = Mapping[tuple[str, str], Sequence[dict]]  # records by (study, setting)
 
 
 def panels_of(groups: Groups) -> dict[str, dict[str, list[dict]]]:
-    """Completed runs with phases, by study and by the text that names their setting in a legend."""
+    """Completed runs with phases, by study and setting."""
     panels = defaultdict(dict)
     for (study, setting), records in groups.items():
         if members := [r for r in records if r["metrics"].get("phases")]:
-            text = f"{setting} (n = {len(members)})".replace("$", r"\$")
-            panels[study][textwrap.fill(text, 100)] = members
+            panels[study][setting] = members
     return panels
+
+
+def named(settings: Mapping[str, Sequence[dict]]) -> tuple[str, dict[str, Sequence[dict]]]:
+    """What a panel's settings have in common, for its title; and their runs by what is their own, for the legend."""
+    words = [tables.shortened(setting).split() for setting in settings]
+    common = [word for word in words[0] if all(word in own for own in words)]
+    legend = []
+    for own, members in zip(words, settings.values(), strict=True):
+        text = " ".join(word for word in own if word not in common)
+        count = f"n = {len(members)}"
+        legend.append(textwrap.fill(f"{text} ({count})" if text else count, 100).replace("$", r"\$"))
+    return " ".join(common).replace("$", r"\$"), dict(zip(legend, settings.values(), strict=True))
 
 
 def phases(groups: Groups, path: Path) -> None:
     """Draw validation accuracy (%, mean and standard deviation over seeds) after each phase, a panel a study."""
-    panels = panels_of(groups)
+    panels = {study: named(settings) for study, settings in panels_of(groups).items()}
     if not panels:
         return
-    heights = [4 + 0.2 * "\n".join(settings).count("\n") for settings in panels.values()]  # each with its legend
+    heights = [4 + 0.2 * "\n".join(legend).count("\n") for _, legend in panels.values()]  # each with its legend
     figure = Figure(figsize=(9, sum(heights)), dpi=120, layout="constrained")
     parts = figure.subfigures(len(panels), squeeze=False, height_ratios=heights)[:, 0]
-    for (study, settings), part in zip(panels.items(), parts, strict=True):
+    for (study, (common, settings)), part in zip(panels.items(), parts, strict=True):
         axes = part.subplots()
         phases = list(dict.fromkeys(p for members in settings.values() for p in members[0]["metrics"]["phases"]))
         width = min(0.3, 0.8 / len(settings))
@@ -54,7 +67,8 @@ def phases(groups: Groups, path: Path) -> None:
             )
             if len(settings) * len(phases) <= 18:
                 axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
-        axes.set_title(f"{study}: accuracy after each phase (mean and standard deviation over n seeds)")
+        where = ", ".join(filter(None, (study, common)))
+        axes.set_title(f"Accuracy after each phase, mean and standard deviation over n seeds\n{where}")
         axes.set(xlabel="Phase", ylabel="Validation accuracy (%)", ylim=(0, 108), yticks=range(0, 101, 20))
         axes.set_xticks(range(len(phases)), phases)
         axes.set_xlim(-0.6, len(phases) - 0.4)
@@ -74,29 +88,32 @@ def curves(groups: Groups, path: Path) -> None:
         return
     panels = defaultdict(dict)
     for study, settings in found.items():
-        lengths = {text: len(members[0]["history"]) for text, members in settings.items()}
-        for text, members in settings.items():
-            title = study if len(set(lengths.values())) == 1 else f"{study}, {lengths[text]} epochs"
-            panels[title][text] = members
+        for setting, members in settings.items():
+            panels[study, len(members[0]["history"])][setting] = members
+    panels = {key: named(settings) for key, settings in panels.items()}
     # Each with its legend, for which the first six lines leave room.
-    heights = [4.6 + 0.2 * max("\n".join(settings).count("\n") - 5, 0) for settings in panels.values()]
+    heights = [4.6 + 0.2 * max("\n".join(legend).count("\n") - 5, 0) for _, legend in panels.values()]
     figure = Figure(figsize=(11, sum(heights)), dpi=110, layout="constrained")
     parts = figure.subfigures(len(panels), squeeze=False, height_ratios=heights)[:, 0]
-    for part, (study, settings) in zip(parts, panels.items(), strict=True):
-        part.suptitle(f"{study}: mean of n seeds, band of one standard deviation")
+    for part, ((study, epochs), (common, settings)) in zip(parts, panels.items(), strict=True):
+        several = any(len(members) > 1 for members in settings.values())
+        drawn = "mean of n seeds, band of one standard deviation" if several else "single runs"
+        where = ", ".join(filter(None, (study, common, f"{epochs} epoch{'s' * (epochs > 1)}")))
+        part.suptitle(f"{where}: {drawn}")
+        through = any(len(members[0]["metrics"]["phases"]) > 1 for members in settings.values())
         losses, accuracies = part.subplots(1, 2)
         for axes, key, scale in ((losses, "loss", 1), (accuracies, "val_accuracy", 100)):
             colours = cycle(("#56B4E9", plots.ORANGE, plots.GREEN, plots.VERMILION, "#CC79A7", "0.4"))
             for place, (text, members) in enumerate(settings.items()):
                 each = [[scale * row[key] for row in record["history"]] for record in members]
                 mean = [statistics.fmean(values) for values in zip(*each, strict=True)]
-                epochs, colour = range(1, len(mean) + 1), next(colours)
-                axes.plot(epochs, mean, ("-", "--", ":")[place // 6 % 3], color=colour, label=text)
+                places, colour = range(1, len(mean) + 1), next(colours)
+                axes.plot(places, mean, ("-", "--", ":")[place // 6 % 3], color=colour, label=text)
                 if len(members) > 1:
                     spread = [statistics.stdev(values) for values in zip(*each, strict=True)]
                     low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
-                    axes.fill_between(epochs, low, high, color=colour, alpha=0.25, linewidth=0)
-            axes.set_xlabel("Epoch, counted through all phases")
+                    axes.fill_between(places, low, high, color=colour, alpha=0.25, linewidth=0)
+            axes.set_xlabel("Epoch, counted through all phases" if through else "Epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(color="0.9")
         losses.set_ylabel("Training loss")
@@ -198,21 +215,25 @@ def transfer(groups: Groups, path: Path) -> None:
     found = {case: groups["transfer", text] for case, text in settings.items() if ("transfer", text) in groups}
     if not found:
         return
-    figure = Figure(figsize=(11, 5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(11, 5.4), dpi=120, layout="constrained")
+    figure.suptitle("A linear classifier on the encoder: mean of n seeds, band from the lowest to the highest")
     colours = {1: plots.BLUE, 2: plots.ORANGE, 3: plots.GREEN, 4: plots.VERMILION}
     for axes, key, name in zip(
         figure.subplots(1, 2, sharey=True), ("loss", "val_loss"), ("Training", "Validation"), strict=True
     ):
         for case, records in sorted(found.items()):
-            means = [
-                statistics.fmean(values)
-                for values in zip(*([r[key] for r in x["history"]] for x in records), strict=True)
-            ]
+            each = list(zip(*([row[key] for row in record["history"]] for record in records), strict=True))
+            means, epochs = [statistics.fmean(values) for values in each], range(1, len(each) + 1)
             encoder, trained = cases[case]
             label = f"case {case}: {encoder} encoder, {'trained' if trained else 'frozen'} (n = {len(records)})"
-            axes.plot(range(1, len(means) + 1), means, "o-", markersize=4, color=colours[case], label=label)
+            axes.plot(epochs, means, "o-", markersize=4, color=colours[case], label=label)
+            low, high = ([end(values) for values in each] for end in (min, max))
+            axes.fill_between(epochs, low, high, color=colours[case], alpha=0.2, linewidth=0)
         axes.set(title=name, xlabel="Epoch", ylabel="Cross-entropy", yscale="log")
-        axes.grid(color="0.9", which="both")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+        axes.grid(color="0.9")
     figure.legend(*axes.get_legend_handles_labels(), ncols=2, **plots.LEGEND_BELOW)
     plots.save_figure(figure, path)
 
@@ -279,7 +300,8 @@ def arms(groups: Groups, path: Path) -> None:
         ticks = [f"{c['class']}\n{c['support']:,} images" for c in first]
         axes.set_xticks(range(len(ticks) + 1), [*ticks, "macro\nmean"], fontsize=9)
         axes.axvline(len(first) - 0.5, color="0.7", linewidth=0.8)
-        axes.set(title=textwrap.fill(setting, 100), ylabel="F1 of the test images (%)", ylim=(0, 100))
+        title = f"F1 of each class, mean and standard deviation over n seeds\n{tables.shortened(setting)}"
+        axes.set(title=title, ylabel="F1 of the test images (%)", ylim=(0, 100))
         axes.set_axisbelow(True)
         axes.grid(axis="y", color="0.9")
         part.legend(ncols=3, **plots.LEGEND_BELOW)

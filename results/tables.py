@@ -2,6 +2,8 @@
 
 import csv
 import io
+import math
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -50,8 +52,19 @@ def doubts(records: Sequence[dict]) -> list[str]:
     return found
 
 
+def decimals(metric: str, each: Sequence[float]) -> int:
+    """Digits after the point of a figure; none for counts, which are whole in every run."""
+    if "loss" in metric:
+        return loss_digits(max(each))
+    if not any(unit in metric for unit in ("(%)", "(points)", "images/s")) and all(map(float.is_integer, each)):
+        return 0
+    return 1 if "images/s" in metric else 2
+
+
 def loss_digits(loss: float) -> int:
     """Digits after the point that a loss of this size is told with."""
+    if 0 < loss < 1e-4:
+        return 1 - math.floor(math.log10(loss))
     return 0 if loss >= 1000 else 4 if loss > 0.1 else 5
 
 
@@ -100,7 +113,7 @@ def tabulate(
         for metric, each in values.items():
             if "(points)" in metric and len(each) < 2:
                 continue
-            digits = 1 if "images/s" in metric else 2 if "loss" not in metric else loss_digits(max(each))
+            digits = decimals(metric, each)
             figures = {
                 "mean": f"{statistics.fmean(each):z.{digits}f}",
                 "std": f"{statistics.stdev(each):.{digits}f}" if len(each) > 1 else "",
@@ -315,17 +328,28 @@ def for_latex(text: str) -> str:
     return "".join(special.get(character, character) for character in text)
 
 
-def overview(tables: Mapping[str, str]) -> str:
-    """One Markdown table of all tasks, from their CSV tables: a headline each, and how the published figures stand."""
+def shortened(setting: str) -> str:
+    """A setting for a title or a legend: of the digest of a weights file the first digits, which tell it as well."""
+    return re.sub(r"@sha256:(\w{6})\w+", r"@\1", setting)
+
+
+def overview(tables: Mapping[str, str], headlines: Mapping[str, tuple[str, str, str]]) -> str:
+    """One Markdown table of all tasks, from their CSV tables: a headline each, and how the published figures stand.
+
+    `headlines` has study, setting and metric of the row that stands for a task; where it has none, or that is not
+    measured, it is a test figure, if there is one that is published and measured.
+    """
     heads = ("study", "headline", "measured", "published", "verdicts on the published figures")
     lines = [joined(heads), joined(["---"] * len(heads))]
     for task, table in tables.items():
-        rows = [row for row in rows_of(table) if not row["metric"].startswith(DIFFERENCE)]
+        every = rows_of(table)
+        rows = [row for row in every if not row["metric"].startswith(DIFFERENCE)]
         counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in VERDICTS}
         told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "none published"
         link = f"[`{task}`](../tasks/{task}/README.md)"
-        best = headline(rows)
-        named = f"`{best['study']}`, `{best['setting']}`: {best['metric']}"
+        chosen = [row for row in every if (row["study"], row["setting"], row["metric"]) == headlines.get(task)]
+        best = next((row for row in chosen if row["mean"]), None) or headline(rows)
+        named = f"`{best['study']}`, `{shortened(best['setting'])}`: {best['metric']}"
         lines.append(joined([link, named, with_spread(best), best["published"], told]))
     return "\n".join(lines) + "\n"
 

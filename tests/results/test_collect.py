@@ -63,6 +63,26 @@ def test_one_seed_has_no_deviation(root):
 
 
 @pytest.mark.parametrize(
+    ("metric", "values", "told"),
+    [
+        ("components", (154, 155), "154"),  # counts are whole, and halves go to the even
+        ("parts", (1.5, 2.5), "2.00"),
+        ("test accuracy (%)", (80, 80), "80.00"),
+        ("tiny loss", (3.9e-6, 3.9e-6), "0.0000039"),
+        ("small loss", (9.2e-4, 9.2e-4), "0.00092"),
+        ("exact loss", (0, 0), "0.00000"),
+    ],
+)
+def test_figures_have_the_digits_that_they_need(root, metric, values, told):
+    for seed, value in enumerate(values):
+        path = make_run(root, seed) / "metrics.json"
+        edit(path, figures={metric: value})
+    collect(root)
+    (row,) = rows(root, metric=metric)
+    assert row["mean"] == told
+
+
+@pytest.mark.parametrize(
     ("metric", "published", "tolerance", "note", "verdict"),
     [
         ("validation accuracy (%)", "73.5", "2.5", "", "reproduced"),
@@ -473,8 +493,19 @@ def test_curves_of_other_lengths_have_a_row_of_their_own(drawn, tmp_path):
         {("s", "a"): [run(2)], ("s", "b"): [run(3)], ("s", "c"): [run(2)], ("t", "a"): [run(1)]}, tmp_path / "p.png"
     )
     titles = [part.get_suptitle().partition(":")[0] for part in drawn[0].subfigs]
-    assert titles == ["s, 2 epochs", "s, 3 epochs", "t"]
+    assert titles == ["s, 2 epochs", "s, b, 3 epochs", "t, a, 1 epoch"]
     assert [len(axes.get_lines()) for axes in drawn[0].axes] == [2, 2, 1, 1, 1, 1]
+
+
+def test_a_legend_names_what_tells_settings_apart_and_the_title_the_rest():
+    settings = {
+        "dataset=d weights=w.h5@sha256:0123456789abcdef block=1": [{}, {}],
+        "dataset=d weights=w.h5@sha256:0123456789abcdef block=$2": [{}],
+    }
+    common, legend = drawings.named(settings)
+    assert common == "dataset=d weights=w.h5@012345"
+    assert legend == {"block=1 (n = 2)": [{}, {}], r"block=\$2 (n = 1)": [{}]}
+    assert drawings.named({"dataset=d": [{}]}) == ("dataset=d", {"n = 1": [{}]})
 
 
 def test_locality_has_a_point_a_block(drawn, tmp_path):

@@ -261,6 +261,22 @@ def test_the_overview_counts_verdicts_and_names_a_headline(root):
     assert (root / "results" / "README.md").read_bytes() == before
 
 
+def test_a_headline_that_is_named_stands_for_its_task_once_it_is_measured(root):
+    make_run(root, 0)
+    (root / "tasks" / TASK / "reference.csv").write_text(f"{REFERENCE}three_phase,later,test loss,1,,000,\n")
+    collect(root)
+    text = {TASK: (root / "results" / "tables" / f"{TASK}.csv").read_text()}
+    overview = tables.overview(text, {TASK: ("three_phase", SETTING, "test macro F1 (%)")})
+    assert f"| `three_phase`, `{SETTING}`: test macro F1 (%) | 30.00 (n=1) |" in overview
+    assert tables.overview(text, {TASK: ("three_phase", "later", "test loss")}) == tables.overview(text, {})
+
+
+@pytest.mark.parametrize("task", collecting.HEADLINES)
+def test_headlines_are_rows_of_the_tables_that_are_committed(task):
+    rows = tables.rows_of((REPOSITORY / "results" / "tables" / f"{task}.csv").read_text())
+    assert collecting.HEADLINES[task] in [(row["study"], row["setting"], row["metric"]) for row in rows]
+
+
 def test_the_overview_keeps_tasks_that_were_not_asked_for(root):
     make_run(root, 0)
     collect(root)
@@ -322,7 +338,7 @@ def test_readme_has_the_table_that_is_committed(task):
 
 def test_overviews_are_those_of_the_tables_that_are_committed():
     by_task = {task: (REPOSITORY / "results" / "tables" / f"{task}.csv").read_text() for task in TASKS}
-    overview = tables.overview(by_task)
+    overview = tables.overview(by_task, collecting.HEADLINES)
     assert overview in (REPOSITORY / "results" / "README.md").read_text()
     assert between_marks(REPOSITORY / "README.md") == overview.replace("](../", "](").strip("\n")
 
