@@ -160,7 +160,7 @@ class Augment(keras.layers.Layer):
         return keras.random.uniform(shape, low, high, dtype="float32", seed=self._seeds)
 
 
-def host_augment(recipe: str, seed: int = 0) -> Callable[[Tensor, Tensor], Tensor]:
+def host_augment(recipe: str, seed: int) -> Callable[[Tensor, Tensor], Tensor]:
     """Give the recipe as a function for `tf.data.Dataset.map`, made of KerasCV's operations, with any backend of Keras.
 
     The function takes a batch of uint8 images (n, h, w, c) and a seed of this batch, int64 (2,), for example (epoch,

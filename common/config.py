@@ -98,6 +98,9 @@ class Phase:
             raise ConfigError(f"{prefix}warmup_epochs is {self.warmup_epochs} of {self.epochs} epochs; leave some")
         if self.final_rate > self.rate:
             raise ConfigError(f"{prefix}final_rate {self.final_rate} is above rate {self.rate}")
+        shaped = [name for name in ("warmup_epochs", "cosine_epochs", "final_rate") if getattr(self, name)]
+        if self.schedule == "constant" and shaped:
+            raise ConfigError(f"{prefix}{shaped[0]} is for schedule warmup_cosine; the schedule is constant")
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class Config:
     checkpoint_minutes: float = 10.0
     """Checkpoint within an epoch when this long has passed; every epoch ends with one in any case."""
     steps_per_execution: int = 1
-    """Steps between looks at loss, stop requests and clock; a divisor of an epoch's. JAX or several devices: 1."""
+    """Most steps between looks at loss, stop requests and clock; the most that divide an epoch's. JAX: always 1."""
     devices: int = 1
     """Devices of each machine that share every batch: its GPUs, or without one so many parts of its CPU."""
     nodes: int = 1
@@ -185,6 +188,8 @@ class Config:
                 f"data folder {self.data_dir.absolute()} is not there; where there is a network, "
                 f"`python -m common.data prepare {name} --data-dir {self.data_dir}` makes and fills it"
             )
+        if self.weights != "none" and not isinstance(self, FineTuning):
+            raise ConfigError(f"weights is {self.weights}; this study has no backbone that could load any")
         if self.weights not in ("none", "imagenet") and not Path(self.weights).is_file():
             raise ConfigError(f"weights {self.weights!r}: no such file; allowed: imagenet, none, or a file")
 
@@ -291,6 +296,14 @@ def check_image_folder(path: str) -> None:
         raise ConfigError("dataset image_folder: names no folder; allowed: image_folder:PATH")
     if not Path(path).is_dir():
         raise ConfigError(f"image folder {Path(path).absolute()} is not there")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser, and by inheritance those of its commands, that answers a mistake with one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with exit code 2."""
+        fail(f"{message}; see {self.prog} --help")
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

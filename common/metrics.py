@@ -54,10 +54,14 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequenc
         {"class": str(name), "precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
         for name, p, r, f, n in zip(class_names, *by_class, strict=True)
     ]
-    # scikit-learn's confusion_matrix warns about a single class, even when told of it.
-    cells = np.bincount(labels * len(classes) + predicted, minlength=len(classes) ** 2)
-    result["confusion"] = cells.reshape(len(classes), len(classes)).tolist()
+    result["confusion"] = confusion(labels, predicted, len(classes)).tolist()
     return result
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Image counts (classes, classes) by true class, a row each, and predicted class; both are integers (n,)."""
+    # scikit-learn's confusion_matrix warns about a single class, even when told of it.
+    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
 def cross_entropy(labels: np.ndarray, scores: np.ndarray) -> float:

@@ -430,28 +430,26 @@ def per_class_scores(per_class: Sequence[Mapping], path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], path: Path, normalised: bool = True) -> Path:
-    """Draw a confusion matrix, with a number in each cell for up to 20 classes.
+def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], path: Path) -> Path:
+    """Draw a confusion matrix in shares of the true class, with a number in each cell for up to 20 classes.
 
     Args:
         confusion: image counts of shape ``(classes, classes)``; rows are true, columns predicted.
         class_names: the class names, in class order.
         path: the PNG to write.
-        normalised: draw shares of the row (%) instead of image counts.
     """
     counts = np.asarray(confusion)
     classes = len(class_names)
     annotated = classes <= ANNOTATED_CLASSES
-    values = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True)) if normalised else counts
-    top = 100 if normalised else max(1, counts.max())
+    values = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     # Without numbers, a linear scale would leave confusions of a few percent invisible.
-    norm = Normalize(0, top) if annotated else PowerNorm(0.5, 0, top)
+    norm = Normalize(0, 100) if annotated else PowerNorm(0.5, 0, 100)
     size = max(4, 1.5 + 0.55 * classes) if annotated else 2 + 0.14 * classes
     figure = _figure(size + 1, size)
     axes = figure.subplots()
     drawn = axes.imshow(values, cmap="Blues", norm=norm)
-    label = "Share of the true class (%)" if normalised else "Images"
-    figure.colorbar(drawn, label=label + ("" if annotated else ", square-root colour scale"), fraction=0.05, pad=0.02)
+    label = f"Share of the true class (%){'' if annotated else ', square-root colour scale'}"
+    figure.colorbar(drawn, label=label, fraction=0.05, pad=0.02)
     title = f"Confusion matrix ({counts.sum():,} images)"
     axes.set(title=title, xlabel="Predicted class", ylabel="True class")
     names, font_size = [_short(name) for name in class_names], 9 if annotated else 7
@@ -459,9 +457,8 @@ def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], path: Pa
     axes.set_yticks(range(classes), names, fontsize=font_size)
     if annotated:
         for (row, column), value in np.ndenumerate(values):
-            colour = "white" if value > top / 2 else "black"
-            text = f"{value:.1f}" if normalised else f"{value}"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+            colour = "white" if value > 50 else "black"
+            axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=8)
     return save_figure(figure, path)
 
 
@@ -544,11 +541,15 @@ def _plot_epochs(axes: Axes, values: np.ndarray, *style: str, **kwargs) -> None:
 
 
 def _best_epochs(history: History) -> np.ndarray:
-    """Return the row of the first best validation accuracy, else loss, of each phase that has a finite one."""
-    merit = _column(history, "val_accuracy") if "val_accuracy" in history[0] else -_column(history, "val_loss")
-    merit = np.where(np.isfinite(merit), merit, -np.inf)
-    best = [start + int(merit[start:stop].argmax()) for _, start, stop in _phase_spans(history)]
-    return np.array([row for row in best if np.isfinite(merit[row])], dtype=int)
+    """Return the row of each phase whose weights are kept: the highest validation accuracy, then the lowest loss.
+
+    As `callbacks.Keeper` chooses; a phase without finite ones has none.
+    """
+    losses = _column(history, "val_loss")
+    merit = _column(history, "val_accuracy") if "val_accuracy" in history[0] else -losses
+    finite = np.isfinite(merit) & np.isfinite(losses)
+    spans = ([row for row in range(start, stop) if finite[row]] for _, start, stop in _phase_spans(history))
+    return np.array([max(rows, key=lambda row: (merit[row], -losses[row])) for rows in spans if rows], dtype=int)
 
 
 def _column(history: History, key: str, scale: float = 1) -> np.ndarray:

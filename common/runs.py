@@ -325,6 +325,7 @@ def main(
     draws. Exit codes: 0 finished (a diverged run is a result too); 2 bad input; 1 another known fault; 130 and 143
     stopped by Ctrl-C and SIGTERM, after which the same command goes on.
     """
+    argv = sys.argv[1:] if argv is None else argv
     try:
         command(presets, description, provide, study, argv)
     except BaseException as error:
@@ -363,7 +364,8 @@ def command(
         fail(str(error), 1)
     except (Interrupted, KeyboardInterrupt) as stop:
         number = getattr(stop, "number", signal.SIGINT)
-        print(f"stopped by {number.name}; the same command goes on", file=sys.stderr, flush=True)
+        again = "the same command without --overwrite" if "--overwrite" in argv else "the same command"
+        print(f"stopped by {number.name}; {again} goes on", file=sys.stderr, flush=True)
         raise SystemExit(128 + number) from None
     except Exception as error:
         if not devices.is_lost(error):

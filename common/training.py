@@ -4,7 +4,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from common.callbacks import Keeper, Progress
 from common.config import Config, Phase
 from common.data import pipeline
 from common.data.sources import Dataset, Split
-from common.metrics import cross_entropy, evaluate
+from common.metrics import confusion, cross_entropy, evaluate
 from common.runs import Interrupted, Run, write_environment
 
 
@@ -315,6 +315,27 @@ def results(
         "images": {name: int(count.sum()) for name, count in data.counts().items()},
         "notes": list(data.notes),
     }
+
+
+def draw_classifier(run: Run, data: Dataset, progress: Progress, metrics: Mapping) -> np.ndarray:
+    """Draw what every classifier has, from what `results` gave and wrote; the confusion matrix of the test images."""
+    from common import plots  # a second, that the first step need not wait for
+
+    plots.learning_curves(progress.rows, run.figures / "learning_curves.png")
+    plots.class_counts(data.counts(), data.class_names, run.figures / "classes.png")
+    plots.per_class_scores(metrics["test"]["per_class"], run.figures / "per_class.png")
+    with np.load(run.folder / "predictions.npz") as saved:
+        labels, probabilities = saved["test_labels"], saved["test_probabilities"]
+    counts = confusion(labels, probabilities.argmax(axis=1), len(data.class_names))
+    plots.confusion_matrix(counts, data.class_names, run.figures / "confusion.png")
+    plots.predictions_grid(
+        lambda places: pipeline.pictures(data.test, places),
+        labels,
+        probabilities,
+        data.class_names,
+        run.figures / "predictions.png",
+    )
+    return counts
 
 
 def measure(

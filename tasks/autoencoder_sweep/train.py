@@ -43,7 +43,7 @@ class SweepConfig(Config):
     rate: float = 1e-3
     """Learning rate of Adam."""
     steps_per_execution: int = 4  # of 844 in an epoch of MNIST
-    """Steps between looks at loss, stop requests and clock; a divisor of an epoch's. JAX or several devices: 1."""
+    """Most steps between looks at loss, stop requests and clock; the most that divide an epoch's. JAX: always 1."""
 
     @property
     def SHOWN(self) -> tuple[str, ...]:
@@ -98,13 +98,13 @@ def encoder_run(config: SweepConfig) -> Path:
     """The finished run that the encoder is taken from. Raises ConfigError where it is not there, or does not fit."""
     import dataclasses
 
+    fields = config.identity()
     if config.encoder == "pretrained":
         own = {
             "preset": "autoencoder",
             "task": "reconstruct",
             "encoder": "random",
             "train_encoder": True,
-            "dropout": 0.0,
         }
         folder = config.out / "autoencoder_sweep" / dataclasses.replace(config, **own).name()
     else:
@@ -113,9 +113,9 @@ def encoder_run(config: SweepConfig) -> Path:
         folder,
         "autoencoder",
         # With another seed, or other images, it would have been trained on what validates here.
-        {field: config.identity()[field] for field in ("dataset", "k", "hidden", "seed", "limit_train")},
+        {"task": "reconstruct"} | {key: fields[key] for key in ("dataset", "k", "hidden", "seed", "limit_train")},
         f"`python tasks/autoencoder_sweep/train.py --k {config.k} --hidden {config.hidden} --seed {config.seed}`, "
-        "with the same data and --out, makes it",
+        "with the other flags as here, makes it",
     )
 
 
@@ -156,7 +156,7 @@ def classify(config: SweepConfig, run: runs.Run, data) -> None:
         training.load_layers(model, encoder_run(config), "train", networks.ENCODER)
     progress = training.train(run, model, config.phases, data, lambda phase: None)
     metrics = training.results(run, model, config.phases, data, progress, of=("train", "validation", "test"))
-    draw_classes(run, data, progress, metrics)
+    training.draw_classifier(run, data, progress, metrics)
     run.finish("completed", metrics)
 
 
@@ -173,15 +173,6 @@ def draw_reconstructions(run: runs.Run, model, data, progress, curves) -> None:
     names = ("original", "reconstructed")
     plots.image_pairs(images, again, run.figures / "reconstructions.png", names, "Test images and what comes back")
     plots.cumulative_variance(curves["variance"], run.figures / "pca_variance.png")
-
-
-def draw_classes(run: runs.Run, data, progress, metrics) -> None:
-    """Every figure of a classifier, into the run directory."""
-    from common import plots
-
-    plots.learning_curves(progress.rows, run.figures / "learning_curves.png")
-    plots.class_counts(data.counts(), data.class_names, run.figures / "classes.png")
-    plots.per_class_scores(metrics["test"]["per_class"], run.figures / "per_class.png")
 
 
 if __name__ == "__main__":

@@ -194,39 +194,24 @@ def draw(config: PhasedConfig, run: runs.Run, model, data, progress, metrics) ->
     import keras
     import numpy as np
 
-    from common import plots
+    from common import plots, training
     from common.augment import Augment
     from common.data import pipeline
-    from common.metrics import evaluate
 
     folder = run.figures
-    plots.learning_curves(progress.rows, folder / "learning_curves.png")
+    confusion = training.draw_classifier(run, data, progress, metrics)
     plots.learning_rate(progress.rows, folder / "learning_rate.png")
     plots.generalisation_gap(progress.rows, folder / "generalisation_gap.png")
     plots.phase_bars(metrics["phases"], folder / "phases.png")
-    plots.class_counts(data.counts(), data.class_names, folder / "classes.png")
+    weakest = min(metrics["test"]["per_class"], key=lambda scores: scores["f1"])["class"]
+    chosen = CHOSEN.get(config.dataset, (weakest,))
+    plots.class_destinations(confusion, data.class_names, chosen, folder / "destinations.png")
 
     images = pipeline.pictures(data.train, np.linspace(0, len(data.train) - 1, 256, dtype=int))
     changed = keras.ops.convert_to_numpy(Augment(config.augmentation, config.seed)(images[::32], training=True))
     plots.image_pairs(images[::32], changed, folder / "augmentation.png")
     normalise = keras.Model(model.input, model.get_layer("normalise").output)
     plots.channel_intensities(normalise.predict(images, verbose=0), folder / "intensities.png")
-
-    predictions = np.load(run.folder / "predictions.npz")
-    labels, probabilities = predictions["test_labels"], predictions["test_probabilities"]
-    test = evaluate(labels, probabilities, data.class_names)
-    weakest = min(test["per_class"], key=lambda scores: scores["f1"])["class"]
-    chosen = CHOSEN.get(config.dataset, (weakest,))
-    plots.confusion_matrix(test["confusion"], data.class_names, folder / "confusion.png")
-    plots.per_class_scores(test["per_class"], folder / "per_class.png")
-    plots.class_destinations(test["confusion"], data.class_names, chosen, folder / "destinations.png")
-    plots.predictions_grid(
-        lambda places: pipeline.pictures(data.test, places),
-        labels,
-        probabilities,
-        data.class_names,
-        folder / "predictions.png",
-    )
 
 
 if __name__ == "__main__":

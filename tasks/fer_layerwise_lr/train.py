@@ -105,7 +105,7 @@ def provide(config: LayerwiseConfig) -> None:
 
 def study(config: LayerwiseConfig, run: runs.Run) -> None:
     """Train one configuration and leave its figures."""
-    from common import backbones, features, training
+    from common import backbones, features, plots, training
     from common.data import sources
 
     training.set_up(config)
@@ -131,7 +131,8 @@ def study(config: LayerwiseConfig, run: runs.Run) -> None:
     metrics = training.results(run, model, config.phases, data, progress)
     apart, figures = without_copies(run, data)
     metrics |= {"rates": rates, "test_without_copies": apart, "figures": figures | by_class(metrics["test"])}
-    draw(run, data, progress, metrics)
+    training.draw_classifier(run, data, progress, metrics)
+    plots.group_rates(rates, run.figures / "rates.png")
     run.finish("completed", metrics)
 
 
@@ -178,32 +179,6 @@ def without_copies(run: runs.Run, data) -> tuple[dict, dict]:
 def by_class(test: dict) -> dict[str, float]:
     """F1 of each class on the test split: classes are of very different sizes here, which a mean would hide."""
     return {f"test F1 of {scores['class']} (%)": 100 * scores["f1"] for scores in test["per_class"]}
-
-
-def draw(run: runs.Run, data, progress, metrics) -> None:
-    """Every figure of the study, into the run directory."""
-    import numpy as np
-
-    from common import plots
-    from common.data import pipeline
-    from common.metrics import evaluate
-
-    folder = run.figures
-    plots.learning_curves(progress.rows, folder / "learning_curves.png")
-    plots.group_rates(metrics["rates"], folder / "rates.png")
-    plots.class_counts(data.counts(), data.class_names, folder / "classes.png")
-    plots.per_class_scores(metrics["test"]["per_class"], folder / "per_class.png")
-    with np.load(run.folder / "predictions.npz") as saved:
-        labels, probabilities = saved["test_labels"], saved["test_probabilities"]
-    confusion = evaluate(labels, probabilities, data.class_names)["confusion"]
-    plots.confusion_matrix(confusion, data.class_names, folder / "confusion.png")
-    plots.predictions_grid(
-        lambda places: pipeline.pictures(data.test, places),
-        labels,
-        probabilities,
-        data.class_names,
-        folder / "predictions.png",
-    )
 
 
 if __name__ == "__main__":

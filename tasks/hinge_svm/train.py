@@ -145,12 +145,10 @@ def draw(config: SVMConfig, run: runs.Run, model, data, progress, metrics) -> No
     import keras
     import numpy as np
 
-    from common import plots
+    from common import plots, training
     from common.data import pipeline
 
-    plots.learning_curves(progress.rows, run.figures / "learning_curves.png")
-    plots.class_counts(data.counts(), data.class_names, run.figures / "classes.png")
-    plots.per_class_scores(metrics["test"]["per_class"], run.figures / "per_class.png")
+    training.draw_classifier(run, data, progress, metrics)
     plots.loss_by_step(metrics["iterations"], run.figures / "validation_loss.png")
     first = [int(np.flatnonzero(data.train.labels == label)[0]) for label in range(len(data.class_names))]
     samples = pipeline.pictures(data.train, np.array(first))

@@ -23,7 +23,7 @@ from common import runs
 from common.config import Config, ConfigError, Phase, data_dir, offline, positive
 
 # Pixels of an image's side, where it is not 28.
-SIDES = {"digits": 8, "cifar10": 32, "cifar100": 32}
+SIDES = {"digits": 8, "cifar10": 32, "cifar100": 32, "fer2013": 48}
 
 
 @dataclass(frozen=True)
@@ -155,12 +155,10 @@ def draw(run: runs.Run, model, data, progress, metrics) -> None:
     import keras
     import numpy as np
 
-    from common import plots
+    from common import plots, training
     from common.data import pipeline
 
-    plots.learning_curves(progress.rows, run.figures / "learning_curves.png")
-    plots.class_counts(data.counts(), data.class_names, run.figures / "classes.png")
-    plots.per_class_scores(metrics["test"]["per_class"], run.figures / "per_class.png")
+    training.draw_classifier(run, data, progress, metrics)
     images = pipeline.pictures(data.train, np.linspace(0, len(data.train) - 1, plots.IMAGES_PER_ROW, dtype=int))
     permuted = keras.Model(model.input, model.get_layer("permuted").output).predict(images, verbose=0)
     names = ("original", "permuted")

@@ -68,8 +68,7 @@ class RotationConfig(Config):
         """Everything that the result of this stage depends on; a rotation run by its name, wherever it lies."""
         named = self.rotation_run if self.rotation_run == "own" else Path(self.rotation_run).resolve().name
         fields = super().identity() | {"rotation_run": named}
-        elsewhere = {"transfer": ("blocks", "train_blocks", "rotation_run"), "contrastive": ("margin",)}
-        inert = {key for stage, keys in elsewhere.items() for key in keys if stage != self.stage}
+        inert = {key for stage, keys in OF_STAGE.items() for key in keys if stage != self.stage}
         return {key: value for key, value in fields.items() if key not in inert}
 
     def check(self) -> None:
@@ -80,8 +79,10 @@ class RotationConfig(Config):
         positive("margin", self.margin)
         if self.rotation_run != "own" and not (Path(self.rotation_run) / "config.json").is_file():
             raise ConfigError(f"rotation-run {self.rotation_run!r}: allowed: own, or the folder of a run")
-        if self.stage != "transfer" and self.rotation_run != "own":
-            raise ConfigError("rotation-run is for --preset transfer")
+        for stage, keys in OF_STAGE.items():
+            for key in keys:
+                if stage != self.stage and getattr(self, key) != getattr(RotationConfig, key):
+                    raise ConfigError(f"{key.replace('_', '-')} is for --preset {stage}")
         if self.stage == "contrastive" and self.devices > 1 and os.environ.get("KERAS_BACKEND") != "jax":
             raise ConfigError("TensorFlow would pair images within each device's part alone: one device, or JAX")
         for phase in self.phases:
@@ -89,6 +90,7 @@ class RotationConfig(Config):
 
 
 BLOCKS = 3  # of the classifier
+OF_STAGE = {"transfer": ("blocks", "train_blocks", "rotation_run"), "contrastive": ("margin",)}  # and of no other
 PRESETS = {
     "base": RotationConfig(preset="base"),
     "rotation": RotationConfig(preset="rotation", stage="rotation"),
@@ -112,7 +114,8 @@ def rotation_run(config: RotationConfig) -> Path:
     """The finished run that the blocks are taken from. Raises ConfigError where it is not there, or does not fit."""
     import dataclasses
 
-    pretext = dataclasses.replace(config, preset="rotation", stage="rotation", rotation_run="own")
+    inert = {key: getattr(RotationConfig, key) for key in OF_STAGE["transfer"]}
+    pretext = dataclasses.replace(config, preset="rotation", stage="rotation", **inert)
     folder = Path(config.rotation_run)
     if config.rotation_run == "own":
         folder = config.out / "rotation_contrastive" / pretext.name()
@@ -154,7 +157,7 @@ def classify(config: RotationConfig, run: runs.Run, data) -> None:
             model.get_layer(name).trainable = config.train_blocks
     progress = training.train(run, model, config.phases, data, lambda phase: None)
     metrics = training.results(run, model, config.phases, data, progress, of=("train", "validation", "test"))
-    draw_classes(run, data, progress, metrics)
+    training.draw_classifier(run, data, progress, metrics)
     run.finish("completed", metrics)
 
 
@@ -183,30 +186,6 @@ def embed(config: RotationConfig, run: runs.Run, data) -> None:
     metrics["figures"] = trained | {f"untrained: {name}": value for name, value in untrained.items()}
     draw_embedding(run, data, progress, before["test"], after["test"], metrics["figures"])
     run.finish("completed", metrics)
-
-
-def draw_classes(run: runs.Run, data, progress, metrics) -> None:
-    """Every figure of a classifier, into the run directory."""
-    import numpy as np
-
-    from common import plots
-    from common.data import pipeline
-    from common.metrics import evaluate
-
-    plots.learning_curves(progress.rows, run.figures / "learning_curves.png")
-    plots.class_counts(data.counts(), data.class_names, run.figures / "classes.png")
-    plots.per_class_scores(metrics["test"]["per_class"], run.figures / "per_class.png")
-    with np.load(run.folder / "predictions.npz") as saved:
-        labels, probabilities = saved["test_labels"], saved["test_probabilities"]
-    confusion = evaluate(labels, probabilities, data.class_names)["confusion"]
-    plots.confusion_matrix(confusion, data.class_names, run.figures / "confusion.png")
-    plots.predictions_grid(
-        lambda places: pipeline.pictures(data.test, places),
-        labels,
-        probabilities,
-        data.class_names,
-        run.figures / "predictions.png",
-    )
 
 
 def draw_embedding(run: runs.Run, data, progress, before, after, figures) -> None:

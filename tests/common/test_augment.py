@@ -366,9 +366,9 @@ def test_half_precision_leaves_the_device_in_float32(mixed_precision):
 
 def test_half_precision_leaves_the_host_in_float32(mixed_precision):
     images, seed = photos(8, 32, 32).astype("uint8"), tf.constant([0, 0], tf.int64)
-    half = host_augment("affine_colour_blur")(images, seed).numpy()
+    half = host_augment("affine_colour_blur", 0)(images, seed).numpy()
     keras.config.set_dtype_policy("float32")
-    np.testing.assert_array_equal(half, host_augment("affine_colour_blur")(images, seed).numpy())
+    np.testing.assert_array_equal(half, host_augment("affine_colour_blur", 0)(images, seed).numpy())
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -403,7 +403,7 @@ def test_host_pictures_are_those_of_the_device_rounded():
     recipe = Recorder(**vars(RECIPES["affine_colour_blur"]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(RECIPES, "recorder", recipe)
-        rounded = host_augment("recorder")(images.astype("uint8"), tf.constant([0, 0], tf.int64)).numpy()
+        rounded = host_augment("recorder", 0)(images.astype("uint8"), tf.constant([0, 0], tf.int64)).numpy()
     params = {name: values.numpy() for name, values in fixed[0].items()}
     assert not np.any(params["crop_x"] == params["crop_y"])  # every parameter has draws of its own
     np.testing.assert_allclose(on_device(recipe, images, params), rounded, rtol=0, atol=0.5 + TOLERANCE)
@@ -414,7 +414,7 @@ def test_host_needs_no_global_generator(monkeypatch):
         raise RuntimeError("not allowed when determinism is enabled")
 
     monkeypatch.setattr(tf.random, "get_global_generator", refuse)
-    host_augment("affine_colour_blur")
+    host_augment("affine_colour_blur", 0)
 
 
 @pytest.mark.parametrize("make", [Augment, host_augment])

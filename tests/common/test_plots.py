@@ -103,12 +103,7 @@ for size in (1, 2, 10, 100):
             make_confusion(k), NAMES[k], NAMES[k][:4], path
         ),
         f"per_class_scores {size}": lambda path, k=size: plots.per_class_scores(make_per_class(k), path),
-        f"confusion_matrix {size}": lambda path, k=size: plots.confusion_matrix(
-            make_confusion(k), NAMES[k], path, normalised=True
-        ),
-        f"confusion_matrix {size} counts": lambda path, k=size: plots.confusion_matrix(
-            make_confusion(k), NAMES[k], path, normalised=False
-        ),
+        f"confusion_matrix {size}": lambda path, k=size: plots.confusion_matrix(make_confusion(k), NAMES[k], path),
     }
 
 
@@ -254,8 +249,8 @@ def line(axes, label):
 
 def test_learning_curves_show_percent_and_the_best_epoch_of_each_phase(figures, tmp_path):
     history = make_history(HISTORIES["three phases"])
-    for row, accuracy in zip(history, [0.1, 0.5, 0.4, 0.5, 0.2] * 5, strict=True):
-        row["val_accuracy"] = accuracy
+    for row, accuracy, loss in zip(history, [0.1, 0.5, 0.4, 0.5, 0.2] * 5, [1, 1, 1, 0.9, 0.8] * 5, strict=True):
+        row["val_accuracy"], row["val_loss"] = accuracy, loss
     plots.learning_curves(history, tmp_path / "p.png")
     losses, accuracies = figures[0].axes
     np.testing.assert_allclose(
@@ -263,11 +258,11 @@ def test_learning_curves_show_percent_and_the_best_epoch_of_each_phase(figures, 
     )
     np.testing.assert_allclose(line(losses, "validation").get_ydata(), [row["val_loss"] for row in history])
     best = line(accuracies, "best validation accuracy of the phase")
-    assert best.get_xdata().tolist() == [2, 7, 12]  # the first of equals
+    assert best.get_xdata().tolist() == [4, 9, 14]  # of equal accuracies the lowest loss, and of those the first
     assert best.get_ydata().tolist() == [50, 50, 50]
     np.testing.assert_allclose(
         line(losses, "best validation accuracy of the phase").get_ydata(),
-        [history[i]["val_loss"] for i in (1, 6, 11)],
+        [history[i]["val_loss"] for i in (3, 8, 13)],
     )
     assert [text.get_text() for text in accuracies.texts] == ["head", "last_block", "full"]
     assert len(figures[0].legends[0].get_texts()) == 3
@@ -501,16 +496,14 @@ def test_per_class_scores_are_sorted_and_none_is_cut_off(figures, tmp_path):
 
 def test_confusion_matrix_normalises_rows_and_annotates_small_ones(figures, tmp_path):
     confusion = [[3, 1], [0, 0]]
-    plots.confusion_matrix(confusion, NAMES[2], tmp_path / "p.png", normalised=True)
-    plots.confusion_matrix(confusion, NAMES[2], tmp_path / "p.png", normalised=False)
-    plots.confusion_matrix(make_confusion(100), NAMES[100], tmp_path / "p.png", normalised=True)
-    shares, counts, large = (figure.axes[0] for figure in figures)
+    plots.confusion_matrix(confusion, NAMES[2], tmp_path / "p.png")
+    plots.confusion_matrix(make_confusion(100), NAMES[100], tmp_path / "p.png")
+    shares, large = (figure.axes[0] for figure in figures)
     assert shares.images[0].get_array().tolist() == [[75, 25], [0, 0]]
     assert [text.get_text() for text in shares.texts] == ["75.0", "25.0", "0.0", "0.0"]
-    assert [text.get_text() for text in counts.texts] == ["3", "1", "0", "0"]
     assert (shares.get_xlabel(), shares.get_ylabel()) == ("Predicted class", "True class")
     assert figures[0].axes[1].get_ylabel() == "Share of the true class (%)"
-    assert figures[1].axes[1].get_ylabel() == "Images"
+    assert figures[1].axes[1].get_ylabel() == "Share of the true class (%), square-root colour scale"
     assert not large.texts
     np.testing.assert_allclose(large.images[0].get_array().sum(axis=1), 100)
     assert [text.get_text() for text in large.get_xticklabels()] == NAMES[100]

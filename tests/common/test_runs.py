@@ -116,6 +116,11 @@ def test_known_faults_are_one_line(tmp_path, capsys, error, code, line):
     assert not list(tmp_path.glob("*/*/metrics.json"))
 
 
+def test_a_run_that_was_begun_anew_goes_on_without_that_flag(tmp_path, capsys):
+    assert command(tmp_path, fail_with(runs.Interrupted(signal.SIGINT)), "--overwrite") == 130
+    assert capsys.readouterr().err == "stopped by SIGINT; the same command without --overwrite goes on\n"
+
+
 def test_a_diverged_run_is_a_result(tmp_path, capsys):
     where = {"phase": "full", "epoch": 2, "step": 7}
     assert command(tmp_path, fail_with(runs.Diverged("loss is nan", where))) == 0

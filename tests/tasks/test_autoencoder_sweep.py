@@ -320,6 +320,19 @@ def test_an_unfinished_autoencoder_is_none(finished, tmp_path, capsys):
     assert "no finished autoencoder" in in_process.one_error(capsys)
 
 
+def test_a_classifiers_encoder_is_no_autoencoders(cases, tmp_path, capsys):
+    assert call(tmp_path, *TRANSFER, "--encoder", str(cases[1][0])) == 2
+    assert "has task classify; this run has reconstruct" in in_process.one_error(capsys)
+
+
+def test_the_autoencoder_has_the_other_flags_too(tmp_path, capsys):
+    """The study's runs and those before it are given the same flags."""
+    assert call(tmp_path, *TRANSFER, "--dropout", "0.2", "--encoder", "pretrained") == 2
+    assert folder_of(tmp_path, "--preset", "autoencoder", "--dropout", "0.2", *SMALL).name in in_process.one_error(
+        capsys
+    )
+
+
 @pytest.mark.parametrize(("flag", "value", "said"), [("--k", "7", "k 6"), ("--hidden", "25", "hidden 24")])
 def test_an_autoencoder_of_another_size_is_one_line(finished, tmp_path, capsys, flag, value, said):
     assert call(tmp_path, *TRANSFER, "--encoder", str(finished[1]), flag, value) == 2

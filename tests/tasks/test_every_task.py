@@ -20,7 +20,7 @@ from PIL import Image
 
 from common import checkpoints
 from common.callbacks import Keeper
-from common.config import flat, parse_strictly
+from common.config import ConfigError, FineTuning, flat, parse_strictly
 from results import records
 from slurm import plan
 
@@ -139,6 +139,16 @@ def test_every_number_of_the_config_that_must_be_positive_is(task, tmp_path, cap
     for field in {field.name for field in dataclasses.fields(default)} & set(wrong):
         assert call(task, "--out", str(tmp_path), "--preset=demo", f"--{field.replace('_', '-')}=0") == 2, field
         assert capsys.readouterr().err.count("\n") == 1, field
+
+
+@every_task
+def test_weights_are_refused_where_no_backbone_loads_them(task):
+    presets = plan.load_task(task).PRESETS
+    if isinstance(presets["demo"], FineTuning):
+        assert parse_strictly(presets, "", ["--preset", "demo", "--weights", "imagenet"]).weights == "imagenet"
+    else:
+        with pytest.raises(ConfigError, match="weights is imagenet; this study has no backbone that could load any"):
+            parse_strictly(presets, "", ["--preset", "demo", "--weights", "imagenet"])
 
 
 # --- the run directory

@@ -95,6 +95,13 @@ def test_a_block_that_does_not_divide_the_side_is_one_line(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_blocks_are_held_against_the_side_of_the_data_sets_images():
+    for dataset, side in TASK.SIDES.items():
+        parse_strictly(TASK.PRESETS, "", ["--dataset", dataset, "--block", str(side // 2)])
+    with pytest.raises(ConfigError, match="block is 7, which does not divide the image's side of 48 pixels"):
+        parse_strictly(TASK.PRESETS, "", ["--dataset", "fer2013", "--block", "7"])
+
+
 @pytest.mark.parametrize("block", ["0", "-2", "1.5", "all"])
 def test_other_blocks_are_one_line(block, tmp_path, capsys):
     assert call(tmp_path, f"--block={block}") == 2

@@ -211,9 +211,7 @@ def test_a_run_that_does_not_fit_is_one_line(rotation, tmp_path, capsys, field, 
     assert said in in_process.one_error(capsys)
 
 
-def test_flags_of_another_stage_do_not_make_another_run():
-    for flags in (["--blocks", "3"], ["--no-train-blocks"], ["--margin", "3"]):
-        assert config("--preset", "rotation", *flags).name() == config("--preset", "rotation").name()
+def test_flags_of_a_stage_make_another_run():
     assert config("--preset", "transfer", "--blocks", "3").name() != config("--preset", "transfer").name()
     assert config("--preset", "contrastive", "--margin", "3").name() != config("--preset", "contrastive").name()
 
@@ -224,6 +222,9 @@ def test_flags_of_another_stage_do_not_make_another_run():
         (["--rotation-run", "."], "rotation-run '.': allowed: own, or the folder of a run"),
         (["--blocks", "4"], "blocks is 4; allowed: 1 to 3"),
         (["--margin", "0"], "margin is 0.0; it must be above zero"),
+        (["--margin", "3"], "margin is for --preset contrastive"),
+        (["--preset", "rotation", "--blocks", "3"], "blocks is for --preset transfer"),
+        (["--preset", "contrastive", "--no-train-blocks"], "train-blocks is for --preset transfer"),
         (["--preset", "contrastive", "--devices", "2"], "one device, or JAX"),
         (["--preset", "transfer", "--rotation-run", "nowhere"], "rotation-run 'nowhere': allowed: own, or the folder"),
         (["--dropout", "1"], "dropout is 1.0; allowed: 0 <= dropout < 1"),
