@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common import files
 from common.config import BACKBONES, ConfigError
 
 MOBILENET = "mobilenet_v2"
@@ -227,16 +228,19 @@ def _fetch_mobilenet(image_size: int) -> Path:
     from keras.utils import get_file
 
     path = _mobilenet_path(image_size)
-    path.parent.mkdir(parents=True, exist_ok=True)  # get_file goes elsewhere where Keras' home does not exist yet
-    # A download that is killed must not look like a file that is present, so it is renamed at its end.
-    part = get_file(
-        f"{path.name}.part",
-        f"{MOBILENET_URL}/{path.name}",
-        cache_dir=path.parent.parent,
-        cache_subdir=path.parent.name,
-        force_download=True,
-    )
-    return Path(part).rename(path)
+    # Which makes the folder; get_file goes elsewhere where Keras' home does not exist yet.
+    with files.alone(path.with_name(f".{path.name}.lock")):
+        if path.is_file():  # another process has fetched it meanwhile
+            return path
+        # A download that is killed must not look like a file that is present, so it is renamed at its end.
+        part = get_file(
+            f"{path.name}.part",
+            f"{MOBILENET_URL}/{path.name}",
+            cache_dir=path.parent.parent,
+            cache_subdir=path.parent.name,
+            force_download=True,
+        )
+        return Path(part).rename(path)
 
 
 def _mobilenet_path(image_size: int) -> Path:

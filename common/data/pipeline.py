@@ -32,16 +32,17 @@ def training(
     batches = reader(split, batch_size, shared=True)
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
-        dataset = batches(order(images, seed, number) + tf.cast(number % views * images, tf.int32))
+        done = tf.where(number == epochs.start, tf.constant(skip, tf.int64), 0)  # and not to be read again
+        places = order(images, seed, number)[done * batch_size :]
+        dataset = batches(places + tf.cast(number % views * images, tf.int32))
         if augment is None:
             return dataset
-        return dataset.enumerate().map(
+        return dataset.enumerate(done).map(
             lambda step, batch: (augment(batch[0], tf.stack([number, devices.own_step(step, *batch)])), batch[1]),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
 
-    dataset = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(epoch)
-    return dataset.skip(skip).prefetch(tf.data.AUTOTUNE)
+    return tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(epoch).prefetch(tf.data.AUTOTUNE)
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:

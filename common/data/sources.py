@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from common.config import ConfigError
-from common.files import StorageError, write_json
+from common.files import StorageError, alone, write_json
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -227,16 +227,19 @@ def fetch_tfds(name: str, folder: Path) -> Path:
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
     from tensorflow_datasets.core.download.extractor import ExtractError
 
-    print(f"fetching {name} into {folder} ...", flush=True)
     failures = (OSError, EOFError, tf.errors.OpError, tfds.download.DownloadError, NonMatchingChecksumError)
     failures = (*failures, ExtractError, tarfile.ReadError, zipfile.BadZipFile)
     try:
         if name in ARCHIVES:
             importlib.import_module(f"common.data.{name}")  # which makes its builder known
-        builder = tfds.builder(name, data_dir=folder)
-        if not by_hand(name, folder):
-            ask_hosts(builder, ARCHIVES[name].url if name in ARCHIVES else None, folder / "downloads")
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder / MANUAL))
+        with alone(folder / f".{name}.lock"):
+            if found := tfds_folder(name, folder):  # another process has made it meanwhile
+                return found
+            print(f"fetching {name} into {folder} ...", flush=True)
+            builder = tfds.builder(name, data_dir=folder)
+            if not by_hand(name, folder):
+                ask_hosts(builder, ARCHIVES[name].url if name in ARCHIVES else None, folder / "downloads")
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder / MANUAL))
     except failures as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"could not fetch {name}: {reason}. {how_to_get(name, folder)}") from error

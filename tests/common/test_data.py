@@ -3,6 +3,8 @@ import io
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -263,6 +265,38 @@ def test_host_augmentation_gets_epoch_and_step(numbered, skip):
     plain = batches(numbered, range(5, 7), skip=skip)
     for ours, theirs in zip(found, plain, strict=True):
         np.testing.assert_array_equal(ours[1], theirs[1])
+
+
+def test_what_is_left_out_is_not_augmented(numbered):
+    seen = []
+
+    def count(images, place):
+        tf.numpy_function(lambda: seen.append(1), [], [])
+        return images
+
+    assert len(batches(numbered, range(1), skip=2, augment=count)) == 1
+    assert len(seen) == 1
+
+
+def test_two_that_fetch_the_same_data_do_it_once(tmp_path, monkeypatch):
+    """The second one waits, and finds what the first one has made."""
+    began, made = threading.Event(), threading.Event()
+
+    class Builder:
+        def download_and_prepare(self, **_):
+            began.set()
+            assert made.wait(60)
+            (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)
+            (tmp_path / "mnist" / "3.0.1" / "dataset_info.json").touch()
+
+    monkeypatch.setattr(tfds, "builder", lambda *_, **__: Builder())
+    monkeypatch.setattr(sources, "ask_hosts", lambda *_: None)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(sources.fetch_tfds, "mnist", tmp_path)
+        assert began.wait(60)
+        second = threads.submit(sources.fetch_tfds, "mnist", tmp_path)  # Builder would fail: its folder is there
+        made.set()
+        assert first.result() == second.result() == tmp_path / "mnist" / "3.0.1"
 
 
 def test_evaluation_is_the_split_once_in_its_own_order(digits):
