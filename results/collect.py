@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, for `common`
 
 from common import files
-from common.config import REPOSITORY, ConfigError, choice, fail
+from common.config import REPOSITORY, ConfigError, Parser, choice, fail
 from results import records, tables
 from results.records import completed
 
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
     Exit codes: 0; 2 for bad input; 1 for what cannot be read or written, and with --strict for any complaint.
     """
     known = sorted(path.parent.name for path in root.glob("tasks/*/train.py"))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"any of {', '.join(known)} (default: all)")
     parser.add_argument("--keep", action="store_true", help="copy finished runs into results/records")
     parser.add_argument("--strict", action="store_true", help="exit code 1 if there is anything to complain of")
@@ -135,7 +135,6 @@ def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
     parser.add_argument(
         "--compare", nargs="+", metavar="RUN", help="names or folders of two runs or more; writes nothing"
     )
-    parser.error = fail
     arguments = parser.parse_args(argv)
     runs = arguments.runs or root / "results" / "runs"
     complaints = []

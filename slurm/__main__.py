@@ -9,20 +9,11 @@ python -m slurm status --watch
 import argparse
 import sys
 from collections.abc import Callable
-from typing import NoReturn
 
-from common.config import ConfigError, fail
+from common.config import ConfigError, Parser, fail
 from common.files import StorageError
 from slurm import commands, plan
 from slurm.plan import Mistakes
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser, and by inheritance those of its commands, that answers a mistake with one line."""
-
-    def error(self, message: str) -> NoReturn:
-        fail(f"{message}; see {self.prog} --help")
-
 
 EXAMPLES = {
     "submit": """

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -91,6 +92,8 @@ def hand_over(
     if not left:
         return 0
     if before:
+        if not Path(before.directory).is_dir():
+            raise ConfigError(f"folder {before.directory}, from which {before.id} was submitted, is not there any more")
         os.chdir(before.directory)  # what is relative in the flags stays so
     submission = submissions.create(task, where, title, left, profile and dataclasses.asdict(profile))
     if profile is None:

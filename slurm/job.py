@@ -113,7 +113,12 @@ class Job:
                 self.child = subprocess.Popen(
                     command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **options
                 )
-                self.write(state="running", reason="", starts=[*starts, start | this_process(self.child.pid)])
+                try:
+                    self.write(state="running", reason="", starts=[*starts, start | this_process(self.child.pid)])
+                except files.StorageError:
+                    self.child.terminate()  # which saves; nobody would look after it
+                    self.child.wait()
+                    raise
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

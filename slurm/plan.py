@@ -261,14 +261,19 @@ def look_closer(
 def in_stages(
     task: str, study: Study, fixed: Mapping[str, str], chosen: Sequence[int], later: tuple[str, ...] = ()
 ) -> list[Planned]:
-    """`plan`, with the runs that a study needs before its own. `later` are the studies that wait for this one."""
+    """`plan`, with the runs that a study needs before its own. `later` are the studies that wait for this one.
+
+    `fixed` holds for those too, but for what the study's own grid is about.
+    """
     before: list[Planned] = []
     mistakes: list[tuple[str, Values]] = []
     if study.after in later:
         raise ConfigError(f"the studies {', '.join(later)} of {task} wait for each other")
     if study.after:
+        own = {key.replace("-", "_") for keys in (study.grid, *study.runs) for key in keys}
+        theirs = {key: value for key, value in fixed.items() if key not in own}
         try:
-            before = in_stages(task, load_study(task, study.after), fixed, chosen, (*later, study.after))
+            before = in_stages(task, load_study(task, study.after), theirs, chosen, (*later, study.after))
         except Mistakes as error:
             mistakes += error.found
     try:

@@ -7,16 +7,8 @@ python -m common.data prepare cifar10 --weights resnet18 --check                
 import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
 
-from common.config import BACKBONES, DATASETS, Config, ConfigError, choice, data_dir, fail
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser, and by inheritance those of its commands, that answers a mistake with one line."""
-
-    def error(self, message: str) -> NoReturn:
-        fail(f"{message}; see {self.prog} --help")
+from common.config import BACKBONES, DATASETS, Config, ConfigError, Parser, choice, data_dir, fail
 
 
 def parser() -> Parser:

@@ -12,6 +12,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
+from common import files
 from slurm.job import Job, RunFailed, wait
 
 # Waits for the file `go` in its working directory; at SIGTERM it ends as train.py does.
@@ -120,6 +121,18 @@ def test_record_says_running_while_it_runs(make, wait_for):
     (job.directory / "go").touch()
     assert job.end(wait(job.child)) == "completed"
     assert record(job)["state"] == "completed"
+
+
+def test_a_start_that_cannot_be_written_down_leaves_no_process_behind(make, monkeypatch):
+    job = make("import time; time.sleep(60)")
+
+    def full(path, content):
+        raise files.StorageError("no space")
+
+    monkeypatch.setattr(files, "write_json", full)
+    with pytest.raises(files.StorageError, match="no space"):
+        job.start()
+    assert job.child.poll() == -signal.SIGTERM
 
 
 def test_array_element_is_named_as_squeue_has_it(make, monkeypatch):

@@ -320,6 +320,7 @@ trip: {after: round}
 lost: {after: nowhere}
 wrong: {grid: {width: [0]}}
 more: {grid: {colour: [pink]}, after: wrong}
+last: {runs: [{colour: blue}, {colour: green}], after: first}
 """
 
 
@@ -343,6 +344,11 @@ def test_study_brings_those_that_it_comes_after(staged):
 
 def test_fixed_keys_hold_for_the_studies_before_too(staged):
     assert {config.rate for config in configs(staged("third", rate="0.25"))} == {0.25}
+
+
+def test_what_a_study_is_about_is_not_fixed_for_the_studies_before(staged):
+    found = [(config.width, config.colour) for config in configs(staged("last", colour="green"))]
+    assert found == [(1, "red"), (2, "red"), (3, "green")]
 
 
 @pytest.mark.parametrize("study", ["round", "trip", "lost"])

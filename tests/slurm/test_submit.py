@@ -694,6 +694,18 @@ def test_resubmit_keeps_the_directory_that_flags_are_relative_to(launch, fake_sl
     assert submissions.load(again.submission).directory == str(tree)
 
 
+def test_resubmit_from_a_directory_that_is_gone_is_one_line(launch, fake_slurm, tree, monkeypatch, tmp_path):
+    (tree / "passing").mkdir()
+    monkeypatch.chdir(tree / "passing")
+    told = launch("submit", "toy", "--set", "width=1")
+    monkeypatch.chdir(tmp_path)
+    (tree / "passing").rmdir()
+    again = launch("resubmit", told.submission)
+    assert again.code == 2
+    assert "passing, from which" in again.err
+    assert again.err.count("\n") == 1
+
+
 def test_resubmit_asks_slurm_for_what_the_submission_asked_for(launch, fake_slurm, read_directives, tmp_path):
     profile = tmp_path / "mine.toml"
     profile.write_text('partition = "big"\naccount = "us"\nmemory = "7G"\ngpus = 0\nsetup = ["module load x"]\n')
