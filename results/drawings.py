@@ -98,6 +98,7 @@ def curves(groups: Groups, path: Path) -> None:
     for part, ((study, epochs), (common, settings)) in zip(parts, panels.items(), strict=True):
         several = any(len(members) > 1 for members in settings.values())
         drawn = "mean of n seeds, band of one standard deviation" if several else "single runs"
+        common = common.replace(f"epochs={epochs}", "").strip()
         where = ", ".join(filter(None, (study, common, f"{epochs} epoch{'s' * (epochs > 1)}")))
         part.suptitle(f"{where}: {drawn}")
         through = any(len(members[0]["metrics"]["phases"]) > 1 for members in settings.values())
