@@ -292,8 +292,8 @@ def summary(folder: Path, result: Mapping) -> str:
     lines = [f"{'phase':<12}{'epochs':>7}{'best':>6}{'validation':>12}{'test':>10}{'images/s':>10}"]
     for name, phase in result["phases"].items():
         lines.append(
-            f"{name:<12}{phase['epochs']:>7}{phase['best_epoch']:>6}{headline(phase['validation']):>12}"
-            f"{headline(phase['test']):>10}{phase['images_per_second']:>10,.0f}"
+            f"{name:<12}{phase['epochs']:>7}{phase['best_epoch']:>6}{merit(phase['validation']):>12}"
+            f"{merit(phase['test']):>10}{phase['images_per_second']:>10,.0f}"
         )
     test = result["test"]
     scores = f"accuracy {test['accuracy']:.2%}, macro F1 {test['macro_f1']:.4f}, " if "accuracy" in test else ""
@@ -307,7 +307,7 @@ def summary(folder: Path, result: Mapping) -> str:
     return "\n".join(lines)
 
 
-def headline(figures: Mapping) -> str:
+def merit(figures: Mapping) -> str:
     """Accuracy, or the loss where there is none."""
     return f"{figures['accuracy']:.2%}" if "accuracy" in figures else f"{figures['loss']:.5g}"
 

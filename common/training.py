@@ -111,17 +111,8 @@ def train(
         configure(phase)
         part = cut(phase) if progress.epoch < phase.epochs else None
         trained = part.upper if part else model
-        chosen = optimizers.make(phase, steps, factor)
-        # Before compile: wrapped for mixed_float16, Keras 3.15's Nadam would lose track of one of its variables.
-        chosen.build(trained.trainable_variables)
-        trained.compile(
-            optimizer=chosen,
-            loss=devices.weighed(objective.loss),
-            metrics=objective.metrics(),
-            steps_per_execution=steps_per_execution(run.config, steps, progress.step),
-        )
-        trained.optimizer.build(trained.trainable_variables)
-        devices.prepare(trained, pipeline.evaluation(data.validation, 1))
+        together = steps_per_execution(run.config, steps, progress.step)
+        compile_for(trained, optimizers.make(phase, steps, factor), objective, together, data)
         if index == first:
             epochs = sum(phase.epochs for phase in phases)
             write_environment(run, epochs=epochs, **environment(run.config, trained))
@@ -130,7 +121,7 @@ def train(
             checkpoints.assign("model", model.variables, checkpoint.arrays)
             checkpoints.assign("optimizer", trained.optimizer.variables, checkpoint.arrays)
         print(
-            f"phase {phase.name}: {phase.epochs} epochs of {steps} steps, "
+            f"phase {phase.name}: {phase.epochs} epochs of {steps} steps{f', {together} at a time' * (together > 1)}, "
             f"{parameters(trained.trainable_variables):,} of {parameters(model.weights):,} parameters trained",
             flush=True,
         )
@@ -154,6 +145,18 @@ def train(
         # A run that was killed between its last checkpoint and the history of that has no epoch left to write it.
         run.write_history(progress.rows)
     return progress
+
+
+def compile_for(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, objective: Objective, steps: int, data: Dataset
+) -> None:
+    """Compile a model to be trained `steps` at a time, with every variable of its optimizer made."""
+    # Before compile: wrapped for mixed_float16, Keras 3.15's Nadam would lose track of one of its variables.
+    optimizer.build(model.trainable_variables)
+    loss, metrics = devices.weighed(objective.loss), objective.metrics()
+    model.compile(optimizer=optimizer, loss=loss, metrics=metrics, steps_per_execution=steps)
+    model.optimizer.build(model.trainable_variables)
+    devices.prepare(model, pipeline.evaluation(data.validation, 1))
 
 
 def steps_per_execution(config: Config, steps: int, done: int) -> int:

@@ -127,7 +127,9 @@ def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
     Exit codes: 0; 2 for bad input; 1 for what cannot be read or written, and with --strict for any complaint.
     """
     known = sorted(path.parent.name for path in root.glob("tasks/*/train.py"))
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="results/collect.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"any of {', '.join(known)} (default: all)")
     parser.add_argument("--keep", action="store_true", help="copy finished runs into results/records")
     parser.add_argument("--strict", action="store_true", help="exit code 1 if there is anything to complain of")

@@ -348,13 +348,13 @@ def overview(tables: Mapping[str, str], headlines: Mapping[str, tuple[str, str, 
         told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "none published"
         link = f"[`{task}`](../tasks/{task}/README.md)"
         chosen = [row for row in every if (row["study"], row["setting"], row["metric"]) == headlines.get(task)]
-        best = next((row for row in chosen if row["mean"]), None) or headline(rows)
+        best = next((row for row in chosen if row["mean"]), None) or representative(rows)
         named = f"`{best['study']}`, `{shortened(best['setting'])}`: {best['metric']}"
         lines.append(joined([link, named, with_spread(best), best["published"], told]))
     return "\n".join(lines) + "\n"
 
 
-def headline(rows: Sequence[Mapping[str, str]]) -> Mapping[str, str]:
+def representative(rows: Sequence[Mapping[str, str]]) -> Mapping[str, str]:
     """The row that stands for a task: a test figure that is published and measured, if there is one."""
 
     def rank(row: Mapping[str, str]) -> tuple:

@@ -347,7 +347,7 @@ def test_a_task_adds_figures_of_its_own(root):
     ("arguments", "words"),
     [
         (["cifar_phase"], "unknown task 'cifar_phase'; allowed: cifar_phased; did you mean cifar_phased?"),
-        (["--kep"], "unrecognized arguments: --kep"),
+        (["--kep"], "unrecognized arguments: --kep; see results/collect.py --help"),
         (["--runs", "nowhere"], "folder of runs nowhere is not there"),
     ],
 )
