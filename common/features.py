@@ -134,7 +134,10 @@ def compute(config: Config, part: Cut, split: Split, views: int, name: str) -> I
             images = keras.ops.convert_to_tensor(images)
             if part.augment:
                 images = part.augment(images, training=views > 0)
-            yield part.lower.predict_on_batch(images)
+            # The last batch is filled up: for one of another size the network would be compiled anew.
+            count = len(images)
+            images = keras.ops.pad(images, [(0, config.batch_size - count), (0, 0), (0, 0), (0, 0)])
+            yield part.lower.predict_on_batch(images)[:count]
         if views:
             state.assign(kept)
 

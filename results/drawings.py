@@ -33,7 +33,7 @@ def named(settings: Mapping[str, Sequence[dict]]) -> tuple[str, dict[str, Sequen
     common = [word for word in words[0] if all(word in own for own in words)]
     legend = []
     for own, members in zip(words, settings.values(), strict=True):
-        text = " ".join(word for word in own if word not in common)
+        text = " ".join(word for word in own if word not in common) or "as the preset" * (len(words) > 1)
         count = f"n = {len(members)}"
         legend.append(textwrap.fill(f"{text} ({count})" if text else count, 100).replace("$", r"\$"))
     return " ".join(common).replace("$", r"\$"), dict(zip(legend, settings.values(), strict=True))
@@ -68,7 +68,8 @@ def phases(groups: Groups, path: Path) -> None:
             if len(settings) * len(phases) <= 18:
                 axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
         where = ", ".join(filter(None, (study, common)))
-        axes.set_title(f"Accuracy after each phase, mean and standard deviation over n seeds\n{where}")
+        title = "Accuracy after each phase, mean and standard deviation over n seeds"
+        axes.set_title(f"{title}\n{textwrap.fill(where, 80)}")
         axes.set(xlabel="Phase", ylabel="Validation accuracy (%)", ylim=(0, 108), yticks=range(0, 101, 20))
         axes.set_xticks(range(len(phases)), phases)
         axes.set_xlim(-0.6, len(phases) - 0.4)
@@ -100,7 +101,7 @@ def curves(groups: Groups, path: Path) -> None:
         drawn = "mean of n seeds, band of one standard deviation" if several else "single runs"
         common = common.replace(f"epochs={epochs}", "").strip()
         where = ", ".join(filter(None, (study, common, f"{epochs} epoch{'s' * (epochs > 1)}")))
-        part.suptitle(f"{where}: {drawn}")
+        part.suptitle(textwrap.fill(f"{where}: {drawn}", 115))
         through = any(len(members[0]["metrics"]["phases"]) > 1 for members in settings.values())
         losses, accuracies = part.subplots(1, 2)
         for axes, key, scale in ((losses, "loss", 1), (accuracies, "val_accuracy", 100)):
@@ -301,8 +302,12 @@ def arms(groups: Groups, path: Path) -> None:
         ticks = [f"{c['class']}\n{c['support']:,} images" for c in first]
         axes.set_xticks(range(len(ticks) + 1), [*ticks, "macro\nmean"], fontsize=9)
         axes.axvline(len(first) - 0.5, color="0.7", linewidth=0.8)
-        title = f"F1 of each class, mean and standard deviation over n seeds\n{tables.shortened(setting)}"
-        axes.set(title=title, ylabel="F1 of the test images (%)", ylim=(0, 100))
+        title = "F1 of each class, mean and standard deviation over n seeds"
+        axes.set(
+            title=f"{title}\n{textwrap.fill(tables.shortened(setting), 80)}",
+            ylabel="F1 of the test images (%)",
+            ylim=(0, 100),
+        )
         axes.set_axisbelow(True)
         axes.grid(axis="y", color="0.9")
         part.legend(ncols=3, **plots.LEGEND_BELOW)

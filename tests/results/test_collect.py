@@ -506,6 +506,7 @@ def test_a_legend_names_what_tells_settings_apart_and_the_title_the_rest():
     assert common == "dataset=d weights=w.h5@012345"
     assert legend == {"block=1 (n = 2)": [{}, {}], r"block=\$2 (n = 1)": [{}]}
     assert drawings.named({"dataset=d": [{}]}) == ("dataset=d", {"n = 1": [{}]})
+    assert [*drawings.named({"a=1": [{}], "a=1 b=2": [{}]})[1]] == ["as the preset (n = 1)", "b=2 (n = 1)"]
 
 
 def test_locality_has_a_point_a_block(drawn, tmp_path):
