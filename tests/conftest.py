@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# Before TensorFlow: as it is imported it closes what absl logs to, which then is pytest's capture of this process.
+import submitit  # noqa: F401
+
 import common  # noqa: F401  its settings of TensorFlow, before a test imports that
 
 
