@@ -100,7 +100,10 @@ class Phase:
             raise ConfigError(f"{prefix}final_rate {self.final_rate} is above rate {self.rate}")
         shaped = [name for name in ("warmup_epochs", "cosine_epochs", "final_rate") if getattr(self, name)]
         if self.schedule == "constant" and shaped:
-            raise ConfigError(f"{prefix}{shaped[0]} is for schedule warmup_cosine; the schedule is constant")
+            raise ConfigError(
+                f"{prefix}{' and '.join(shaped)} shape the rate of schedule warmup_cosine; with constant: "
+                "warmup-epochs 0, cosine-epochs None, final-rate 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,8 @@ class Config:
     checkpoint_minutes: float = 10.0
     """Checkpoint within an epoch when this long has passed; every epoch ends with one in any case."""
     steps_per_execution: int = 1
-    """Most steps between looks at loss, stop requests and clock; the most that divide an epoch's. JAX: always 1."""
+    """Most steps between looks at loss, stop requests and clock: the greatest common divisor with an epoch's is used.
+    JAX or several devices: 1."""
     devices: int = 1
     """Devices of each machine that share every batch: its GPUs, or without one so many parts of its CPU."""
     nodes: int = 1

@@ -281,7 +281,7 @@ def finished_run(folder: Path, kind: str, fields: Mapping[str, object], remedy: 
         raise ConfigError(f"no finished {kind} in {folder}; {remedy}")
     for name, value in fields.items():
         if config.get(name) != value:
-            raise ConfigError(f"{kind} {folder} has {name} {config.get(name)}; this run has {value}")
+            raise ConfigError(f"{kind} {folder} has {name} {config.get(name)}; this run needs {value}")
     return folder
 
 
@@ -325,7 +325,6 @@ def main(
     draws. Exit codes: 0 finished (a diverged run is a result too); 2 bad input; 1 another known fault; 130 and 143
     stopped by Ctrl-C and SIGTERM, after which the same command goes on.
     """
-    argv = sys.argv[1:] if argv is None else argv
     try:
         command(presets, description, provide, study, argv)
     except BaseException as error:
@@ -364,7 +363,8 @@ def command(
         fail(str(error), 1)
     except (Interrupted, KeyboardInterrupt) as stop:
         number = getattr(stop, "number", signal.SIGINT)
-        again = "the same command without --overwrite" if "--overwrite" in argv else "the same command"
+        cleared = config.overwrite and isinstance(stop, Interrupted)  # which comes of training alone
+        again = "the same command without --overwrite" if cleared else "the same command"
         print(f"stopped by {number.name}; {again} goes on", file=sys.stderr, flush=True)
         raise SystemExit(128 + number) from None
     except Exception as error:

@@ -43,7 +43,8 @@ class SweepConfig(Config):
     rate: float = 1e-3
     """Learning rate of Adam."""
     steps_per_execution: int = 4  # of 844 in an epoch of MNIST
-    """Most steps between looks at loss, stop requests and clock; the most that divide an epoch's. JAX: always 1."""
+    """Most steps between looks at loss, stop requests and clock: the greatest common divisor with an epoch's is used.
+    JAX or several devices: 1."""
 
     @property
     def SHOWN(self) -> tuple[str, ...]:
@@ -115,7 +116,7 @@ def encoder_run(config: SweepConfig) -> Path:
         # With another seed, or other images, it would have been trained on what validates here.
         {"task": "reconstruct"} | {key: fields[key] for key in ("dataset", "k", "hidden", "seed", "limit_train")},
         f"`python tasks/autoencoder_sweep/train.py --k {config.k} --hidden {config.hidden} --seed {config.seed}`, "
-        "with the other flags as here, makes it",
+        "with the flags as here but those of the classifier, makes it",
     )
 
 

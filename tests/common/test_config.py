@@ -163,7 +163,10 @@ def test_script_answers_a_mistake_with_one_plain_line_on_a_terminal():
         ("--phases.0.final-rate 0.01", "final_rate 0.01 is above rate 0.001"),
         ("--phases.0.schedule warmup_cosine --phases.0.warmup-epochs 5", "warmup_epochs is 5 of 5 epochs"),
         ("--phases.0.cosine-epochs 0", "cosine_epochs is 0"),
-        ("--phases.0.warmup-epochs 1", "warmup_epochs is for schedule warmup_cosine; the schedule is constant"),
+        (
+            "--phases.0.warmup-epochs 1",
+            "warmup_epochs shape the rate of schedule warmup_cosine; with constant: warmup-",
+        ),
         ("--phases.1.name head", "phases need different names; these are head, head, full"),
         ("--phases.1.name ../up", "small letters"),
     ],

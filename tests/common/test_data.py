@@ -1,4 +1,5 @@
 import contextlib
+import fcntl
 import io
 import subprocess
 import sys
@@ -280,7 +281,13 @@ def test_what_is_left_out_is_not_augmented(numbered):
 
 def test_two_that_fetch_the_same_data_do_it_once(tmp_path, monkeypatch):
     """The second one waits, and finds what the first one has made."""
-    began, made = threading.Event(), threading.Event()
+    began, made, waits = threading.Event(), threading.Event(), threading.Event()
+    flock = fcntl.flock
+
+    def told(file, how):
+        if how == fcntl.LOCK_EX:
+            waits.set()
+        flock(file, how)
 
     class Builder:
         def download_and_prepare(self, **_):
@@ -291,10 +298,12 @@ def test_two_that_fetch_the_same_data_do_it_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tfds, "builder", lambda *_, **__: Builder())
     monkeypatch.setattr(sources, "ask_hosts", lambda *_: None)
+    monkeypatch.setattr(fcntl, "flock", told)
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(sources.fetch_tfds, "mnist", tmp_path)
         assert began.wait(60)
         second = threads.submit(sources.fetch_tfds, "mnist", tmp_path)  # Builder would fail: its folder is there
+        assert waits.wait(60)
         made.set()
         assert first.result() == second.result() == tmp_path / "mnist" / "3.0.1"
 

@@ -119,6 +119,9 @@ def test_known_faults_are_one_line(tmp_path, capsys, error, code, line):
 def test_a_run_that_was_begun_anew_goes_on_without_that_flag(tmp_path, capsys):
     assert command(tmp_path, fail_with(runs.Interrupted(signal.SIGINT)), "--overwrite") == 130
     assert capsys.readouterr().err == "stopped by SIGINT; the same command without --overwrite goes on\n"
+    while_fetching = fail_with(KeyboardInterrupt())  # nothing has been thrown away yet
+    assert command(tmp_path, complete, "--overwrite", provide=lambda config: while_fetching(0, 0)) == 130
+    assert capsys.readouterr().err == "stopped by SIGINT; the same command goes on\n"
 
 
 def test_a_diverged_run_is_a_result(tmp_path, capsys):

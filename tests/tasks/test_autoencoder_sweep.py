@@ -322,7 +322,7 @@ def test_an_unfinished_autoencoder_is_none(finished, tmp_path, capsys):
 
 def test_a_classifiers_encoder_is_no_autoencoders(cases, tmp_path, capsys):
     assert call(tmp_path, *TRANSFER, "--encoder", str(cases[1][0])) == 2
-    assert "has task classify; this run has reconstruct" in in_process.one_error(capsys)
+    assert "has task classify; this run needs reconstruct" in in_process.one_error(capsys)
 
 
 def test_the_autoencoder_has_the_other_flags_too(tmp_path, capsys):
@@ -337,7 +337,7 @@ def test_the_autoencoder_has_the_other_flags_too(tmp_path, capsys):
 def test_an_autoencoder_of_another_size_is_one_line(finished, tmp_path, capsys, flag, value, said):
     assert call(tmp_path, *TRANSFER, "--encoder", str(finished[1]), flag, value) == 2
     line = in_process.one_error(capsys)
-    assert f"has {said}; this run has {value}" in line
+    assert f"has {said}; this run needs {value}" in line
     assert not list(tmp_path.iterdir())
 
 

@@ -195,10 +195,10 @@ def test_a_missing_rotation_run_is_one_line_that_names_the_command(tmp_path, cap
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("stage", "base", "has stage base; this run has rotation"),
-        ("dataset", "mnist", "has dataset mnist; this run has"),
-        ("seed", 5, "has seed 5; this run has 0"),  # its training images are not those of this run
-        ("limit_train", 100, "has limit_train 100; this run has 200"),
+        ("stage", "base", "has stage base; this run needs rotation"),
+        ("dataset", "mnist", "has dataset mnist; this run needs"),
+        ("seed", 5, "has seed 5; this run needs 0"),  # its training images are not those of this run
+        ("limit_train", 100, "has limit_train 100; this run needs 200"),
     ],
 )
 def test_a_run_that_does_not_fit_is_one_line(rotation, tmp_path, capsys, field, value, said):
