@@ -99,8 +99,8 @@ def curves(groups: Groups, path: Path) -> None:
     for part, ((study, epochs), (common, settings)) in zip(parts, panels.items(), strict=True):
         several = any(len(members) > 1 for members in settings.values())
         drawn = "mean of n seeds, band of one standard deviation" if several else "single runs"
-        common = common.replace(f"epochs={epochs}", "").strip()
-        where = ", ".join(filter(None, (study, common, f"{epochs} epoch{'s' * (epochs > 1)}")))
+        words = " ".join(word for word in common.split() if word != f"epochs={epochs}")  # which the title says anyway
+        where = ", ".join(filter(None, (study, words, f"{epochs} epoch{'s' * (epochs > 1)}")))
         part.suptitle(textwrap.fill(f"{where}: {drawn}", 115))
         through = any(len(members[0]["metrics"]["phases"]) > 1 for members in settings.values())
         losses, accuracies = part.subplots(1, 2)

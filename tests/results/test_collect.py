@@ -495,6 +495,8 @@ def test_curves_of_other_lengths_have_a_row_of_their_own(drawn, tmp_path):
     titles = [part.get_suptitle().partition(":")[0] for part in drawn[0].subfigs]
     assert titles == ["s, 2 epochs", "s, b, 3 epochs", "t, a, 1 epoch"]
     assert [len(axes.get_lines()) for axes in drawn[0].axes] == [2, 2, 1, 1, 1, 1]
+    drawings.curves({("s", "phases.0.epochs=2 epochs=2 k=1"): [run(2)]}, tmp_path / "p.png")
+    assert drawn[1].subfigs[0].get_suptitle() == "s, phases.0.epochs=2 k=1, 2 epochs: single runs"
 
 
 def test_a_legend_names_what_tells_settings_apart_and_the_title_the_rest():
