@@ -31,8 +31,11 @@ class Checkpoint:
 
 
 def gather(group: str, variables: Sequence) -> dict[str, np.ndarray]:
-    """Keras variables as arrays by name."""
-    return dict(zip(names(group, variables), map(np.array, variables), strict=True))
+    """Keras variables as arrays by name, which stay as they are when the variables change."""
+    # TensorFlow hands out a copy, and JAX a view of memory that the next step may write to.
+    arrays = (np.asarray(variable) for variable in variables)
+    kept = (array if array.flags.owndata else array.copy() for array in arrays)
+    return dict(zip(names(group, variables), kept, strict=True))
 
 
 def assign(group: str, variables: Sequence, arrays: Mapping[str, np.ndarray]) -> None:

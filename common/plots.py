@@ -235,7 +235,7 @@ def predictions_grid(
 
     Args:
         images: function from places among the labels, ``(m,)``, to images ``(m, height, width, 1 or 3)`` in the
-            ranges that ``image_pairs`` takes; the drawn ones alone are asked for.
+            ranges that ``image_pairs`` takes; the drawn ones alone are asked for, once.
         labels: true classes, integers of shape ``(n,)``.
         probabilities: floats of shape ``(n, classes)``.
         class_names: the class names, in class order.
@@ -244,6 +244,8 @@ def predictions_grid(
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     right, wrong = np.flatnonzero(predicted == labels), np.flatnonzero(predicted != labels)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    drawn = np.concatenate([right[:IMAGES_PER_ROW], wrong[:IMAGES_PER_ROW]])
+    pixels = dict(zip(drawn, images(drawn), strict=True))
     figure = _figure(0.4 + 1.6 * IMAGES_PER_ROW, 4.8)
     for part, members, title, none in (
         (0, right, "Right predictions: the first {} of {:,}", "No prediction is right"),
@@ -256,7 +258,7 @@ def predictions_grid(
         for axes in grid[len(shown) :]:
             axes.axis("off")
         for axes, index in zip(grid, shown, strict=False):
-            _show_image(axes, _displayable(images(np.array([index])))[0])
+            _show_image(axes, _displayable(pixels[index][None])[0])
             true, guess = (_short(class_names[c], 16) for c in (labels[index], predicted[index]))
             axes.set_xlabel(f"{true} →\n{guess} ({100 * confidence[index]:.0f} %)", fontsize=8)
     return save_figure(figure, path)
