@@ -42,7 +42,19 @@ def training(
             num_parallel_calls=tf.data.AUTOTUNE,
         )
 
-    return tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(epoch).prefetch(tf.data.AUTOTUNE)
+    dataset = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(epoch)
+    return untuned(dataset.prefetch(tf.data.AUTOTUNE))
+
+
+def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Without TensorFlow's autotuner: images are read by a thread for each core, 16 at most.
+
+    The end of an iterator waits for the autotuner, which TensorFlow 2.21 now and then fails to wake up: it may sleep
+    for as long as it has run before (`tests/benchmarks/autotuner.py`).
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
@@ -52,12 +64,12 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
 
 def evaluation(split: Split, batch_size: int, shared: bool = False) -> tf.data.Dataset:
     """The split once, in its own order; `shared`: for a model that several processes evaluate together."""
-    return reader(split, batch_size, shared)(tf.range(len(split))).prefetch(tf.data.AUTOTUNE)
+    return untuned(reader(split, batch_size, shared)(tf.range(len(split))).prefetch(tf.data.AUTOTUNE))
 
 
 def pictures(split: Split, indices: np.ndarray) -> np.ndarray:
     """Some of the images as an array: uint8 (n, h, w, c)."""
-    images, _ = next(iter(reader(split.take(indices), len(indices))(tf.range(len(indices)))))
+    images, _ = next(iter(untuned(reader(split.take(indices), len(indices))(tf.range(len(indices))))))
     return images.numpy()
 
 
