@@ -3,10 +3,12 @@
     pip install torch==2.13.0                       # an optional extra of the benchmarks alone
     python tests/benchmarks/pytorch.py              # medians of 5; about 25 minutes on 2 cores
     python tests/benchmarks/pytorch.py autoencoder --repeats 9 --json out.json
+    python tests/benchmarks/pytorch.py mobilenet_v2 resnet18 --precision mixed_bfloat16
 
 Ours is the loop of the studies, callbacks and pipeline included, on random images of their size; theirs a DataLoader
 over tensors in memory and an eager step. The two take turns, each time in a process of its own: one epoch to warm up,
-one that counts. Validation is left out of both, and float32 the precision. KERAS_BACKEND=jax measures ours on JAX.
+one that counts. Validation is left out of both. --precision mixed_bfloat16: theirs under autocast, for processors with
+instructions for it. KERAS_BACKEND=jax measures ours on JAX.
 """
 
 import argparse
@@ -56,7 +58,7 @@ def images(case: Case) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, 256, shape, np.uint8), rng.integers(0, 10, case.images)
 
 
-def ours(name: str) -> float:
+def ours(name: str, precision: str) -> float:
     """Images per second of the second epoch of our loop."""
     import keras
 
@@ -68,7 +70,7 @@ def ours(name: str) -> float:
     task = load_task(case.task)
     with tempfile.TemporaryDirectory() as folder:
         preset = next(iter(task.PRESETS.values()))
-        config = dataclasses.replace(preset, out=Path(folder), batch_size=case.batch, precision="float32")
+        config = dataclasses.replace(preset, out=Path(folder), batch_size=case.batch, precision=precision)
         if case.task == "cifar_phased":
             phases = (dataclasses.replace(preset.phases[-1], epochs=2),)
             config = dataclasses.replace(config, weights="none", augmentation="none", phases=phases)
@@ -102,7 +104,7 @@ def ours(name: str) -> float:
         return progress.rows[-1]["images_per_second"]
 
 
-def theirs(name: str) -> float:
+def theirs(name: str, precision: str) -> float:
     """Images per second of the second epoch of a plain PyTorch loop."""
     import torch
     import torch_networks
@@ -146,15 +148,17 @@ def theirs(name: str) -> float:
         began = time.perf_counter()
         for inputs, wanted in loader:
             optimizer.zero_grad()
-            loss(model(inputs), wanted).backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "mixed_bfloat16"):
+                value = loss(model(inputs), wanted)
+            value.backward()
             optimizer.step()
         seconds = time.perf_counter() - began
     return case.images / seconds
 
 
-def measure(side: str, name: str) -> float:
+def measure(side: str, name: str, precision: str) -> float:
     """Images per second of one side, in a process of its own."""
-    command = [sys.executable, __file__, name, "--side", side]
+    command = [sys.executable, __file__, name, "--side", side, "--precision", precision]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{side} of {name} failed:\n{done.stderr[-2000:]}")
@@ -166,24 +170,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"any of {', '.join(CASES)} (default: all)")
     parser.add_argument("--repeats", type=int, default=5, help="of each side (default 5)")
+    parser.add_argument(
+        "--precision", choices=("float32", "mixed_bfloat16"), default="float32", help="(default float32)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every reading")
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if unknown := set(arguments.cases) - set(CASES):
         parser.error(f"unknown {', '.join(sorted(unknown))}; allowed: {', '.join(CASES)}")
     if arguments.side:
-        print({"ours": ours, "theirs": theirs}[arguments.side](arguments.cases[0]))
+        print({"ours": ours, "theirs": theirs}[arguments.side](arguments.cases[0], arguments.precision))
         return
     readings = {}
     backend = report.machine()["backend"]
-    print(f"images/s, medians of {arguments.repeats}, ours on {backend}\n")
+    print(f"images/s in {arguments.precision}, medians of {arguments.repeats}, ours on {backend}\n")
     print(f"{'network':<16}{'ours':>10}{'PyTorch':>10}{'ratio':>8}", flush=True)
     for name in arguments.cases or CASES:
-        readings[name] = [{side: measure(side, name) for side in ("ours", "theirs")} for _ in range(arguments.repeats)]
+        readings[name] = [
+            {side: measure(side, name, arguments.precision) for side in ("ours", "theirs")}
+            for _ in range(arguments.repeats)
+        ]
         median = report.medians(readings[name])
         ratio = median["ours"] / median["theirs"]
         print(f"{name:<16}{median['ours']:>10,.0f}{median['theirs']:>10,.0f}{ratio:>8.2f}", flush=True)
-        report.write(arguments.json, images_per_second=readings)
+        report.write(arguments.json, precision=arguments.precision, images_per_second=readings)
 
 
 if __name__ == "__main__":
