@@ -43,6 +43,7 @@ HEADLINES = {
         "dataset=notmnist network=cnn: block=1 minus block=None",
         "difference in test accuracy (points)",
     ),
+    "rotation_contrastive": ("transfer", "dataset=cifar10 blocks=2 train_blocks=True", "test accuracy (%)"),
 }
 # Settings to compare, seed by seed (tables.Pair).
 PAIRS = {
