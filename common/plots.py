@@ -235,7 +235,7 @@ def predictions_grid(
 
     Args:
         images: function from places among the labels, ``(m,)``, to images ``(m, height, width, 1 or 3)`` in the
-            ranges that ``image_pairs`` takes; the drawn ones alone are asked for, once.
+            ranges that ``image_pairs`` takes; called once, for the drawn ones alone.
         labels: true classes, integers of shape ``(n,)``.
         probabilities: floats of shape ``(n, classes)``.
         class_names: the class names, in class order.

@@ -43,7 +43,11 @@ HEADLINES = {
         "dataset=notmnist network=cnn: block=1 minus block=None",
         "difference in test accuracy (points)",
     ),
-    "rotation_contrastive": ("transfer", "dataset=cifar10 blocks=2 train_blocks=True", "test accuracy (%)"),
+    "rotation_contrastive": (
+        "transfer",
+        "dataset=cifar10: transfer blocks=2 train_blocks=True minus base",
+        "difference in test accuracy (points)",
+    ),
 }
 # Settings to compare, seed by seed (tables.Pair).
 PAIRS = {

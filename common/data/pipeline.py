@@ -47,10 +47,11 @@ def training(
 
 
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Without TensorFlow's autotuner: images are read by a thread for each core, 16 at most.
+    """Without TensorFlow's autotuner: as many reads at once as there are cores, 16 at most.
 
     The end of an iterator waits for the autotuner, which TensorFlow 2.21 now and then fails to wake up: it may sleep
-    for as long as it has run before (`tests/benchmarks/autotuner.py`).
+    for as long as it has run before (`tests/benchmarks/autotuner.py`). On several devices TensorFlow reads on by
+    pipelines of its own, which have one still.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -16,11 +16,13 @@ from pathlib import Path
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import common  # noqa: F401  its settings of TensorFlow, before that is imported
+
+# isort: split
 import numpy as np
 import report
 import tensorflow as tf
 
-import common  # noqa: F401  its settings of TensorFlow, before that is imported
 from common.data import pipeline, sources
 
 AGES = (6, 12)
@@ -56,6 +58,7 @@ def ends(split: sources.Split, age: float, way: str) -> list[float]:
     while time.perf_counter() - began < age:
         for iterator in iterators:
             next(iterator)
+        del iterator  # or it would outlive its place in the list
         time.sleep(age / 50)
     seconds = []
     while iterators:

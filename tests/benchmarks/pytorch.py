@@ -8,7 +8,7 @@
 Ours is the loop of the studies, callbacks and pipeline included, on random images of their size; theirs a DataLoader
 over tensors in memory and an eager step. The two take turns, each time in a process of its own: one epoch to warm up,
 one that counts. Validation is left out of both. --precision mixed_bfloat16: theirs under autocast, for processors with
-instructions for it. KERAS_BACKEND=jax measures ours on JAX.
+bfloat16 instructions. KERAS_BACKEND=jax measures ours on JAX.
 """
 
 import argparse

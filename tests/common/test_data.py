@@ -197,8 +197,8 @@ def batches(split, epochs, seed=0, skip=0, batch_size=64, augment=None):
     return list(pipeline.training(split, batch_size, seed, epochs, skip, augment).as_numpy_iterator())
 
 
-def test_no_iterator_has_an_autotuner_for_whose_sleep_its_end_would_wait(digits):
-    """The waiting itself is a matter of chance: tests/benchmarks/autotuner.py has it."""
+def test_training_and_evaluation_do_without_the_autotuner(digits):
+    """For whose sleep the end of an iterator would wait, by chance: tests/benchmarks/autotuner.py."""
     for pipe in (pipeline.training(digits.train, 64, 0, range(2)), pipeline.evaluation(digits.test, 64)):
         assert pipe.options().autotune.enabled is False
 

@@ -443,7 +443,14 @@ def test_class_counts_show_every_class_and_split(classes, figures, tmp_path):
 
 def test_predictions_grid_puts_the_most_confident_wrong_first(figures, tmp_path):
     probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]])
-    plots.predictions_grid(IMAGES[:4].__getitem__, np.array([0, 0, 0, 1]), probabilities, NAMES[2], tmp_path / "p.png")
+    asked = []
+
+    def images(places):
+        asked.append(places.tolist())
+        return IMAGES[places]
+
+    plots.predictions_grid(images, np.array([0, 0, 0, 1]), probabilities, NAMES[2], tmp_path / "p.png")
+    assert asked == [[0, 3, 2, 1]]
     texts = [axes.get_xlabel() for axes in figures[0].axes if axes.get_xlabel()]
     assert texts == ["cat →\ncat (90 %)", "dog →\ndog (70 %)", "cat →\ndog (80 %)", "cat →\ndog (60 %)"]
     np.testing.assert_allclose(figures[0].axes[8].images[0].get_array(), IMAGES[2] / 255, atol=1e-6)
