@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent import futures
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import keras
 import numpy as np
@@ -33,6 +34,14 @@ class Progress:
     rows: list[dict] = field(default_factory=list)
     best: dict[str, dict] = field(default_factory=dict)
     extra: dict = field(default_factory=dict)
+
+
+class Callbacks(keras.callbacks.CallbackList):
+    """Hands a step's logs on as they are on the device. Keras would read them, and so wait for each step to end."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        for callback in self.callbacks:
+            callback.on_train_batch_end(batch, logs)
 
 
 class Keeper(keras.callbacks.Callback):
@@ -75,29 +84,42 @@ class Keeper(keras.callbacks.Callback):
         self.started = self.told_at = time.monotonic()
         self.seconds_before = self.progress.seconds
         self.first_executed = 0
+        self.unread: tuple[int, Any] | None = None
 
     def on_train_batch_end(self, batch, logs=None):
+        # Of the step before: a GPU would have nothing to do while this step's loss is read and the next one is sent.
+        self.check_loss()
         self.progress.step = self.first_step + batch + 1
+        self.unread = self.progress.step, logs["loss"]
+        ends = self.progress.step == self.steps
+        if ends or not self.first_executed:
+            self.check_loss()  # which waits for the step, so that the times are right
         now = time.monotonic()
         if not self.first_executed:
             self.first_executed, self.after_first = batch + 1, now
         self.after_last = now
-        if not math.isfinite(logs["loss"]):
-            raise Diverged(f"loss is {logs['loss']}", self.where())
-        if self.progress.step == self.steps:
+        if ends:
             return  # the epoch's end saves
         if not sys.stdout.isatty() and now - self.told_at > TELL_EVERY:
             print(
                 f"{self.phase.name} {self.progress.epoch + 1}/{self.phase.epochs}  step {self.progress.step} of "
-                f"{self.steps}  loss {logs['loss']:.4f}",
+                f"{self.steps}  loss {float(logs['loss']):.4f}",
                 flush=True,
             )
             self.told_at = now
         if self.run.stop or now - self.saved_at > 60 * self.run.config.checkpoint_minutes:
+            self.check_loss()
             self.progress.seconds = self.elapsed()
             self.save(self.state() | self.metrics())
         if self.run.stop:
             raise Interrupted(self.run.stop)
+
+    def check_loss(self) -> None:
+        """Wait for the last step whose loss was not read yet, if any. Raises Diverged where that is not finite."""
+        if self.unread:
+            (step, loss), self.unread = self.unread, None
+            if not math.isfinite(loss):
+                raise Diverged(f"loss is {float(loss)}", self.where() | {"step": step})
 
     def on_epoch_end(self, epoch, logs=None):
         if not all(math.isfinite(value) for value in logs.values()):

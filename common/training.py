@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import softmax
 
 from common import checkpoints, devices, features, optimizers
-from common.callbacks import Keeper, Progress
+from common.callbacks import Callbacks, Keeper, Progress
 from common.config import Config, Phase
 from common.data import pipeline
 from common.data.sources import Dataset, Split
@@ -205,16 +205,18 @@ def fit(
             batches = pipeline.training(
                 data.train, run.config.batch_size, run.config.seed, counted, progress.step, augment, max(views, 1)
             )
+            steps = keeper.steps - progress.step
+            verbose = 1 if sys.stdout.isatty() else 0
+            told = {"verbose": verbose, "epochs": epochs.stop, "steps": steps}
             model.fit(
                 devices.spread(batches),
                 initial_epoch=epochs.start,
                 epochs=epochs.stop,
-                steps_per_epoch=keeper.steps - progress.step,
+                steps_per_epoch=steps,
                 validation_data=validation,
                 validation_steps=validation_steps,
-                callbacks=callbacks,
+                callbacks=Callbacks(callbacks, add_history=True, add_progbar=verbose > 0, model=model, **told),
                 shuffle=False,  # done in the pipeline
-                verbose=1 if sys.stdout.isatty() else 0,
             )
         keeper.wait()
     except BaseException:

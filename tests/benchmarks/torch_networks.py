@@ -63,6 +63,11 @@ def resnet18(size: int) -> nn.Module:
     return Resized(Scores(RESNETS["resnet18"][1]()), size)
 
 
+def wide_resnet50_2(size: int) -> nn.Module:
+    """Of cifar_phased."""
+    return Resized(Scores(RESNETS["wide_resnet50_2"][1]()), size)
+
+
 class Residual(nn.Module):
     """An inverted residual block (Sandler et al. 2018, table 1)."""
 

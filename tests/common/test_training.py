@@ -1,6 +1,7 @@
 """The training loop on a small network: phases, best states, resume, divergence, precision, schedules."""
 
 import dataclasses
+import math
 import signal
 import threading
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from common import checkpoints, files, runs, training
-from common.callbacks import Keeper
+from common.callbacks import Keeper, Progress
 from common.config import Config, Phase
 from common.data import sources
 
@@ -127,6 +128,45 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path,
     checkpoint = checkpoints.latest(next(tmp_path.glob("*/*/checkpoints")))
     assert (checkpoint.data["phase"], checkpoint.data["epoch"]) == (0, 2)
     assert all(np.isfinite(array).all() for array in checkpoint.arrays.values())
+
+
+class Loss:
+    """A loss on its way: it keeps when it was read, which on an accelerator waits for its step to end."""
+
+    def __init__(self, value, step, read):
+        self.value, self.step, self.read = value, step, read
+
+    def __float__(self):
+        self.read.append(self.step)
+        return self.value
+
+
+@pytest.mark.parametrize("bad", [None, 1, 3, 4])
+def test_a_loss_is_read_when_the_next_step_is_on_its_way(tmp_path, bad):
+    config, read, when, failed = Config(preset="test", dataset="digits", out=tmp_path), [], [], None
+    with runs.open_run(config, "test", "") as run:
+        keeper = Keeper(run, None, Progress(), PHASES, images=256, steps=4)
+        keeper.on_epoch_begin(0)
+        try:
+            for step in range(1, 5):
+                keeper.on_train_batch_end(step - 1, {"loss": Loss(math.nan if step == bad else 1.0, step, read)})
+                when.append(sorted(set(read)))
+        except runs.Diverged as error:
+            failed = error.where["step"]
+    assert failed == bad
+    # The first and the last of an epoch are waited for at once: the rate is that of the steps between.
+    assert when == [[1], [1], [1, 2], [1, 2, 3, 4]][: {None: 4, 1: 0, 3: 3, 4: 3}[bad]]
+
+
+def test_keras_does_not_read_what_a_step_gave(tmp_path, data):
+    class Types(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.update(map(type, logs.values()))
+
+    seen = set()
+    train(tmp_path, data, more={"callbacks": lambda progress: [Types()]})
+    assert seen
+    assert float not in seen
 
 
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])

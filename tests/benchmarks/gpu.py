@@ -1,0 +1,262 @@
+"""Fine-tuning at 224 pixels on a GPU against PyTorch on the same card, and what keeps the card from more.
+
+    pip install torch==2.13.0                            # an optional extra of the benchmarks alone
+    KERAS_BACKEND=jax python tests/benchmarks/gpu.py     # both networks; some 10 minutes
+    python tests/benchmarks/gpu.py resnet18 --rounds 3 --precision mixed_bfloat16 --json out.json
+
+All of the network is trained, as in the last phase of cifar_phased's three_phase (Adam, no augmentation), on random
+uint8 images of 32 pixels that the step resizes. Ours is the loop of the studies, callbacks and pipeline included;
+theirs is channels-last, under autocast, compiled, with a fused Adam and a DataLoader of 8 workers. The two take turns,
+each in a process of its own: one epoch to warm up, five that count, and five on one batch again and again, which tells
+what waiting for data costs. On JAX, 40 steps more are profiled: how long the card had nothing to do, and what it did.
+The card's rate is that of a product of two 8192 x 8192 matrices of the same precision. Runs on a CPU too: `--size 32
+--steps 3`.
+"""
+
+import argparse
+import collections
+import dataclasses
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import report
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import common  # noqa: F401  its settings of TensorFlow, before Keras imports that
+
+# Of each network: the preset that it is from, and its batch.
+CASES = {"resnet18": ("three_phase", 64), "wide_resnet50_2": ("two_phase", 72)}
+EPOCHS, PROFILED = 5, 40
+SIDE = 8192  # of the matrices
+HALVES = {"mixed_float16": "float16", "mixed_bfloat16": "bfloat16"}
+
+
+def images(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random images uint8 (n, 32, 32, 3) and labels int64 (n,) of ten classes."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (count, 32, 32, 3), np.uint8), rng.integers(0, 10, count)
+
+
+def ours(name: str, precision: str, size: int, steps: int) -> dict:
+    """Images per second of our loop, with its data and without, and the profile."""
+    import keras
+    import tensorflow as tf
+
+    from common import backbones, runs, training
+    from common.data import pipeline, sources
+    from slurm.plan import load_task
+
+    task = load_task("cifar_phased")
+    preset, batch = task.PRESETS["three_phase"], CASES[name][1]
+    pixels, labels = images(steps * batch)
+    train = sources.whole(pixels, labels, 32)
+    few = train.take(np.arange(10))
+    data = sources.Dataset("random", tuple("ABCDEFGHIJ"), train, few, few)
+    phase = dataclasses.replace(preset.phases[-1], epochs=2 + 2 * EPOCHS)
+    whole = pipeline.training
+
+    def then_one_batch(split, batch_size, seed, epochs, *more):
+        """The last epochs are of one batch, which nobody reads from anywhere."""
+        own = range(epochs.start, epochs.stop - EPOCHS)
+        one = tf.data.Dataset.from_tensors((pixels[:batch], labels[:batch])).repeat(steps * EPOCHS)
+        return whole(split, batch_size, seed, own, *more).concatenate(one).prefetch(2)
+
+    pipeline.training = then_one_batch
+    with tempfile.TemporaryDirectory() as folder:
+        config = dataclasses.replace(
+            preset, out=Path(folder), batch_size=batch, backbone=name, image_size=size, precision=precision
+        )
+        config = dataclasses.replace(config, weights="none", augmentation="none", phases=(phase,))
+        training.set_up(config)
+
+        class Profile(keras.callbacks.Callback):
+            def on_epoch_begin(self, epoch, logs=None):
+                self.on = epoch == 1 + EPOCHS and keras.backend.backend() == "jax"
+                if self.on:
+                    import jax
+
+                    jax.profiler.start_trace(folder)
+
+            def on_train_batch_end(self, batch, logs=None):
+                if self.on and batch + 1 == min(PROFILED, steps):
+                    import jax
+
+                    float(logs["loss"])
+                    jax.profiler.stop_trace()
+                    self.on = False
+
+        model = task.build(config, backbones.build(name, size), data)
+        with runs.open_run(config, "gpu", "") as run:
+            progress = training.train(
+                run, model, config.phases, data, lambda phase: None, callbacks=lambda progress: [Profile()]
+            )
+        rates = [row["images_per_second"] for row in progress.rows]
+        trace = next(Path(folder).glob("**/*.xplane.pb"), None)
+        told = profile(trace) if trace else {}
+    return told | rates_of(rates[1 : 1 + EPOCHS], rates[-EPOCHS:])
+
+
+def theirs(name: str, precision: str, size: int, steps: int) -> dict:
+    """Images per second of a PyTorch loop, with its data and without."""
+    import torch
+    import torch_networks
+    from torch.utils.data import DataLoader, TensorDataset
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    batch = CASES[name][1]
+    pixels, labels = images(steps * batch)
+    dataset = TensorDataset(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels))
+    more = {"num_workers": 8, "persistent_workers": True, "pin_memory": True} if device == "cuda" else {}
+    loader = DataLoader(dataset, batch_size=batch, shuffle=True, **more)
+    model = getattr(torch_networks, name)(size).to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=device == "cuda")
+    scaler = torch.amp.GradScaler(device, enabled=precision == "mixed_float16" and device == "cuda")
+    dtype = getattr(torch, HALVES[precision])
+    torch.backends.cudnn.benchmark = True
+    compiled = torch.compile(model)
+
+    def epoch(batches) -> float:
+        began = time.perf_counter()
+        for inputs, wanted in batches:
+            inputs = inputs.to(device, memory_format=torch.channels_last, non_blocking=True).float()
+            wanted = wanted.to(device, non_blocking=True)
+            optimizer.zero_grad()
+            with torch.autocast(device, dtype):
+                loss = torch.nn.functional.cross_entropy(compiled(inputs), wanted)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        loss.item()  # which waits for the last step
+        return steps * batch / (time.perf_counter() - began)
+
+    epoch(loader)
+    own = [epoch(loader) for _ in range(EPOCHS)]
+    one = [tensor.to(device) for tensor in next(iter(loader))]
+    return rates_of(own, [epoch(itertools.repeat(one, steps)) for _ in range(EPOCHS)])
+
+
+def rates_of(own: list[float], one_batch: list[float]) -> dict:
+    """Medians, and every reading."""
+    medians = {"rate": statistics.median(own), "without_data": statistics.median(one_batch)}
+    return medians | {"epochs": own, "epochs_without_data": one_batch}
+
+
+def profile(trace: Path) -> dict:
+    """Of a profile by JAX: the share of time in which the card did nothing, and the kernels that took most of it."""
+    from jax.profiler import ProfileData
+
+    planes = [plane for plane in ProfileData.from_file(str(trace)).planes if plane.name.startswith("/device:GPU")]
+    lines = [line for plane in planes for line in plane.lines if line.name.startswith("Stream")]
+    events = sorted((event.start_ns, event.end_ns, event.name) for line in lines for event in line.events)
+    if not events:
+        return {}
+    first, busy, reached = events[0][0], 0.0, events[0][0]
+    by_name = collections.Counter()
+    for start, end, name in events:
+        busy += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+        by_name[name] += end - start
+    kernels = {name[:60]: round(time / busy, 4) for name, time in by_name.most_common(25)}
+    return {"idle": 1 - busy / (reached - first), "profiled_ms": (reached - first) / 1e6, "kernels": kernels}
+
+
+def matrix_rate(name: str, precision: str, size: int, steps: int) -> dict:
+    """TFLOP/s of the product of two matrices of random numbers, median of 20."""
+    import torch
+
+    device, side = ("cuda", SIDE) if torch.cuda.is_available() else ("cpu", SIDE // 8)
+    a, b = (torch.randn(side, side, device=device, dtype=getattr(torch, HALVES[precision])) for _ in range(2))
+    seconds = []
+    for _ in range(25):
+        began = time.perf_counter()
+        (a @ b)[0, 0].item()
+        seconds.append(time.perf_counter() - began)
+    return {"rate": 2 * side**3 / statistics.median(seconds[5:]) / 1e12, "device": card()}
+
+
+def card() -> str:
+    """The name of the device that PyTorch sees."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else report.processor()
+
+
+SIDES = {"ours": ours, "theirs": theirs, "matrix": matrix_rate}
+
+
+def measure(side: str, name: str, arguments: argparse.Namespace) -> dict:
+    """One side, in a process of its own."""
+    command = [sys.executable, __file__, name, "--side", side, "--precision", arguments.precision]
+    command += ["--size", str(arguments.size), "--steps", str(arguments.steps)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{side} of {name} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def gigaflops(names: list[str]) -> dict[str, float]:
+    """Of a training step at 224 pixels, for an image of each network; counted on the CPU."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    import estimate
+
+    return {name: estimate.counted(CASES[name][0])[-1]["training"] for name in names}
+
+
+def main() -> None:
+    """Print rates, ratios and shares."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="NETWORK", help=f"any of {', '.join(CASES)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=3, help="of each side (default 3)")
+    parser.add_argument("--precision", choices=HALVES, default="mixed_float16", help="(default mixed_float16)")
+    parser.add_argument("--size", type=int, default=224, help="side of the images in pixels (default 224)")
+    parser.add_argument("--steps", type=int, default=200, help="of an epoch (default 200)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every reading")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if unknown := set(arguments.cases) - set(CASES):
+        parser.error(f"unknown {', '.join(sorted(unknown))}; allowed: {', '.join(CASES)}")
+    names = arguments.cases or list(CASES)
+    if arguments.side:
+        print(json.dumps(SIDES[arguments.side](names[0], arguments.precision, arguments.size, arguments.steps)))
+        return
+    matrix = measure("matrix", names[0], arguments)
+    print(f"{matrix['device']}, {matrix['rate']:,.0f} TFLOP/s in a matrix product; {arguments.precision}", flush=True)
+    backend = report.machine()["backend"]
+    print(f"ours on {backend}; images/s at {arguments.size} pixels, medians of {arguments.rounds}\n")
+    print(f"{'network':<18}{'ours':>8}{'PyTorch':>10}{'ratio':>8}{'one batch: ours':>18}{'PyTorch':>10}{'idle':>8}")
+    readings, rates = {}, {}
+    for name in names:
+        readings[name] = [
+            {side: measure(side, name, arguments) for side in ("ours", "theirs")} for _ in range(arguments.rounds)
+        ]
+        report.write(arguments.json, precision=arguments.precision, matrix=matrix, readings=readings)
+        flat = [
+            {f"{side} {key}": each[side][key] for side in each for key in ("rate", "without_data")}
+            for each in readings[name]
+        ]
+        median = report.medians(flat)
+        rates[name] = median["ours rate"]
+        idle = [each["ours"]["idle"] for each in readings[name] if "idle" in each["ours"]]
+        print(
+            f"{name:<18}{median['ours rate']:>8,.0f}{median['theirs rate']:>10,.0f}"
+            f"{median['ours rate'] / median['theirs rate']:>8.2f}{median['ours without_data']:>18,.0f}"
+            f"{median['theirs without_data']:>10,.0f}" + (f"{statistics.median(idle):>8.1%}" if idle else ""),
+            flush=True,
+        )
+    if arguments.size == 224:
+        print()
+        for name, gigaflop in gigaflops(names).items():
+            teraflops = rates[name] * gigaflop / 1e3
+            print(f"{name}: {teraflops:,.0f} TFLOP/s, {teraflops / matrix['rate']:.1%} of the matrix product's")
+
+
+if __name__ == "__main__":
+    main()
