@@ -1,6 +1,7 @@
 """What happens beside the training step: watching the loss, keeping the state, telling the user."""
 
 import copy
+import functools
 import math
 import sys
 import time
@@ -42,6 +43,24 @@ class Callbacks(keras.callbacks.CallbackList):
     def on_train_batch_end(self, batch, logs=None):
         for callback in self.callbacks:
             callback.on_train_batch_end(batch, logs)
+
+
+@functools.cache
+def keep_state_as_it_is() -> None:
+    """Let Keras not look for layers in the state that a step on JAX has given.
+
+    Keras 3.15 takes that state for an attribute like any other, and goes through its arrays, some hundreds, after each
+    step. A GPU that trains ResNet-18 waits for it (tests/benchmarks/README.md).
+    """
+    from keras.src.backend.jax.trainer import JAXTrainer
+
+    def set_attribute(self, name, value):
+        if name == "_jax_state":
+            object.__setattr__(self, name, value)
+        else:
+            super(JAXTrainer, self).__setattr__(name, value)
+
+    JAXTrainer.__setattr__ = set_attribute
 
 
 class Keeper(keras.callbacks.Callback):

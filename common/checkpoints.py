@@ -19,6 +19,10 @@ from common import files
 from common.files import CheckpointError
 
 KEPT = 2
+# NumPy's names of types, and those of safetensors.
+DTYPES = {"bool": "BOOL", "float16": "F16", "float32": "F32", "float64": "F64"}
+DTYPES |= {f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)}
+DTYPES |= {f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)}
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,31 @@ def names(group: str, variables: Sequence) -> list[str]:
 
 def save(folder: Path, stem: str, arrays: Mapping[str, np.ndarray], data: Mapping) -> Path:
     """Write `<stem>-<digest>.safetensors` whole or not at all, and return its path."""
-    # safetensors would write the memory of a transposed array as it lies, under the transposed shape.
-    laid_out = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    content = safetensors.numpy.save(laid_out, metadata={"data": json.dumps(data)})
-    path = folder / f"{stem}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
-    files.write(path, content)
+    laid_out = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    parts = [header(arrays, data), *(memoryview(array.reshape(-1).view(np.uint8)) for array in laid_out.values())]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    path = folder / f"{stem}-{digest.hexdigest()[:16]}.safetensors"
+    files.write(path, *parts)
     return path
+
+
+def header(arrays: Mapping[str, np.ndarray], data: Mapping) -> bytes:
+    """What a safetensors file begins with, before the arrays one after the other.
+
+    By hand, since the library's `save` copies all arrays and lets no other thread run meanwhile: training stood still
+    for 0.1 s of 130 MB, and 0.5 to 1.8 s of 570 MB. Its `save_file` does not, and makes files that only their owner may
+    read.
+    """
+    entries, start = {"__metadata__": {"data": json.dumps(data)}}, 0
+    for name, array in arrays.items():
+        end = start + array.nbytes
+        entries[name] = {"dtype": DTYPES[array.dtype.name], "shape": array.shape, "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def load(path: Path) -> Checkpoint:

@@ -16,8 +16,8 @@ class CheckpointError(ValueError):
     """A checkpoint that is damaged or does not fit; its text is the one line that the user reads."""
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write a file so that a crash at any instant leaves the old one or the new one.
+def write(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file, part after part, so that a crash at any instant leaves the old one or the new one.
 
     The bytes go aside, are flushed to the disk, and take the name at the end. Raises StorageError, with what was
     written so far removed, when the disk is full or the folder cannot be written.
@@ -25,7 +25,8 @@ def write(path: Path, content: bytes) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with aside.open("wb") as file:
-            file.write(content)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

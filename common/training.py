@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import softmax
 
 from common import checkpoints, devices, features, optimizers
-from common.callbacks import Callbacks, Keeper, Progress
+from common.callbacks import Callbacks, Keeper, Progress, keep_state_as_it_is
 from common.config import Config, Phase
 from common.data import pipeline
 from common.data.sources import Dataset, Split
@@ -47,6 +47,8 @@ def set_up(config: Config) -> None:
 
     if keras.backend.backend() != "tensorflow":
         tf.config.set_visible_devices([], "GPU")  # tf.data must not take the memory that the model needs
+    if keras.backend.backend() == "jax":
+        keep_state_as_it_is()
     tf.get_logger().setLevel("ERROR")  # it warns of each phase's compilation
     devices.share(config)
     keras.utils.set_random_seed(config.seed)

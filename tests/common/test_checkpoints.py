@@ -86,7 +86,20 @@ def test_missing_folder_is_one_line(tmp_path):
 
 # --- checkpoints
 
-DTYPES = ["float16", "float32", "float64", "int8", "int32", "int64", "uint8", "uint32", "uint64", "bool"]
+DTYPES = [
+    "float16",
+    "float32",
+    "float64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "bool",
+]
 
 
 def test_round_trip_keeps_every_bit(tmp_path):

@@ -169,6 +169,17 @@ def test_keras_does_not_read_what_a_step_gave(tmp_path, data):
     assert float not in seen
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="TensorFlow's variables hold the state themselves")
+def test_keras_does_not_look_for_layers_in_the_state(tmp_path, data):
+    class Kinds(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.update((type(self.model._jax_state), *map(type, self.model._jax_state.values())))
+
+    seen = set()
+    train(tmp_path, data, more={"callbacks": lambda progress: [Kinds()]})
+    assert seen == {dict, list}
+
+
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_the_precision_survives_to_the_last_phase(tmp_path, data, precision):
     seen = []
@@ -372,10 +383,10 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, data, monkeypa
 def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path, data, monkeypatch):
     write = files.write
 
-    def full(path, content):
+    def full(path, *parts):
         if path.name.startswith("step"):
             raise files.StorageError(f"cannot write {path}: no space")
-        write(path, content)
+        write(path, *parts)
 
     monkeypatch.setattr(files, "write", full)
     with pytest.raises(files.StorageError, match=r"cannot write .*checkpoints/step-000000006.*: no space"):
