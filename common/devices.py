@@ -151,6 +151,20 @@ def in_use() -> list[str]:
     return list(distribution.device_mesh.devices.ravel()) if distribution else keras.distribution.list_devices()
 
 
+def gpus() -> list[str]:
+    """What the makers call the GPUs that this process sees."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return [device.device_kind for device in jax.local_devices() if device.platform == "gpu"]
+    import tensorflow as tf
+
+    found = tf.config.list_physical_devices("GPU")
+    return [tf.config.experimental.get_device_details(gpu)["device_name"] for gpu in found]
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes; always so when it is alone."""
     return _process == 0

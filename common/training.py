@@ -75,6 +75,7 @@ def environment(config: Config, model: keras.Model) -> dict:
     return {
         "backend": keras.backend.backend(),
         "devices": devices.in_use(),
+        "gpus": devices.gpus(),
         "precision": keras.config.dtype_policy().name,
         "jit_compile": bool(model.jit_compile),
         "steps_per_execution": model.steps_per_execution,
