@@ -37,12 +37,19 @@ class Progress:
     extra: dict = field(default_factory=dict)
 
 
-class Callbacks(keras.callbacks.CallbackList):
+class Unread(keras.callbacks.CallbackList):
     """Hands a step's logs on as they are on the device. Keras would read them, and so wait for each step to end."""
 
     def on_train_batch_end(self, batch, logs=None):
         for callback in self.callbacks:
             callback.on_train_batch_end(batch, logs)
+
+
+class TensorBoard(keras.callbacks.TensorBoard):
+    """Writes by the epoch; Keras's own reads the logs of each step as well, and makes nothing of them."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch)
 
 
 @functools.cache
@@ -103,13 +110,13 @@ class Keeper(keras.callbacks.Callback):
         self.started = self.told_at = time.monotonic()
         self.seconds_before = self.progress.seconds
         self.first_executed = 0
-        self.unread: tuple[int, Any] | None = None
+        self.unread: Any = None  # the loss of the last step, where it was not checked yet
 
     def on_train_batch_end(self, batch, logs=None):
         # Of the step before: a GPU would have nothing to do while this step's loss is read and the next one is sent.
         self.check_loss()
         self.progress.step = self.first_step + batch + 1
-        self.unread = self.progress.step, logs["loss"]
+        self.unread = logs["loss"]
         ends = self.progress.step == self.steps
         if ends or not self.first_executed:
             self.check_loss()  # which waits for the step, so that the times are right
@@ -120,6 +127,7 @@ class Keeper(keras.callbacks.Callback):
         if ends:
             return  # the epoch's end saves
         if not sys.stdout.isatty() and now - self.told_at > TELL_EVERY:
+            self.check_loss()
             print(
                 f"{self.phase.name} {self.progress.epoch + 1}/{self.phase.epochs}  step {self.progress.step} of "
                 f"{self.steps}  loss {float(logs['loss']):.4f}",
@@ -134,11 +142,11 @@ class Keeper(keras.callbacks.Callback):
             raise Interrupted(self.run.stop)
 
     def check_loss(self) -> None:
-        """Wait for the last step whose loss was not read yet, if any. Raises Diverged where that is not finite."""
-        if self.unread:
-            (step, loss), self.unread = self.unread, None
+        """Wait for the last step, unless that was done, and raise Diverged where its loss is not finite."""
+        if self.unread is not None:
+            loss, self.unread = float(self.unread), None
             if not math.isfinite(loss):
-                raise Diverged(f"loss is {float(loss)}", self.where() | {"step": step})
+                raise Diverged(f"loss is {loss}", self.where())
 
     def on_epoch_end(self, epoch, logs=None):
         if not all(math.isfinite(value) for value in logs.values()):

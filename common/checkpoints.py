@@ -19,10 +19,9 @@ from common import files
 from common.files import CheckpointError
 
 KEPT = 2
-# NumPy's names of types, and those of safetensors.
-DTYPES = {"bool": "BOOL", "float16": "F16", "float32": "F32", "float64": "F64"}
-DTYPES |= {f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)}
-DTYPES |= {f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)}
+# NumPy's types, in the byte order that files have, and their names in safetensors.
+DTYPES = {"|b1": "BOOL", "|i1": "I8", "|u1": "U8"}
+DTYPES |= {f"<{kind}{size}": f"{kind.upper()}{8 * size}" for kind in "fiu" for size in (2, 4, 8)}
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,10 @@ def names(group: str, variables: Sequence) -> list[str]:
 
 def save(folder: Path, stem: str, arrays: Mapping[str, np.ndarray], data: Mapping) -> Path:
     """Write `<stem>-<digest>.safetensors` whole or not at all, and return its path."""
-    laid_out = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    parts = [header(arrays, data), *(memoryview(array.reshape(-1).view(np.uint8)) for array in laid_out.values())]
+    # The widest numbers first, so that each lies at a multiple of its size.
+    ordered = dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))
+    flat = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in ordered.values())
+    parts = [header(ordered, data), *map(memoryview, flat)]
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
@@ -83,14 +84,14 @@ def save(folder: Path, stem: str, arrays: Mapping[str, np.ndarray], data: Mappin
 def header(arrays: Mapping[str, np.ndarray], data: Mapping) -> bytes:
     """What a safetensors file begins with, before the arrays one after the other.
 
-    By hand, since the library's `save` copies all arrays and lets no other thread run meanwhile: training stood still
-    for 0.1 s of 130 MB, and 0.5 to 1.8 s of 570 MB. Its `save_file` does not, and makes files that only their owner may
-    read.
+    By hand, since the library's `save` copies all arrays and lets no other thread run meanwhile, so that training
+    stands still (tests/benchmarks/checkpoints.py). Its `save_file` lets them run, but makes files that only their owner
+    may read.
     """
     entries, start = {"__metadata__": {"data": json.dumps(data)}}, 0
     for name, array in arrays.items():
         end = start + array.nbytes
-        entries[name] = {"dtype": DTYPES[array.dtype.name], "shape": array.shape, "data_offsets": [start, end]}
+        entries[name] = {"dtype": DTYPES[array.dtype.str], "shape": array.shape, "data_offsets": [start, end]}
         start = end
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import softmax
 
 from common import checkpoints, devices, features, optimizers
-from common.callbacks import Callbacks, Keeper, Progress, keep_state_as_it_is
+from common.callbacks import Keeper, Progress, TensorBoard, Unread, keep_state_as_it_is
 from common.config import Config, Phase
 from common.data import pipeline
 from common.data.sources import Dataset, Split
@@ -196,7 +196,7 @@ def fit(
     whole = range(progress.epoch + len(begun), phase.epochs)
     callbacks = [*callbacks, keeper]  # the keeper last: it saves what the others have put into the progress
     if run.config.tensorboard:
-        callbacks.append(keras.callbacks.TensorBoard(run.folder / "tensorboard" / phase.name))
+        callbacks.append(TensorBoard(run.folder / "tensorboard" / phase.name))
     validation, validation_steps = evaluation(data.validation, run.config.batch_size)
     devices.own_draws(model)
     run.can_save = True
@@ -210,7 +210,7 @@ def fit(
             )
             steps = keeper.steps - progress.step
             verbose = 1 if sys.stdout.isatty() else 0
-            told = {"verbose": verbose, "epochs": epochs.stop, "steps": steps}
+            params = {"verbose": verbose, "epochs": epochs.stop, "steps": steps}
             model.fit(
                 devices.spread(batches),
                 initial_epoch=epochs.start,
@@ -218,7 +218,7 @@ def fit(
                 steps_per_epoch=steps,
                 validation_data=validation,
                 validation_steps=validation_steps,
-                callbacks=Callbacks(callbacks, add_history=True, add_progbar=verbose > 0, model=model, **told),
+                callbacks=Unread(callbacks, add_history=True, add_progbar=verbose > 0, model=model, **params),
                 shuffle=False,  # done in the pipeline
             )
         keeper.wait()

@@ -6,12 +6,11 @@
 
 All of the network is trained, as in the last phase of cifar_phased's three_phase (Adam, no augmentation), on random
 uint8 images of 32 pixels that the step resizes. Ours is the loop of the studies, callbacks and pipeline included;
-theirs is channels-last, under autocast, compiled, with a fused Adam and a DataLoader of 8 workers. The two take turns,
-each in a process of its own: one epoch to warm up, three that count, and three on one batch again and again, which
-tells what waiting for data costs. On JAX, 40 steps more are profiled, for how long the card is busy with a step: for
-the rest of a step's time, as it is without the profiler, it waits.
-The card's rate is that of a product of two 8192 x 8192 matrices of the same precision. Runs on a CPU too: `--size 32
---steps 3`.
+theirs is channels-last, under autocast, compiled (without CUDA graphs), with a fused Adam and a DataLoader of 8
+workers. The two take turns, each in a process of its own: one epoch to warm up, three that count, and three on one
+batch again and again, which tells what waiting for data costs. On JAX, 40 steps more are profiled, for how long the
+card is busy with a step: for the rest of a step's time, as it is without the profiler, it waits. The card's rate is
+that of a product of two 8192 x 8192 matrices of the same precision. Runs on a CPU too: `--size 32 --steps 3`.
 """
 
 import argparse
@@ -33,7 +32,7 @@ import report
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import common  # noqa: F401  its settings of TensorFlow, before Keras imports that
 
-# Of each network: the preset that it is from, and its batch.
+# Of each network: the preset that it belongs to, by which its operations are counted, and its batch there.
 CASES = {"resnet18": ("three_phase", 64), "wide_resnet50_2": ("two_phase", 72)}
 EPOCHS, PROFILED = 3, 40
 SIDE = 8192  # of the matrices
@@ -127,8 +126,8 @@ def theirs(name: str, precision: str, size: int, steps: int) -> dict:
     compiled = torch.compile(model)
 
     def epoch(batches) -> float:
-        began = time.perf_counter()
-        for inputs, wanted in batches:
+        """Without the first step and what comes before it, as ours."""
+        for step, (inputs, wanted) in enumerate(batches):
             inputs = inputs.to(device, memory_format=torch.channels_last, non_blocking=True).float()
             wanted = wanted.to(device, non_blocking=True)
             optimizer.zero_grad()
@@ -137,8 +136,11 @@ def theirs(name: str, precision: str, size: int, steps: int) -> dict:
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
-        loss.item()  # which waits for the last step
-        return steps * batch / (time.perf_counter() - began)
+            if step in (0, steps - 1):
+                loss.item()  # which waits for the step
+            if step == 0:
+                began = time.perf_counter()
+        return (steps - 1) * batch / (time.perf_counter() - began)
 
     epoch(loader)
     own = [epoch(loader) for _ in range(EPOCHS)]
@@ -153,7 +155,7 @@ def rates_of(own: list[float], one_batch: list[float]) -> dict:
 
 
 def profile(trace: Path, steps: int) -> tuple[float, dict[str, float]]:
-    """Of a profile by JAX: the milliseconds of a step in which the card was busy, and those of its longest kernels."""
+    """Of a profile by JAX: milliseconds of a step in which the card was busy, copies included; those of its kernels."""
     from jax.profiler import ProfileData
 
     planes = [plane for plane in ProfileData.from_file(str(trace)).planes if plane.name.startswith("/device:GPU")]

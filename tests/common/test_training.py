@@ -141,21 +141,36 @@ class Loss:
         return self.value
 
 
-@pytest.mark.parametrize("bad", [None, 1, 3, 4])
-def test_a_loss_is_read_when_the_next_step_is_on_its_way(tmp_path, bad):
-    config, read, when, failed = Config(preset="test", dataset="digits", out=tmp_path), [], [], None
+def four_steps(folder, bad, before=lambda run, step: None):
+    """Feed a keeper an epoch of four steps; the losses that were read after each, and where it found one not finite."""
+    config, read, when = Config(preset="test", dataset="digits", out=folder), [], []
     with runs.open_run(config, "test", "") as run:
         keeper = Keeper(run, None, Progress(), PHASES, images=256, steps=4)
         keeper.on_epoch_begin(0)
         try:
             for step in range(1, 5):
+                before(run, step)
                 keeper.on_train_batch_end(step - 1, {"loss": Loss(math.nan if step == bad else 1.0, step, read)})
                 when.append(sorted(set(read)))
         except runs.Diverged as error:
-            failed = error.where["step"]
+            return when, error.where["step"]
+    return when, None
+
+
+@pytest.mark.parametrize("bad", [None, 1, 3, 4])
+def test_a_loss_is_read_when_the_next_step_is_on_its_way(tmp_path, bad):
+    when, failed = four_steps(tmp_path, bad)
     assert failed == bad
     # The first and the last of an epoch are waited for at once: the rate is that of the steps between.
     assert when == [[1], [1], [1, 2], [1, 2, 3, 4]][: {None: 4, 1: 0, 3: 3, 4: 3}[bad]]
+
+
+def test_a_loss_is_read_before_a_run_that_stops_is_saved(tmp_path, monkeypatch):
+    def stop(run, step):
+        run.stop = signal.SIGTERM if step == 3 else None
+
+    monkeypatch.delattr(Keeper, "save")
+    assert four_steps(tmp_path, 3, stop) == ([[1], [1]], 3)
 
 
 def test_keras_does_not_read_what_a_step_gave(tmp_path, data):
