@@ -162,7 +162,7 @@ def gpus() -> list[str]:
     import tensorflow as tf
 
     found = tf.config.list_physical_devices("GPU")
-    return [tf.config.experimental.get_device_details(gpu)["device_name"] for gpu in found]
+    return [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in found]
 
 
 def is_first() -> bool:
