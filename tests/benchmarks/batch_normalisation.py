@@ -5,6 +5,7 @@
 TensorFlow backend, 96 pixels, batch 64, Adam, random images. The two take turns; medians of five rounds of three steps.
 """
 
+import argparse
 import os
 import statistics
 import sys
@@ -16,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import keras
 import numpy as np
+import report
 
 from common import backbones
 
@@ -38,6 +40,9 @@ def compiled(network):
 
 def main():
     """Print the medians and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every reading")
+    arguments = parser.parse_args()
     images = np.random.default_rng(0).normal(size=(BATCH, SIZE, SIZE, 3)).astype("float32")
     labels = np.zeros(BATCH, "int64")
     network = backbones.build("mobilenet_v2", SIZE).model
@@ -58,6 +63,7 @@ def main():
     for name, median in medians.items():
         print(f"{name:<12} {median:6.1f} images/s  (from {min(rates[name]):.1f} to {max(rates[name]):.1f})")
     print(f"ratio        {medians['fused'] / medians['composed']:6.2f}")
+    report.write(arguments.json, images_per_second=rates)
 
 
 if __name__ == "__main__":

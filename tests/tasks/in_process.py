@@ -6,6 +6,9 @@ import keras
 
 from common import runs
 
+# Facts that environment.json must hold.
+ENVIRONMENT = {"versions", "backend", "devices", "gpus", "precision", "jit_compile", "commit", "dirty"}
+
 
 def call(task, *flags, study=None):
     """Exit code of the command of a task, given its train.py as a module; `study` stands in for the task's own."""
