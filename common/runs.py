@@ -42,8 +42,12 @@ SAME_REQUEST = 0.5  # seconds in which further signals say nothing new: SLURM se
 LOCK_PATIENCE = 120.0  # seconds: a requeued job may begin before the last process of its former start has ended
 
 
-class Interrupted(Exception):
-    """The run was asked to stop, and can go on from its last checkpoint."""
+class Interrupted(BaseException):
+    """The run was asked to stop, and can go on from its last checkpoint.
+
+    It comes out of a signal handler, so in the midst of any call: no Exception, since Keras makes those that pass
+    through a layer's call anew with a text of its own, and others take them for their own failure.
+    """
 
     def __init__(self, number: signal.Signals):
         super().__init__(number.name)

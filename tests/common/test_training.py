@@ -82,6 +82,19 @@ def test_stopped_in_the_middle_of_an_epoch_and_resumed(tmp_path, data, phase, pr
         np.testing.assert_array_equal(array, state(resumed)[name], err_msg=name)
 
 
+def test_a_signal_in_the_midst_of_a_layer_stops_the_run(tmp_path):
+    """Keras makes an Exception that leaves a layer anew, from its text alone."""
+    run = runs.Run(tmp_path, "task", Config(dataset="digits"))
+
+    class Signalled(keras.layers.Layer):
+        def call(self, images):
+            run.on_signal(signal.SIGTERM, None)  # which comes when it wants
+            return images
+
+    with pytest.raises(runs.Interrupted, match=r"^SIGTERM$"):
+        keras.Sequential([Signalled()])(np.zeros((1, 2), "float32"))
+
+
 def test_another_backend_or_precision_does_not_go_on(tmp_path, data):
     with pytest.raises(runs.Interrupted):
         train(tmp_path, data, stop_after="full")
