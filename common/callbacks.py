@@ -74,8 +74,8 @@ class Keeper(keras.callbacks.Callback):
     """Writes what a phase must not lose: a row, a checkpoint and the best weights at each epoch's end.
 
     Also within an epoch, when the run is asked to stop or `checkpoint_minutes` have passed. Raises Interrupted after
-    the former, and Diverged at the first loss that is not finite. Files are written beside the training: `wait` for
-    them before they are read.
+    the former, and Diverged at the first loss that is not finite. Files are written beside the training; when the
+    `with` block of a keeper ends, they are there.
     """
 
     def __init__(
@@ -94,8 +94,22 @@ class Keeper(keras.callbacks.Callback):
         self.saved_at = time.monotonic()
         self.writer = futures.ThreadPoolExecutor(1)
         self.written: futures.Future | None = None
+        # Weights of the phase's best epoch, where this start has trained it.
+        self.best: Mapping[str, np.ndarray] | None = None
         # Seconds of the epoch that no other epoch of its phase will take.
         self.once = 0.0
+
+    def __enter__(self) -> "Keeper":
+        return self
+
+    def __exit__(self, kind, fault, traceback) -> None:
+        """Wait for the files. Where another fault is on its way, that one could not be written is a warning."""
+        try:
+            self.wait()
+        except OSError as error:
+            if fault is None:
+                raise
+            print(f"warning: {error}", flush=True)
 
     @property
     def phase(self) -> Phase:
@@ -162,7 +176,9 @@ class Keeper(keras.callbacks.Callback):
         }
         self.progress.rows.append(row)
         self.progress.epoch, self.progress.step, self.progress.seconds = epoch + 1, 0, 0.0
-        self.save(state, self.new_best(row, state))
+        best = self.new_best(row, state)
+        self.best = best or self.best
+        self.save(state, best)
         self.report(row)
         if self.run.stop:
             raise Interrupted(self.run.stop)
@@ -259,13 +275,6 @@ class Keeper(keras.callbacks.Callback):
             futures.wait([self.written])  # which a signal may end
             written, self.written = self.written, None
             written.result()
-
-    def close(self) -> None:
-        """As `wait`, when another fault is on its way: this one is a warning."""
-        try:
-            self.wait()
-        except OSError as error:
-            print(f"warning: {error}", flush=True)
 
     def report(self, row: Mapping) -> None:
         """One line an epoch, with the time that the rest of the run would take at this epoch's pace."""

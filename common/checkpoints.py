@@ -35,10 +35,19 @@ class Checkpoint:
 
 def gather(group: str, variables: Sequence) -> dict[str, np.ndarray]:
     """Keras variables as arrays by name, which stay as they are when the variables change."""
-    # TensorFlow hands out a copy, and JAX a view of memory that the next step may write to.
-    arrays = (np.asarray(variable) for variable in variables)
-    kept = (array if array.flags.owndata else array.copy() for array in arrays)
-    return dict(zip(names(group, variables), kept, strict=True))
+    return dict(zip(names(group, variables), map(snapshot, variables), strict=True))
+
+
+def snapshot(variable) -> np.ndarray:
+    """A variable's array as it is now."""
+    held = getattr(variable, "value", None)
+    if hasattr(held, "read_value"):
+        # TensorFlow's tensor is the variable's own memory, without a copy: whoever changes the variable while there is
+        # such a tensor gives it other memory first.
+        return np.asarray(held.read_value())
+    # JAX's may be a view of memory that the next step writes to.
+    array = np.asarray(variable)
+    return array if array.flags.owndata else array.copy()
 
 
 def assign(group: str, variables: Sequence, arrays: Mapping[str, np.ndarray]) -> None:

@@ -107,43 +107,45 @@ def train(
     steps = pipeline.steps_per_epoch(data.train, run.config.batch_size)
     checkpoint = last_checkpoint(run)
     progress = Progress(**checkpoint.data) if checkpoint else Progress()
-    keeper = Keeper(run, model, progress, phases, len(data.train), steps)
-    first = progress.phase
-    for index in range(first, len(phases)):
-        phase = phases[index]
-        configure(phase)
-        part = cut(phase) if progress.epoch < phase.epochs else None
-        trained = part.upper if part else model
-        together = steps_per_execution(run.config, steps, progress.step)
-        compile_for(trained, optimizers.make(phase, steps, factor), objective, together, data)
-        if index == first:
-            epochs = sum(phase.epochs for phase in phases)
-            write_environment(run, epochs=epochs, **environment(run.config, trained))
-        if index == first and checkpoint:
-            print(f"resuming: phase {phase.name}, epoch {progress.epoch + 1}, step {progress.step}", flush=True)
-            checkpoints.assign("model", model.variables, checkpoint.arrays)
-            checkpoints.assign("optimizer", trained.optimizer.variables, checkpoint.arrays)
-        print(
-            f"phase {phase.name}: {phase.epochs} epochs of {steps} steps{f', {together} at a time' * (together > 1)}, "
-            f"{parameters(trained.trainable_variables):,} of {parameters(model.weights):,} parameters trained",
-            flush=True,
-        )
-        try:
-            began = time.monotonic()
-            seen = features.cached(run, part, data) if part else data
-            keeper.once = time.monotonic() - began
-            progress.seconds += keeper.once  # a part of this epoch
-            if progress.step:
-                # Keras makes the variables of metrics at the first batch.
-                one, number = evaluation(seen.validation.take(np.arange(1)), 1)
-                trained.evaluate(one, verbose=0, steps=number)
-                keeper.metric_arrays = checkpoint.arrays
-            fit(trained, keeper, phase, seen, augment, callbacks(progress), part.views if part else 0)
-        finally:
-            seen = None  # and with it what `features.cached` has made
-            features.forget(run)
-        load_best(run, model, progress, phase)
-        progress.phase, progress.epoch, progress.seconds = index + 1, 0, 0.0
+    with Keeper(run, model, progress, phases, len(data.train), steps) as keeper:
+        first = progress.phase
+        for index in range(first, len(phases)):
+            phase = phases[index]
+            configure(phase)
+            part = cut(phase) if progress.epoch < phase.epochs else None
+            trained = part.upper if part else model
+            together = steps_per_execution(run.config, steps, progress.step)
+            compile_for(trained, optimizers.make(phase, steps, factor), objective, together, data)
+            if index == first:
+                epochs = sum(phase.epochs for phase in phases)
+                write_environment(run, epochs=epochs, **environment(run.config, trained))
+            if index == first and checkpoint:
+                print(f"resuming: phase {phase.name}, epoch {progress.epoch + 1}, step {progress.step}", flush=True)
+                checkpoints.assign("model", model.variables, checkpoint.arrays)
+                checkpoints.assign("optimizer", trained.optimizer.variables, checkpoint.arrays)
+            at_once = f", {together} at a time" * (together > 1)
+            print(
+                f"phase {phase.name}: {phase.epochs} epochs of {steps} steps{at_once}, "
+                f"{parameters(trained.trainable_variables):,} of {parameters(model.weights):,} parameters trained",
+                flush=True,
+            )
+            try:
+                began = time.monotonic()
+                seen = features.cached(run, part, data) if part else data
+                keeper.once = time.monotonic() - began
+                progress.seconds += keeper.once  # a part of this epoch
+                if progress.step:
+                    # Keras makes the variables of metrics at the first batch.
+                    one, number = evaluation(seen.validation.take(np.arange(1)), 1)
+                    trained.evaluate(one, verbose=0, steps=number)
+                    keeper.metric_arrays = checkpoint.arrays
+                fit(trained, keeper, phase, seen, augment, callbacks(progress), part.views if part else 0)
+            finally:
+                seen = None  # and with it what `features.cached` has made
+                features.forget(run)
+            load_best(run, model, progress, phase, keeper.best)
+            keeper.best = None
+            progress.phase, progress.epoch, progress.seconds = index + 1, 0, 0.0
     if devices.is_first():
         # A run that was killed between its last checkpoint and the history of that has no epoch left to write it.
         run.write_history(progress.rows)
@@ -200,31 +202,26 @@ def fit(
     validation, validation_steps = evaluation(data.validation, run.config.batch_size)
     devices.own_draws(model)
     run.can_save = True
-    try:
-        for epochs in [*begun, whole]:
-            if len(epochs) == 0:
-                continue
-            counted = range(before + epochs.start, before + epochs.stop)
-            batches = pipeline.training(
-                data.train, run.config.batch_size, run.config.seed, counted, progress.step, augment, max(views, 1)
-            )
-            steps = keeper.steps - progress.step
-            verbose = 1 if sys.stdout.isatty() else 0
-            params = {"verbose": verbose, "epochs": epochs.stop, "steps": steps}
-            model.fit(
-                devices.spread(batches),
-                initial_epoch=epochs.start,
-                epochs=epochs.stop,
-                steps_per_epoch=steps,
-                validation_data=validation,
-                validation_steps=validation_steps,
-                callbacks=Unread(callbacks, add_history=True, add_progbar=verbose > 0, model=model, **params),
-                shuffle=False,  # done in the pipeline
-            )
-        keeper.wait()
-    except BaseException:
-        keeper.close()
-        raise
+    for epochs in [*begun, whole]:
+        if len(epochs) == 0:
+            continue
+        counted = range(before + epochs.start, before + epochs.stop)
+        batches = pipeline.training(
+            data.train, run.config.batch_size, run.config.seed, counted, progress.step, augment, max(views, 1)
+        )
+        steps = keeper.steps - progress.step
+        verbose = 1 if sys.stdout.isatty() else 0
+        params = {"verbose": verbose, "epochs": epochs.stop, "steps": steps}
+        model.fit(
+            devices.spread(batches),
+            initial_epoch=epochs.start,
+            epochs=epochs.stop,
+            steps_per_epoch=steps,
+            validation_data=validation,
+            validation_steps=validation_steps,
+            callbacks=Unread(callbacks, add_history=True, add_progbar=verbose > 0, model=model, **params),
+            shuffle=False,  # done in the pipeline
+        )
     run.can_save = False
     if run.stop:  # asked for after the last epoch was saved
         raise Interrupted(run.stop)
@@ -237,10 +234,13 @@ def evaluation(split: Split, batch_size: int) -> tuple:
     return devices.spread(pipeline.evaluation(split, size, shared=True)), steps
 
 
-def load_best(run: Run, model: keras.Model, progress: Progress, phase: Phase) -> None:
-    """Put the best weights of a phase into the model; random generators stay where they are."""
-    best = checkpoints.load(run.checkpoints / devices.tell(progress.best[phase.name]["file"]))
-    checkpoints.assign("weights", model.weights, best.arrays)
+def load_best(
+    run: Run, model: keras.Model, progress: Progress, phase: Phase, arrays: Mapping[str, np.ndarray] | None = None
+) -> None:
+    """Put the best weights of a phase into the model, from its file if not given; random generators stay."""
+    if arrays is None:
+        arrays = checkpoints.load(run.checkpoints / devices.tell(progress.best[phase.name]["file"])).arrays
+    checkpoints.assign("weights", model.weights, arrays)
 
 
 def load_layers(model: keras.Model, folder: Path, phase: str, names: Sequence[str]) -> None:

@@ -11,7 +11,6 @@ the network sees, and `fused` last. Then the share that `fused` has in a trainin
 ways take turns. KERAS_BACKEND=jax measures `fused` on JAX.
 """
 
-import argparse
 import dataclasses
 import sys
 import time
@@ -164,9 +163,8 @@ def rate(step) -> float:
 
 def main() -> None:
     """Print medians and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="of each way (default 5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every reading")
     arguments = parser.parse_args()
     import keras
 

@@ -7,7 +7,6 @@
 - end: of iterators that were read from for 6 and for 12 seconds, 8 side by side, the seconds that each end took.
 """
 
-import argparse
 import os
 import sys
 import tempfile
@@ -70,9 +69,8 @@ def ends(split: sources.Split, age: float, way: str) -> list[float]:
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="of each (default 5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every reading")
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
     array = sources.whole(rng.integers(0, 256, (45_000, 32, 32, 3), np.uint8), rng.integers(0, 10, 45_000), 32)

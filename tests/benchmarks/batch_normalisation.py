@@ -5,7 +5,6 @@
 TensorFlow backend, 96 pixels, batch 64, Adam, random images. The two take turns; medians of five rounds of three steps.
 """
 
-import argparse
 import os
 import statistics
 import sys
@@ -40,8 +39,7 @@ def compiled(network):
 
 def main():
     """Print the medians and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every reading")
+    parser = report.parser(__doc__)
     arguments = parser.parse_args()
     images = np.random.default_rng(0).normal(size=(BATCH, SIZE, SIZE, 3)).astype("float32")
     labels = np.zeros(BATCH, "int64")

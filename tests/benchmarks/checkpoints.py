@@ -7,7 +7,6 @@ A thread writes arrays of so many megabytes, as `Keeper` does. The main thread m
 what lets other threads run, as a step does, and counts the time that it does not come back by then.
 """
 
-import argparse
 import hashlib
 import sys
 import tempfile
@@ -49,10 +48,9 @@ def measure(save, arrays: dict) -> dict[str, float]:
 
 def main() -> None:
     """Print medians."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--megabytes", type=int, nargs="+", default=[130, 570], help="(default 130 570)")
     parser.add_argument("--repeats", type=int, default=5, help="of each (default 5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every reading")
     arguments = parser.parse_args()
     readings = {}
     print(f"{'':<22}{'written (s)':>14}{'standing still (s)':>22}{'at one go (s)':>16}")

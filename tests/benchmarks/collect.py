@@ -7,7 +7,6 @@ The runs are copies of records that are in git, with other seeds, in their true 
 drawing and writing are all timed, in a process of its own each time.
 """
 
-import argparse
 import csv
 import json
 import shutil
@@ -18,6 +17,8 @@ import tempfile
 import time
 from itertools import cycle, islice
 from pathlib import Path
+
+import report
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -56,18 +57,14 @@ def seconds(count: int) -> float:
 
 def main() -> None:
     """Print the median."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     each = [seconds(arguments.runs) for _ in range(arguments.repeats)]
-    result = {"runs": arguments.runs, "seconds": each, "median": statistics.median(each)}
-    print(
-        f"{arguments.runs:,} runs: {result['median']:.1f} s (median of {len(each)}; {min(each):.1f} to {max(each):.1f})"
-    )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    middle = statistics.median(each)
+    print(f"{arguments.runs:,} runs: {middle:.1f} s (median of {len(each)}; {min(each):.1f} to {max(each):.1f})")
+    report.write(arguments.json, runs=arguments.runs, seconds=each)
 
 
 if __name__ == "__main__":

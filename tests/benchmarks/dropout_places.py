@@ -14,6 +14,7 @@ from pathlib import Path
 os.environ["KERAS_BACKEND"] = "jax"
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import keras
+import report
 from keras import layers
 
 import common  # noqa: F401  its settings of TensorFlow, before Keras imports that
@@ -57,12 +58,16 @@ def losses(train, test, initial, batch, also):
 
 def main():
     """Print a row a variant."""
+    arguments = report.parser(__doc__).parse_args()
     splits, *_ = sources.from_tfds("mnist", data_dir(Config()))
     train, test = images(splits["train"]), images(splits["test"])
     print(f"{'initial weights':<18}{'batch':>6}  {'dropped also':<14}{'running train loss':>20}{'test loss':>12}")
+    readings = {}
     for initial, batch, also in VARIANTS:
         running, after = losses(train, test, initial, batch, also)
         print(f"{initial:<18}{batch:>6}  {also or 'nothing':<14}{running:>20.5f}{after:>12.5f}", flush=True)
+        readings[f"{initial}, batch {batch}, {also or 'nothing'}"] = {"running": running, "test": after}
+    report.write(arguments.json, losses=readings)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ Classification/ConvNets/resnet50v1.5, "Training performance"). Waiting for data,
 The rate of a matrix product on this machine is printed for growth.py's images per second to be held against.
 """
 
-import argparse
 import dataclasses
 import os
 import statistics
 import sys
 import time
 from pathlib import Path
+
+import report
 
 os.environ["KERAS_BACKEND"] = "jax"  # its compiler counts without compiling
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -87,14 +88,15 @@ def matrix_rate() -> float:
 
 def main() -> None:
     """Print a table a protocol."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--rate", type=float, default=RATE, help=f"TFLOP/s of a card (default {RATE:.0f}, an A100)")
     arguments = parser.parse_args()
-    print(f"a matrix product on this machine, float32: {matrix_rate():,.0f} GFLOP/s")
+    rate, phases = matrix_rate(), {}
+    print(f"a matrix product on this machine, float32: {rate:,.0f} GFLOP/s")
     for preset in ("three_phase", "two_phase"):
         print(f"\n{preset:<14}{'epochs':>8}{'step':>8}{'forward':>9}  GFLOP an image{'PFLOP':>9}")
         total = 0.0
-        rows = counted(preset)
+        phases[preset] = rows = counted(preset)
         for row in rows:
             work = row["epochs"] * (TRAIN * row["training"] + VALIDATION * row["forward"]) / 1e6
             total += work
@@ -103,6 +105,7 @@ def main() -> None:
         print(f"{'with the test':<14}{total:>50.2f}")
         minutes = total * 1e3 / arguments.rate / 60
         print(f"at {arguments.rate:.0f} TFLOP/s: {minutes:.1f} minutes on a card, {minutes / SPEEDUP:.1f} on eight")
+    report.write(arguments.json, matrix_gigaflops=rate, card_teraflops=arguments.rate, gigaflops=phases)
 
 
 if __name__ == "__main__":

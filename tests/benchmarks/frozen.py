@@ -8,7 +8,6 @@ with it, of MobileNetV2 at 96 pixels and ResNet-18 at 64. The seconds are those 
 validation, compiling and the computing of the activations included. The two ways take turns.
 """
 
-import argparse
 import csv
 import subprocess
 import sys
@@ -44,11 +43,10 @@ def seconds(images: Path, case: str, cache: str) -> float:
 
 def main() -> None:
     """Print medians and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"any of {', '.join(CASES)} (default: all)")
     parser.add_argument("--images", type=int, default=3_600, help="that train (default 3,600)")
     parser.add_argument("--repeats", type=int, default=5, help="of each way (default 5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every reading")
     arguments = parser.parse_args()
     if unknown := set(arguments.cases) - set(CASES):
         parser.error(f"unknown {', '.join(sorted(unknown))}; allowed: {', '.join(CASES)}")

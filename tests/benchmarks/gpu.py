@@ -214,13 +214,12 @@ def gigaflops(names: list[str]) -> dict[str, float]:
 
 def main() -> None:
     """Print rates, ratios and shares."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("cases", nargs="*", metavar="NETWORK", help=f"any of {', '.join(CASES)} (default: all)")
     parser.add_argument("--rounds", type=int, default=3, help="of each side (default 3)")
     parser.add_argument("--precision", choices=HALVES, default="mixed_float16", help="(default mixed_float16)")
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels (default 224)")
     parser.add_argument("--steps", type=int, default=200, help="of an epoch (default 200)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every reading")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if unknown := set(arguments.cases) - set(CASES):

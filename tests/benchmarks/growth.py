@@ -9,7 +9,6 @@ Each run is the task's own command, in a process of its own, whose largest memor
 epoch's steps; of the data also the seconds of an epoch by it, and those of the whole run.
 """
 
-import argparse
 import csv
 import os
 import subprocess
@@ -68,9 +67,8 @@ def table(title: str, cases: dict[str, list[str]], repeats: int) -> dict[str, li
 
 def main() -> None:
     """Print three tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="of each run (default 3)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every reading")
     arguments = parser.parse_args()
     print(f"medians of {arguments.repeats}, backend {report.machine()['backend']}")
     readings = {}

@@ -126,9 +126,8 @@ def in_a_process() -> dict[str, float]:
 
 def main() -> None:
     """Print medians."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="of each (default 5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every reading")
     parser.add_argument("--parts", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.parts:

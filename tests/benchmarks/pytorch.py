@@ -167,13 +167,12 @@ def measure(side: str, name: str, precision: str) -> float:
 
 def main() -> None:
     """Print medians and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"any of {', '.join(CASES)} (default: all)")
     parser.add_argument("--repeats", type=int, default=5, help="of each side (default 5)")
     parser.add_argument(
         "--precision", choices=("float32", "mixed_bfloat16"), default="float32", help="(default float32)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every reading")
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if unknown := set(arguments.cases) - set(CASES):

@@ -12,6 +12,7 @@ import statistics
 import sys
 from pathlib import Path
 
+import report
 import torch
 from torch import nn
 
@@ -58,15 +59,19 @@ def losses(train, test, initial, batch, seed):
 
 def main():
     """Print mean and standard deviation over seeds."""
+    arguments = report.parser(__doc__).parse_args()
     torch.set_num_threads(1)  # the steps are too small to share
     splits, *_ = sources.from_tfds("mnist", data_dir(Config()))
     train, test = images(splits["train"]), images(splits["test"])
     print(f"{'initial weights':<18}{'batch':>6}{'running train loss':>22}{'test loss':>22}   n = {SEEDS}")
+    readings = {}
     for initial in ("PyTorch", "Keras"):
         for batch in (64, 128):
-            each = zip(*(losses(train, test, initial, batch, seed) for seed in range(SEEDS)), strict=True)
-            cells = [f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}" for values in each]
+            each = [losses(train, test, initial, batch, seed) for seed in range(SEEDS)]
+            readings[f"{initial}, batch {batch}"] = each
+            cells = [f"{statistics.fmean(v):.4f} ± {statistics.stdev(v):.4f}" for v in zip(*each, strict=True)]
             print(f"{initial:<18}{batch:>6}{cells[0]:>22}{cells[1]:>22}", flush=True)
+    report.write(arguments.json, running_and_test_losses=readings)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the benchmarks have in common: images, medians, and a JSON file of all readings with the machine's facts."""
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -47,6 +48,13 @@ def make_files(folder: Path, count: int, classes: int) -> None:
 def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The median of each quantity over rounds in which all were measured."""
     return {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The flags of every benchmark."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--json", type=Path, metavar="FILE", help="write every reading")
+    return made
 
 
 def write(path: Path | None, **readings) -> None:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from common import checkpoints, files, runs, training
+from common import checkpoints, files, optimizers, runs, training
 from common.callbacks import Keeper, Progress
 from common.config import Config, Phase
 from common.data import sources
@@ -93,6 +93,30 @@ def test_a_signal_in_the_midst_of_a_layer_stops_the_run(tmp_path):
 
     with pytest.raises(runs.Interrupted, match=r"^SIGTERM$"):
         keras.Sequential([Signalled()])(np.zeros((1, 2), "float32"))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "adamw", "nadam"])
+def test_what_is_gathered_stays_as_it_is_while_training_goes_on(data, optimizer):
+    """It shares memory with the variables where it can, before a step as after `assign`."""
+    momentum = {"optimizer": "sgd", "momentum": 0.9} if optimizer == "momentum" else {"optimizer": optimizer}
+    phase = Phase("full", "full", epochs=1, rate=0.1, **momentum)
+    keras.utils.set_random_seed(0)
+    model = small_model()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizers.make(phase, 2), loss)
+    images, labels = data.train.store.numpy()[data.train.places[:64]], data.train.labels[:64]
+    model.fit(images, labels, batch_size=32, verbose=0)
+    arrays = state(model)
+    before = {name: array.copy() for name, array in arrays.items()}
+    for _ in range(2):
+        model.fit(images, labels, batch_size=32, verbose=0)
+        after = state(model)
+        assert all((after[name] != before[name]).any() for name in before if name.startswith("optimizer/0000"))
+        for name, array in before.items():
+            np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+        assert (after["model/0001/conv/bias"] != before["model/0001/conv/bias"]).any()
+        checkpoints.assign("model", model.variables, arrays)
+        checkpoints.assign("optimizer", model.optimizer.variables, arrays)
 
 
 def test_another_backend_or_precision_does_not_go_on(tmp_path, data):
