@@ -17,7 +17,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from common import files
@@ -156,11 +156,9 @@ def image_pairs(
     columns = min(IMAGES_PER_ROW, len(before))
     figure = _figure(max(4, 0.6 + 1.5 * columns), 3.7)
     figure.suptitle(title)
-    grid = figure.subplots(2, columns, squeeze=False)
-    for row, name, images in ((grid[0], names[0], before), (grid[1], names[1], after)):
-        for axes, image in zip(row, _displayable(images[:columns]), strict=True):
-            _show_image(axes, image)
-        row[0].set_ylabel(name)
+    for axes, name, images in zip(figure.subplots(2), names, (before, after), strict=True):
+        _show_row(axes, _displayable(images[:columns]), columns)
+        axes.set_ylabel(name)
     return save_figure(figure, path)
 
 
@@ -254,13 +252,12 @@ def predictions_grid(
         shown = members[:IMAGES_PER_ROW]
         half = figure.add_subfigure(figure.add_gridspec(2, 1)[part])
         half.suptitle((title.format(len(shown), len(members)) if len(shown) else none) + f" ({len(labels):,} images)")
-        grid = half.subplots(1, IMAGES_PER_ROW)
-        for axes in grid[len(shown) :]:
-            axes.axis("off")
-        for axes, index in zip(grid, shown, strict=False):
-            _show_image(axes, _displayable(pixels[index][None])[0])
+        texts = []
+        for index in shown:
             true, guess = (_short(class_names[c], 16) for c in (labels[index], predicted[index]))
-            axes.set_xlabel(f"{true} →\n{guess} ({100 * confidence[index]:.0f} %)", fontsize=8)
+            texts.append(f"{true} →\n{guess} ({100 * confidence[index]:.0f} %)")
+        row = [_displayable(pixels[index][None])[0] for index in shown]
+        _show_row(half.subplots(), row, IMAGES_PER_ROW, texts)
     return save_figure(figure, path)
 
 
@@ -596,6 +593,18 @@ def _displayable(images: np.ndarray) -> np.ndarray:
     if least >= 0 and greatest <= 255:
         least, greatest = 0, 1 if greatest <= 1 else 255
     return (shown.astype(np.float32) - least) / max(greatest - least, 1e-6)
+
+
+def _show_row(axes: Axes, images: Sequence[np.ndarray], places: int, texts: Sequence[str] = ()) -> None:
+    """Show images side by side, with texts below; together, as axes for each would take most of the time."""
+    size = 0.95  # of an image in its place
+    for place, image in enumerate(images):
+        height = size * image.shape[0] / image.shape[1]
+        axes.imshow(image, extent=(place, place + size, 0, height))
+        axes.add_patch(Rectangle((place, 0), size, height, fill=False, linewidth=0.8, clip_on=False))
+    axes.set(xlim=(0, places - 1 + size), frame_on=False, yticks=[])
+    axes.set_xticks([place + size / 2 for place in range(len(texts))], texts, fontsize=8)
+    axes.tick_params(length=0)
 
 
 def _show_image(axes: Axes, image: np.ndarray) -> None:

@@ -7,6 +7,7 @@ metrics.json comes last: a folder that has it is finished.
 
 import csv
 import fcntl
+import gc
 import io
 import json
 import os
@@ -329,11 +330,14 @@ def main(
     draws. Exit codes: 0 finished (a diverged run is a result too); 2 bad input; 1 another known fault; 130 and 143
     stopped by Ctrl-C and SIGTERM, after which the same command goes on.
     """
+    gc.disable()  # it would go through all that the libraries make, again and again, while they are loaded
     try:
         command(presets, description, provide, study, argv)
     except BaseException as error:
         devices.leave(error)
         raise
+    finally:
+        gc.enable()
 
 
 def command(

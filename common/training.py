@@ -1,5 +1,6 @@
 """The training loop: a list of phases, each one compile and fit, resumable at any instant."""
 
+import gc
 import math
 import os
 import sys
@@ -45,6 +46,9 @@ def set_up(config: Config) -> None:
     """Seed everything, choose devices and precision, and make repeats bit-identical where that is asked for."""
     import tensorflow as tf
 
+    if not gc.isenabled():  # as runs.main leaves it
+        gc.freeze()  # what the libraries have made stays to the end
+        gc.enable()
     if keras.backend.backend() != "tensorflow":
         tf.config.set_visible_devices([], "GPU")  # tf.data must not take the memory that the model needs
     if keras.backend.backend() == "jax":

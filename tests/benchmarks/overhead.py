@@ -9,6 +9,7 @@
 """
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -61,6 +62,7 @@ def first_step_seconds(name: str) -> float:
 def parts_of_a_run() -> dict[str, float]:
     """Seconds of a demo run by what they went to, in this process."""
     began = time.perf_counter()
+    gc.disable()  # as runs.main has it while a task loads its libraries
     import keras
 
     from common import callbacks, runs, training
