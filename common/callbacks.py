@@ -103,13 +103,22 @@ class Keeper(keras.callbacks.Callback):
         return self
 
     def __exit__(self, kind, fault, traceback) -> None:
-        """Wait for the files. Where another fault is on its way, that one could not be written is a warning."""
+        """Wait for the files. If another exception is on its way, a failed write is only a warning.
+
+        Raises Interrupted where the run is asked to stop meanwhile.
+        """
+        self.run.can_save = True  # a signal waits too
         try:
             self.wait()
         except OSError as error:
             if fault is None:
                 raise
             print(f"warning: {error}", flush=True)
+        finally:
+            self.run.can_save = False
+            self.writer.shutdown(wait=False)
+        if self.run.stop and fault is None:
+            raise Interrupted(self.run.stop)
 
     @property
     def phase(self) -> Phase:

@@ -40,12 +40,12 @@ def gather(group: str, variables: Sequence) -> dict[str, np.ndarray]:
 
 def snapshot(variable) -> np.ndarray:
     """A variable's array as it is now."""
-    held = getattr(variable, "value", None)
+    held = getattr(variable, "value", None)  # a method, in TensorFlow's own variables
     if hasattr(held, "read_value"):
-        # TensorFlow's tensor is the variable's own memory, without a copy: whoever changes the variable while there is
-        # such a tensor gives it other memory first.
+        # On a CPU TensorFlow's tensor is the variable's own memory, without a copy: whoever changes the variable while
+        # there is such a tensor gives it other memory first.
         return np.asarray(held.read_value())
-    # JAX's may be a view of memory that the next step writes to.
+    # A copy, or with JAX a view of memory that the next step may write to.
     array = np.asarray(variable)
     return array if array.flags.owndata else array.copy()
 

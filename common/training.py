@@ -47,7 +47,7 @@ def set_up(config: Config) -> None:
     import tensorflow as tf
 
     if not gc.isenabled():  # as runs.main leaves it
-        gc.freeze()  # what the libraries have made stays to the end
+        gc.freeze()  # what was loaded so far stays to the end
         gc.enable()
     if keras.backend.backend() != "tensorflow":
         tf.config.set_visible_devices([], "GPU")  # tf.data must not take the memory that the model needs
@@ -127,26 +127,9 @@ def train(
                 print(f"resuming: phase {phase.name}, epoch {progress.epoch + 1}, step {progress.step}", flush=True)
                 checkpoints.assign("model", model.variables, checkpoint.arrays)
                 checkpoints.assign("optimizer", trained.optimizer.variables, checkpoint.arrays)
-            at_once = f", {together} at a time" * (together > 1)
-            print(
-                f"phase {phase.name}: {phase.epochs} epochs of {steps} steps{at_once}, "
-                f"{parameters(trained.trainable_variables):,} of {parameters(model.weights):,} parameters trained",
-                flush=True,
-            )
-            try:
-                began = time.monotonic()
-                seen = features.cached(run, part, data) if part else data
-                keeper.once = time.monotonic() - began
-                progress.seconds += keeper.once  # a part of this epoch
-                if progress.step:
-                    # Keras makes the variables of metrics at the first batch.
-                    one, number = evaluation(seen.validation.take(np.arange(1)), 1)
-                    trained.evaluate(one, verbose=0, steps=number)
-                    keeper.metric_arrays = checkpoint.arrays
-                fit(trained, keeper, phase, seen, augment, callbacks(progress), part.views if part else 0)
-            finally:
-                seen = None  # and with it what `features.cached` has made
-                features.forget(run)
+            announce(phase, steps, together, trained, model)
+            metrics = checkpoint.arrays if progress.step else None
+            fit_part(part, trained, keeper, phase, data, augment, callbacks(progress), metrics)
             load_best(run, model, progress, phase, keeper.best)
             keeper.best = None
             progress.phase, progress.epoch, progress.seconds = index + 1, 0, 0.0
@@ -154,6 +137,16 @@ def train(
         # A run that was killed between its last checkpoint and the history of that has no epoch left to write it.
         run.write_history(progress.rows)
     return progress
+
+
+def announce(phase: Phase, steps: int, together: int, trained: keras.Model, model: keras.Model) -> None:
+    """The line of a phase that begins."""
+    at_once = f", {together} at a time" * (together > 1)
+    print(
+        f"phase {phase.name}: {phase.epochs} epochs of {steps} steps{at_once}, "
+        f"{parameters(trained.trainable_variables):,} of {parameters(model.weights):,} parameters trained",
+        flush=True,
+    )
 
 
 def compile_for(
@@ -184,6 +177,36 @@ def last_checkpoint(run: Run) -> checkpoints.Checkpoint | None:
     found = checkpoints.latest(run.checkpoints) if devices.is_first() else None
     name = devices.tell(found.path.name if found else "")
     return checkpoints.load(run.checkpoints / name) if name and not found else found
+
+
+def fit_part(
+    part: features.Cut | None,
+    model: keras.Model,
+    keeper: Keeper,
+    phase: Phase,
+    data: Dataset,
+    augment: pipeline.HostAugmentation | None,
+    callbacks: Sequence[keras.callbacks.Callback],
+    metrics: Mapping[str, np.ndarray] | None,
+) -> None:
+    """`fit`, on what the frozen part below the model makes of the images if there is one.
+
+    `metrics`: those of a begun epoch.
+    """
+    try:
+        began = time.monotonic()
+        seen = features.cached(keeper.run, part, data) if part else data
+        keeper.once = time.monotonic() - began
+        keeper.progress.seconds += keeper.once  # a part of this epoch
+        if metrics is not None:
+            # Keras makes the variables of metrics at the first batch.
+            one, number = evaluation(seen.validation.take(np.arange(1)), 1)
+            model.evaluate(one, verbose=0, steps=number)
+            keeper.metric_arrays = metrics
+        fit(model, keeper, phase, seen, augment, callbacks, part.views if part else 0)
+    finally:
+        seen = None  # and with it what `features.cached` has made
+        features.forget(keeper.run)
 
 
 def fit(

@@ -1,5 +1,6 @@
 """Run directories: the lock, what a finished run means, and every fault as one line."""
 
+import gc
 import json
 import signal
 import subprocess
@@ -42,6 +43,7 @@ def test_a_finished_run_is_left_alone_until_it_is_overwritten(tmp_path, capsys):
     calls = []
 
     def study(config, run):
+        assert not gc.isenabled()  # until training.set_up
         calls.append(run.folder)
         (run.figures / "old.png").write_bytes(b"")
         complete(config, run)
@@ -51,6 +53,7 @@ def test_a_finished_run_is_left_alone_until_it_is_overwritten(tmp_path, capsys):
     assert "this run is finished; --overwrite does it anew" in capsys.readouterr().out
     assert command(tmp_path, complete, "--overwrite") == 0
     assert len(calls) == 1
+    assert gc.isenabled()
     assert not (calls[0] / "figures" / "old.png").exists()
     assert json.loads((calls[0] / "metrics.json").read_text())["status"] == "completed"
     out = capsys.readouterr().out

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import signal
 import threading
+import time
 
 import keras
 import numpy as np
@@ -432,18 +433,57 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, data, monkeypa
     assert checkpoints.latest(run.checkpoints).data["rows"] == progress.rows
 
 
-def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path, data, monkeypatch):
+@pytest.mark.parametrize("step", [6, 12, 24])
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path, data, step, monkeypatch):
+    """That of an epoch within a phase, the last one of a phase, and the last one of all."""
     write = files.write
 
     def full(path, *parts):
-        if path.name.startswith("step"):
+        if path.name.startswith(f"step-{step:09d}"):
             raise files.StorageError(f"cannot write {path}: no space")
         write(path, *parts)
 
     monkeypatch.setattr(files, "write", full)
-    with pytest.raises(files.StorageError, match=r"cannot write .*checkpoints/step-000000006.*: no space"):
+    with pytest.raises(files.StorageError, match=rf"cannot write .*checkpoints/step-{step:09d}.*: no space"):
         train(tmp_path, data)
-    assert not list(tmp_path.glob("*/*/checkpoints/step-*"))
+    kept = sorted(path.name[: len("step-000000000")] for path in tmp_path.glob("*/*/checkpoints/step-*"))
+    assert kept == [f"step-{done:09d}" for done in range(6, step, 6)][-2:]
+
+
+def test_a_phase_begins_while_the_last_checkpoint_of_the_one_before_is_written(tmp_path, data, monkeypatch):
+    reached, save_step = threading.Event(), checkpoints.save_step
+
+    def slow(folder, step, *rest):
+        assert step != 12 or reached.wait(60)
+        return save_step(folder, step, *rest)
+
+    monkeypatch.setattr(checkpoints, "save_step", slow)
+    run, _, progress = train(tmp_path, data, more=with_steps([1, 0, 1], reached.set))
+    assert checkpoints.latest(run.checkpoints).data["rows"] == progress.rows
+
+
+def test_a_signal_waits_for_the_last_checkpoint(tmp_path, data, monkeypatch):
+    """It comes when all steps are done, and the last checkpoint is still being written."""
+    opened, save_step = [], checkpoints.save_step
+    monkeypatch.setattr(training, "Keeper", lambda run, *rest: opened.append(run) or Keeper(run, *rest))
+
+    def slow(folder, step, *rest):
+        if step == 24:
+            timer = threading.Timer(0.5, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM))
+            timer.start()
+            timer.join()
+            time.sleep(1)
+        return save_step(folder, step, *rest)
+
+    monkeypatch.setattr(checkpoints, "save_step", slow)
+    before = signal.signal(signal.SIGTERM, lambda *arguments: opened[0].on_signal(*arguments))
+    try:
+        with pytest.raises(runs.Interrupted):
+            train(tmp_path, data)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    (folder,) = tmp_path.glob("*/*/checkpoints")
+    assert checkpoints.step_of(checkpoints.steps(folder)[0]) == 24
 
 
 # --- several steps in one go

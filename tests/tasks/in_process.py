@@ -1,5 +1,6 @@
 """The command of a task in this process, as if it were a new one, to save the start of TensorFlow."""
 
+import gc
 import signal
 
 import keras
@@ -22,6 +23,7 @@ def call(task, *flags, study=None):
         for number, handler in handlers.items():
             signal.signal(number, handler)
         keras.config.set_dtype_policy("float32")
+        gc.unfreeze()  # what the next one's models take the place of
     return 0
 
 
