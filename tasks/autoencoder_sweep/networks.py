@@ -4,6 +4,7 @@ import keras
 from keras import layers, ops
 
 from common.data.sources import Dataset
+from common.dense import Dense
 
 
 class Autoencoder(keras.Model):
@@ -27,10 +28,10 @@ def image_input(data: Dataset):
 
 def encode(x, k: int, hidden: int, dropout: float, seed: int):
     """Pixels to the bottleneck: hidden units with ReLU, then k numbers without."""
-    x = layers.Dense(hidden, activation="relu", name="encoder_hidden")(x)
+    x = Dense(hidden, activation="relu", name="encoder_hidden")(x)
     if dropout:
         x = layers.Dropout(dropout, seed=seed, name="encoder_dropout")(x)
-    return layers.Dense(k, name="bottleneck")(x)
+    return Dense(k, name="bottleneck")(x)
 
 
 ENCODER = ("encoder_hidden", "bottleneck")  # the layers of `encode` that have weights
@@ -41,17 +42,17 @@ def autoencoder(config, data: Dataset) -> Autoencoder:
     inputs, x = image_input(data)
     size = x.shape[-1]
     x = encode(x, config.k, config.hidden, config.dropout, config.seed)
-    x = layers.Dense(config.hidden, activation="relu", name="decoder_hidden")(x)
+    x = Dense(config.hidden, activation="relu", name="decoder_hidden")(x)
     if config.dropout:
         x = layers.Dropout(config.dropout, seed=config.seed + 1, name="decoder_dropout")(x)
-    return Autoencoder(inputs, layers.Dense(size, activation="sigmoid", dtype="float32", name="reconstruction")(x))
+    return Autoencoder(inputs, Dense(size, activation="sigmoid", dtype="float32", name="reconstruction")(x))
 
 
 def classifier(config, data: Dataset) -> keras.Model:
     """uint8 images (b, h, w, c) to float32 logits (b, classes): one linear layer on top of the encoder."""
     inputs, x = image_input(data)
     x = encode(x, config.k, config.hidden, config.dropout, config.seed)
-    logits = layers.Dense(len(data.class_names), dtype="float32", name="head")(x)
+    logits = Dense(len(data.class_names), dtype="float32", name="head")(x)
     model = keras.Model(inputs, logits)
     for name in ENCODER:
         model.get_layer(name).trainable = config.train_encoder

@@ -1,10 +1,11 @@
 """How near the autoencoder's training step is to what TensorFlow's kernels need for its matrix products and for Adam.
 
-    python tests/benchmarks/autoencoder_limit.py                # medians of 5; three minutes on 2 cores
+    python tests/benchmarks/autoencoder_limit.py                # medians of 5; four minutes on 2 cores
 
 The bare step has the eleven matrix products of a step of the network with k = 300 on batches of 64, in their order, and
 Adam's update of its four kernels: no biases, activations, loss or data. Then there is the update alone. Ours is the
-loop of the study, as in pytorch.py. They take turns, each time in a process of its own.
+loop of the study, as in pytorch.py; then there is the same with Keras's own dense layers. They take turns, each time in
+a process of its own.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import common  # noqa: F401  its settings of TensorFlow, before Keras imports th
 
 SIZES, BATCH = (784, 1000, 300, 1000, 784), 64
 TOGETHER, CALLS = 4, 200  # as many steps in one go as in the study
-SIDES = ("ours", "bare", "updates")
+SIDES = ("ours", "keras", "bare", "updates")
 
 
 def bare(products: bool) -> float:
@@ -44,7 +45,7 @@ def bare(products: bool) -> float:
         for place in reversed(range(len(kernels))):
             gradients.append(tf.matmul(below[place], above, transpose_a=True))
             if place:
-                above = tf.matmul(above, kernels[place], transpose_b=True)
+                above = tf.raw_ops.BatchMatMulV2(x=above[None], y=kernels[place][None], adj_y=True)[0]
         return gradients
 
     def update(place: int, gradient: tf.Tensor) -> None:
@@ -75,6 +76,17 @@ def bare(products: bool) -> float:
     return BATCH * TOGETHER * CALLS / (time.perf_counter() - began)
 
 
+def ours(own: bool) -> float:
+    """Images per second of the study's loop, with its own dense layers or Keras's."""
+    import keras
+
+    from common.dense import Dense
+
+    if not own:
+        Dense.call = keras.layers.Dense.call
+    return pytorch.ours("autoencoder", "float32")
+
+
 def measure(side: str) -> float:
     """Images per second of one side, in a process of its own."""
     done = subprocess.run([sys.executable, __file__, "--side", side], capture_output=True, text=True, check=False)
@@ -90,18 +102,15 @@ def main() -> None:
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
-        rate = (
-            pytorch.ours("autoencoder", "float32")
-            if arguments.side == "ours"
-            else bare(products=arguments.side == "bare")
-        )
-        print(rate)
+        studies = arguments.side in ("ours", "keras")
+        print(ours(own=arguments.side == "ours") if studies else bare(products=arguments.side == "bare"))
         return
     readings = [{side: measure(side) for side in SIDES} for _ in range(arguments.repeats)]
     median = report.medians(readings)
     print(f"{'step of':<12}{'images/s':>10}{'ms':>8}    medians of {arguments.repeats}")
     for side, rate in median.items():
         print(f"{side:<12}{rate:>10,.0f}{1000 * BATCH / rate:>8.2f}")
+    print(f"ours is {median['ours'] / median['keras']:.2f} times the same with Keras's dense layers")
     print(f"products and updates are {median['ours'] / median['bare']:.0%} of our step")
     report.write(arguments.json, images_per_second=readings)
 
