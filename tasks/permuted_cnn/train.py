@@ -144,9 +144,11 @@ def perceptron(x):
     """Two hidden layers of 512 units: the order of its inputs is the order of its weights."""
     from keras import layers
 
+    from common.dense import Dense
+
     x = layers.Flatten()(x)
     for _ in range(2):
-        x = layers.Dense(512, activation="relu")(x)
+        x = Dense(512, activation="relu")(x)
     return x
 
 
