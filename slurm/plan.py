@@ -225,8 +225,13 @@ def look_closer(
 ) -> list[tuple[str, Values]]:
     """Every mistake, with the values that make it: a parser names its first alone, so values are tried one by one.
 
-    A value that is wrong by itself, and in every combination, is to blame; the others are judged without it.
+    A value that is wrong by itself, beside each of the others, and in every combination, is to blame; the others are
+    judged without it.
     """
+    singles: list[Values] = []
+    for single in ({key: value} for values in (fixed, *grid) for key, value in values.items()):
+        if single not in singles:
+            singles.append(single)
 
     def mistake(values: Values) -> str | None:
         try:
@@ -235,23 +240,28 @@ def look_closer(
             return re.sub(r"(--[\w.-]+)=[^\s;]+", r"\1", str(error))  # a key that is not known, whatever its value
         return None
 
+    def fault(single: Values, beside: Values) -> str | None:
+        text = mistake(beside | single)
+        others = [other for other in singles if text and other.keys() != single.keys()]
+        helped = any(mistake(beside | other | single) is None for other in others)
+        return None if helped else text
+
     found: list[tuple[str, Values]] = []
     kept = dict(fixed)
     hopeless = not any(mistake(fixed | values) is None for values in grid)
     for key, value in fixed.items():
-        if hopeless and mistake(kept) and (text := mistake({key: value})):
+        if hopeless and mistake(kept) and (text := fault({key: value}, {})):
             found.append((text, {key: value}))
             del kept[key]
-    if hopeless and (text := mistake(kept)):
+    if hopeless and (text := mistake(kept)) and all(mistake(kept | values) == text for values in grid):
         return [*found, (text, kept)]
     wrong = [(values, text) for values in grid if (text := mistake(kept | values))]
     right = [values for values in grid if values not in [w for w, _ in wrong]]
-    singles = [{key: value} for values in grid for key, value in values.items()]
     blamed: list[Values] = []
     for single in singles:
-        if single in blamed or any(single.items() <= values.items() for values in right):
+        if single.items() <= fixed.items() or any(single.items() <= values.items() for values in right):
             continue
-        if text := mistake(kept | single):
+        if text := fault(single, kept):
             blamed.append(single)
             found.append((text, single))
     found += [(text, values) for values, text in wrong if not any(b.items() <= values.items() for b in blamed)]

@@ -281,6 +281,19 @@ def test_fixed_value_that_is_right_with_some_of_the_grid_is_not_blamed(mistakes)
     assert line.endswith("(optimizer=sdg)")
 
 
+@pytest.mark.parametrize("where", ["grid", "fixed"])
+def test_values_that_are_right_together_are_not_blamed_for_another_mistake(mistakes, where):
+    """Momentum is wrong by itself, for the default is adam."""
+    values = {"optimizer": "sgd", "momentum": "0.9", "width": "0"}
+    grid, fixed = ({key: [value] for key, value in values.items()}, {}) if where == "grid" else ({}, values)
+    assert mistakes(grid, fixed=fixed) == ["error: width is 0; it must be above zero (width=0)"]
+
+
+def test_a_fixed_value_that_the_grid_makes_right_is_not_blamed_for_another_mistake(mistakes):
+    lines = mistakes({"optimizer": ["sgd"]}, fixed={"momentum": "0.9", "width": "0"})
+    assert lines == ["error: width is 0; it must be above zero (width=0)"]
+
+
 def test_all_fixed_mistakes_are_told(mistakes):
     lines = mistakes({}, fixed={"colour": "pink", "width": "0"})
     assert len(lines) == 2
