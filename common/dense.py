@@ -6,26 +6,28 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_studies")
 class Dense(keras.layers.Dense):
-    """Keras's layer for inputs (b, n), whose gradient by its input is another of TensorFlow's kernels.
+    """Keras's layer, whose gradient by its input is another of TensorFlow's kernels.
 
     That gradient is a product with the transposed kernel. For MatMul TensorFlow takes oneDNN's older `gemm`, which is
-    slow at that on processors with AVX-512; for a batch of products, here of one, it takes oneDNN's `matmul`, which is
-    not. The autoencoder trains 1.1 times as fast (tests/benchmarks/dense.py). The same function and gradients to
-    rounding. Other backends keep Keras's own.
+    slow at that in float32 on processors with AVX-512 where a kernel has hundreds of inputs and of units; for a batch
+    of products, here of one, it takes oneDNN's `matmul`, which is not. The autoencoder trains 1.1 times as fast
+    (tests/benchmarks/autoencoder_limit.py). The same function and gradients to rounding. Other backends, dtypes and
+    inputs than (b, n) have Keras's own.
     """
 
     def call(self, inputs, training=None):
-        """Float inputs (b, n) to outputs (b, units)."""
-        if keras.backend.backend() != "tensorflow":
+        """Inputs (b, n) to outputs (b, units)."""
+        plain = keras.backend.standardize_dtype(inputs.dtype) == "float32" and len(inputs.shape) == 2
+        if not plain or keras.backend.backend() != "tensorflow":
             return super().call(inputs, training=training)
-        outputs = product(inputs, self.kernel.value)
+        outputs = product(inputs, self.kernel)
         if self.use_bias:
             outputs = ops.add(outputs, self.bias)
         return self.activation(outputs)
 
 
 def product(inputs, kernel):
-    """The matrix product of two of TensorFlow's tensors, (b, n) and (n, units)."""
+    """The matrix product of float32 tensors of TensorFlow's, (b, n) and (n, units)."""
     import tensorflow as tf
 
     @tf.custom_gradient

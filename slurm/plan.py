@@ -225,7 +225,7 @@ def look_closer(
 ) -> list[tuple[str, Values]]:
     """Every mistake, with the values that make it: a parser names its first alone, so values are tried one by one.
 
-    A value that is wrong by itself, beside each of the others, and in every combination, is to blame; the others are
+    A value that is wrong by itself, beside any one of the others, and in every combination, is to blame; the others are
     judged without it.
     """
     singles: list[Values] = []
@@ -242,7 +242,8 @@ def look_closer(
 
     def fault(single: Values, beside: Values) -> str | None:
         text = mistake(beside | single)
-        others = [other for other in singles if text and other.keys() != single.keys()]
+        together = [v for v in (fixed | values for values in grid) if text and single.items() <= v.items()]
+        others = [other for other in singles if any(other.items() <= values.items() for values in together)]
         helped = any(mistake(beside | other | single) is None for other in others)
         return None if helped else text
 
@@ -253,7 +254,7 @@ def look_closer(
         if hopeless and mistake(kept) and (text := fault({key: value}, {})):
             found.append((text, {key: value}))
             del kept[key]
-    if hopeless and (text := mistake(kept)) and all(mistake(kept | values) == text for values in grid):
+    if hopeless and (text := mistake(kept)) and all(mistake(kept | single) for single in singles):
         return [*found, (text, kept)]
     wrong = [(values, text) for values in grid if (text := mistake(kept | values))]
     right = [values for values in grid if values not in [w for w, _ in wrong]]

@@ -52,7 +52,7 @@ def classifier(config, data: Dataset) -> keras.Model:
     """uint8 images (b, h, w, c) to float32 logits (b, classes): one linear layer on top of the encoder."""
     inputs, x = image_input(data)
     x = encode(x, config.k, config.hidden, config.dropout, config.seed)
-    logits = Dense(len(data.class_names), dtype="float32", name="head")(x)
+    logits = layers.Dense(len(data.class_names), dtype="float32", name="head")(x)
     model = keras.Model(inputs, logits)
     for name in ENCODER:
         model.get_layer(name).trainable = config.train_encoder

@@ -62,6 +62,37 @@ def test_mixed_precision_computes_as_keras_does(policy):
     assert Dense(5, dtype=policy)(images).dtype == policy.removeprefix("mixed_")
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's kernels")
+@pytest.mark.parametrize(("dtype", "products"), [("float32", 1), ("bfloat16", 0)])
+def test_the_gradient_by_its_input_is_a_batch_of_products(dtype, products):
+    import tensorflow as tf
+
+    layer = Dense(5, dtype=dtype)
+    layer.build((None, 7))
+
+    @tf.function
+    def gradient(images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            outputs = layer(images)
+        return tape.gradient(outputs, images)
+
+    graph = gradient.get_concrete_function(tf.TensorSpec((4, 7), dtype)).graph
+    assert [node.type for node in graph.get_operations()].count("BatchMatMulV2") == products
+
+
+def test_other_inputs_are_those_of_keras():
+    images, kernel, bias = arrays((4, 2, 7), (7, 5), (5,))
+    model = keras.Sequential([keras.Input((2, 7)), Dense(5)])
+    model.set_weights([kernel, bias])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    np.testing.assert_allclose(model.predict(images, verbose=0), images @ kernel + bias, rtol=1e-4, atol=1e-5)
+    model.train_on_batch(images, images[..., :5])
+    error = images @ kernel + bias - images[..., :5]
+    step = 0.1 * 2 / error.size * np.tensordot(images, error, ((0, 1), (0, 1)))
+    np.testing.assert_allclose(kernel - model.get_weights()[0], step, rtol=1e-3, atol=1e-5)
+
+
 def test_a_saved_model_has_it():
     model = keras.Sequential([keras.Input((7,)), Dense(5)])
     assert isinstance(keras.Sequential.from_config(model.get_config()).layers[0], Dense)

@@ -294,6 +294,13 @@ def test_a_fixed_value_that_the_grid_makes_right_is_not_blamed_for_another_mista
     assert lines == ["error: width is 0; it must be above zero (width=0)"]
 
 
+@pytest.mark.parametrize("grid", [{"rate": ["fast"]}, {"rate": [0.1, "fast"], "width": [1, 2]}])
+def test_fixed_values_that_are_wrong_together_are_told_beside_a_mistake_of_the_grid(mistakes, grid):
+    (line,) = mistakes(grid, fixed={"batch_size": "6", "devices": "4"})
+    assert "cannot share equally" in line
+    assert line.endswith("(batch_size=6 devices=4)")
+
+
 def test_all_fixed_mistakes_are_told(mistakes):
     lines = mistakes({}, fixed={"colour": "pink", "width": "0"})
     assert len(lines) == 2
