@@ -34,7 +34,7 @@ def named(settings: Mapping[str, Sequence[dict]]) -> tuple[str, dict[str, Sequen
     legend = []
     for own, members in zip(words, settings.values(), strict=True):
         text = " ".join(word for word in own if word not in common) or "as the preset" * (len(words) > 1)
-        count = f"n = {len(members)}"
+        count = f"n = {len(members)}".replace(" ", "\N{NO-BREAK SPACE}")  # which no line ends at
         legend.append(textwrap.fill(f"{text} ({count})" if text else count, 100).replace("$", r"\$"))
     return " ".join(common).replace("$", r"\$"), dict(zip(legend, settings.values(), strict=True))
 

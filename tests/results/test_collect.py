@@ -504,11 +504,24 @@ def test_a_legend_names_what_tells_settings_apart_and_the_title_the_rest():
         "dataset=d weights=w.h5@sha256:0123456789abcdef block=1": [{}, {}],
         "dataset=d weights=w.h5@sha256:0123456789abcdef block=$2": [{}],
     }
+    assert named(settings) == (
+        "dataset=d weights=w.h5@012345",
+        {"block=1 (n = 2)": [{}, {}], r"block=\$2 (n = 1)": [{}]},
+    )
+    assert named({"dataset=d": [{}]}) == ("dataset=d", {"n = 1": [{}]})
+    assert [*named({"a=1": [{}], "a=1 b=2": [{}]})[1]] == ["as the preset (n = 1)", "b=2 (n = 1)"]
+
+
+@pytest.mark.parametrize("length", range(85, 100))
+def test_a_number_of_seeds_is_not_cut_by_the_end_of_a_line(length):
+    legend = named({f"a={'x' * length}": [{}], "b=1": [{}]})[1]
+    assert next(iter(legend)).endswith(("x (n = 1)", "x\n(n = 1)"))
+
+
+def named(settings):
+    """What `drawings.named` gives, with spaces that a line may end at for those that none does."""
     common, legend = drawings.named(settings)
-    assert common == "dataset=d weights=w.h5@012345"
-    assert legend == {"block=1 (n = 2)": [{}, {}], r"block=\$2 (n = 1)": [{}]}
-    assert drawings.named({"dataset=d": [{}]}) == ("dataset=d", {"n = 1": [{}]})
-    assert [*drawings.named({"a=1": [{}], "a=1 b=2": [{}]})[1]] == ["as the preset (n = 1)", "b=2 (n = 1)"]
+    return common, {text.replace("\N{NO-BREAK SPACE}", " "): members for text, members in legend.items()}
 
 
 def test_locality_has_a_point_a_block(drawn, tmp_path):
