@@ -24,8 +24,8 @@ TELL_EVERY = 60.0  # seconds between lines within an epoch, where there is no pr
 class Progress:
     """How far a run has come: `step` batches and `seconds` into epoch `epoch` (from 0) of phase `phase` (from 0).
 
-    `rows` are those of history.csv. `best` names, for each phase begun, its best epoch and the file with its weights.
-    `extra` is what a task's own callbacks keep, as JSON data.
+    `rows` are those of history.csv. `best` names, for each phase begun, its best epoch and the file with its weights;
+    `last`, for each phase that has ended, its last epoch. `extra` is what a task's own callbacks keep, as JSON data.
     """
 
     phase: int = 0
@@ -34,6 +34,7 @@ class Progress:
     seconds: float = 0.0
     rows: list[dict] = field(default_factory=list)
     best: dict[str, dict] = field(default_factory=dict)
+    last: dict[str, dict] = field(default_factory=dict)
     extra: dict = field(default_factory=dict)
 
 
@@ -71,7 +72,7 @@ def keep_state_as_it_is() -> None:
 
 
 class Keeper(keras.callbacks.Callback):
-    """Writes what a phase must not lose: a row, a checkpoint and the best weights at each epoch's end.
+    """Writes what a phase must not lose: at each epoch's end a row, a checkpoint, and the weights of the best and last.
 
     Also within an epoch, when the run is asked to stop or `checkpoint_minutes` have passed. Raises Interrupted after
     the former, and Diverged at the first loss that is not finite. Files are written beside the training; when the
@@ -185,9 +186,11 @@ class Keeper(keras.callbacks.Callback):
         }
         self.progress.rows.append(row)
         self.progress.epoch, self.progress.step, self.progress.seconds = epoch + 1, 0, 0.0
-        best = self.new_best(row, state)
-        self.best = best or self.best
-        self.save(state, best)
+        kinds = self.kinds_of(row)
+        weights = self.weights(state) if kinds else None
+        if "best" in kinds:
+            self.best = weights
+        self.save(state, weights, kinds)
         self.report(row)
         if self.run.stop:
             raise Interrupted(self.run.stop)
@@ -208,20 +211,24 @@ class Keeper(keras.callbacks.Callback):
         """Phase, epoch and step (both from 1), for messages."""
         return {"phase": self.phase.name, "epoch": self.progress.epoch + 1, "step": self.progress.step}
 
-    def new_best(self, row: Mapping, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
-        """The weights, if this epoch is its phase's best: of highest validation accuracy, if any, then lowest loss.
+    def kinds_of(self, row: Mapping) -> list[str]:
+        """What this epoch is of its phase, noted in the progress: best so far, last.
 
-        They are a part of `state`.
+        The best has the highest validation accuracy, if there is one, then the lowest loss.
         """
 
         def merit(epoch: Mapping) -> tuple[float, float]:
             return epoch.get("val_accuracy", 0.0), -epoch["val_loss"]
 
         best = self.progress.best.get(self.phase.name)
-        if best and merit(best) >= merit(row):
-            return None
+        kinds = {"best": best is None or merit(best) < merit(row), "last": row["epoch"] == self.phase.epochs}
         entry = {key: row[key] for key in ("epoch", "val_accuracy", "val_loss") if key in row}
-        self.progress.best[self.phase.name] = {"file": "", **entry}
+        for kind in (chosen := [kind for kind, holds in kinds.items() if holds]):
+            getattr(self.progress, kind)[self.phase.name] = {"file": "", **entry}
+        return chosen
+
+    def weights(self, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The model's weights, as a part of `state`."""
         variables, weights = self.whole.variables, self.whole.weights
         arrays = {id(v): state[name] for name, v in zip(checkpoints.names("model", variables), variables, strict=True)}
         return {name: arrays[id(v)] for name, v in zip(checkpoints.names("weights", weights), weights, strict=True)}
@@ -255,24 +262,36 @@ class Keeper(keras.callbacks.Callback):
             for number, copies in enumerate(own):
                 checkpoints.assign(f"metrics-{number}", copies, arrays)
 
-    def save(self, arrays: Mapping[str, np.ndarray], best: Mapping[str, np.ndarray] | None = None) -> None:
+    def save(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        weights: Mapping[str, np.ndarray] | None = None,
+        kinds: Sequence[str] = (),
+    ) -> None:
         """Begin to checkpoint these arrays with the position in training; the first process alone does.
 
-        `best`: weights that are the best of the phase so far.
+        `weights` are the best or the last of the phase, or both, as `kinds` says.
         """
         if devices.is_first():
-            self.written = self.writer.submit(self.write, arrays, best, self.phase.name, copy.deepcopy(self.progress))
+            progress = copy.deepcopy(self.progress)
+            self.written = self.writer.submit(self.write, arrays, weights, kinds, self.phase.name, progress)
         self.saved_at = time.monotonic()
 
     def write(
-        self, arrays: Mapping[str, np.ndarray], best: Mapping[str, np.ndarray] | None, phase: str, progress: Progress
+        self,
+        arrays: Mapping[str, np.ndarray],
+        weights: Mapping[str, np.ndarray] | None,
+        kinds: Sequence[str],
+        phase: str,
+        progress: Progress,
     ) -> None:
-        """What `save` begins: the best weights, then the checkpoint that names them, then history.csv."""
-        if best:
+        """What `save` begins: the weights, then the checkpoint that names them, then history.csv."""
+        if weights:
             # No times in its data: the file of a run that was stopped and resumed has the same digest.
-            data = {key: value for key, value in progress.best[phase].items() if key != "file"}
-            file = checkpoints.save(self.run.checkpoints, f"best-{phase}", best, data).name
-            self.progress.best[phase]["file"] = progress.best[phase]["file"] = file
+            data = {key: value for key, value in getattr(progress, kinds[0])[phase].items() if key != "file"}
+            file = checkpoints.save(self.run.checkpoints, f"{kinds[0]}-{phase}", weights, data).name
+            for kind in kinds:
+                getattr(self.progress, kind)[phase]["file"] = getattr(progress, kind)[phase]["file"] = file
         done = sum(phase.epochs for phase in self.phases[: progress.phase]) + progress.epoch
         checkpoints.save_step(self.run.checkpoints, done * self.steps + progress.step, arrays, asdict(progress))
         if progress.rows:

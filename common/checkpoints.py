@@ -125,26 +125,31 @@ def read_data(path: Path) -> dict:
 
 
 def save_step(folder: Path, step: int, arrays: Mapping[str, np.ndarray], data: Mapping) -> Path:
-    """Save the state of training after so many steps; keep the newest two, and the best states that they name."""
+    """Save the state of training after so many steps; keep the newest two, and the weights that they name."""
     path = save(folder, f"step-{step:09d}", arrays, data)
     # What lies ahead of this one was passed over when the run resumed: damaged, and never to be counted among the two.
     behind = [old for old in steps(folder) if step_of(old) < step]
     kept = [path, *behind[: KEPT - 1]]
     for old in set(steps(folder)) - set(kept):
         old.unlink()
-    named = {file for checkpoint in kept for file in best_files(checkpoint)}
-    for old in folder.glob("best-*.safetensors"):
+    named = {file for checkpoint in kept for file in named_by(checkpoint)}
+    for old in (*folder.glob("best-*.safetensors"), *folder.glob("last-*.safetensors")):
         if old.name not in named:
             old.unlink()
     return path
 
 
-def best_files(path: Path) -> set[str]:
-    """Names of the best states that a checkpoint leans on; none where it has been damaged since it was written."""
+def named_by(path: Path) -> set[str]:
+    """Names of the files of weights that a checkpoint needs; none if it has been damaged since it was written."""
     try:
-        return {best["file"] for best in read_data(path)["best"].values()}
+        return weights_files(read_data(path))
     except safetensors.SafetensorError:
         return set()
+
+
+def weights_files(data: Mapping) -> set[str]:
+    """Names of the files with the weights of each phase's best and last epoch, in a checkpoint's data."""
+    return {entry["file"] for kind in ("best", "last") for entry in data.get(kind, {}).values()}
 
 
 def step_of(path: Path) -> int:
@@ -159,7 +164,7 @@ def steps(folder: Path) -> list[Path]:
 
 
 def latest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole, with the best states that it leans on whole too; None without any.
+    """The newest checkpoint that is whole, with the weights that it needs whole too; None without any.
 
     Says which ones it passed over. Raises CheckpointError when there are checkpoints and none is whole.
     """
@@ -167,8 +172,8 @@ def latest(folder: Path) -> Checkpoint | None:
     for path in found:
         try:
             checkpoint = load(path)
-            for best in checkpoint.data["best"].values():
-                load(folder / best["file"])
+            for file in weights_files(checkpoint.data):
+                load(folder / file)
             return checkpoint
         except (CheckpointError, OSError) as error:
             print(f"warning: {error}; falling back to the checkpoint before it", flush=True)

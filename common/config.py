@@ -148,6 +148,11 @@ class Config:
     nodes: int = 1
     """Machines that share every batch (JAX): start one process on each of them."""
 
+    PROTOCOL = 1
+    """Part of every run's name. A task raises it with each change that lets a command compute something else."""
+    REPORTED = "best"
+    """Which epoch the tables report: best, that of the best validation result, or last. The source's choice."""
+
     # Fields that say where and how a run happens but not what it computes: they do not enter its name.
     OPERATIONAL = (
         "data_dir",
@@ -212,12 +217,19 @@ class Config:
         """The remaining fields as JSON data."""
         return {k: str(v) if isinstance(v, Path) else v for k, v in vars(self).items() if k in self.OPERATIONAL}
 
+    def digest(self) -> str:
+        """SHA-256 of the protocol and of all that differs from the class's defaults, but for the seed.
+
+        A field that is added later, with today's behaviour as its default, so leaves the names of older runs as they
+        are.
+        """
+        chosen = without_defaults(self, self.identity())
+        chosen.pop("seed", None)
+        return hashlib.sha256(json.dumps([self.PROTOCOL, chosen], sort_keys=True).encode()).hexdigest()
+
     def name(self) -> str:
-        """Run directory's name: `<slug>-<hash of the config without seed>-s<seed>`."""
-        identity = self.identity()
-        seed = identity.pop("seed")
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        return f"{self.slug()}-{digest[:8]}-s{seed}"
+        """Run directory's name: `<slug>-<digest>-s<seed>`."""
+        return f"{self.slug()}-{self.digest()[:8]}-s{self.seed}"
 
     def slug(self) -> str:
         """The readable part of the name."""
@@ -263,6 +275,22 @@ class FineTuning(Config):
         positive("cache-gigabytes", self.cache_gigabytes)
         if self.cache_features == "on" and self.devices * self.nodes > 1:
             raise ConfigError("cache-features is on, which several devices cannot share; allowed there: auto, off")
+
+
+def without_defaults(config: object, values: Mapping) -> dict:
+    """Those of a dataclass's values, JSON data, that differ from its class's defaults; in nested dataclasses too."""
+    kept = {}
+    for field in dataclasses.fields(config):
+        own = getattr(config, field.name)
+        if field.name not in values or values[field.name] == field.default or own == field.default:
+            continue
+        value = values[field.name]
+        if dataclasses.is_dataclass(own):
+            value = without_defaults(own, value)
+        elif isinstance(own, tuple) and all(map(dataclasses.is_dataclass, own)):
+            value = [without_defaults(one, part) for one, part in zip(own, value, strict=True)]
+        kept[field.name] = value
+    return kept
 
 
 def flat(fields: Mapping, prefix: str = "") -> dict:

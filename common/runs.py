@@ -1,6 +1,6 @@
 """Run directories: one configuration, one folder, from the first checkpoint to the final figures.
 
-    config.json  environment.json  history.csv  checkpoints/  predictions.npz  figures/*.png  metrics.json
+    config.json  environment.json  history.csv  checkpoints/  predictions.npz  outcomes.json  figures/  metrics.json
 
 metrics.json comes last: a folder that has it is finished.
 """
@@ -29,13 +29,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from common import devices, files
-from common.config import REPOSITORY, Config, ConfigError, choice, fail, parse
+from common.config import REPOSITORY, Config, ConfigError, choice, fail, flat, parse
 from common.files import CheckpointError
 
 if TYPE_CHECKING:
     import numpy as np  # `--help` does without
 
 SNAPSHOT = "snapshot.json"
+INSTRUCTION_SETS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 VERSIONS = ("keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "scikit-learn", "keras-cv", "tensorflow-datasets")
 
 
@@ -110,6 +111,10 @@ class Run:
         content = io.BytesIO()
         np.savez_compressed(content, class_names=np.array(class_names), **arrays)
         files.write(self.folder / "predictions.npz", content.getvalue())
+
+    def write_outcomes(self, content: Mapping) -> None:
+        """Write outcomes.json: which test images were right, by phase and epoch (common/outcomes.py)."""
+        files.write_json(self.folder / "outcomes.json", content)
 
     def finish(self, status: str, metrics: Mapping) -> None:
         """Write metrics.json, which marks the run as finished."""
@@ -202,15 +207,17 @@ def clear(folder: Path) -> None:
 
 
 def write_config(run: Run, setting: str) -> None:
-    """Write config.json, or see that the one there says the same."""
+    """Write config.json, or check that the one there says the same; it may lack fields that came later."""
     path = run.folder / "config.json"
-    identity = run.config.identity()
+    config = run.config
     if path.is_file():
-        if json.loads(path.read_text())["config"] != identity:
-            raise RunError(f"{path} belongs to another configuration; --overwrite starts anew")
+        there, ours = json.loads(path.read_text()), flat(config.identity())
+        changed = [key for key, value in flat(there["config"]).items() if key in ours and ours[key] != value]
+        if there.get("digest") != config.digest() or changed:
+            raise RunError(f"{path} belongs to another configuration; --overwrite starts from scratch")
         return
-    content = {"task": run.task, "setting": setting, "config": identity, "options": run.config.operational()}
-    files.write_json(path, content)
+    named = {"task": run.task, "setting": setting, "protocol": config.PROTOCOL, "digest": config.digest()}
+    files.write_json(path, named | {"config": config.identity(), "options": config.operational()})
 
 
 def git_state() -> dict:
@@ -242,6 +249,18 @@ def installed(packages: Sequence[str] = VERSIONS) -> dict[str, str]:
     return versions
 
 
+def processor() -> dict:
+    """Name of the processor, and those of its instruction sets that speed and rounding depend on (Linux, x86)."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = facts.get("flags", "").split()
+    return {
+        "name": facts.get("model name") or platform.processor(),
+        "instruction_sets": [name for name in INSTRUCTION_SETS if name in flags],
+    }
+
+
 def write_environment(run: Run, **facts: object) -> None:
     """Write environment.json: where and with what this run happens; `starts` lists each start of it.
 
@@ -265,6 +284,7 @@ def write_environment(run: Run, **facts: object) -> None:
         "versions": installed(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
+        "processor": processor(),
         **facts,
         **code,
         "starts": [*starts, start],

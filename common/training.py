@@ -19,6 +19,7 @@ from common.config import Config, Phase
 from common.data import pipeline
 from common.data.sources import Dataset, Split
 from common.metrics import confusion, cross_entropy, evaluate
+from common.outcomes import packed
 from common.runs import Interrupted, Run, write_environment
 
 
@@ -130,7 +131,7 @@ def train(
             announce(phase, steps, together, trained, model)
             metrics = checkpoint.arrays if progress.step else None
             fit_part(part, trained, keeper, phase, data, augment, callbacks(progress), metrics)
-            load_best(run, model, progress, phase, keeper.best)
+            load_weights(run, model, progress.best[phase.name], keeper.best)
             keeper.best = None
             progress.phase, progress.epoch, progress.seconds = index + 1, 0, 0.0
     if devices.is_first():
@@ -261,25 +262,26 @@ def evaluation(split: Split, batch_size: int) -> tuple:
     return devices.spread(pipeline.evaluation(split, size, shared=True)), steps
 
 
-def load_best(
-    run: Run, model: keras.Model, progress: Progress, phase: Phase, arrays: Mapping[str, np.ndarray] | None = None
-) -> None:
-    """Put the best weights of a phase into the model, from its file if not given; random generators stay."""
+def load_weights(run: Run, model: keras.Model, entry: Mapping, arrays: Mapping[str, np.ndarray] | None = None) -> None:
+    """Put the weights of an epoch, an entry of the progress, into the model; random generators stay.
+
+    From their file if they are not given.
+    """
     if arrays is None:
-        arrays = checkpoints.load(run.checkpoints / devices.tell(progress.best[phase.name]["file"])).arrays
+        arrays = checkpoints.load(run.checkpoints / devices.tell(entry["file"])).arrays
     checkpoints.assign("weights", model.weights, arrays)
 
 
-def load_layers(model: keras.Model, folder: Path, phase: str, names: Sequence[str]) -> None:
-    """Put layers of a finished run into another model, by their names, as they were at the best epoch of a phase.
+def load_layers(model: keras.Model, folder: Path, phase: str, names: Sequence[str], kind: str = "best") -> None:
+    """Put layers of a finished run into another model, by their names, as they were at an epoch of a phase.
 
-    Raises CheckpointError where one is not there, or does not fit.
+    `kind` is best or last. Raises CheckpointError if a layer is not there, or does not fit.
     """
     kept = folder / "checkpoints"
-    last = checkpoints.latest(kept)
-    if last is None or phase not in last.data["best"]:
+    newest = checkpoints.latest(kept)
+    if newest is None or phase not in newest.data[kind]:
         raise checkpoints.CheckpointError(f"{folder} has no checkpoint of its phase {phase}")
-    arrays = checkpoints.load(kept / last.data["best"][phase]["file"]).arrays
+    arrays = checkpoints.load(kept / newest.data[kind][phase]["file"]).arrays
     for name in names:
         for variable in model.get_layer(name).weights:
             found = [array for key, array in arrays.items() if key.endswith(f"/{name}/{variable.name}")]
@@ -315,41 +317,63 @@ def results(
     objective: Objective = CLASSIFICATION,
     of: Sequence[str] = ("validation", "test"),
 ) -> dict:
-    """Figures of the best state of each phase, and of the last one in full; writes predictions.npz of a classifier.
+    """Metrics of the best and the last epoch of each phase, and of the last phase's reported one in full.
 
-    `of` names the splits. `running` is the training loss (and accuracy) of the last phase's best epoch as a mean over
-    its steps, dropout included. To be called after training, when every choice has been made on the validation split.
+    `of` names the splits. Writes predictions.npz and outcomes.json of a classifier. `running` is the training loss (and
+    accuracy) as a mean over the steps of the epoch, dropout included. The model ends with the reported weights. To be
+    called after training, when every choice has been made on the validation split.
     """
     splits = {name: getattr(data, name) for name in of}
-    by_phase = {}
+    reported = run.config.REPORTED
+    by_phase, right = {}, {}
     for phase in phases:
-        load_best(run, model, progress, phase)
-        full, arrays = {}, {}
-        for name, split in splits.items():
-            full[name], arrays[f"{name}_probabilities"] = measure(run, model, split, data, objective)
         rows = [row for row in progress.rows if row["phase"] == phase.name]
-        best_epoch = progress.best[phase.name]["epoch"]
+        states, full = {}, {}
+        for kind in sorted(("best", "last"), key=reported.__eq__):  # the reported one last: its weights stay
+            entry = getattr(progress, kind)[phase.name]
+            if entry["epoch"] not in full:
+                load_weights(run, model, entry)
+                full[entry["epoch"]] = {
+                    name: measure(run, model, part, data, objective) for name, part in splits.items()
+                }
+            found = full[entry["epoch"]]
+            row = rows[entry["epoch"] - 1]
+            states[kind] = {
+                "epoch": entry["epoch"],
+                "running": {key: row[key] for key in ("loss", "accuracy") if key in row},
+                **{name: brief(metrics) for name, (metrics, _) in found.items()},
+            }
+            if objective.accuracy:
+                right[f"{phase.name}/{kind}"] = found["test"][1].argmax(axis=1) == data.test.labels
         by_phase[phase.name] = {
             "epochs": len(rows),
-            "best_epoch": best_epoch,
+            "best_epoch": states["best"]["epoch"],
             "seconds": round(sum(row["seconds"] for row in rows), 1),
             "images_per_second": float(np.median([row["images_per_second"] for row in rows])),
-            **{
-                name: {key: f[key] for key in ("n", "accuracy", "loss", "macro_f1") if key in f}
-                for name, f in full.items()
-            },
+            **{name: states[reported][name] for name in splits},
+            **states,
         }
     if objective.accuracy:
         labels = {f"{name}_labels": split.labels for name, split in splits.items()}
+        arrays = {f"{name}_probabilities": probabilities for name, (_, probabilities) in found.items()}
         run.write_predictions(data.class_names, **labels, **arrays)
-    without_confusion = {n: {k: v for k, v in f.items() if k != "confusion"} for n, f in full.items()}
+        del right[f"{phase.name}/{reported}"]  # the predictions say it
+        run.write_outcomes(packed(data.test.labels, found["test"][1].argmax(axis=1), right))
+    counts = data.counts()
     return {
-        **without_confusion,
-        "running": {key: rows[best_epoch - 1][key] for key in ("loss", "accuracy") if key in rows[0]},
+        **{name: {k: v for k, v in metrics.items() if k != "confusion"} for name, (metrics, _) in found.items()},
+        "reported": reported,
+        "running": states[reported]["running"],
         "phases": by_phase,
-        "images": {name: int(count.sum()) for name, count in data.counts().items()},
+        "images": {name: int(count.sum()) for name, count in counts.items()},
+        "class_counts": {name: count.tolist() for name, count in counts.items()},
         "notes": list(data.notes),
     }
+
+
+def brief(metrics: Mapping) -> dict:
+    """What `phases` holds of a state on a split."""
+    return {key: metrics[key] for key in ("n", "accuracy", "loss", "macro_f1") if key in metrics}
 
 
 def draw_classifier(run: Run, data: Dataset, progress: Progress, metrics: Mapping) -> np.ndarray:

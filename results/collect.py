@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, for `common`
 
 from common import files
-from common.config import REPOSITORY, ConfigError, Parser, choice, fail
+from common.config import REPOSITORY, Config, ConfigError, Parser, choice, fail
 from results import records, tables
 from results.records import completed
 
@@ -82,7 +82,8 @@ def collect(task: str, runs: Path, root: Path, keeping: bool, complaints: list[s
     found, here = records.find(task, runs, results / "records", complaints)
     if keeping:
         records.keep(here, results / "records", complaints)
-    groups = records.group(found, complaints)
+    current = protocol(root / "tasks" / task / "train.py")
+    groups = records.group(found, complaints, current)
     rows = tables.tabulate(groups, tables.read_references(root / "tasks" / task / "reference.csv"), PAIRS.get(task, ()))
     if not rows:
         complaints.append(f"nothing to tabulate: {task}: no finished runs, no records, no reference.csv")
@@ -93,13 +94,23 @@ def collect(task: str, runs: Path, root: Path, keeping: bool, complaints: list[s
     for kind, content in (("csv", table), ("md", text), ("tex", tables.latex(table))):
         files.write(results / "tables" / f"{task}.{kind}", content.encode())
     fill(root / "tasks" / task / "README.md", tables.compact(table))
-    if drawn := {key: members for key, group in groups.items() if (members := completed(group))}:
+    for name in FIGURES.get(task, ()):
+        (results / "figures" / f"{task}_{name}.png").unlink(missing_ok=True)
+    # A figure does not say which protocol its runs followed, so it shows those of today's alone.
+    newest = {key: [r for r in members if records.protocol(r) == current] for key, members in groups.items()}
+    if drawn := {key: members for key, group in newest.items() if (members := completed(group))}:
         from results import drawings
 
         for name in FIGURES.get(task, ()):
             getattr(drawings, name)(drawn, results / "figures" / f"{task}_{name}.png")
     print(f"# {task}\n\n{text}", flush=True)
     return found
+
+
+def protocol(path: Path) -> int:
+    """The protocol of a task, read in its train.py and not loaded, since a table needs nothing else of it."""
+    found = re.search(r"^    PROTOCOL = (\d+)$", path.read_text(), re.MULTILINE)
+    return int(found[1]) if found else Config.PROTOCOL
 
 
 def summarise(known: Sequence[str], found: Mapping[str, Sequence[dict]], runs: Path, root: Path) -> None:

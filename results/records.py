@@ -36,19 +36,21 @@ class Unusable(Exception):
 def read_run(folder: Path) -> dict:
     """A finished run directory as a record: what tables and figures across runs are made from.
 
-    Keys: run, task, setting, config, environment, metrics, history (one dict an epoch). Holds no paths and no host
-    names. Raises Unusable for an unfinished or damaged run.
+    Keys: run, task, setting, protocol, config, environment, metrics, history (one dict an epoch), and outcomes of a
+    classifier. Holds no paths and no host names. Raises Unusable for an unfinished or damaged run.
     """
     if not (folder / "metrics.json").is_file():
         raise Unusable("unfinished: it has no metrics.json; its command, given again, goes on")
     config, environment, metrics = (read_json(folder / f"{n}.json") for n in ("config", "environment", "metrics"))
     record = {
         "run": folder.name,
-        **{key: config.get(key) for key in ("task", "setting", "config")},
+        **{key: config.get(key) for key in ("task", "setting", "protocol", "config")},
         "environment": environment,
         "metrics": metrics,
         "history": read_history(folder / "history.csv"),
     }
+    if (folder / "outcomes.json").is_file():
+        record["outcomes"] = read_json(folder / "outcomes.json")
     check(record, folder.parent.name, folder.name)
     environment["starts"] = [{k: v for k, v in start.items() if k != "host"} for start in environment["starts"]]
     return without_paths(record)
@@ -163,9 +165,16 @@ def measured(metrics: Mapping) -> dict[str, float]:
     return values
 
 
-def label(record: Mapping) -> tuple[str, str]:
-    """Study and setting of a run. Runs of uncommitted code are a setting of their own."""
-    return record["config"]["preset"], f"{record['setting']} {UNCOMMITTED if unknown_code(record) else ''}".strip()
+def label(record: Mapping, current: int = 1) -> tuple[str, str]:
+    """Study and setting of a run. Runs of uncommitted code, or of a protocol before the current one, stand apart."""
+    apart = [f"protocol={protocol(record)}"] if protocol(record) < current else []
+    apart += [UNCOMMITTED] if unknown_code(record) else []
+    return record["config"]["preset"], " ".join([record["setting"], *apart]).strip()
+
+
+def protocol(record: Mapping) -> int:
+    """The protocol of its task that a run followed; records from before there were numbers have the first."""
+    return record.get("protocol") or 1
 
 
 def find(task: str, runs: Path, records: Path, complaints: list[str]) -> tuple[list[dict], list[dict]]:
@@ -217,26 +226,32 @@ def keep(found: Sequence[Mapping], folder: Path, complaints: list[str]) -> None:
             files.write(path, content)
 
 
-def group(records: Sequence[dict], complaints: list[str]) -> Groups:
-    """Runs that differ in the seed alone, by (study, setting), sorted.
+def group(records: Sequence[dict], complaints: list[str], current: int = 1) -> Groups:
+    """Runs that differ in the seed alone, by (study, setting), sorted; `current` is the task's protocol of today.
 
     A setting tells how a config differs from its preset, so a preset that was changed between two runs leaves them
-    with one setting and two configs: these get the differing fields added. So do runs on different numbers of images,
-    since a copy of a data set may hold a part of it; a diverged run, which does not say how many, stays with the rest.
+    with one setting and two configs, and so two names: these get the differing fields added. So do runs on different
+    numbers of images, since a copy of a data set may hold a part of it; a diverged run, which does not say how many,
+    stays with the rest.
     """
     counts = {run_of_seeds(record): record["metrics"]["images"] for record in records if "images" in record["metrics"]}
     variants = defaultdict(lambda: defaultdict(list))
     for record in records:
-        fields = {key: value for key, value in record["config"].items() if key != "seed"}
-        # The hash in the name tells image folders of one name apart.
-        fields["run"] = run_of_seeds(record).rsplit("-", 1)[-1]
-        fields["images"] = record["metrics"].get("images", counts.get(run_of_seeds(record)))
-        variants[label(record)][json.dumps(fields, sort_keys=True)].append(record)
+        # The digest in the name covers the config but for fields that the run's code did not have yet.
+        digest = run_of_seeds(record).rsplit("-", 1)[-1]
+        images = record["metrics"].get("images", counts.get(run_of_seeds(record)))
+        variants[label(record, current)][json.dumps([digest, images])].append(record)
     groups = {}
     for (study, setting), by_config in variants.items():
-        configs = [flat(json.loads(text)) for text in by_config]
+        configs = []
+        for text, members in by_config.items():
+            digest, images = json.loads(text)
+            fields = {key: value for key, value in members[-1]["config"].items() if key != "seed"}
+            configs.append(flat(fields | {"run": digest, "images": images}))
         names = sorted({key for config in configs for key in config} - {"run"})
-        differing = [key for key in names if len({json.dumps(config.get(key)) for config in configs}) > 1]
+        # A field that not all of them have is one that the code of some did not know.
+        shared = [key for key in names if all(key in config for config in configs)]
+        differing = [key for key in shared if len({json.dumps(config[key]) for config in configs}) > 1]
         differing = differing or ["run"]
         if len(configs) > 1:
             complaints.append(

@@ -26,6 +26,9 @@ from common.config import Config, ConfigError, Phase, data_dir, offline, positiv
 class SweepConfig(Config):
     """What one run of this study depends on."""
 
+    PROTOCOL = 2
+    REPORTED = "last"  # source 003
+
     task: Literal["reconstruct", "classify"] = "reconstruct"
     """Train an autoencoder, or a classifier on top of an encoder."""
     k: int = 300
@@ -154,7 +157,7 @@ def classify(config: SweepConfig, run: runs.Run, data) -> None:
 
     model = networks.classifier(config, data)
     if config.encoder != "random":
-        training.load_layers(model, encoder_run(config), "train", networks.ENCODER)
+        training.load_layers(model, encoder_run(config), "train", networks.ENCODER, config.REPORTED)
     progress = training.train(run, model, config.phases, data, lambda phase: None)
     metrics = training.results(run, model, config.phases, data, progress, of=("train", "validation", "test"))
     training.draw_classifier(run, data, progress, metrics)

@@ -34,6 +34,8 @@ CHOSEN = {"cifar10": ("frog",), "cifar100": ("apple", "woman")}
 class PhasedConfig(FineTuning):
     """What one run of this study depends on."""
 
+    PROTOCOL = 2
+
     augmentation: str = "flip_crop"
     """none, flip_crop (source 000) or affine_colour_blur (source 001)."""
     augment_on: Literal["device", "host"] = "device"
@@ -77,11 +79,6 @@ class PhasedConfig(FineTuning):
             raise ConfigError("cache-views is for an augmentation on the device; allowed without one: 0")
         if self.cache_views and (self.cache_features == "off" or self.devices * self.nodes > 1):
             raise ConfigError("cache-views needs cache-features, which is off, or not to be had on several devices")
-
-    def identity(self) -> dict:
-        """As every config's; a run without cached views is named as before there were any."""
-        fields = super().identity()
-        return fields if self.cache_views else {k: v for k, v in fields.items() if k != "cache_views"}
 
 
 PRESETS = {

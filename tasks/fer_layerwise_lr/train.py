@@ -46,6 +46,8 @@ class Rates:
 class LayerwiseConfig(FineTuning):
     """What one run of this study depends on."""
 
+    PROTOCOL = 2
+
     dataset: str = "fer2013"
     """digits, cifar10, cifar100, mnist, notmnist, fer2013 or image_folder:PATH."""
     weights: str = "imagenet"

@@ -25,6 +25,8 @@ FIRST_WEIGHTS = 1e-4  # standard deviation of W before training: scores near 0 o
 class SVMConfig(Config):
     """What one run of this study depends on."""
 
+    PROTOCOL = 2
+
     batch_size: int = 400
     """Images per step, on all devices together."""
     loss: Literal["crammer_singer", "weston_watkins"] = "crammer_singer"

@@ -30,6 +30,8 @@ SIDES = {"digits": 8, "cifar10": 32, "cifar100": 32, "fer2013": 48}
 class PermutedConfig(Config):
     """What one run of this study depends on."""
 
+    PROTOCOL = 2
+
     network: Literal["cnn", "mlp"] = "cnn"
     """Convolutions, or the perceptron that is the control."""
     block: int | None = 1

@@ -29,6 +29,9 @@ from common.config import Config, ConfigError, Phase, data_dir, offline, positiv
 class RotationConfig(Config):
     """What one run of this study depends on."""
 
+    PROTOCOL = 2
+    REPORTED = "last"  # source 003
+
     stage: Literal["base", "rotation", "transfer", "contrastive"] = "base"
     """What is trained; the presets of these names set it, and the rest that goes with it."""
     blocks: int = 2
@@ -152,7 +155,7 @@ def classify(config: RotationConfig, run: runs.Run, data) -> None:
     model = networks.classifier(config, data)
     if config.stage == "transfer":
         taken = [networks.block(number) for number in range(1, config.blocks + 1)]
-        training.load_layers(model, rotation_run(config), "train", taken)
+        training.load_layers(model, rotation_run(config), "train", taken, config.REPORTED)
         for name in taken:
             model.get_layer(name).trainable = config.train_blocks
     progress = training.train(run, model, config.phases, data, lambda phase: None)

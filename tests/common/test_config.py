@@ -5,6 +5,7 @@ import pty
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -210,6 +211,55 @@ def test_name_is_slug_hash_and_seed():
     assert len(digest) == 8
     assert names[0] == names[1].removesuffix("7") + "0"
     assert digest == parsed().name().split("-")[-2]  # and the same in another parse
+
+
+@dataclass(frozen=True)
+class Rates:
+    head: float
+
+
+@dataclass(frozen=True)
+class Toy(Config):
+    phases: tuple[Phase, ...] = ()
+    rates: Rates = Rates(0.5)
+
+
+@dataclass(frozen=True)
+class GrownPhase(Phase):
+    colour: str = "red"
+
+
+@dataclass(frozen=True)
+class GrownRates(Rates):
+    top: float = 1.0
+
+
+@dataclass(frozen=True)
+class Grown(Toy):
+    """The same some time later: a new field in the config, in its phases and in its rates."""
+
+    size: int = 3
+    rates: Rates = GrownRates(0.5)
+
+
+PHASE = ("train", "full", 2, "sgd", 0.1)
+
+
+def test_a_new_field_leaves_the_names_of_older_runs_as_they_are():
+    then = Toy(seed=5, batch_size=32, phases=(Phase(*PHASE, momentum=0.5),), rates=Rates(0.25))
+    now = Grown(seed=5, batch_size=32, phases=(GrownPhase(*PHASE, momentum=0.5),), rates=GrownRates(0.25))
+    assert now.name() == then.name()
+    names = {then.name(), Toy().name()}
+    names |= {dataclasses.replace(now, size=4).name(), dataclasses.replace(now, rates=GrownRates(0.25, 2.0)).name()}
+    names.add(dataclasses.replace(now, phases=(GrownPhase(*PHASE, momentum=0.5, colour="blue"),)).name())
+    assert len(names) == 5
+
+
+def test_another_protocol_is_another_run():
+    class Later(Toy):
+        PROTOCOL = Toy.PROTOCOL + 1
+
+    assert Later().name() != Toy().name()
 
 
 # Another valid value of every field; a field that is missing here fails the test below.

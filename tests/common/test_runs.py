@@ -2,9 +2,12 @@
 
 import gc
 import json
+import platform
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -136,12 +139,29 @@ def test_a_diverged_run_is_a_result(tmp_path, capsys):
     assert command(tmp_path, fail_with(AssertionError("trained again"))) == 0
 
 
+def test_a_directory_from_before_a_field_was_added_is_taken(tmp_path):
+    command(tmp_path, fail_with(ConfigError("stop")))
+    path = next(tmp_path.glob("*/*/config.json"))
+    content = json.loads(path.read_text())
+    del content["config"]["deterministic"]
+    path.write_text(json.dumps(content))
+    assert command(tmp_path, complete) == 0
+
+
+def test_processor_names_the_instruction_sets_that_the_kernel_does():
+    found = runs.processor()
+    if Path("/proc/cpuinfo").is_file() and platform.machine() == "x86_64":
+        flags = set(re.search(r"^flags\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].split())
+        assert set(found["instruction_sets"]) == set(runs.INSTRUCTION_SETS) & flags
+        assert found["name"]
+
+
 def test_a_directory_of_another_configuration_is_refused(tmp_path, capsys):
     command(tmp_path, fail_with(ConfigError("stop")))
     path = next(tmp_path.glob("*/*/config.json"))
     path.write_text(path.read_text().replace('"batch_size": 64', '"batch_size": 65'))
     assert command(tmp_path, complete) == 1
-    assert "belongs to another configuration; --overwrite starts anew" in capsys.readouterr().err
+    assert "belongs to another configuration; --overwrite starts from scratch" in capsys.readouterr().err
 
 
 def test_leftovers_of_a_killed_write_are_cleared(tmp_path):

@@ -1,6 +1,7 @@
 """The training loop on a small network: phases, best states, resume, divergence, precision, schedules."""
 
 import dataclasses
+import json
 import math
 import signal
 import threading
@@ -9,11 +10,14 @@ import time
 import keras
 import numpy as np
 import pytest
+import scipy.special
+from sklearn.metrics import log_loss
 
 from common import checkpoints, files, optimizers, runs, training
 from common.callbacks import Keeper, Progress
 from common.config import Config, Phase
 from common.data import sources
+from common.outcomes import unpacked
 
 PHASES = (
     Phase("head", "head", epochs=2, optimizer="adam", rate=1e-3, dropout=0.3),
@@ -345,6 +349,52 @@ def test_results_of_the_splits_that_are_asked_for(tmp_path, data):
     assert usual["test"] == results["test"]
     with np.load(run.folder / "predictions.npz", allow_pickle=False) as saved:
         assert {"train_labels", "train_probabilities"}.isdisjoint(saved)
+
+
+class LastConfig(Config):
+    REPORTED = "last"
+
+
+def measured_apart(model, split):
+    """Accuracy and cross-entropy, by NumPy and scikit-learn."""
+    scores = logits_of(model, split)
+    probabilities = scipy.special.softmax(scores.astype(float), axis=1)
+    return np.mean(scores.argmax(axis=1) == split.labels), log_loss(split.labels, probabilities, labels=np.arange(10))
+
+
+@pytest.mark.parametrize("kind", [Config, LastConfig])
+def test_best_and_last_epoch_are_both_measured_and_one_is_reported(tmp_path, data, kind, monkeypatch):
+    monkeypatch.setattr("test_training.Config", kind)
+    # The rate of the first phase rises until it ruins the weights.
+    spoil = Phase("head", "full", 4, "sgd", 2.0, schedule="warmup_cosine", warmup_epochs=3)
+    phases = (spoil, dataclasses.replace(spoil, name="full"))
+    run, model, progress = train(tmp_path, data, phases)
+    results = training.results(run, model, phases, data, progress)
+    outcomes = unpacked(json.loads((run.folder / "outcomes.json").read_text()))
+    np.testing.assert_array_equal(outcomes[0], data.test.labels)
+    reported = kind.REPORTED
+    assert results["reported"] == reported
+    other = {"best": "last", "last": "best"}[reported]
+    assert set(outcomes[2]) == {"head/best", "head/last", f"full/{other}"}
+    for name, phase in results["phases"].items():
+        assert phase["best"]["epoch"] < phase["last"]["epoch"] == 4
+        assert phase["best"]["validation"]["accuracy"] > phase["last"]["validation"]["accuracy"]
+        for state in ("best", "last"):
+            row = next(r for r in progress.rows if (r["phase"], r["epoch"]) == (name, phase[state]["epoch"]))
+            assert phase[state]["running"] == {"loss": row["loss"], "accuracy": row["accuracy"]}
+            assert phase[state]["validation"]["accuracy"] == pytest.approx(row["val_accuracy"])
+            training.load_weights(run, model, getattr(progress, state)[name])
+            accuracy, loss = measured_apart(model, data.test)
+            assert phase[state]["test"]["accuracy"] == pytest.approx(accuracy)
+            assert phase[state]["test"]["loss"] == pytest.approx(loss, rel=1e-4)
+            if (name, state) != ("full", reported):
+                assert outcomes[2][f"{name}/{state}"].mean() == pytest.approx(accuracy)
+            else:
+                assert np.mean(outcomes[1] == outcomes[0]) == pytest.approx(accuracy)
+        assert phase["test"] == phase[reported]["test"]
+    assert results["running"] == results["phases"]["full"][reported]["running"]
+    assert results["test"]["accuracy"] == results["phases"]["full"][reported]["test"]["accuracy"]
+    assert results["class_counts"]["test"] == np.bincount(data.test.labels).tolist()
 
 
 def test_running_figures_are_those_of_the_last_phases_best_epoch(tmp_path, data):

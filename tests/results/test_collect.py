@@ -272,11 +272,33 @@ def test_records_hold_what_tables_rest_on_and_nothing_of_the_machine(root):
             assert secret not in text
         assert len(text) < 2**20
     record = json.loads(texts[0])
-    assert list(record) == ["run", "task", "setting", "config", "environment", "metrics", "history"]
+    assert list(record) == ["run", "task", "setting", "protocol", "config", "environment", "metrics", "history"]
     assert record["metrics"] == json.loads((run / "metrics.json").read_text())
     assert record["history"][0] == {"phase": "head", "epoch": 1, "rate": 0.001, "loss": 1.5, "val_accuracy": 0.5}
     assert json.loads(texts[1])["setting"] == "dataset=image_folder:flowers backbone=resnet18"
     assert json.loads(texts[1])["metrics"]["notes"] == ["1 unreadable image files skipped: flowers/rose/1.png"]
+
+
+def test_records_of_an_older_protocol_are_read_and_stand_apart(root):
+    old, new = (make_run(root, seed, slug=f"three_phase-cifar10-{seed}aaa1111") for seed in (0, 1))
+    edit(new / "config.json", protocol=2)
+    task = root / "tasks" / TASK / "train.py"
+    task.write_text("    PROTOCOL = 2\n")
+    collect(root, "--keep")
+    record = json.loads((root / "results/records" / TASK / f"{old.name}.json").read_text())
+    assert record["protocol"] is None
+    found = {row["setting"]: row["mean"] for row in rows(root, metric="test accuracy (%)")}
+    assert found == {f"{SETTING} protocol=1": "60.00", SETTING: "64.00"}
+    task.write_text("    PROTOCOL = 3\n")
+    collect(root)
+    assert {row["setting"] for row in table(root)} == {f"{SETTING} protocol=1", f"{SETTING} protocol=2"}
+
+
+def test_records_from_before_a_field_was_added_join_newer_ones(root):
+    make_run(root, 0)
+    make_run(root, 1, new_field="its default")
+    collect(root)
+    assert {row["n"] for row in rows(root, metric="test accuracy (%)")} == {"2"}
 
 
 def test_damaged_record_is_named(root, capsys):
