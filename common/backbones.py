@@ -84,10 +84,15 @@ class Backbone:
     def _is_frozen(self, stage: str) -> bool:
         return not any(layer.trainable for layer in self.stage_layers(stage))
 
-    def set_trainable(self, stages: Collection[str]) -> None:
-        """Make exactly `stages` trainable and freeze the rest, batch normalisation and its statistics included.
+    def set_trainable(self, stages: Collection[str], batch_norm: str = "layer") -> None:
+        """Make exactly `stages` trainable and freeze the rest.
 
         Takes effect when the model that is trained is compiled again.
+
+        Args:
+            stages: names of `STAGES`.
+            batch_norm: which statistics batch normalisation uses meanwhile: keep, layer or follow, as
+                `BatchNormalization.fine_tune` has them.
 
         Raises:
             ValueError: a name that is not in `STAGES`.
@@ -97,7 +102,10 @@ class Backbone:
         self.model.trainable = True
         for stage in STAGES:
             for layer in self.stage_layers(stage):
-                layer.trainable = stage in stages
+                if isinstance(layer, BatchNormalization):
+                    layer.fine_tune(stage in stages, batch_norm)
+                else:
+                    layer.trainable = stage in stages
 
 
 def build(name: str, image_size: int, weights: str = "none", offline: bool = False) -> Backbone:

@@ -258,6 +258,8 @@ class FineTuning(Config):
     """resnet18, resnet34, resnet50, resnet101, resnext50_32x4d, wide_resnet50_2 or mobilenet_v2."""
     image_size: int = 224
     """Side of the square that the backbone sees, in pixels."""
+    batch_norm: Literal["layer", "keep", "follow"] = "layer"
+    """Statistics while training. keep: the pretrained ones; layer: of the batch in trained layers; follow: in all."""
     cache_features: Literal["auto", "on", "off"] = "auto"
     """Compute once in a phase what frozen layers make of an image. auto: up to cache-gigabytes; on: beyond, on disk."""
     cache_gigabytes: float = 2.0
@@ -273,6 +275,16 @@ class FineTuning(Config):
         if self.image_size < 32:
             raise ConfigError(f"image-size is {self.image_size}; the backbones need 32 or more")
         positive("cache-gigabytes", self.cache_gigabytes)
+        if self.batch_norm == "keep" and self.weights == "none":
+            raise ConfigError(
+                "batch-norm is keep, and random weights have no statistics to keep: nothing would be normalised; "
+                "allowed with --weights none: layer, follow"
+            )
+        if self.batch_norm == "follow" and self.cache_features == "on":
+            raise ConfigError(
+                "cache-features is on, and with batch-norm follow the frozen layers give other outputs in every batch; "
+                "allowed with it: auto, off"
+            )
         if self.cache_features == "on" and self.devices * self.nodes > 1:
             raise ConfigError("cache-features is on, which several devices cannot share; allowed there: auto, off")
 

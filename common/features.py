@@ -51,12 +51,13 @@ def cut(
 ) -> Cut | None:
     """Cut a model below the first stage of its backbone that is trained; None where nothing is to be cached.
 
-    That is, where the images are `changing` from epoch to epoch, too little is frozen, or `config` is against it: with
+    That is, if the images are `changing` from epoch to epoch, batch normalisation follows the batches, too little is
+    frozen, or `config` is against it: with
     "auto" for what needs more than `cache_gigabytes` or a phase of one epoch. Views, on which the result depends, are
     cached in any case. What follows the backbone must be a chain of layers.
     """
     always = config.cache_features == "on" or views > 0
-    if config.cache_features == "off" or changing or config.devices * config.nodes > 1:
+    if config.cache_features == "off" or changing or config.devices * config.nodes > 1 or config.batch_norm == "follow":
         return None
     if phase.epochs < 2 and not always:
         return None

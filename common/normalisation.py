@@ -1,4 +1,6 @@
-"""Batch normalisation in one pass on TensorFlow."""
+"""Batch normalisation in one pass on TensorFlow, and what it does while a network is fine-tuned."""
+
+from typing import Any
 
 import keras
 
@@ -13,8 +15,23 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Where devices share a batch, the statistics are those of the whole batch, for which there is no kernel.
     """
 
-    def call(self, inputs, training=None, mask=None):
-        """Normalise by the statistics of the batch in training, by the moving ones else or when frozen."""
+    keep_statistics = False  # normalise by the moving statistics in training too, and leave them as they are
+
+    def fine_tune(self, trained: bool, regime: str) -> None:
+        """Set whether scale and offset are trained, and by which statistics the layer normalises meanwhile.
+
+        `regime` is that of `--batch-norm`. keep: the moving statistics, as they are; layer: those of the batch if the
+        layer is trained; follow: those of the batch, and the moving ones follow, even if the layer is frozen. Takes
+        effect at the next compile.
+        """
+        self.keep_statistics = regime == "keep"
+        self.trainable = trained or regime == "follow"
+        for variable in (self.gamma, self.beta):
+            variable.trainable = trained
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Normalise by the statistics of the batch in training, by the moving ones else or if frozen or kept."""
+        training = training and not self.keep_statistics
         if keras.backend.backend() != "tensorflow":
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf

@@ -47,7 +47,7 @@ class PhasedConfig(FineTuning):
     phases: tuple[Phase, ...] = ()
     """The phases, in order."""
 
-    SHOWN = ("dataset", "backbone")
+    SHOWN = ("dataset", "backbone", "batch_norm")
 
     def headline(self) -> tuple[str, ...]:
         """Preset, data set and backbone."""
@@ -77,6 +77,8 @@ class PhasedConfig(FineTuning):
             )
         if self.cache_views and (self.augmentation == "none" or self.augment_on == "host"):
             raise ConfigError("cache-views is for an augmentation on the device; allowed without one: 0")
+        if self.cache_views and self.batch_norm == "follow":
+            raise ConfigError("cache-views is for frozen layers whose outputs stay; allowed with batch-norm follow: 0")
         if self.cache_views and (self.cache_features == "off" or self.devices * self.nodes > 1):
             raise ConfigError("cache-views needs cache-features, which is off, or not to be had on several devices")
 
@@ -152,7 +154,7 @@ def study(config: PhasedConfig, run: runs.Run) -> None:
     model = build(config, backbone, data)
 
     def configure(phase: Phase) -> None:
-        backbone.set_trainable(TRAINABLE[phase.trainable])
+        backbone.set_trainable(TRAINABLE[phase.trainable], config.batch_norm)
         model.get_layer("dropout").rate = phase.dropout
 
     def cut(phase: Phase) -> features.Cut | None:

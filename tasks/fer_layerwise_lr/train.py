@@ -59,7 +59,7 @@ class LayerwiseConfig(FineTuning):
     rates: Rates = Rates(stem=1e-5, layer1=1e-5, layer2=5e-5, layer3=1e-4, layer4=5e-4, head=1e-3)
     """Learning rates by depth."""
 
-    SHOWN = ("dataset", "backbone", "image_size")
+    SHOWN = ("dataset", "backbone", "image_size", "batch_norm")
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -117,7 +117,7 @@ def study(config: LayerwiseConfig, run: runs.Run) -> None:
     backbone = backbones.build(config.backbone, config.image_size, config.weights, offline(config))
     model = build(backbone, data)
     rates = dataclasses.asdict(config.rates)
-    backbone.set_trainable([stage for stage in backbones.STAGES if rates[stage] > 0])
+    backbone.set_trainable([stage for stage in backbones.STAGES if rates[stage] > 0], config.batch_norm)
     print("rates:", ", ".join(f"{group} {rate:g}" for group, rate in rates.items()), flush=True)
     group_of = groups(backbone, model)
 
