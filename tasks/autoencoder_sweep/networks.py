@@ -5,6 +5,7 @@ from keras import layers, ops
 
 from common.data.sources import Dataset
 from common.dense import Dense
+from common.initialisation import kernel_and_bias
 
 
 class Autoencoder(keras.Model):
@@ -26,12 +27,17 @@ def image_input(data: Dataset):
     return inputs, layers.Rescaling(1 / 255, dtype="float32", name="pixels")(layers.Flatten()(inputs))
 
 
-def encode(x, k: int, hidden: int, dropout: float, seed: int):
+def dense(x, units: int, config, **arguments):
+    """A dense layer of x with the config's initial weights."""
+    return Dense(units, **arguments, **kernel_and_bias(config.initialisation, x.shape[-1]))(x)
+
+
+def encode(x, config):
     """Pixels to the bottleneck: hidden units with ReLU, then k numbers without."""
-    x = Dense(hidden, activation="relu", name="encoder_hidden")(x)
-    if dropout:
-        x = layers.Dropout(dropout, seed=seed, name="encoder_dropout")(x)
-    return Dense(k, name="bottleneck")(x)
+    x = dense(x, config.hidden, config, activation="relu", name="encoder_hidden")
+    if config.dropout:
+        x = layers.Dropout(config.dropout, seed=config.seed, name="encoder_dropout")(x)
+    return dense(x, config.k, config, name="bottleneck")
 
 
 ENCODER = ("encoder_hidden", "bottleneck")  # the layers of `encode` that have weights
@@ -41,18 +47,21 @@ def autoencoder(config, data: Dataset) -> Autoencoder:
     """uint8 images (b, h, w, c) to their reconstruction, float32 (b, h * w * c) from 0 to 1."""
     inputs, x = image_input(data)
     size = x.shape[-1]
-    x = encode(x, config.k, config.hidden, config.dropout, config.seed)
-    x = Dense(config.hidden, activation="relu", name="decoder_hidden")(x)
+    if config.input_dropout:
+        x = layers.Dropout(config.input_dropout, seed=config.seed + 2, name="input_dropout")(x)
+    x = encode(x, config)
+    x = dense(x, config.hidden, config, activation="relu", name="decoder_hidden")
     if config.dropout:
         x = layers.Dropout(config.dropout, seed=config.seed + 1, name="decoder_dropout")(x)
-    return Autoencoder(inputs, Dense(size, activation="sigmoid", dtype="float32", name="reconstruction")(x))
+    return Autoencoder(inputs, dense(x, size, config, activation="sigmoid", dtype="float32", name="reconstruction"))
 
 
 def classifier(config, data: Dataset) -> keras.Model:
     """uint8 images (b, h, w, c) to float32 logits (b, classes): one linear layer on top of the encoder."""
     inputs, x = image_input(data)
-    x = encode(x, config.k, config.hidden, config.dropout, config.seed)
-    logits = layers.Dense(len(data.class_names), dtype="float32", name="head")(x)
+    x = encode(x, config)
+    initial = kernel_and_bias(config.initialisation, x.shape[-1])
+    logits = layers.Dense(len(data.class_names), dtype="float32", name="head", **initial)(x)
     model = keras.Model(inputs, logits)
     for name in ENCODER:
         model.get_layer(name).trainable = config.train_encoder

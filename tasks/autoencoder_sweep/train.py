@@ -37,6 +37,11 @@ class SweepConfig(Config):
     """Units of the hidden layer between image and bottleneck, and of its mirror image."""
     dropout: float = 0.0
     """Dropout rate after each hidden layer."""
+    input_dropout: float = 0.0
+    """reconstruct: dropout rate of the input pixels; the loss compares with all of them."""
+    initialisation: Literal["keras", "torch"] = "keras"
+    """Initial weights: Keras's (Glorot uniform, biases zero) or torch's (kernel and bias uniform within
+    1/sqrt(fan_in))."""
     encoder: str = "random"
     """classify: random; pretrained, which is the finished autoencoder of the same seed in --out; or a run directory."""
     train_encoder: bool = True
@@ -45,6 +50,8 @@ class SweepConfig(Config):
     """Passes over the training images."""
     rate: float = 1e-3
     """Learning rate of Adam."""
+    convention: Literal["keras", "torch"] = "keras"
+    """Whose formulas Adam follows if the two differ."""
     steps_per_execution: int = 4  # of 844 in an epoch of MNIST
     """Most steps between looks at loss, stop requests and clock: the greatest common divisor with an epoch's is used.
     JAX or several devices: 1."""
@@ -57,7 +64,7 @@ class SweepConfig(Config):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The one phase."""
-        return (Phase("train", "full", self.epochs, "adam", self.rate, self.dropout),)
+        return (Phase("train", "full", self.epochs, "adam", self.rate, self.dropout, convention=self.convention),)
 
     def headline(self) -> tuple[str, ...]:
         """Preset, data set, and the bottleneck or the encoder."""
@@ -78,13 +85,24 @@ class SweepConfig(Config):
             raise ConfigError(f"encoder {self.encoder!r}: allowed: random, pretrained, or the folder of a run")
         if self.task == "reconstruct" and (self.encoder != "random" or not self.train_encoder):
             raise ConfigError("encoder and train-encoder are for --task classify")
+        if not 0 <= self.input_dropout < 1:
+            raise ConfigError(f"input-dropout is {self.input_dropout}; allowed: 0 <= input-dropout < 1")
+        if self.task == "classify" and self.input_dropout:
+            raise ConfigError("input-dropout is for --task reconstruct")
         for phase in self.phases:
             phase.check()
 
 
 PRESETS = {
-    "autoencoder": SweepConfig(preset="autoencoder", dataset="mnist"),
-    "transfer": SweepConfig(preset="transfer", dataset="mnist", task="classify", encoder="pretrained"),
+    "autoencoder": SweepConfig(preset="autoencoder", dataset="mnist", initialisation="torch", convention="torch"),
+    "transfer": SweepConfig(
+        preset="transfer",
+        dataset="mnist",
+        task="classify",
+        encoder="pretrained",
+        initialisation="torch",
+        convention="torch",
+    ),
     "demo": SweepConfig(preset="demo", dataset="digits", k=16, epochs=20),
 }
 

@@ -42,8 +42,9 @@ class PhasedConfig(FineTuning):
     """In the compiled step, or in tf.data with KerasCV."""
     cache_views: int = 0
     """Augmented versions of an image while layers are frozen, one an epoch in turn. 0: a new one in every epoch."""
-    head_init: Literal["glorot_uniform", "he_normal"] = "glorot_uniform"
-    """Initial weights of the head."""
+    head_init: Literal["glorot_uniform", "he_normal", "torch"] = "glorot_uniform"
+    """Initial weights of the head: Glorot's, its bias zero; He's (source 001) or torch's uniform ones, in either case
+    with torch's bias, uniform within 1/sqrt(inputs)."""
     phases: tuple[Phase, ...] = ()
     """The phases, in order."""
 
@@ -87,6 +88,7 @@ PRESETS = {
     "three_phase": PhasedConfig(
         preset="three_phase",
         weights="imagenet",
+        head_init="torch",
         phases=(
             Phase("head", "head", epochs=5, optimizer="adam", rate=1e-3, dropout=0.5),
             Phase("last_block", "last_block", epochs=5, optimizer="adam", rate=1e-4, dropout=0.3),
@@ -182,10 +184,19 @@ def build(config: PhasedConfig, backbone, data):
     x = backbone.extract(x)
     # Keras gives a layer its random generator only if its first rate is above zero.
     x = keras.layers.Dropout(0.5, seed=config.seed, name="dropout")(x)
-    logits = keras.layers.Dense(
-        len(data.class_names), kernel_initializer=config.head_init, dtype="float32", name="head"
-    )(x)
+    initial = head_initialisers(config.head_init, x.shape[-1])
+    logits = keras.layers.Dense(len(data.class_names), dtype="float32", name="head", **initial)(x)
     return keras.Model(inputs, logits)
+
+
+def head_initialisers(head_init: str, inputs: int) -> dict:
+    """Keyword arguments of the head's layer. He's rule says nothing of a bias, which torch leaves as it was."""
+    from common.initialisation import kernel_and_bias
+
+    if head_init == "glorot_uniform":
+        return {}
+    kernel = {"kernel_initializer": "he_normal"} if head_init == "he_normal" else {}
+    return kernel_and_bias("torch", inputs) | kernel
 
 
 def draw(config: PhasedConfig, run: runs.Run, model, data, progress, metrics) -> None:

@@ -17,6 +17,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
 
@@ -58,6 +59,9 @@ class LayerwiseConfig(FineTuning):
     """Momentum of SGD."""
     rates: Rates = Rates(stem=1e-5, layer1=1e-5, layer2=5e-5, layer3=1e-4, layer4=5e-4, head=1e-3)
     """Learning rates by depth."""
+    initialisation: Literal["keras", "torch"] = "keras"
+    """Initial weights of the new head: Keras's (Glorot uniform, biases zero) or torch's (kernel and bias uniform within
+    1/sqrt(fan_in))."""
 
     SHOWN = ("dataset", "backbone", "image_size", "batch_norm")
 
@@ -82,9 +86,11 @@ class LayerwiseConfig(FineTuning):
 
 
 PRESETS = {
-    "by_depth": LayerwiseConfig(preset="by_depth"),
-    "one_rate": LayerwiseConfig(preset="one_rate", rates=Rates(1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3)),
-    "frozen": LayerwiseConfig(preset="frozen", rates=Rates(0.0, 0.0, 0.0, 0.0, 0.0, 1e-3)),
+    "by_depth": LayerwiseConfig(preset="by_depth", initialisation="torch"),
+    "one_rate": LayerwiseConfig(
+        preset="one_rate", rates=Rates(1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3), initialisation="torch"
+    ),
+    "frozen": LayerwiseConfig(preset="frozen", rates=Rates(0.0, 0.0, 0.0, 0.0, 0.0, 1e-3), initialisation="torch"),
     "demo": LayerwiseConfig(
         preset="demo",
         dataset="digits",
@@ -115,7 +121,7 @@ def study(config: LayerwiseConfig, run: runs.Run) -> None:
         config.dataset, data_dir(config), config.seed, config.image_size, config.limit_train, config.limit_test
     )
     backbone = backbones.build(config.backbone, config.image_size, config.weights, offline(config))
-    model = build(backbone, data)
+    model = build(config, backbone, data)
     rates = dataclasses.asdict(config.rates)
     backbone.set_trainable([stage for stage in backbones.STAGES if rates[stage] > 0], config.batch_norm)
     print("rates:", ", ".join(f"{group} {rate:g}" for group, rate in rates.items()), flush=True)
@@ -138,13 +144,16 @@ def study(config: LayerwiseConfig, run: runs.Run) -> None:
     run.finish("completed", metrics)
 
 
-def build(backbone, data):
+def build(config: LayerwiseConfig, backbone, data):
     """The whole model: uint8 images (b, h, w, c) to float32 logits (b, classes)."""
     import keras
 
+    from common.initialisation import kernel_and_bias
+
     inputs = keras.Input((data.train.size, data.train.size, data.train.channels), dtype="uint8", name="image")
     x = backbone.extract(inputs)
-    return keras.Model(inputs, keras.layers.Dense(len(data.class_names), dtype="float32", name="head")(x))
+    initial = kernel_and_bias(config.initialisation, x.shape[-1])
+    return keras.Model(inputs, keras.layers.Dense(len(data.class_names), dtype="float32", name="head", **initial)(x))
 
 
 def groups(backbone, model) -> dict[str, str]:

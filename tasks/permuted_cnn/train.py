@@ -6,6 +6,7 @@ perceptron, which cannot care, as the control; and blocks of pixels that are per
     python tasks/permuted_cnn/train.py                       # notMNIST, single pixels permuted
     python tasks/permuted_cnn/train.py --block None          # the images as they are
     python tasks/permuted_cnn/train.py --network mlp         # the control
+    python tasks/permuted_cnn/train.py --padding same        # padded convolutions, and a mean over the image
     python tasks/permuted_cnn/train.py --block 7             # blocks of 7x7 pixels stay whole
     python tasks/permuted_cnn/train.py --preset demo         # embedded digits: under a minute on 2 cores, no network
 
@@ -34,6 +35,12 @@ class PermutedConfig(Config):
 
     network: Literal["cnn", "mlp"] = "cnn"
     """Convolutions, or the perceptron that is the control."""
+    padding: Literal["same", "valid"] = "same"
+    """cnn: padded convolutions and the mean over the image at their end; or valid, unpadded ones, and every number that
+    they leave to the linear layer."""
+    initialisation: Literal["keras", "torch"] = "keras"
+    """Initial weights: Keras's (Glorot uniform, biases zero) or torch's (kernel and bias uniform within
+    1/sqrt(fan_in))."""
     block: int | None = 1
     """Side in pixels of the blocks that the permutation moves as a whole. 1: single pixels; None: nothing moves."""
     epochs: int = 20
@@ -57,17 +64,23 @@ class PermutedConfig(Config):
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""
         super().check()
+        side = SIDES.get(self.dataset, 28)
         if self.block is not None:
             positive("block", self.block)
-            side = SIDES.get(self.dataset, 28)
             if side % self.block:
                 raise ConfigError(f"block is {self.block}, which does not divide the image's side of {side} pixels")
+        if self.network == "cnn" and self.padding == "valid" and side < SMALLEST:
+            raise ConfigError(
+                f"padding is valid, and images of {side} pixels are too small for that; allowed: {SMALLEST} pixels and "
+                "more, or padding same"
+            )
         for phase in self.phases:
             phase.check()
 
 
+SMALLEST = 24  # pixels that unpadded convolutions need: 24, 22, 20, 10, 8, 4, 2, 1
 PRESETS = {
-    "permuted": PermutedConfig(preset="permuted", dataset="notmnist"),
+    "permuted": PermutedConfig(preset="permuted", dataset="notmnist", padding="valid", initialisation="torch"),
     "demo": PermutedConfig(preset="demo", dataset="digits", epochs=3),
 }
 
@@ -116,41 +129,53 @@ def build(config: PermutedConfig, order, data):
     import keras
     from keras import layers, ops
 
+    from common.initialisation import kernel_and_bias
+
     size, channels = data.train.size, data.train.channels
     x = inputs = keras.Input((size, size, channels), dtype="uint8", name="image")
     x = layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(x)
     x = layers.Reshape((size * size, channels))(x)
     x = ops.take(x, order, axis=1)
     x = layers.Reshape((size, size, channels), name="permuted")(x)
-    x = (convolutions if config.network == "cnn" else perceptron)(x)
-    logits = layers.Dense(len(data.class_names), dtype="float32", name="head")(x)
+    if config.network == "cnn":
+        x = convolutions(x, config.padding, config.initialisation)
+    else:
+        x = perceptron(x, config.initialisation)
+    initial = kernel_and_bias(config.initialisation, x.shape[-1])
+    logits = layers.Dense(len(data.class_names), dtype="float32", name="head", **initial)(x)
     return keras.Model(inputs, logits)
 
 
-def convolutions(x):
-    """Four convolutions 3x3 with a maximum over 2x2 after each but the first, then the mean over the image."""
+def convolutions(x, padding: str, initialisation: str):
+    """Four convolutions 3x3 with a maximum over 2x2 after each but the first; of padded ones the mean over the image.
+
+    Unpadded they leave 512 numbers of 28x28 pixels: sides of 28, 26, 24, 12, 10, 5, 3 and 1.
+    """
     from keras import layers
 
+    from common.initialisation import kernel_and_bias
     from common.normalisation import BatchNormalization
 
-    x = layers.Conv2D(64, 3, padding="same")(x)
+    x = layers.Conv2D(64, 3, padding=padding, **kernel_and_bias(initialisation, 9 * x.shape[-1]))(x)
     x = BatchNormalization(momentum=0.9, epsilon=1e-5)(x)  # the defaults of the source's framework
     x = layers.ReLU()(x)
     for filters in (128, 256, 512):
-        x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+        initial = kernel_and_bias(initialisation, 9 * x.shape[-1])
+        x = layers.Conv2D(filters, 3, padding=padding, activation="relu", **initial)(x)
         x = layers.MaxPooling2D(2)(x)
-    return layers.GlobalAveragePooling2D()(x)
+    return (layers.Flatten() if padding == "valid" else layers.GlobalAveragePooling2D())(x)
 
 
-def perceptron(x):
+def perceptron(x, initialisation: str):
     """Two hidden layers of 512 units: the order of its inputs is the order of its weights."""
     from keras import layers
 
     from common.dense import Dense
+    from common.initialisation import kernel_and_bias
 
     x = layers.Flatten()(x)
     for _ in range(2):
-        x = Dense(512, activation="relu")(x)
+        x = Dense(512, activation="relu", **kernel_and_bias(initialisation, x.shape[-1]))(x)
     return x
 
 

@@ -4,6 +4,7 @@ import keras
 from keras import layers, ops
 
 from common.data.sources import Dataset
+from common.initialisation import kernel_and_bias
 
 
 def image_input(data: Dataset):
@@ -12,10 +13,11 @@ def image_input(data: Dataset):
     return inputs, layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(inputs)
 
 
-def convolutions(x, filters: tuple[int, ...], dropout: float, seed: int):
+def convolutions(x, filters: tuple[int, ...], dropout: float, seed: int, initialisation: str):
     """A block for each number of filters: convolution 3x3, ReLU, maximum over 2x2, dropout."""
     for number, count in enumerate(filters, start=1):
-        x = layers.Conv2D(count, 3, padding="same", activation="relu", name=block(number))(x)
+        initial = kernel_and_bias(initialisation, 9 * x.shape[-1])
+        x = layers.Conv2D(count, 3, padding="same", activation="relu", name=block(number), **initial)(x)
         x = layers.MaxPooling2D(2)(x)
         x = layers.Dropout(dropout, seed=seed + number)(x)
     return layers.Flatten()(x)
@@ -26,22 +28,27 @@ def block(number: int) -> str:
     return f"block{number}"
 
 
+def dense(x, units: int, config, **arguments):
+    """A dense layer of x with the config's initial weights."""
+    return layers.Dense(units, **arguments, **kernel_and_bias(config.initialisation, x.shape[-1]))(x)
+
+
 def classifier(config, data: Dataset) -> keras.Model:
     """uint8 images (b, h, w, c) to float32 logits (b, classes)."""
     inputs, x = image_input(data)
-    x = convolutions(x, (32, 64, 128), config.dropout, config.seed)
-    x = layers.Dense(256, activation="relu", name="hidden")(x)
+    x = convolutions(x, (32, 64, 128), config.dropout, config.seed, config.initialisation)
+    x = dense(x, 256, config, activation="relu", name="hidden")
     x = layers.Dropout(config.dropout, seed=config.seed)(x)
-    return keras.Model(inputs, layers.Dense(len(data.class_names), dtype="float32", name="head")(x))
+    return keras.Model(inputs, dense(x, len(data.class_names), config, dtype="float32", name="head"))
 
 
 def embedder(config, data: Dataset) -> keras.Model:
     """uint8 images (b, h, w, c) to points of the plane, float32 (b, 2)."""
     inputs, x = image_input(data)
-    x = convolutions(x, (32, 10), config.dropout, config.seed)
+    x = convolutions(x, (32, 10), config.dropout, config.seed, config.initialisation)
     for units in (1000, 500, 100, 10):
-        x = layers.Dense(units, activation="relu")(x)
-    return keras.Model(inputs, layers.Dense(2, dtype="float32", name="embedding")(x))
+        x = dense(x, units, config, activation="relu")
+    return keras.Model(inputs, dense(x, 2, config, dtype="float32", name="embedding"))
 
 
 class ContrastiveLoss(keras.losses.Loss):

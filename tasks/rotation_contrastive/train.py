@@ -44,6 +44,9 @@ class RotationConfig(Config):
     """contrastive: squared distance up to which images of different classes are pushed apart."""
     dropout: float = 0.25
     """Dropout rate after each block, and after the hidden layer."""
+    initialisation: Literal["keras", "torch"] = "keras"
+    """Initial weights: Keras's (Glorot uniform, biases zero) or torch's (kernel and bias uniform within
+    1/sqrt(fan_in))."""
     epochs: int = 22
     """Passes over the training images."""
     rate: float = 1e-3
@@ -95,10 +98,12 @@ class RotationConfig(Config):
 BLOCKS = 3  # of the classifier
 OF_STAGE = {"transfer": ("blocks", "train_blocks", "rotation_run"), "contrastive": ("margin",)}  # and of no other
 PRESETS = {
-    "base": RotationConfig(preset="base"),
-    "rotation": RotationConfig(preset="rotation", stage="rotation"),
-    "transfer": RotationConfig(preset="transfer", stage="transfer"),
-    "contrastive": RotationConfig(preset="contrastive", stage="contrastive", dropout=0.1, epochs=20),
+    "base": RotationConfig(preset="base", initialisation="torch"),
+    "rotation": RotationConfig(preset="rotation", stage="rotation", initialisation="torch"),
+    "transfer": RotationConfig(preset="transfer", stage="transfer", initialisation="torch"),
+    "contrastive": RotationConfig(
+        preset="contrastive", stage="contrastive", dropout=0.1, epochs=20, initialisation="torch"
+    ),
     "demo": RotationConfig(preset="demo", dataset="digits", epochs=10),
 }
 SMALLEST = 8  # pixels: three maxima over 2x2 leave one

@@ -6,6 +6,7 @@ import shutil
 import signal
 
 import in_process
+import initial_weights
 import keras
 import numpy as np
 import pytest
@@ -162,6 +163,50 @@ def test_dropout_is_active_in_training_alone(data, task):
         assert zeroed == pytest.approx(0.4, abs=5 * np.sqrt(0.4 * 0.6 / lives.sum()))
         kept = lives & (after != 0)
         np.testing.assert_allclose(after[kept], before[kept] / 0.6, rtol=1e-4)
+
+
+def test_input_dropout_drops_pixels_of_the_input_and_none_of_the_target(data):
+    model = networks.autoencoder(config(*SMALL, "--input-dropout", "0.4"), data)
+    (dropout,) = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    assert dropout.rate == 0.4
+    images = pipeline.pictures(data.test, np.arange(60))
+    expected = images.reshape(60, -1) / 255
+    dropped = np.asarray(keras.Model(model.input, dropout.output)(images, training=True))
+    lives = expected > 0
+    zeroed = (dropped[lives] == 0).mean()
+    assert zeroed == pytest.approx(0.4, abs=5 * np.sqrt(0.4 * 0.6 / lives.sum()))
+    kept = dropped != 0
+    np.testing.assert_allclose(dropped[kept], expected[kept] / 0.6, rtol=1e-5)
+    np.testing.assert_allclose(keras.Model(model.input, dropout.output)(images, training=False), expected, rtol=1e-5)
+    model.compile(loss="mse")
+    loss = model.compute_loss(x=images, y_pred=np.zeros_like(expected, np.float32))
+    assert float(loss) == pytest.approx(np.square(expected).mean(), rel=1e-5)  # of all pixels
+
+
+def test_input_dropout_has_a_mask_of_its_own(data):
+    model = networks.autoencoder(config(*SMALL, "--dropout", "0.5", "--input-dropout", "0.5"), data)
+    dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    assert [layer.name for layer in dropouts] == ["input_dropout", "encoder_dropout", "decoder_dropout"]
+    assert len({layer.seed for layer in dropouts}) == 3
+
+
+def test_the_presets_follow_torch_and_pass_it_on():
+    for preset in ("autoencoder", "transfer"):
+        assert TASK.PRESETS[preset].initialisation == "torch"
+        assert TASK.PRESETS[preset].phases[0].convention == "torch"
+        (phase,) = config("--preset", preset, "--convention", "keras").phases
+        assert phase.convention == "keras"
+    assert TASK.PRESETS["demo"].initialisation == TASK.PRESETS["demo"].convention == "keras"
+
+
+@pytest.mark.parametrize("make", [networks.autoencoder, networks.classifier])
+def test_initial_weights_are_those_of_either_framework(make):
+    preset = "autoencoder" if make is networks.autoencoder else "transfer"
+    for flags, check in (([], "torchs"), (["--initialisation", "keras"], "kerass")):
+        keras.utils.set_random_seed(0)
+        layers = initial_weights.weighted(make(config("--preset", preset, *flags), digit_pictures()))
+        assert len(layers) == (4 if preset == "autoencoder" else 3)
+        getattr(initial_weights, f"assert_{check}")(layers)
 
 
 def test_dropout_masks_of_encoder_and_decoder_differ(data):
@@ -387,6 +432,8 @@ def test_an_autoencoder_of_other_images_is_one_line(finished, tmp_path, capsys):
         (["--preset", "transfer", "--encoder", "nowhere"], "encoder 'nowhere': allowed: random, pretrained, or the"),
         (["--k", "0"], "k is 0; it must be above zero"),
         (["--dropout", "1"], r"dropout is 1\.0; allowed: 0 <= dropout < 1"),
+        (["--input-dropout", "1"], r"input-dropout is 1\.0; allowed: 0 <= input-dropout < 1"),
+        (["--preset", "transfer", "--input-dropout", "0.1"], "input-dropout is for --task reconstruct"),
     ],
 )
 def test_bad_input_is_one_line(flags, said):

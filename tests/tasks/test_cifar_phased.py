@@ -9,13 +9,18 @@ import sys
 from pathlib import Path
 
 import in_process
+import initial_weights
+import keras
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from scipy import stats
 
-from common import checkpoints
+from common import backbones, checkpoints
 from common.config import flat, parse_strictly
+from common.data import sources
+from slurm import plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TASK = REPOSITORY / "tasks" / "cifar_phased"
@@ -174,3 +179,41 @@ def test_every_grid_of_studies_yaml_is_accepted():
                 config = parse_strictly(module.PRESETS, "", ["--preset", study["preset"], f"--{key}", str(value)])
                 assert flat(config.identity())[key] == value
                 assert config == default or flat(default.identity())[key] != value
+
+
+# --- the head
+
+
+@pytest.fixture(scope="module")
+def heads():
+    """A function from flags to the head of a new network of 100 classes on ResNet-18, and the features under it."""
+    module = plan.load_task("cifar_phased")
+    split = sources.whole(np.zeros((100, 32, 32, 3), np.uint8), np.arange(100), 32)
+    data = sources.Dataset("cifar100", tuple(map(str, range(100))), split, split, split)
+    backbone = backbones.build("resnet18", 32)
+
+    def head(*flags):
+        keras.utils.set_random_seed(0)
+        return module.build(parse_strictly(module.PRESETS, "", list(flags)), backbone, data).get_layer("head")
+
+    return head
+
+
+def test_three_phase_starts_its_head_as_torch_does(heads):
+    initial_weights.assert_torchs([heads("--preset", "three_phase")])
+
+
+def test_the_demo_starts_its_head_as_keras_does(heads):
+    initial_weights.assert_kerass([heads("--preset", "demo")])
+    initial_weights.assert_kerass([heads("--preset", "three_phase", "--head-init", "glorot_uniform")])
+
+
+def test_two_phase_starts_its_head_by_hes_rule_and_its_bias_as_torch_does(heads):
+    """The source names He's rule, which is one of kernels; Keras cuts its normal distribution off at two deviations."""
+    kernel, bias = (np.asarray(values, np.float64).ravel() for values in heads("--preset", "two_phase").get_weights())
+    assert kernel.std() == pytest.approx(np.sqrt(2 / 512), rel=5 / np.sqrt(2 * kernel.size))
+    cut = stats.truncnorm(-2, 2)
+    assert stats.kstest(kernel / kernel.std() * cut.std(), cut.cdf).pvalue > 1e-3
+    bound = 1 / np.sqrt(512)
+    assert np.abs(bias).max() <= bound * (1 + 1e-6)
+    assert stats.kstest(bias, stats.uniform(-bound, 2 * bound).cdf).pvalue > 1e-3

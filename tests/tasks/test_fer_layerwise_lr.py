@@ -7,6 +7,7 @@ import json
 from types import SimpleNamespace
 
 import in_process
+import initial_weights
 import keras
 import numpy as np
 import pytest
@@ -34,7 +35,15 @@ def network(data, name="resnet18"):
     keras.utils.clear_session()
     keras.utils.set_random_seed(0)
     backbone = backbones.build(name, 32)
-    return backbone, TASK.build(backbone, data)
+    return backbone, TASK.build(config(), backbone, data)
+
+
+def test_the_new_head_starts_as_the_presets_say(data):
+    backbone = backbones.build("resnet18", 32)
+    for preset, check in (("by_depth", "torchs"), ("one_rate", "torchs"), ("frozen", "torchs"), ("demo", "kerass")):
+        keras.utils.set_random_seed(0)
+        model = TASK.build(config("--preset", preset), backbone, data)
+        getattr(initial_weights, f"assert_{check}")([model.get_layer("head")])
 
 
 # --- groups of layers

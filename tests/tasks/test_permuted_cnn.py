@@ -1,9 +1,12 @@
-"""permuted_cnn: the permutation, what the network sees of it, and the network itself, each against NumPy."""
+"""permuted_cnn: the permutation, what the network sees of it, and the network itself, against NumPy and PyTorch."""
 
 import itertools
 import json
+import sys
+from pathlib import Path
 
 import in_process
+import initial_weights
 import keras
 import numpy as np
 import pytest
@@ -12,12 +15,20 @@ from common.config import ConfigError, parse_strictly
 from common.data import pipeline, sources
 from slurm.plan import load_task
 
+FIXTURES = Path(__file__).parent / "fixtures"
+sys.path.append(str(FIXTURES))
+import permuted_tensors  # noqa: E402 - as the script beside it imports it
+
 TASK = load_task("permuted_cnn")
 WHOLE = np.arange(28 * 28)
 
 
 def config(*flags):
     return parse_strictly(TASK.PRESETS, "", ["--preset", "demo", *flags])
+
+
+def published(*flags):
+    return parse_strictly(TASK.PRESETS, "", ["--preset", "permuted", *flags])
 
 
 def call(out, *flags):
@@ -29,11 +40,11 @@ def digits(tmp_path_factory):
     return sources.load("digits", tmp_path_factory.mktemp("data"), 0, 28)
 
 
-def letters(n=40):
+def letters(n=40, side=28):
     """Random images of the size, the kind and the classes of notMNIST."""
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (n, 28, 28, 1), dtype=np.uint8)
-    split = sources.whole(images, np.arange(n) % 10, 28)
+    images = rng.integers(0, 256, (n, side, side, 1), dtype=np.uint8)
+    split = sources.whole(images, np.arange(n) % 10, side)
     return sources.Dataset("notmnist", tuple("ABCDEFGHIJ"), split, split, split)
 
 
@@ -97,7 +108,7 @@ def test_a_block_that_does_not_divide_the_side_is_one_line(tmp_path, capsys):
 
 def test_blocks_are_held_against_the_side_of_the_data_sets_images():
     for dataset, side in TASK.SIDES.items():
-        parse_strictly(TASK.PRESETS, "", ["--dataset", dataset, "--block", str(side // 2)])
+        config("--dataset", dataset, "--block", str(side // 2))
     with pytest.raises(ConfigError, match="block is 7, which does not divide the image's side of 48 pixels"):
         parse_strictly(TASK.PRESETS, "", ["--dataset", "fer2013", "--block", "7"])
 
@@ -137,7 +148,83 @@ def test_colours_move_with_their_pixel():
         np.testing.assert_allclose(seen[:, place // 8, place % 8], expected, atol=1e-6)
 
 
+def layers_of(model, kind):
+    return [layer for layer in model.layers if isinstance(layer, kind)]
+
+
 def test_the_cnn_is_that_of_the_source():
+    """28 pixels a side become 26, 24, 12, 10, 5, 3 and 1: 512 numbers, without a mean."""
+    model = TASK.build(published(), TASK.permutation(28, 1, 0), letters())
+    convolutions, pools = layers_of(model, keras.layers.Conv2D), layers_of(model, keras.layers.MaxPooling2D)
+    assert [c.output.shape[1:] for c in convolutions] == [(26, 26, 64), (24, 24, 128), (10, 10, 256), (3, 3, 512)]
+    assert [p.output.shape[1:] for p in pools] == [(12, 12, 128), (5, 5, 256), (1, 1, 512)]
+    assert not layers_of(model, keras.layers.GlobalAveragePooling2D)
+    assert model.get_layer("head").input.shape == (None, 512)
+    assert model.output.shape == (None, 10)
+
+
+@pytest.mark.parametrize(("side", "left"), [(24, 1), (28, 1), (32, 2), (48, 4)])
+def test_the_source_has_so_many_weights(side, left):
+    model = TASK.build(published("--block", "None"), np.arange(side * side), letters(side=side))
+    pairs = itertools.pairwise((1, 64, 128, 256, 512))
+    convolutions = sum(9 * inputs * outputs + outputs for inputs, outputs in pairs)
+    assert model.count_params() == convolutions + 4 * 64 + (left * left * 512 + 1) * 10
+
+
+def test_images_too_small_for_unpadded_convolutions_are_one_line():
+    said = "padding is valid, and images of 8 pixels are too small for that; allowed: 24 pixels and more, or padding sa"
+    with pytest.raises(ConfigError, match=said) as error:
+        published("--dataset", "digits")
+    assert "\n" not in str(error.value)
+    for flags in (["--padding", "same"], ["--network", "mlp"]):
+        published("--dataset", "digits", *flags)
+    with pytest.raises(ValueError, match="zero or negative"):  # one pixel less than allowed
+        TASK.build(published(), np.arange(23 * 23), letters(side=23))
+
+
+def test_the_source_gives_what_pytorch_gives():
+    """The same weights in PyTorch: outputs in training and in evaluation, and moving statistics after the former."""
+    model = TASK.build(published("--block", "None"), WHOLE, letters())
+    tensors = permuted_tensors.weights()
+    for number, layer in enumerate(layers_of(model, keras.layers.Conv2D)):
+        layer.set_weights(tensors[f"convolution{number}"])
+    (normalisation,) = layers_of(model, keras.layers.BatchNormalization)
+    normalisation.set_weights(tensors["normalisation"])
+    model.get_layer("head").set_weights(tensors["head"])
+    images = permuted_tensors.images()
+    found = {mode: np.asarray(model(images, training=mode == "training")) for mode in ("evaluation", "training")}
+    found |= {"mean": np.asarray(normalisation.moving_mean), "variance": np.asarray(normalisation.moving_variance)}
+    with np.load(FIXTURES / "permuted_outputs.npz") as expected:
+        assert set(expected) == set(found)
+        for name, ours in found.items():
+            error = np.abs(ours - expected[name]).max() / np.abs(expected[name]).max()
+            assert error < 1e-4, name
+        assert np.abs(expected["training"] - expected["evaluation"]).max() > 0.1  # the modes can be told apart
+
+
+@pytest.mark.parametrize("network", ["cnn", "mlp"])
+def test_initial_weights_are_those_of_either_framework(network):
+    for flags, check in (([], "torchs"), (["--initialisation", "keras"], "kerass")):
+        keras.utils.set_random_seed(0)
+        model = TASK.build(published("--network", network, *flags), WHOLE, letters())
+        layers = initial_weights.weighted(model)
+        assert len(layers) == {"cnn": 5, "mlp": 3}[network]
+        getattr(initial_weights, f"assert_{check}")(layers)
+
+
+def test_the_demo_starts_from_kerass():
+    assert (config().initialisation, config().padding) == ("keras", "same")
+
+
+def test_arms_say_in_what_they_differ():
+    """Their values are the class's defaults, which a row must name all the same, as the preset's are others."""
+    assert "padding" not in published().setting(TASK.PRESETS)
+    arm = published("--padding", "same", "--initialisation", "keras")
+    assert set(arm.setting(TASK.PRESETS).split()) >= {"padding=same", "initialisation=keras"}
+    assert arm.name() != published().name()
+
+
+def test_the_padded_cnn_takes_the_mean_over_the_image():
     model = TASK.build(config(), TASK.permutation(28, 1, 0), letters())
     widths = (1, 64, 128, 256, 512)
     convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
@@ -145,6 +232,7 @@ def test_the_cnn_is_that_of_the_source():
     assert [c.output.shape[1:3] for c in convolutions] == [(28, 28), (28, 28), (14, 14), (7, 7)]
     pools = [layer for layer in model.layers if isinstance(layer, keras.layers.MaxPooling2D)]
     assert [p.output.shape[1:] for p in pools] == [(14, 14, 128), (7, 7, 256), (3, 3, 512)]
+    assert isinstance(model.layers[-2], keras.layers.GlobalAveragePooling2D)
     assert model.get_layer("head").input.shape == (None, 512)
     assert model.output.shape == (None, 10)
     # 3 * 3 * in * out weights and out biases; 4 numbers a channel of the normalisation; 512 * 10 + 10.
@@ -152,8 +240,9 @@ def test_the_cnn_is_that_of_the_source():
     assert sum(np.prod(v.shape) for v in model.trainable_variables) == model.count_params() - 2 * 64
 
 
-def test_normalisation_comes_between_the_first_convolution_and_its_relu():
-    model = TASK.build(config(), TASK.permutation(28, 1, 0), letters())
+@pytest.mark.parametrize("make", [config, published])
+def test_normalisation_comes_between_the_first_convolution_and_its_relu(make):
+    model = TASK.build(make(), TASK.permutation(28, 1, 0), letters())
     kinds = [type(layer).__name__ for layer in model.layers]
     first = kinds.index("Conv2D")
     assert kinds[first : first + 4] == ["Conv2D", "BatchNormalization", "ReLU", "Conv2D"]

@@ -5,6 +5,7 @@ import shutil
 import signal
 
 import in_process
+import initial_weights
 import keras
 import numpy as np
 import pytest
@@ -73,6 +74,16 @@ def coloured(classes=10):
     images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
     split = sources.whole(images, np.arange(20) % classes, 32)
     return sources.Dataset("cifar10", tuple("0123456789"[:classes]), split, split, split)
+
+
+@pytest.mark.parametrize("preset", ["base", "rotation", "transfer", "contrastive"])
+def test_initial_weights_are_those_of_either_framework(preset):
+    for flags, check in (([], "torchs"), (["--initialisation", "keras"], "kerass")):
+        keras.utils.set_random_seed(0)
+        make = networks.embedder if preset == "contrastive" else networks.classifier
+        layers = initial_weights.weighted(make(config("--preset", preset, *flags), coloured()))
+        assert len(layers) == (7 if preset == "contrastive" else 5)
+        getattr(initial_weights, f"assert_{check}")(layers)
 
 
 def test_the_classifier_is_that_of_the_source():
