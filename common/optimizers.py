@@ -8,17 +8,11 @@ from keras import ops
 
 from common.config import Phase
 
-WARMUP_START = 0.01  # share of the peak rate at which a warm-up begins
+EPSILON = 1e-8  # of torch's Adam, AdamW and NAdam
+MOMENTUM_DECAY = 0.004  # of torch's NAdam
 
 # Of a variable: what its learning rate is a multiple of the phase's by.
 Factor = Callable[[keras.Variable], float]
-
-MAKERS = {
-    "sgd": keras.optimizers.SGD,
-    "adam": keras.optimizers.Adam,
-    "adamw": keras.optimizers.AdamW,
-    "nadam": keras.optimizers.Nadam,
-}
 
 
 def make(phase: Phase, steps: int, factor: Factor | None = None) -> keras.optimizers.Optimizer:
@@ -26,42 +20,53 @@ def make(phase: Phase, steps: int, factor: Factor | None = None) -> keras.optimi
 
     On TensorFlow, SGD, Adam and AdamW update by its own kernels.
     """
-    maker = MAKERS[phase.optimizer]
+    maker = MAKERS[phase.convention][phase.optimizer]
     if keras.backend.backend() == "tensorflow":
         maker = by_kernel(maker)
+    if phase.convention == "torch" and phase.weight_decay:
+        maker = with_decay(maker, phase.weight_decay, decoupled=phase.optimizer == "adamw")
     if factor:
         maker = by_variable(maker, factor)
     more = {"momentum": phase.momentum} if phase.optimizer == "sgd" else {}
     optimizer = maker(learning_rate(phase, steps), global_clipnorm=phase.clip_norm, **more)
     # None, where Keras would go over all weights to take nothing away; AdamW refuses it as an argument.
-    optimizer.weight_decay = phase.weight_decay or None
+    optimizer.weight_decay = phase.weight_decay if phase.convention == "keras" and phase.weight_decay else None
     return optimizer
 
 
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up to the peak, then a cosine between peak and floor that goes on rising and falling.
+    """Linear warm-up from a share `start` of the peak, then a cosine to the floor that goes on rising and falling.
 
     The cosine is that of SGDR (Loshchilov and Hutter 2017, equation 5) without restarts: after `half_period` steps
     it has come down to the floor, after two of them up to the peak again, as PyTorch's CosineAnnealingLR does past
-    its T_max.
+    its T_max. `warmup` and `half_period` are in steps; the rate is computed at every `hold`th step and kept between.
     """
 
-    def __init__(self, peak: float, floor: float, warmup: int, half_period: int):
+    def __init__(self, peak: float, floor: float, start: float, warmup: int, half_period: int, hold: int = 1):
         self.peak = peak
         self.floor = floor
+        self.start = start
         self.warmup = warmup
         self.half_period = half_period
+        self.hold = hold
 
     def __call__(self, step):
         """The rate at a step (from 0), as a float32 scalar."""
-        step = ops.cast(step, "float32")
-        rising = self.peak * (WARMUP_START + (1 - WARMUP_START) * step / max(self.warmup, 1))
+        step = ops.cast(step - step % self.hold, "float32")
+        rising = self.peak * (self.start + (1 - self.start) * step / max(self.warmup, 1))
         angle = math.pi * (step - self.warmup) / self.half_period
         waving = self.floor + (self.peak - self.floor) * (1 + ops.cos(angle)) / 2
         return ops.where(step < self.warmup, rising, waving)
 
     def get_config(self):
-        return {"peak": self.peak, "floor": self.floor, "warmup": self.warmup, "half_period": self.half_period}
+        return {
+            "peak": self.peak,
+            "floor": self.floor,
+            "start": self.start,
+            "warmup": self.warmup,
+            "half_period": self.half_period,
+            "hold": self.hold,
+        }
 
 
 def learning_rate(phase: Phase, steps: int) -> float | WarmupCosine:
@@ -69,7 +74,96 @@ def learning_rate(phase: Phase, steps: int) -> float | WarmupCosine:
     if phase.schedule == "constant":
         return phase.rate
     descent = phase.cosine_epochs or phase.epochs - phase.warmup_epochs
-    return WarmupCosine(phase.rate, phase.final_rate, phase.warmup_epochs * steps, descent * steps)
+    return WarmupCosine(
+        phase.rate,
+        phase.final_rate,
+        phase.warmup_start,
+        phase.warmup_epochs * steps,
+        descent * steps,
+        hold=steps if phase.schedule_by == "epoch" else 1,
+    )
+
+
+class TorchSGD(keras.optimizers.SGD):
+    """SGD whose momentum gathers gradients, as torch's does: a new rate holds for all that they have gathered.
+
+    Keras gathers steps, each at the rate of its time.
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        if self.momentum:
+            momentum = self.momentums[self._get_variable_index(variable)]
+            self.assign(momentum, momentum * self.momentum + ops.cast(gradient, variable.dtype))
+            gradient = momentum
+        self.assign_sub(variable, gradient * ops.cast(learning_rate, variable.dtype))
+
+
+class TorchAdam(keras.optimizers.Adam):
+    """Adam with torch's epsilon, which it adds to sqrt(v / (1 - beta_2^t)); Keras adds its own to sqrt(v)."""
+
+    @property
+    def epsilon(self):
+        """What Keras's formula has to add at this step for torch's result (scalar)."""
+        return EPSILON * ops.sqrt(1 - ops.power(self.beta_2, ops.cast(self.iterations + 1, "float32")))
+
+    @epsilon.setter
+    def epsilon(self, value):
+        """Keras's value, which its constructor sets, is not used."""
+
+
+class TorchNadam(keras.optimizers.Nadam):
+    """NAdam whose momentum grows as slowly as torch's: mu_t = beta_1 (1 - 0.96^(0.004 t) / 2); Keras: 0.96^t.
+
+    Dozat 2016, with the momentum schedule of Sutskever et al. 2013.
+    """
+
+    def mu(self, step):
+        """The momentum of a step (from 1)."""
+        return self.beta_1 * (1 - 0.5 * ops.power(0.96, MOMENTUM_DECAY * ops.cast(step, "float32")))
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        self.assign(self._u_product, self._u_product * self.mu(self.iterations + 1))
+        # Past Keras's Nadam, which would multiply the product by its own momentum.
+        super(keras.optimizers.Nadam, self)._backend_update_step(grads, trainable_variables, learning_rate)
+
+    def update_step(self, gradient, variable, learning_rate):
+        gradient = ops.cast(gradient, variable.dtype)
+        index = self._get_variable_index(variable)
+        m, v = self._momentums[index], self._velocities[index]
+        self.assign_add(m, (gradient - m) * (1 - self.beta_1))
+        self.assign_add(v, (ops.square(gradient) - v) * (1 - self.beta_2))
+        mu, following = self.mu(self.iterations + 1), self.mu(self.iterations + 2)
+        product = ops.convert_to_tensor(self._u_product)
+        ahead = m * (following / (1 - product * following)) + gradient * ((1 - mu) / (1 - product))
+        v_hat = v / (1 - ops.power(self.beta_2, ops.cast(self.iterations + 1, "float32")))
+        self.assign_sub(variable, ahead * ops.cast(learning_rate, variable.dtype) / (ops.sqrt(v_hat) + EPSILON))
+
+
+MAKERS = {
+    "keras": {
+        "sgd": keras.optimizers.SGD,
+        "adam": keras.optimizers.Adam,
+        "adamw": keras.optimizers.AdamW,
+        "nadam": keras.optimizers.Nadam,
+    },
+    "torch": {"sgd": TorchSGD, "adam": TorchAdam, "adamw": TorchAdam, "nadam": TorchNadam},
+}
+
+
+def with_decay(
+    maker: type[keras.optimizers.Optimizer], decay: float, decoupled: bool
+) -> type[keras.optimizers.Optimizer]:
+    """The optimiser with torch's weight decay: added to the clipped gradient, or decoupled at the variable's rate."""
+
+    class WithDecay(maker):
+        def update_step(self, gradient, variable, learning_rate):
+            if decoupled:
+                self.assign(variable, variable * (1 - decay * ops.cast(learning_rate, variable.dtype)))
+            else:
+                gradient = ops.cast(gradient, variable.dtype) + decay * variable
+            super().update_step(gradient, variable, learning_rate)
+
+    return WithDecay
 
 
 def by_variable(maker: type[keras.optimizers.Optimizer], factor: Factor) -> type[keras.optimizers.Optimizer]:
@@ -77,8 +171,8 @@ def by_variable(maker: type[keras.optimizers.Optimizer], factor: Factor) -> type
 
     It scales the rate, not the gradient, which Adam's step does not depend on. All else is that of one optimiser: one
     state to keep, one count of steps, one scale of the loss under mixed precision, one norm to clip by. Keras 3.15's
-    MultiOptimizer has one for each of its parts, and hides its rates from callbacks under mixed_float16. Decoupled
-    weight decay, which Keras applies elsewhere, goes by the optimiser's own rate.
+    MultiOptimizer has one for each of its parts, and hides its rates from callbacks under mixed_float16. Keras's own
+    weight decay, which it applies elsewhere, goes by the optimiser's own rate; torch's by the variable's.
     """
 
     class ByVariable(maker):
@@ -115,6 +209,18 @@ def by_kernel(maker: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.
             momentum=self.momentum,
         )
 
+    def torch_sgd(self, gradient, variable, learning_rate):
+        if not self.momentum:
+            sgd(self, gradient, variable, learning_rate)
+            return
+        tf.raw_ops.ResourceApplyMomentum(
+            var=handle(variable),
+            accum=handle(self.momentums[self._get_variable_index(variable)]),
+            lr=learning_rate,
+            grad=gradient,
+            momentum=self.momentum,
+        )
+
     def adam(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         step = ops.cast(self.iterations + 1, variable.dtype)
@@ -134,7 +240,13 @@ def by_kernel(maker: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.
     def handle(variable):
         return (variable.value if isinstance(variable, keras.Variable) else variable).handle
 
-    kernels = {keras.optimizers.SGD: sgd, keras.optimizers.Adam: adam, keras.optimizers.AdamW: adam}
+    kernels = {
+        keras.optimizers.SGD: sgd,
+        keras.optimizers.Adam: adam,
+        keras.optimizers.AdamW: adam,
+        TorchSGD: torch_sgd,
+        TorchAdam: adam,
+    }
     if maker not in kernels:
         return maker
 

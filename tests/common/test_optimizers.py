@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -60,6 +61,10 @@ STEPS = {
     "adam": Phase("p", "full", 2, "adam", 0.01, schedule="warmup_cosine", warmup_epochs=1),
     "adamw": Phase("p", "full", 1, "adamw", 0.01, weight_decay=0.1),
     "no decay": Phase("p", "full", 1, "adamw", 0.01),
+    "torch sgd": Phase("p", "full", 1, "sgd", 0.05, weight_decay=0.1, convention="torch"),
+    "torch momentum": Phase("p", "full", 1, "sgd", 0.05, momentum=0.9, convention="torch"),
+    "torch adam": Phase("p", "full", 1, "adam", 0.01, weight_decay=0.1, convention="torch"),
+    "torch adamw": Phase("p", "full", 1, "adamw", 0.01, weight_decay=0.1, convention="torch"),
 }
 
 
@@ -85,6 +90,120 @@ def test_kernels_update_as_keras_does(monkeypatch, phase, factor):
     for ours, keras_own in zip(*ends, strict=True):
         np.testing.assert_allclose(ours, keras_own, rtol=1e-6, atol=1e-6)
     assert np.abs(ends[0][0] - start[0]).max() > 1e-3
+
+
+# --- torch's conventions; the fixture holds what PyTorch 2.13 does
+
+
+@pytest.fixture(scope="module")
+def torch():
+    with np.load(Path(__file__).parent / "fixtures" / "torch_optimizers.npz") as saved:
+        return dict(saved)
+
+
+def as_torch(optimizer, rate, **more):
+    return Phase("p", "full", 10, optimizer, rate, convention="torch", **more)
+
+
+CLIPPED = {"weight_decay": 0.1, "clip_norm": 3.0}
+WAVE = {
+    "schedule": "warmup_cosine",
+    "schedule_by": "epoch",
+    "warmup_epochs": 3,
+    "warmup_start": 1 / 3,
+    "cosine_epochs": 4,
+}
+TORCH = {
+    "sgd": as_torch("sgd", 0.05, momentum=0.9, final_rate=1e-3, **CLIPPED, **WAVE),
+    "adam": as_torch("adam", 0.01, final_rate=1e-3, **CLIPPED, **WAVE),
+    "adamw": as_torch("adamw", 0.01, final_rate=1e-3, **CLIPPED, **WAVE),
+    "nadam": as_torch("nadam", 0.01, final_rate=1e-3, **CLIPPED, **WAVE),
+    # without decay the gradients of the last variable stay as small as epsilon
+    "sgd_plain": as_torch("sgd", 0.05),
+    "adam_plain": as_torch("adam", 0.01),
+    "nadam_plain": as_torch("nadam", 0.01),
+    # torch: a parameter group for each variable
+    "sgd_rates": as_torch("sgd", 0.05, momentum=0.9, **CLIPPED, **WAVE),
+    "adamw_rates": as_torch("adamw", 0.01, **CLIPPED, **WAVE),
+    "nadam_rates": as_torch("nadam", 0.01, **CLIPPED, **WAVE),
+}
+RATES = {"kernel": 0.3, "bias": 1.0, "faint": 0.05}
+
+
+def stepper(optimizer, variables):
+    """A built optimiser's step, from gradients, as `fit` compiles it."""
+    if keras.backend.backend() != "jax":
+        return lambda gradients: optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients], variables)
+    import jax
+
+    stateless = jax.jit(optimizer.stateless_apply)
+
+    def step(gradients):
+        state, weights = ([v.value for v in group] for group in (optimizer.variables, variables))
+        new = stateless(state, [keras.ops.convert_to_tensor(g) for g in gradients], weights)
+        for group, values in zip((variables, optimizer.variables), new, strict=True):
+            for variable, value in zip(group, values, strict=True):
+                variable.assign(value)
+
+    return step
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "loss_scale"])
+@pytest.mark.parametrize("case", TORCH)
+def test_each_step_is_torchs(torch, case, wrapped):
+    """Also past a checkpoint, and if mixed_float16 wraps the optimiser."""
+    scale = 2.0**15 if wrapped else 1.0
+    factor = (lambda variable: RATES[variable.name]) if case.endswith("_rates") else None
+
+    def fresh(weights):
+        variables = [keras.Variable(weights[name], name=name) for name in RATES]
+        optimizer = optimizers.make(TORCH[case], 2, factor)
+        optimizer.build(variables)
+        if wrapped:
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+            optimizer.build(variables)
+        return optimizer, variables, stepper(optimizer, variables)
+
+    optimizer, variables, apply = fresh({name: torch[f"start/{name}"] for name in RATES})
+    for step in range(20):
+        if step == 10:
+            saved = [np.array(v) for v in optimizer.variables]
+            optimizer, variables, apply = fresh({v.name: np.array(v) for v in variables})
+            for variable, array in zip(optimizer.variables, saved, strict=True):
+                variable.assign(array)
+        apply([torch[f"gradient/{v.name}"][step] * np.float32(scale) for v in variables])
+        for v in variables:
+            theirs = torch[f"{case}/{v.name}"][step]
+            np.testing.assert_allclose(np.array(v), theirs, rtol=1e-6, atol=1e-6, err_msg=f"{v.name}, step {step}")
+
+
+def test_adam_and_adamw_decay_differently_as_torchs_do(torch):
+    """With Keras's conventions they are one algorithm."""
+    ends = {}
+    for convention in ("torch", "keras"):
+        for name in ("adam", "adamw"):
+            variables = [keras.Variable(torch[f"start/{v}"]) for v in RATES]
+            optimizer = optimizers.make(dataclasses.replace(TORCH[name], convention=convention), 2)
+            optimizer.build(variables)
+            apply = stepper(optimizer, variables)
+            for step in range(20):
+                apply([torch[f"gradient/{v}"][step] for v in RATES])
+            ends[convention, name] = np.array(variables[0])
+    for name in ("adam", "adamw"):
+        np.testing.assert_allclose(ends["torch", name], torch[f"{name}/kernel"][-1], rtol=1e-6, atol=1e-6)
+    assert np.abs(ends["torch", "adam"] - ends["torch", "adamw"]).max() > 1e-3
+    np.testing.assert_array_equal(ends["keras", "adam"], ends["keras", "adamw"])
+
+
+def test_rates_by_epoch_are_those_of_torchs_schedulers(torch):
+    """The 125 epochs of source 001, past the end of the cosine."""
+    phase = as_torch("nadam", 5e-4, final_rate=5e-6, **(WAVE | {"warmup_epochs": 5, "cosine_epochs": 45}))
+    steps = 7
+    schedule = optimizers.learning_rate(dataclasses.replace(phase, epochs=125), steps)
+    ours = [float(keras.ops.convert_to_numpy(schedule(step))) for step in range(125 * steps)]
+    np.testing.assert_allclose(ours, np.repeat(torch["rates"], steps), rtol=1e-4)
+    by_step = optimizers.learning_rate(dataclasses.replace(phase, epochs=125, schedule_by="step"), steps)
+    assert float(keras.ops.convert_to_numpy(by_step(1))) == pytest.approx(5e-4 * (1 + 2 / 35) / 3)
 
 
 # --- a learning rate for each variable
