@@ -18,6 +18,7 @@ from common.callbacks import Keeper, Progress, TensorBoard, Unread, keep_state_a
 from common.config import Config, Phase
 from common.data import pipeline
 from common.data.sources import Dataset, Split
+from common.forecast import Forecast, forecast, work
 from common.metrics import confusion, cross_entropy, evaluate
 from common.outcomes import packed
 from common.runs import Interrupted, Run, write_environment
@@ -116,6 +117,8 @@ def train(
         first = progress.phase
         for index in range(first, len(phases)):
             phase = phases[index]
+            begins = index == first and progress.epoch < phase.epochs and not on_gpu()
+            ahead = forecast(run.config, model, phases[index:], configure, progress.epoch, data) if begins else None
             configure(phase)
             part = cut(phase) if progress.epoch < phase.epochs else None
             trained = part.upper if part else model
@@ -130,7 +133,7 @@ def train(
                 checkpoints.assign("optimizer", trained.optimizer.variables, checkpoint.arrays)
             announce(phase, steps, together, trained, model)
             metrics = checkpoint.arrays if progress.step else None
-            fit_part(part, trained, keeper, phase, data, augment, callbacks(progress), metrics)
+            fit_part(part, trained, keeper, phase, data, augment, callbacks(progress), metrics, ahead)
             load_weights(run, model, progress.best[phase.name], keeper.best)
             keeper.best = None
             progress.phase, progress.epoch, progress.seconds = index + 1, 0, 0.0
@@ -189,16 +192,22 @@ def fit_part(
     augment: pipeline.HostAugmentation | None,
     callbacks: Sequence[keras.callbacks.Callback],
     metrics: Mapping[str, np.ndarray] | None,
+    ahead: Forecast | None,
 ) -> None:
     """`fit`, on what the frozen part below the model makes of the images if there is one.
 
-    `metrics`: those of a begun epoch.
+    `metrics`: those of a begun epoch; `ahead`: the forecast, if it is to be said in this phase.
     """
     try:
         began = time.monotonic()
         seen = features.cached(keeper.run, part, data) if part else data
         keeper.once = time.monotonic() - began
         keeper.progress.seconds += keeper.once  # a part of this epoch
+        if ahead and part:
+            images = len(data.train) * max(part.views, 1) + len(data.validation)
+            ahead.print(keeper.once / (images * work(part.lower, phase).forward))
+        elif ahead:
+            callbacks = [*callbacks, ahead]
         if metrics is not None:
             # Keras makes the variables of metrics at the first batch.
             one, number = evaluation(seen.validation.take(np.arange(1)), 1)

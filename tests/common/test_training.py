@@ -55,12 +55,14 @@ def train(out, data, phases=PHASES, stop_after=None, on_phase=None, more=None, *
         def configure(phase):
             model.get_layer("dropout").rate = phase.dropout
             model.get_layer("conv").trainable = model.get_layer("norm").trainable = phase.trainable == "full"
+
+        def begins(phase):
             if phase.name == stop_after:
                 run.stop = signal.SIGTERM
             if on_phase:
                 on_phase(phase, model)
 
-        return run, model, training.train(run, model, phases, data, configure, **(more or {}))
+        return run, model, training.train(run, model, phases, data, configure, **{"cut": begins} | (more or {}))
 
 
 def state(model):
