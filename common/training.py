@@ -142,8 +142,9 @@ def train(
 def announce(phase: Phase, steps: int, together: int, trained: keras.Model, model: keras.Model) -> None:
     """The line of a phase that begins."""
     at_once = f", {together} at a time" * (together > 1)
+    pixels = f" at {phase.image_size} pixels" if phase.image_size else ""
     print(
-        f"phase {phase.name}: {phase.epochs} epochs of {steps} steps{at_once}, "
+        f"phase {phase.name}: {phase.epochs} epochs of {steps} steps{at_once}{pixels}, "
         f"{parameters(trained.trainable_variables):,} of {parameters(model.weights):,} parameters trained",
         flush=True,
     )
@@ -314,15 +315,18 @@ def results(
     progress: Progress,
     objective: Objective = CLASSIFICATION,
     of: Sequence[str] = ("validation", "test"),
+    configure: Callable[[Phase], None] = lambda phase: None,
 ) -> dict:
     """Figures of the best state of each phase, and of the last one in full; writes predictions.npz of a classifier.
 
-    `of` names the splits. `running` is the training loss (and accuracy) of the last phase's best epoch as a mean over
-    its steps, dropout included. To be called after training, when every choice has been made on the validation split.
+    `of` names the splits; `configure` sets what a phase changes in the model. `running` is the training loss (and
+    accuracy) of the last phase's best epoch as a mean over its steps, dropout included. To be called after
+    training, when every choice has been made on the validation split.
     """
     splits = {name: getattr(data, name) for name in of}
     by_phase = {}
     for phase in phases:
+        configure(phase)
         load_best(run, model, progress, phase)
         full, arrays = {}, {}
         for name, split in splits.items():
