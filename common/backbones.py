@@ -1,9 +1,9 @@
 """The convolutional networks that the fine-tuning studies start from, cut into the same five stages.
 
-The ResNets follow torchvision, so that its ImageNet weights load and give its outputs: layers bear the names of
-its modules, the stride sits in a bottleneck's 3x3 convolution ("v1.5"), and every convolution with a stride, and
-the max pool, pads symmetrically (Keras' padding="same" would shift each by a pixel). MobileNetV2 is
-`keras.applications`'.
+All are as in PyTorch, so that its ImageNet weights load and give its outputs: layers bear the names of the modules
+of torchvision (the ResNets) and timm (MobileNetV2), every convolution with a stride, and the max pool, pads
+symmetrically (Keras' padding="same" would shift each by a pixel), and a bottleneck's stride sits in its 3x3
+convolution ("v1.5").
 
 Sources: He et al. 2015, arXiv:1512.03385 (ResNet, table 1); Xie et al. 2016, arXiv:1611.05431 (ResNeXt, table 1);
 Zagoruyko and Komodakis 2016, arXiv:1605.07146 (Wide ResNet); Sandler et al. 2018, arXiv:1801.04381 (MobileNetV2,
@@ -12,7 +12,6 @@ table 2).
 
 import functools
 import itertools
-import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -28,13 +27,6 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # torch's momentum of 0.1 is the weight of the new value, Keras' the weight of the old one.
 BATCH_NORM_MOMENTUM = 0.9
-# MobileNetV2's blocks by the resolution that they work at: 1/4, 1/8, 1/16, 1/32 of the image, as in a ResNet.
-MOBILENET_BLOCKS = {
-    "layer1": range(1, 3),
-    "layer2": range(3, 6),
-    "layer3": range(6, 13),
-    "layer4": range(13, 17),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +50,9 @@ class Backbone:
     def stage_layers(self, stage: str) -> list[layers.Layer]:
         """Return the layers with weights of one of `STAGES`, in order; the five lists hold each layer once.
 
-        In MobileNetV2, "stem" is Conv1 and expanded_conv, "layer1" blocks 1-2, "layer2" blocks 3-5, "layer3"
-        blocks 6-12, and "layer4" blocks 13-16 and Conv_1. The last block is "layer4" in every backbone.
+        In MobileNetV2 they are its blocks by resolution: "stem" is conv_stem and blocks.0, "layer1" blocks.1, "layer2"
+        blocks.2, "layer3" blocks.3 and blocks.4, "layer4" blocks.5, blocks.6 and conv_head. The last block is
+        "layer4" in every backbone.
         """
         _check_stages([stage])
         return [layer for layer in self.model.layers if layer.weights and _stage_of(layer.name) == stage]
@@ -125,8 +118,8 @@ def build(name: str, image_size: int, weights: str = "none", offline: bool = Fal
     Args:
         name: one of `NAMES`.
         image_size: side of the images in pixels, at least 32.
-        weights: "none" (random), "imagenet", or the path of a file: torch's names and layout in `.safetensors` for
-            a ResNet, Keras' own `.weights.h5` or `.h5` for MobileNetV2.
+        weights: "none" (random), "imagenet", or the path of a `.safetensors` file with the names and layout of
+            torchvision (the ResNets) or timm (MobileNetV2).
         offline: never reach for the network.
         any_size: take images of every size; else of `image_size` alone, so that all shapes are known.
 
@@ -144,16 +137,13 @@ def build(name: str, image_size: int, weights: str = "none", offline: bool = Fal
         raise ValueError(
             f"image size {image_size} is too small for {name}: at least {MIN_IMAGE_SIZE} pixels, for its five halvings"
         )
-    path = weight_files.locate(name, weights, offline, image_size)
+    path = weight_files.locate(name, weights, offline)
     side = None if any_size else image_size
-    if name == weight_files.MOBILENET:
-        model, load, scale, offset = _mobilenet(side), weight_files.load_h5, 1 / 127.5, -1.0
-    else:
-        model, load = _resnet(name, side), weight_files.load_safetensors
-        scale = [1 / (255 * std) for std in IMAGENET_STD]
-        offset = [-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
+    model = _mobilenet(side) if name == MOBILENET else _resnet(name, side)
     if path is not None:
-        load(model, path)
+        weight_files.load_safetensors(model, path)
+    scale = [1 / (255 * std) for std in IMAGENET_STD]
+    offset = [-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
     normalise = layers.Rescaling(scale, offset, dtype="float32", name="normalise")
     return Backbone(name, model, normalise, model.output_shape[-1])
 
@@ -214,22 +204,32 @@ def _shortcut(x, channels: int, stride: int, name: str):
 
 def _conv_norm(x, channels: int, kernel: int, stride: int, conv: str, norm: str, groups: int = 1):
     """Convolve without bias, padding symmetrically by half the kernel, and normalise over the batch."""
+    # He et al. 2015 (arXiv:1502.01852) with the fan-out, as torchvision and timm: a depthwise filter's fan-out is that
+    # of one channel, as in timm. One initialiser for each layer: the same one called twice gives the same numbers.
+    initializer = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+    if 1 < groups == channels == x.shape[-1]:
+        convolution = layers.DepthwiseConv2D(
+            kernel, stride, _padding(stride), use_bias=False, depthwise_initializer=initializer, name=conv
+        )
+    else:
+        kind = layers.Conv2D if groups == 1 else GroupedConv2D
+        convolution = kind(
+            channels,
+            kernel,
+            stride,
+            _padding(stride),
+            groups=groups,
+            use_bias=False,
+            kernel_initializer=initializer,
+            name=conv,
+        )
     if stride > 1 and kernel > 1:
         x = _pad(x, kernel // 2, conv)
-    convolution = layers.Conv2D if groups == 1 else GroupedConv2D
-    x = convolution(
-        channels,
-        kernel,
-        strides=stride,
-        padding="same" if stride == 1 else "valid",  # without a stride "same" is symmetric too
-        groups=groups,
-        use_bias=False,
-        # He et al. 2015 (arXiv:1502.01852) with the fan-out, as torchvision. One initialiser for each layer:
-        # the same one called twice gives the same numbers.
-        kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
-        name=conv,
-    )(x)
-    return BatchNormalization(momentum=BATCH_NORM_MOMENTUM, epsilon=1e-5, name=norm)(x)
+    return BatchNormalization(momentum=BATCH_NORM_MOMENTUM, epsilon=1e-5, name=norm)(convolution(x))
+
+
+def _padding(stride: int) -> str:
+    return "same" if stride == 1 else "valid"  # without a stride "same" is symmetric too
 
 
 def _pad(x, pixels: int, name: str):
@@ -269,41 +269,45 @@ def _has_accelerator() -> bool:
 
 
 def _mobilenet(image_size: int | None) -> keras.Model:
-    """Build MobileNetV2 of width 1, (batch, size, size, 3) -> (batch, 1280)."""
-    shape = (image_size, image_size, 3)
-    model = keras.applications.MobileNetV2(
-        input_shape=shape, include_top=False, weights=None, pooling="avg", name=weight_files.MOBILENET
-    )
-    return keras.models.clone_model(model, clone_function=_clone)
+    """Build MobileNetV2 of width 1 (Sandler et al., table 2), (batch, size, size, 3) -> (batch, 1280)."""
+    image = keras.Input((image_size, image_size, 3), name="image")
+    x = _conv_norm_relu6(image, 32, 3, 2, "conv_stem", "bn1")
+    for row, blocks in enumerate(_MOBILENET):
+        for index in range(blocks.depth):
+            stride = blocks.stride if index == 0 else 1
+            x = _inverted_residual(x, blocks.channels, stride, blocks.expansion, f"blocks.{row}.{index}")
+    x = _conv_norm_relu6(x, 1280, 1, 1, "conv_head", "bn2")
+    x = layers.GlobalAveragePooling2D(name="global_pool")(x)
+    return keras.Model(image, x, name=MOBILENET)
 
 
-def _clone(layer):
-    """Copy a layer of MobileNetV2; batch normalisation with our kernel and momentum, padding within convolutions."""
-    config = layer.get_config()
-    # Padded images of their own cost 0.1 GB a batch (64, 96 pixels). Keras pads as TensorFlow's SAME does: for an even
-    # side by a pixel at the end, for an odd one by one at either end.
-    if isinstance(layer, layers.ZeroPadding2D):
-        return layers.Identity(name=layer.name)
-    if isinstance(layer, layers.DepthwiseConv2D):
-        return layers.DepthwiseConv2D.from_config(config | {"padding": "same"})
-    if not isinstance(layer, layers.BatchNormalization):
-        return layer.__class__.from_config(config)
-    # Keras' 0.999 needs thousands of steps before a network that is trained from random weights, or unfrozen for a
-    # short phase, predicts with its own statistics. The runs that the studies compare with had torch's default.
-    return BatchNormalization.from_config(config | {"momentum": BATCH_NORM_MOMENTUM})
+def _inverted_residual(x, channels: int, stride: int, expansion: int, name: str):
+    """Expand by a 1x1 convolution, filter by channel and project, with a shortcut where the shape allows (table 1)."""
+    shortcut, wide = x, x.shape[-1] * expansion
+    # timm's names: without an expansion the projection is conv_pw, and the numbers are one lower.
+    first, project = (1, "conv_pw") if expansion == 1 else (2, "conv_pwl")
+    if expansion > 1:
+        x = _conv_norm_relu6(x, wide, 1, 1, f"{name}.conv_pw", f"{name}.bn1")
+    x = _conv_norm_relu6(x, wide, 3, stride, f"{name}.conv_dw", f"{name}.bn{first}", groups=wide)
+    x = _conv_norm(x, channels, 1, 1, f"{name}.{project}", f"{name}.bn{first + 1}")
+    if x.shape != shortcut.shape:
+        return x
+    return layers.Add(name=f"{name}.add")([x, shortcut])
+
+
+def _conv_norm_relu6(x, channels: int, kernel: int, stride: int, conv: str, norm: str, groups: int = 1):
+    x = _conv_norm(x, channels, kernel, stride, conv, norm, groups)
+    return layers.ReLU(6.0, name=f"{norm}.act")(x)
 
 
 def _stage_of(layer_name: str) -> str:
-    """Return the stage of a layer with weights by its name, in either family."""
-    prefix = layer_name.split(".")[0]
-    if prefix in STAGES:
-        return prefix
-    if prefix in ("Conv_1", "Conv_1_bn"):
-        return "layer4"
-    block = re.match(r"block_(\d+)_", layer_name)
-    if block is None:
-        return "stem"
-    return next(stage for stage, blocks in MOBILENET_BLOCKS.items() if int(block[1]) in blocks)
+    """Return the stage of a layer of the five by its name, in either family."""
+    first, _, rest = layer_name.partition(".")
+    if first in STAGES:
+        return first
+    if first == "blocks":
+        return _MOBILENET[int(rest.partition(".")[0])].stage
+    return "layer4" if first in ("conv_head", "bn2") else "stem"
 
 
 def _check_stages(stages: Collection[str]) -> None:
@@ -320,4 +324,28 @@ _RESNETS = {
     "resnext50_32x4d": _ResNet(_bottleneck, (3, 4, 6, 3), groups=32, group_width=4),
     "wide_resnet50_2": _ResNet(_bottleneck, (3, 4, 6, 3), group_width=128),
 }
-NAMES = (*_RESNETS, weight_files.MOBILENET)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """One row of table 2: t, c, n and s there, and the stage that it belongs to."""
+
+    expansion: int
+    channels: int
+    depth: int
+    stride: int
+    stage: str
+
+
+# By resolution, 1/4, 1/8, 1/16, 1/32 of the image, as in a ResNet; the place in the list is the number in timm's names.
+_MOBILENET = (
+    _Blocks(1, 16, 1, 1, "stem"),
+    _Blocks(6, 24, 2, 2, "layer1"),
+    _Blocks(6, 32, 3, 2, "layer2"),
+    _Blocks(6, 64, 4, 2, "layer3"),
+    _Blocks(6, 96, 3, 1, "layer3"),
+    _Blocks(6, 160, 3, 2, "layer4"),
+    _Blocks(6, 320, 1, 1, "layer4"),
+)
+MOBILENET = "mobilenet_v2"
+NAMES = (*_RESNETS, MOBILENET)

@@ -66,16 +66,12 @@ def dataset(name: str, folder: Path, check: bool) -> bool:
 
 
 def weights(name: str, check: bool) -> bool:
-    """Fetch or check the ImageNet weights of one backbone; MobileNetV2's for every image size."""
+    """Fetch or check the ImageNet weights of one backbone."""
     from common import weights
 
-    sizes = weights.MOBILENET_SIZES if name == weights.MOBILENET else (224,)
-    missing = [str(size) for size in sizes if weights.is_present(name, size) is None]
-    if not missing:
-        return report("weights", name, weights.is_present(name))
-    if check:
-        for_sizes = f" for image sizes {', '.join(missing)}" if name == weights.MOBILENET else ""
-        return report("weights", name, None, f"missing{for_sizes}")
+    found = weights.is_present(name)
+    if found or check:
+        return report("weights", name, found)
     try:
         return report("weights", name, weights.fetch(name))
     except ConfigError as error:

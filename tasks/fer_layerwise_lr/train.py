@@ -100,7 +100,7 @@ def provide(config: LayerwiseConfig) -> None:
     from common.data import sources
 
     sources.provide(config.dataset, data_dir(config), offline(config))
-    weights.locate(config.backbone, config.weights_source(), offline(config), config.image_size)
+    weights.locate(config.backbone, config.weights_source(), offline(config))
 
 
 def study(config: LayerwiseConfig, run: runs.Run) -> None:

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from common import weights
-
 ROOT = Path(__file__).parents[2]
 
 # Python imports this by itself when it starts, before anything else can reach for the network.
@@ -32,7 +30,6 @@ def prepare(tmp_path):
     environment = clean | {
         "PYTHONPATH": str(tmp_path / "trap"),
         "ATTEMPTS": str(tmp_path / "attempts"),
-        "KERAS_HOME": str(tmp_path / "keras"),
         "HF_HOME": str(tmp_path / "hub"),
         "TFDS_DATA_DIR": str(tmp_path / "data"),
     }
@@ -100,25 +97,16 @@ def test_check_says_what_is_there_and_asks_no_one(prepare, tmp_path):
         "embedded in scikit-learn",
         f"missing from {tmp_path / 'data'}",
         "missing",
-        "missing for image sizes 96, 128, 160, 192, 224",
+        "missing",
     ]
 
     version = put(tmp_path / "data" / "cifar10" / "3.0.2" / "dataset_info.json").parent
-    files = [put(mobilenet(tmp_path, size)) for size in weights.MOBILENET_SIZES]
+    repository = tmp_path / "hub" / "hub" / "models--timm--mobilenetv2_100.ra_in1k"
+    put(repository / "refs" / "main").write_text("abc")
+    file = put(repository / "snapshots" / "abc" / "model.safetensors")
     done = prepare("prepare", "cifar10", "--weights", "mobilenet_v2", "--check")
     assert (done.returncode, done.stderr, done.attempts) == (0, "", [])
-    assert [line.split()[2:] for line in done.stdout.splitlines()] == [[str(version)], [str(files[-1])]]
-
-
-def test_check_of_mobilenet_covers_every_image_size(prepare, tmp_path):
-    put(mobilenet(tmp_path, 224))
-    done = prepare("prepare", "--weights", "mobilenet_v2", "--check")
-    assert done.returncode == 1
-    assert done.stdout.strip().endswith("missing for image sizes 96, 128, 160, 192")
-
-
-def mobilenet(home, size):
-    return home / "keras" / "models" / f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{size}_no_top.h5"
+    assert [line.split()[2:] for line in done.stdout.splitlines()] == [[str(version)], [str(file)]]
 
 
 def test_digits_need_nothing(prepare):

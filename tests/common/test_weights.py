@@ -5,21 +5,16 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from common import weights
-from common.weights import WeightsError, load_h5, load_safetensors
+from common.weights import WeightsError, load_safetensors
 
 ROOT = Path(__file__).parents[2]
 PREPARE = "where there is a network, run: python -m common.data prepare --weights "
-MOBILENET_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{}_no_top.h5"
-
-# Keras 3.15 reads a variable with np.array, which NumPy 2 warns of: not ours to mend.
-keras_reads = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 def small_model():
@@ -29,6 +24,7 @@ def small_model():
             keras.Input((4, 4, 6)),
             keras.layers.Conv2D(8, (3, 2), groups=2, name="layer1.0.conv1"),
             keras.layers.BatchNormalization(name="layer1.0.bn1"),
+            keras.layers.DepthwiseConv2D((2, 1), name="blocks.0.0.conv_dw"),
             keras.layers.GlobalAveragePooling2D(),
             keras.layers.Dense(5, name="fc"),
         ]
@@ -45,6 +41,8 @@ def torch_tensors():
         "layer1.0.bn1.bias": (8,),
         "layer1.0.bn1.running_mean": (8,),
         "layer1.0.bn1.running_var": (8,),
+        "blocks.0.0.conv_dw.weight": (8, 1, 2, 1),
+        "blocks.0.0.conv_dw.bias": (8,),
         "fc.weight": (5, 8),
         "fc.bias": (5,),
     }
@@ -56,11 +54,11 @@ def values(model):
     return {f"{layer.name}/{v.name}": np.asarray(v).copy() for layer in model.layers for v in layer.weights}
 
 
-def check_refused(load, model, path, message):
+def check_refused(model, path, message):
     """Check for one line that begins with the file's path, and that nothing was assigned."""
     before = values(model)
     with pytest.raises(WeightsError) as error:
-        load(model, path)
+        load_safetensors(model, path)
     assert str(error.value).startswith(f"{path}: {message}")
     assert "\n" not in str(error.value)
     for name, value in values(model).items():
@@ -77,6 +75,9 @@ def test_safetensors_fill_every_variable_in_keras_layout(tmp_path):
     assert loaded["layer1.0.conv1/kernel"][2, 1, 0, 7] == kernel[7, 0, 2, 1]
     np.testing.assert_array_equal(loaded["layer1.0.conv1/bias"], tensors["layer1.0.conv1.bias"])
     np.testing.assert_array_equal(loaded["fc/kernel"], tensors["fc.weight"].T)
+    assert loaded["blocks.0.0.conv_dw/kernel"].shape == (2, 1, 8, 1)
+    assert loaded["blocks.0.0.conv_dw/kernel"][1, 0, 5, 0] == tensors["blocks.0.0.conv_dw.weight"][5, 0, 1, 0]
+    np.testing.assert_array_equal(loaded["blocks.0.0.conv_dw/bias"], tensors["blocks.0.0.conv_dw.bias"])
     for ours, theirs in (
         ("gamma", "weight"),
         ("beta", "bias"),
@@ -86,8 +87,21 @@ def test_safetensors_fill_every_variable_in_keras_layout(tmp_path):
         np.testing.assert_array_equal(loaded[f"layer1.0.bn1/{ours}"], tensors[f"layer1.0.bn1.{theirs}"])
 
 
-def test_safetensors_classifier_is_passed_over_where_the_model_has_none(tmp_path):
-    save_file(torch_tensors(), tmp_path / "m.safetensors")
+def test_float16_tensors_become_float32(tmp_path):
+    model, tensors = small_model(), torch_tensors()
+    half = tensors | {"fc.weight": tensors["fc.weight"].astype("float16")}
+    save_file(half, tmp_path / "m.safetensors")
+    load_safetensors(model, tmp_path / "m.safetensors")
+    kernel = model.layers[-1].kernel
+    assert keras.backend.standardize_dtype(kernel.dtype) == "float32"
+    np.testing.assert_array_equal(np.asarray(kernel), half["fc.weight"].T)
+    assert not np.array_equal(np.asarray(kernel), tensors["fc.weight"].T)
+
+
+@pytest.mark.parametrize("classifier", ["fc", "classifier"])  # of torchvision's ResNets, and of timm's MobileNetV2
+def test_safetensors_classifier_is_passed_over_where_the_model_has_none(tmp_path, classifier):
+    tensors = {name.replace("fc.", f"{classifier}."): tensor for name, tensor in torch_tensors().items()}
+    save_file(tensors, tmp_path / "m.safetensors")
     headless = keras.Sequential(small_model().layers[:-1])
     headless.build((None, 4, 4, 6))
     load_safetensors(headless, tmp_path / "m.safetensors")
@@ -112,111 +126,19 @@ def test_safetensors_that_do_not_fit_name_the_first_wrong_tensor(tmp_path, chang
         else:
             tensors[name] = np.zeros(shape, "float32")
     save_file(tensors, tmp_path / "m.safetensors")
-    check_refused(load_safetensors, small_model(), tmp_path / "m.safetensors", message)
+    check_refused(small_model(), tmp_path / "m.safetensors", message)
 
 
 def test_safetensors_that_cannot_be_read(tmp_path):
     model, path = small_model(), tmp_path / "m.safetensors"
-    check_refused(load_safetensors, model, path, "no such file")
+    check_refused(model, path, "no such file")
     save_file(torch_tensors(), path)
     whole = path.read_bytes()
     for part in (whole[:-1], whole[: len(whole) // 2], b"", b"<html>not found</html>"):
         path.write_bytes(part)
-        check_refused(load_safetensors, model, path, "not a readable safetensors file (")
+        check_refused(model, path, "not a readable safetensors file (")
     renamed = path.rename(tmp_path / "m.pth")
-    check_refused(load_safetensors, model, renamed, "this backbone loads .safetensors files only")
-
-
-def save_legacy(model, path):
-    """Write `model` in the layout of Keras 2, with other layer names and a list of names in two chunks."""
-    with h5py.File(path, "w") as file:
-        names = [f"old_{index}" for index in range(len(model.layers))]
-        file.attrs["layer_names0"], file.attrs["layer_names1"] = names[:1], names[1:]
-        for name, layer in zip(names, model.layers, strict=True):
-            group = file.create_group(name)
-            group.attrs["weight_names"] = [f"{name}/{v.name}:0".encode() for v in layer.weights]
-            for v in layer.weights:
-                group[f"{name}/{v.name}:0"] = np.asarray(v)
-
-
-def saved(tmp_path, layout):
-    """Return a model and the file that holds it, in either of Keras' layouts."""
-    model = small_model()
-    for variable in model.variables:
-        variable.assign(np.random.default_rng(0).random(variable.shape))
-    path = tmp_path / {"keras3": "m.weights.h5", "legacy": "m.h5"}[layout]
-    model.save_weights(path) if layout == "keras3" else save_legacy(model, path)
-    return model, path
-
-
-@keras_reads
-@pytest.mark.parametrize("layout", ["keras3", "legacy"])
-def test_h5_fills_every_variable(tmp_path, layout):
-    model, path = saved(tmp_path, layout)
-    other = small_model()
-    load_h5(other, path)
-    for name, value in values(other).items():
-        np.testing.assert_array_equal(value, values(model)[name])
-
-
-@keras_reads
-def test_legacy_h5_is_read_as_keras_reads_it(tmp_path):
-    _, path = saved(tmp_path, "legacy")
-    ours, theirs = small_model(), small_model()
-    load_h5(ours, path)
-    theirs.load_weights(path)
-    for one, other in zip(ours.variables, theirs.variables, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-@keras_reads
-@pytest.mark.parametrize(
-    ("layout", "group", "dataset"),
-    [("keras3", "layers/batch_normalization/vars", "1"), ("legacy", "old_1", "old_1/beta:0")],
-)
-def test_h5_that_does_not_fit_names_the_first_wrong_variable(tmp_path, layout, group, dataset):
-    model, path = saved(tmp_path, layout)
-    with h5py.File(path, "a") as file:
-        del file[group][dataset]
-        file[group][dataset] = np.zeros(9)
-    check_refused(load_h5, model, path, "tensor layer1.0.bn1/beta has shape (9,), expected (8,)")
-
-
-@keras_reads
-def test_h5_with_a_variable_too_few_or_too_many(tmp_path):
-    model, path = saved(tmp_path, "keras3")
-    with h5py.File(path, "a") as file:
-        file["layers/dense/vars/2"] = np.zeros((3, 4))
-    check_refused(load_h5, model, path, "unexpected tensor fc/2 with shape (3, 4)")
-    with h5py.File(path, "a") as file:
-        del file["layers/conv2d"]
-    check_refused(load_h5, model, path, "tensor layer1.0.conv1/kernel is missing, expected with shape (3, 2, 3, 8)")
-
-
-@keras_reads
-def test_legacy_h5_with_a_layer_too_few_or_too_many(tmp_path):
-    model, path = saved(tmp_path, "legacy")
-    with h5py.File(path, "a") as file:
-        file.attrs["layer_names1"] = ["old_1", "old_2"]
-    check_refused(load_h5, model, path, "tensor fc/kernel is missing, expected with shape (8, 5)")
-    with h5py.File(path, "a") as file:
-        file.attrs["layer_names1"] = ["old_1", "old_2", "old_3", "old_0"]
-    check_refused(load_h5, model, path, "unexpected tensor old_0/0 with shape (3, 2, 3, 8)")
-
-
-@keras_reads
-def test_h5_that_cannot_be_read(tmp_path):
-    model, path = saved(tmp_path, "keras3")
-    whole = path.read_bytes()
-    for part in (whole[:-100], whole[: len(whole) // 2], b"", b"<html>not found</html>"):
-        path.write_bytes(part)
-        check_refused(load_h5, model, path, "not a readable HDF5 weights file (")
-    with h5py.File(path, "w") as file:
-        file["something"] = 1
-    check_refused(load_h5, model, path, "not a readable HDF5 weights file (")
-    path.unlink()
-    check_refused(load_h5, model, path, "no such file")
-    check_refused(load_h5, model, tmp_path / "m.keras", "this backbone loads .h5 files only")
+    check_refused(model, renamed, "backbones load .safetensors files only")
 
 
 def in_new_process(code, **environment):
@@ -242,7 +164,7 @@ for name in ("wide_resnet50_2", "mobilenet_v2"):
         print(error)
 assert "keras" not in sys.modules
 """
-    lines = in_new_process(code, HF_HOME=str(tmp_path), KERAS_HOME=str(tmp_path))
+    lines = in_new_process(code, HF_HOME=str(tmp_path))
     assert lines == [
         f"ImageNet weights of {name} are not on this machine; {PREPARE}{name}"
         for name in ("wide_resnet50_2", "mobilenet_v2")
@@ -250,15 +172,19 @@ assert "keras" not in sys.modules
     assert list(tmp_path.iterdir()) == []
 
 
-def test_resnet_weights_in_the_hub_cache_are_found_offline(tmp_path):
-    repository = tmp_path / "hub" / "models--timm--resnet18.tv_in1k"
-    file = repository / "snapshots" / "abc" / "model.safetensors"
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [("resnet18", "models--timm--resnet18.tv_in1k"), ("mobilenet_v2", "models--timm--mobilenetv2_100.ra_in1k")],
+)
+def test_weights_in_the_hub_cache_are_found_offline(tmp_path, name, repository):
+    folder = tmp_path / "hub" / repository
+    file = folder / "snapshots" / "abc" / "model.safetensors"
     file.parent.mkdir(parents=True)
     file.touch()
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("abc")
-    code = """
-print(weights.locate("resnet18", "imagenet", offline=True), weights.fetch("resnet18"), weights.is_present("resnet34"))
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    code = f"""
+print(weights.locate("{name}", "imagenet", offline=True), weights.fetch("{name}"), weights.is_present("resnet34"))
 assert "keras" not in sys.modules
 """
     lines = in_new_process(code, HF_HOME=str(tmp_path), HF_ENDPOINT="http://localhost:9")
@@ -268,10 +194,11 @@ assert "keras" not in sys.modules
 class Hub(BaseHTTPRequestHandler):
     """As much of the Hugging Face hub as one file takes."""
 
-    content = b"weights of a ResNet"
+    content = b"weights of a network"
 
     def do_HEAD(self):
-        found = self.path == "/timm/resnet18.tv_in1k/resolve/main/model.safetensors"
+        found = self.path.startswith(("/timm/resnet18.tv_in1k/", "/timm/mobilenetv2_100.ra_in1k/"))
+        found = found and self.path.endswith("/resolve/main/model.safetensors")
         self.send_response(200 if found else 404)
         self.send_header("ETag", '"1234"')
         self.send_header("X-Repo-Commit", "abc")
@@ -286,12 +213,13 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
-def test_resnet_weights_are_fetched_from_the_hub(tmp_path):
+def test_weights_are_fetched_from_the_hub(tmp_path):
     server = ThreadingHTTPServer(("localhost", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     code = """
-path = weights.locate("resnet18", "imagenet", offline=False)
-print(path.read_text(), path == weights.is_present("resnet18"))
+for name in ("resnet18", "mobilenet_v2"):
+    path = weights.locate(name, "imagenet", offline=False)
+    print(path.read_text(), path == weights.is_present(name))
 try:
     weights.fetch("resnet34")
 except weights.WeightsError as error:
@@ -303,54 +231,23 @@ except weights.WeightsError as error:
     finally:
         server.shutdown()
         server.server_close()
-    assert lines[0] == "weights of a ResNet True"
-    assert lines[1].startswith("ImageNet weights of resnet34 cannot be fetched (")
-    assert lines[1].endswith(f"; {PREPARE}resnet34")
-    assert len(lines) == 2
+    assert lines[:2] == ["weights of a network True"] * 2
+    assert lines[2].startswith("ImageNet weights of resnet34 cannot be fetched (")
+    assert lines[2].endswith(f"; {PREPARE}resnet34")
+    assert len(lines) == 3
 
 
-def test_host_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr(weights, "MOBILENET_URL", "http://localhost:9")
-    with pytest.raises(WeightsError) as error:
-        weights.locate("mobilenet_v2", "imagenet", offline=False)
-    assert str(error.value).startswith("ImageNet weights of mobilenet_v2 cannot be fetched (")
-    assert str(error.value).endswith(f"; {PREPARE}mobilenet_v2")
-    assert "\n" not in str(error.value)
-    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+def test_host_that_does_not_answer_is_one_line(tmp_path):
     code = """
 try:
-    weights.fetch("resnet18")
+    weights.locate("mobilenet_v2", "imagenet", offline=False)
 except weights.WeightsError as error:
     print(error)
 """
     lines = in_new_process(code, HF_HOME=str(tmp_path), HF_ENDPOINT="http://localhost:9")
     assert len(lines) == 1
-    assert lines[0].endswith(f"; {PREPARE}resnet18")
-
-
-def test_mobilenet_weights_are_fetched_for_the_image_size_or_for_all(tmp_path, monkeypatch):
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(weights, "MOBILENET_URL", tmp_path.as_uri())
-    for size in (96, 128, 160, 192, 224):
-        (tmp_path / MOBILENET_FILE.format(size)).write_text(str(size))
-    models = tmp_path / "home" / "models"
-    assert weights.locate("mobilenet_v2", "imagenet", offline=False, image_size=96).read_text() == "96"
-    assert weights.locate("mobilenet_v2", "imagenet", offline=False, image_size=100).read_text() == "224"
-    assert {path.name for path in models.glob("*.h5")} == {MOBILENET_FILE.format(size) for size in (96, 224)}
-    assert weights.is_present("mobilenet_v2", 128) is None
-    assert weights.fetch("mobilenet_v2") == weights.is_present("mobilenet_v2")
-    assert len(list(models.glob("*.h5"))) == 5
-    assert not list(models.glob("*.part"))
-    assert weights.is_present("mobilenet_v2", 128).read_text() == "128"
-
-
-def test_mobilenet_weights_lie_where_keras_looks(tmp_path, monkeypatch):
-    from keras.src.backend.config import keras_home
-
-    assert weights._mobilenet_path(224).parent == Path(keras_home()) / "models"
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    assert weights._mobilenet_path(160) == tmp_path / "models" / MOBILENET_FILE.format(160)
+    assert lines[0].startswith("ImageNet weights of mobilenet_v2 cannot be fetched (")
+    assert lines[0].endswith(f"; {PREPARE}mobilenet_v2")
 
 
 def test_locate_takes_none_or_a_path(tmp_path):
