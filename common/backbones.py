@@ -57,16 +57,19 @@ class Backbone:
         _check_stages([stage])
         return [layer for layer in self.model.layers if layer.weights and _stage_of(layer.name) == stage]
 
-    def extract(self, images):
-        """Turn images (batch, h, w, 1 or 3) of 0 to 255 into features (batch, `features`): resize, colour, normalise.
+    def extract(self, images, side: int | None = None):
+        """Turn images (batch, h, w, 1 or 3) of 0 to 255 into features (batch, `features`), as `prepare` sees them."""
+        return self.model(self.prepare(images, side or self.model.input_shape[1]))
+
+    def prepare(self, images, side: int):
+        """Turn images (batch, h, w, 1 or 3) of 0 to 255 into what the network sees, (batch, side, side, 3).
 
         Bilinear, in float32 under any policy, by layers named resize, grey_to_colour and normalise.
         """
-        _, side, _, _ = self.model.input_shape
         x = layers.Resizing(side, side, dtype="float32", name="resize")(images)
         if images.shape[-1] == 1:
             x = layers.Concatenate(dtype="float32", name="grey_to_colour")([x, x, x])
-        return self.model(self.normalise(x))
+        return self.normalise(x)
 
     def halves(self) -> tuple[keras.Model, list[keras.Model]] | None:
         """Cut the network below its first stage that is trained: a model below, and models above, one or none.
@@ -108,7 +111,16 @@ class Backbone:
                     layer.trainable = stage in stages
 
 
-def build(name: str, image_size: int, weights: str = "none", offline: bool = False) -> Backbone:
+def set_image_size(model: keras.Model, side: int) -> None:
+    """Let a model that begins with `Backbone.extract`, of any size, see images of so many pixels from now on."""
+    layer = model.get_layer("resize")
+    if (layer.height, layer.width) != (side, side):
+        layer.height = layer.width = side
+        # What Keras has compiled so far resizes to the former size.
+        model.train_function = model.test_function = model.predict_function = None
+
+
+def build(name: str, image_size: int, weights: str = "none", offline: bool = False, any_size: bool = False) -> Backbone:
     """Build a backbone for square images and load its weights.
 
     Args:
@@ -117,6 +129,7 @@ def build(name: str, image_size: int, weights: str = "none", offline: bool = Fal
         weights: "none" (random), "imagenet", or the path of a `.safetensors` file with the names and layout of
             torchvision (the ResNets) or timm (MobileNetV2).
         offline: never reach for the network.
+        any_size: take images of every size; else of `image_size` alone, so that all shapes are known.
 
     Returns:
         The backbone, with every stage trainable.
@@ -133,7 +146,8 @@ def build(name: str, image_size: int, weights: str = "none", offline: bool = Fal
             f"image size {image_size} is too small for {name}: at least {MIN_IMAGE_SIZE} pixels, for its five halvings"
         )
     path = weight_files.locate(name, weights, offline)
-    model = _mobilenet(image_size) if name == MOBILENET else _resnet(name, image_size)
+    side = None if any_size else image_size
+    model = _mobilenet(side) if name == MOBILENET else _resnet(name, side)
     if path is not None:
         weight_files.load_safetensors(model, path)
     scale = [1 / (255 * std) for std in IMAGENET_STD]
@@ -152,7 +166,7 @@ class _ResNet:
     group_width: int = 64
 
 
-def _resnet(name: str, image_size: int) -> keras.Model:
+def _resnet(name: str, image_size: int | None) -> keras.Model:
     """Build a ResNet of `_RESNETS`, (batch, size, size, 3) -> (batch, features)."""
     config = _RESNETS[name]
     image = keras.Input((image_size, image_size, 3), name="image")
@@ -262,7 +276,7 @@ def _has_accelerator() -> bool:
     return any(not device.startswith("cpu") for device in keras.distribution.list_devices())
 
 
-def _mobilenet(image_size: int) -> keras.Model:
+def _mobilenet(image_size: int | None) -> keras.Model:
     """Build MobileNetV2 of width 1 (Sandler et al., table 2), (batch, size, size, 3) -> (batch, 1280)."""
     image = keras.Input((image_size, image_size, 3), name="image")
     x = _conv_norm_relu6(image, 32, 3, 2, "conv_stem", "bn1")

@@ -37,6 +37,7 @@ BACKBONES = (
 )
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+BACKBONE_FILE = "backbone.safetensors"  # in the directory of a finished run that has a backbone
 
 
 class ConfigError(ValueError):
@@ -81,6 +82,8 @@ class Phase:
     """Floor of the cosine."""
     schedule_by: Literal["step", "epoch"] = "step"
     """The rate changes with every step, or is that of an epoch's first step for all of it, as torch's schedulers do."""
+    image_size: int | None = None
+    """Side of the square that the backbone sees in this phase, in pixels. None: --image-size."""
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""
@@ -128,7 +131,7 @@ class Config:
     data_dir: Path | None = None
     """Where data sets are kept (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
     weights: str = "none"
-    """Initial weights of the backbone: imagenet, none, or a file."""
+    """Initial weights of the backbone: imagenet, none, a file, or a finished run (folder, or end of its name)."""
     out: Path = REPOSITORY / "results" / "runs"
     """Folder of runs."""
     seed: int = 0
@@ -212,19 +215,22 @@ class Config:
             )
         if self.weights != "none" and not isinstance(self, FineTuning):
             raise ConfigError(f"weights is {self.weights}; this study has no backbone that could load any")
-        if self.weights not in ("none", "imagenet") and not Path(self.weights).is_file():
-            raise ConfigError(f"weights {self.weights!r}: no such file; allowed: imagenet, none, or a file")
 
     def identity(self) -> dict:
-        """Everything that the result depends on, as JSON data. A weights file counts by name and content."""
+        """Everything that the result depends on, as JSON data. A file or a run of `weights` counts by content."""
         fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in self.OPERATIONAL}
         if self.weights not in ("none", "imagenet"):
-            with Path(self.weights).open("rb") as file:
+            path = Path(self.weights_source())
+            with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            fields["weights"] = f"{Path(self.weights).name}@sha256:{digest[:16]}"
+            fields["weights"] = f"{path.name}@sha256:{digest[:16]}"
         if self.dataset.startswith("image_folder:"):
             fields["dataset"] = f"image_folder:{Path(self.dataset.removeprefix('image_folder:')).resolve()}"
         return json.loads(json.dumps(fields))
+
+    def weights_source(self) -> str:
+        """none, imagenet, or the path of a file: what `weights` comes down to."""
+        return self.weights
 
     def operational(self) -> dict:
         """The remaining fields as JSON data."""
@@ -300,6 +306,59 @@ class FineTuning(Config):
             )
         if self.cache_features == "on" and self.devices * self.nodes > 1:
             raise ConfigError("cache-features is on, which several devices cannot share; allowed there: auto, off")
+        self.weights_source()
+
+    def side(self, phase: Phase) -> int:
+        """Side of the square that the backbone sees in a phase, in pixels."""
+        return self.image_size if phase.image_size is None else phase.image_size
+
+    def check_sizes(self, phases: Sequence[Phase]) -> None:
+        """Raise ConfigError for an image size of a phase that cannot be trained at."""
+        for phase in phases:
+            if not 32 <= self.side(phase) <= self.image_size:
+                raise ConfigError(
+                    f"phase {phase.name!r}: image_size is {phase.image_size}; allowed: 32 to --image-size, "
+                    f"{self.image_size}, or None for that"
+                )
+        if phases and self.side(phases[-1]) < self.image_size:
+            raise ConfigError(
+                f"phase {phases[-1].name!r}: image_size is {phases[-1].image_size}; the last phase trains at "
+                f"--image-size, {self.image_size}, as the run is measured there"
+            )
+
+    def weights_source(self) -> str:
+        """As every config's; of a finished run, the file with its backbone.
+
+        Raises ConfigError if there is no such file or run, or if it is unfinished or has another backbone.
+        """
+        if self.weights in ("none", "imagenet") or Path(self.weights).is_file():
+            return self.weights
+        from common.runs import finished_run  # which imports this module
+
+        folder = find_run(self.weights, self.out)
+        finished_run(folder, "run", {"backbone": self.backbone}, "--weights takes a run that is completed")
+        if not (folder / BACKBONE_FILE).is_file():
+            raise ConfigError(f"run {folder} has no {BACKBONE_FILE}: it was made by an older version of the code")
+        return str(folder / BACKBONE_FILE)
+
+
+def find_run(name: str, out: Path) -> Path:
+    """The directory of the run that goes by this name: its folder, or its name below `out`, or the end of that.
+
+    Raises ConfigError if there is none, or more than one.
+    """
+    if (Path(name) / "config.json").is_file():
+        return Path(name)
+    runs = sorted(path.parent for path in out.glob("*/*/config.json"))
+    found = [run for run in runs if run.name == name] or [run for run in runs if name and str(run).endswith(name)]
+    if len(found) > 1:
+        raise ConfigError(f"weights {name!r} fits {len(found)} runs in {out}: {found[0].name}, {found[1].name} ...")
+    if not found:
+        raise ConfigError(
+            f"weights {name!r}: no such file or run; allowed: imagenet, none, a file, or a finished run: its folder, "
+            f"or the end of its name in {out}"
+        )
+    return found[0]
 
 
 def without_defaults(config: object, values: Mapping) -> dict:

@@ -69,7 +69,8 @@ def cut(
     below, above = halves
     augment = next((layer for layer in model.layers if isinstance(layer, Augment)), None)
     start = augment.output if augment else model.input
-    lower = keras.Model(start, below(model.get_layer("normalise").output), name="lower")
+    seen = backbone.prepare(start, config.side(phase))
+    lower = keras.Model(start, below(seen), name="lower")
     size = bytes_of(lower, len(data.train) * max(views, 1) + len(data.validation))
     on_disk = size > config.cache_gigabytes * GIGABYTE
     text = f"phase {phase.name}: the frozen layers' activations take {size / 1e6:,.0f} MB"

@@ -146,8 +146,9 @@ def train(
 def announce(phase: Phase, steps: int, together: int, trained: keras.Model, model: keras.Model) -> None:
     """The line of a phase that begins."""
     at_once = f", {together} at a time" * (together > 1)
+    pixels = f" at {phase.image_size} pixels" if phase.image_size else ""
     print(
-        f"phase {phase.name}: {phase.epochs} epochs of {steps} steps{at_once}, "
+        f"phase {phase.name}: {phase.epochs} epochs of {steps} steps{at_once}{pixels}, "
         f"{parameters(trained.trainable_variables):,} of {parameters(model.weights):,} parameters trained",
         flush=True,
     )
@@ -325,17 +326,20 @@ def results(
     progress: Progress,
     objective: Objective = CLASSIFICATION,
     of: Sequence[str] = ("validation", "test"),
+    configure: Callable[[Phase], None] = lambda phase: None,
 ) -> dict:
     """Metrics of the best and the last epoch of each phase, and of the last phase's reported one in full.
 
-    `of` names the splits. Writes predictions.npz and outcomes.json of a classifier. `running` is the training loss (and
-    accuracy) as a mean over the steps of the epoch, dropout included. The model ends with the reported weights. To be
-    called after training, when every choice has been made on the validation split.
+    `of` names the splits; `configure` sets what a phase changes in the model. Writes predictions.npz and outcomes.json
+    of a classifier. `running` is the training loss (and accuracy) as a mean over the steps of the epoch, dropout
+    included. The model ends with the reported weights. To be called after training, when every choice has been made on
+    the validation split.
     """
     splits = {name: getattr(data, name) for name in of}
     reported = run.config.REPORTED
     by_phase, right = {}, {}
     for phase in phases:
+        configure(phase)
         rows = [row for row in progress.rows if row["phase"] == phase.name]
         states, full = {}, {}
         for kind in sorted(("best", "last"), key=reported.__eq__):  # the reported one last: its weights stay

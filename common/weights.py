@@ -6,10 +6,15 @@ nothing has been assigned by then.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common import checkpoints, files
 from common.config import BACKBONES, ConfigError
+
+if TYPE_CHECKING:
+    import keras  # `locate` does without
 
 REPOSITORIES = {name: f"timm/{name}.tv_in1k" for name in BACKBONES} | {"mobilenet_v2": "timm/mobilenetv2_100.ra_in1k"}
 
@@ -112,12 +117,35 @@ def load_safetensors(model, path: str | Path) -> None:
         tensors = load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({_first_line(error)})") from error
-    expected = {
+    expected = _by_torch_name(model)
+    _assign(path, expected, {name: tensors[name] for name in tensors if name in expected or not _surplus(name)})
+
+
+def export(model: "keras.Model", path: Path) -> None:
+    """Write every variable of a backbone to the file that `load_safetensors` reads it from, bit for bit.
+
+    Raises:
+        StorageError: the file cannot be written.
+
+    """
+    # Every run with a backbone writes it: a tenth of what its checkpoints take, and who starts from the run needs
+    # neither its model nor its code.
+    from safetensors.numpy import save
+
+    tensors = {
+        name: np.ascontiguousarray(np.transpose(checkpoints.snapshot(variable), np.argsort(axes)))
+        for name, (variable, axes) in _by_torch_name(model).items()
+    }
+    files.write(path, save(tensors, {"format": "pt"}))  # which PyTorch's libraries ask for
+
+
+def _by_torch_name(model) -> dict[str, tuple]:
+    """Return each variable of a model with its axes in torch's layout, by its name there."""
+    return {
         f"{layer.name}.{TORCH_NAMES[variable.name]}": (variable, _keras_axes(layer, variable))
         for layer in model.layers
         for variable in layer.weights
     }
-    _assign(path, expected, {name: tensors[name] for name in tensors if name in expected or not _surplus(name)})
 
 
 def _assign(path: Path, expected: dict, arrays: dict[str, np.ndarray]) -> None:

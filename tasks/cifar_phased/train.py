@@ -5,11 +5,14 @@ The head is trained first, then more of the backbone, each phase from the best s
     python tasks/cifar_phased/train.py                        # three_phase: CIFAR-10, ResNet-18, 224 pixels
     python tasks/cifar_phased/train.py --dataset cifar100 --backbone mobilenet_v2 --seed 3
     python tasks/cifar_phased/train.py --preset two_phase     # CIFAR-100, Wide ResNet-50-2, AdamW then NAdam
+    python tasks/cifar_phased/train.py --preset pretrain --dataset image_folder:photos   # a backbone from nothing
+    python tasks/cifar_phased/train.py --backbone mobilenet_v2 --weights results/runs/cifar_phased/NAME  # and from it
     python tasks/cifar_phased/train.py --preset demo          # embedded digits: 3 minutes on 2 cores, no network
 
 What accuracy to expect, and over how many seeds: the table in README.md beside this file.
 """
 
+import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +21,7 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
 
 from common import runs
-from common.config import AUGMENTATIONS, ConfigError, FineTuning, Phase, choice, data_dir, offline
+from common.config import AUGMENTATIONS, BACKBONE_FILE, ConfigError, FineTuning, Phase, choice, data_dir, offline
 
 # Stages of the backbone that train in a phase; the head always does.
 TRAINABLE = {
@@ -61,6 +64,7 @@ class PhasedConfig(FineTuning):
         self.check_cache()
         for phase in self.phases:
             phase.check()
+        self.check_sizes(self.phases)
         names = [phase.name for phase in self.phases]
         if len(set(names)) < len(names):
             raise ConfigError(f"phases need different names; these are {', '.join(names)}")
@@ -84,6 +88,10 @@ class PhasedConfig(FineTuning):
             raise ConfigError("cache-views needs cache-features, which is off, or not to be had on several devices")
 
 
+# Training everything from random weights; decoupled, 5e-4 decays as 5e-5 in the loss does with this momentum.
+from_random = functools.partial(
+    Phase, trainable="full", optimizer="sgd", momentum=0.9, weight_decay=5e-4, schedule="warmup_cosine"
+)
 PRESETS = {
     "three_phase": PhasedConfig(
         preset="three_phase",
@@ -120,6 +128,19 @@ PRESETS = {
             ),
         ),
     ),
+    # All rates are one descent in three pieces: each phase begins with the last rate of the one before.
+    "pretrain": PhasedConfig(
+        preset="pretrain",
+        dataset="cifar100",
+        batch_size=128,
+        backbone="mobilenet_v2",
+        image_size=64,
+        phases=(
+            from_random("small", epochs=4, rate=0.2, final_rate=0.13, warmup_epochs=1, image_size=32),
+            from_random("medium", epochs=3, rate=0.13, final_rate=0.04, image_size=48),
+            from_random("large", epochs=3, rate=0.04),
+        ),
+    ),
     "demo": PhasedConfig(
         preset="demo",
         dataset="digits",
@@ -140,22 +161,29 @@ def provide(config: PhasedConfig) -> None:
     from common.data import sources
 
     sources.provide(config.dataset, data_dir(config), offline(config))
-    weights.locate(config.backbone, config.weights, offline(config))
+    weights.locate(config.backbone, config.weights_source(), offline(config))
 
 
 def study(config: PhasedConfig, run: runs.Run) -> None:
     """Train one configuration and leave its figures."""
-    from common import augment, backbones, features, training
+    from common import augment, backbones, features, training, weights
     from common.data import sources
 
     training.set_up(config)
     data = sources.load(
         config.dataset, data_dir(config), config.seed, config.image_size, config.limit_train, config.limit_test
     )
-    backbone = backbones.build(config.backbone, config.image_size, config.weights, offline(config))
+    sizes = {config.side(phase) for phase in config.phases}
+    backbone = backbones.build(
+        config.backbone, config.image_size, config.weights_source(), offline(config), any_size=len(sizes) > 1
+    )
     model = build(config, backbone, data)
 
+    def resize(phase: Phase) -> None:
+        backbones.set_image_size(model, config.side(phase))
+
     def configure(phase: Phase) -> None:
+        resize(phase)
         backbone.set_trainable(TRAINABLE[phase.trainable], config.batch_norm)
         model.get_layer("dropout").rate = phase.dropout
 
@@ -166,7 +194,8 @@ def study(config: PhasedConfig, run: runs.Run) -> None:
     on_host = config.augment_on == "host"
     host_augment = augment.host_augment(config.augmentation, config.seed) if on_host else None
     progress = training.train(run, model, config.phases, data, configure, host_augment, cut=cut)
-    metrics = training.results(run, model, config.phases, data, progress)
+    metrics = training.results(run, model, config.phases, data, progress, configure=resize)
+    weights.export(backbone.model, run.folder / BACKBONE_FILE)  # as the last phase's best epoch left it
     draw(config, run, model, data, progress, metrics)
     run.finish("completed", metrics)
 
@@ -181,7 +210,7 @@ def build(config: PhasedConfig, backbone, data):
     x = inputs = keras.Input(shape, dtype="uint8", name="image")
     recipe = config.augmentation if config.augment_on == "device" else "none"
     x = Augment(recipe, config.seed, name="augment")(x)
-    x = backbone.extract(x)
+    x = backbone.extract(x, config.image_size)
     # Keras gives a layer its random generator only if its first rate is above zero.
     x = keras.layers.Dropout(0.5, seed=config.seed, name="dropout")(x)
     initial = head_initialisers(config.head_init, x.shape[-1])

@@ -22,7 +22,7 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
 
 from common import runs
-from common.config import ConfigError, FineTuning, Phase, data_dir, offline, positive
+from common.config import BACKBONE_FILE, ConfigError, FineTuning, Phase, data_dir, offline, positive
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class LayerwiseConfig(FineTuning):
     dataset: str = "fer2013"
     """digits, cifar10, cifar100, mnist, notmnist, fer2013 or image_folder:PATH."""
     weights: str = "imagenet"
-    """Initial weights of the backbone: imagenet, none, or a file."""
+    """Initial weights of the backbone: imagenet, none, a file, or a finished run (folder, or end of its name)."""
     epochs: int = 10
     """Passes over the training images."""
     momentum: float = 0.9
@@ -108,19 +108,19 @@ def provide(config: LayerwiseConfig) -> None:
     from common.data import sources
 
     sources.provide(config.dataset, data_dir(config), offline(config))
-    weights.locate(config.backbone, config.weights, offline(config))
+    weights.locate(config.backbone, config.weights_source(), offline(config))
 
 
 def study(config: LayerwiseConfig, run: runs.Run) -> None:
     """Train one configuration and leave its figures."""
-    from common import backbones, features, plots, training
+    from common import backbones, features, plots, training, weights
     from common.data import sources
 
     training.set_up(config)
     data = sources.load(
         config.dataset, data_dir(config), config.seed, config.image_size, config.limit_train, config.limit_test
     )
-    backbone = backbones.build(config.backbone, config.image_size, config.weights, offline(config))
+    backbone = backbones.build(config.backbone, config.image_size, config.weights_source(), offline(config))
     model = build(config, backbone, data)
     rates = dataclasses.asdict(config.rates)
     backbone.set_trainable([stage for stage in backbones.STAGES if rates[stage] > 0], config.batch_norm)
@@ -137,6 +137,7 @@ def study(config: LayerwiseConfig, run: runs.Run) -> None:
         cut=lambda phase: features.cut(config, phase, model, backbone, data),
     )
     metrics = training.results(run, model, config.phases, data, progress)
+    weights.export(backbone.model, run.folder / BACKBONE_FILE)  # as the last phase's best epoch left it
     apart, figures = without_copies(run, data)
     metrics |= {"rates": rates, "test_without_copies": apart, "figures": figures | by_class(metrics["test"])}
     training.draw_classifier(run, data, progress, metrics)

@@ -6,9 +6,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
-from common import backbones, config
+from common import backbones, config, weights
 from common.backbones import NAMES, STAGES, GroupedConv2D, build
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -96,6 +96,45 @@ def test_mobilenet_at_odd_sides_is_that_of_torch(tmp_path, torch_outputs):
     write_torch_file("mobilenet_v2", torch_outputs, tmp_path / "model.safetensors")
     backbone = build("mobilenet_v2", 75, str(tmp_path / "model.safetensors"))
     assert largest_error(backbone, 75, torch_outputs) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_network_of_any_size_is_that_of_torch_at_each(name, tmp_path, torch_outputs):
+    write_torch_file(name, torch_outputs, tmp_path / "model.safetensors")
+    backbone = build(name, 64, str(tmp_path / "model.safetensors"), any_size=True)
+    assert backbone.model.input_shape == (None, None, None, 3)
+    for size in (64, 224):
+        assert largest_error(backbone, size, torch_outputs) < 1e-4
+
+
+def test_model_sees_images_at_the_size_that_is_set():
+    images = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 1), "uint8")
+    backbone = build("resnet18", 64, any_size=True)
+    image = keras.Input((40, 40, 1), dtype="uint8")
+    model = keras.Model(image, backbone.extract(image, 64))
+    outputs = {}
+    for size in (64, 32, 48):
+        backbones.set_image_size(model, size)
+        outputs[size] = model.predict(images, verbose=0)
+        fixed = build("resnet18", size)
+        fixed.model.set_weights(backbone.model.get_weights())
+        expected = keras.Model(image, fixed.extract(image)).predict(images, verbose=0)
+        np.testing.assert_allclose(outputs[size], expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(outputs[32] - outputs[48]).max() > 1e-2
+
+
+def test_what_is_exported_is_what_torch_had(backbone_and_file, tmp_path):
+    backbone, path = backbone_and_file
+    weights.export(backbone.model, tmp_path / "backbone.safetensors")
+    theirs = {name: tensor for name, tensor in load_file(path).items() if not name.endswith("num_batches_tracked")}
+    ours = load_file(tmp_path / "backbone.safetensors")
+    assert set(ours) == {name for name in theirs if not name.startswith(("fc.", "classifier."))}
+    for name, tensor in ours.items():
+        assert tensor.dtype == theirs[name].dtype
+        np.testing.assert_array_equal(tensor, theirs[name], err_msg=name)
+    again = build(backbone.name, 32, str(tmp_path / "backbone.safetensors"))
+    for one, other in zip(again.model.weights, backbone.model.weights, strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])

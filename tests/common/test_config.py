@@ -1,5 +1,6 @@
 import dataclasses
 import importlib.util
+import json
 import os
 import pty
 import shutil
@@ -130,7 +131,10 @@ def test_script_answers_a_mistake_with_one_plain_line_on_a_terminal():
         ("--sed 1 --phases.1.weight-decya 0", "did you mean --seed --phases.1.weight-decay?"),
         ("--wholly-unlike-any 1", "--wholly-unlike-any"),
         ("stray", "stray"),
-        ("--preset three_phases", "unknown preset 'three_phases'; allowed: three_phase, two_phase, demo; did you mean"),
+        (
+            "--preset three_phases",
+            "unknown preset 'three_phases'; allowed: three_phase, two_phase, pretrain, demo; did",
+        ),
         ("--preset", "unknown preset ''"),
         (
             "--dataset cifar11",
@@ -170,6 +174,9 @@ def test_script_answers_a_mistake_with_one_plain_line_on_a_terminal():
         ),
         ("--phases.1.name head", "phases need different names; these are head, head, full"),
         ("--phases.1.name ../up", "small letters"),
+        ("--phases.0.image-size 31", "phase 'head': image_size is 31; allowed: 32 to --image-size, 224, or None"),
+        ("--phases.0.image-size 225", "phase 'head': image_size is 225; allowed: 32 to --image-size, 224, or None"),
+        ("--phases.2.image-size 64", "phase 'full': image_size is 64; the last phase trains at --image-size, 224"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(capsys, argv, said):
@@ -328,6 +335,63 @@ def test_weights_file_counts_by_name_and_content_not_by_folder(tmp_path):
     # echo -n weights | sha256sum
     assert config.identity()["weights"] == "first.safetensors@sha256:9a129038d9a00aed"
     assert str(tmp_path) not in str(config.identity())
+
+
+def write_run(folder, backbone="resnet18", status="completed", content=b"weights"):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"config": {"backbone": backbone}}))
+    if status:
+        (folder / "metrics.json").write_text(json.dumps({"status": status}))
+    if content:
+        (folder / "backbone.safetensors").write_bytes(content)
+
+
+def test_run_of_weights_counts_by_content_however_it_is_named(tmp_path, monkeypatch):
+    name = "pretrain-photos-resnet18-12345678-s0"
+    write_run(tmp_path / "out" / "task" / name)
+    write_run(tmp_path / "out" / "task" / name.replace("s0", "s1"), content=b"weightS")
+    shutil.copytree(tmp_path / "out" / "task" / name, tmp_path / "elsewhere" / "copy")
+    monkeypatch.chdir(tmp_path / "out")
+    ways = [f"task/{name}", str(tmp_path / "out" / "task" / name), name, "12345678-s0", "8-s0", f"ask/{name}"]
+    configs = [parsed("--out", str(tmp_path / "out"), "--weights", way) for way in ways]
+    configs.append(parsed("--weights", str(tmp_path / "elsewhere" / "copy")))
+    for config in configs:
+        assert Path(config.weights_source()).read_bytes() == b"weights"
+        assert config.identity()["weights"] == "backbone.safetensors@sha256:9a129038d9a00aed"
+    assert len({config.name() for config in configs}) == 1
+    other = parsed("--out", str(tmp_path / "out"), "--weights", "12345678-s1")
+    assert other.name() != configs[0].name()
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        ({"status": None}, "no finished run in "),
+        ({"status": "diverged"}, "no finished run in "),
+        ({"backbone": "resnet34"}, "has backbone resnet34; this run needs resnet18"),
+        ({"backbone": None}, "has backbone None; this run needs resnet18"),
+        ({"content": None}, "has no backbone.safetensors"),
+    ],
+)
+def test_run_that_weights_cannot_take_is_one_line(tmp_path, capsys, run, said):
+    write_run(tmp_path / "task" / "a-run", **run)
+    assert said in refused(capsys, "--out", str(tmp_path), "--weights", "a-run")
+    assert said in refused(capsys, "--weights", str(tmp_path / "task" / "a-run"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("s0", "weights 's0' fits 2 runs in "),
+        ("s1", "weights 's1': no such file or run; allowed: imagenet, none, a file, or a finished run"),
+        ("", "weights '': no such file or run"),
+        (".", "weights '.': no such file or run"),
+    ],
+)
+def test_name_of_no_run_or_of_several_is_one_line(tmp_path, capsys, name, said):
+    for run in ("one-s0", "two-s0"):
+        write_run(tmp_path / "task" / run)
+    assert said in refused(capsys, "--out", str(tmp_path), "--weights", name)
 
 
 def test_image_folders_of_one_name_in_two_places_are_two_runs(tmp_path, monkeypatch):

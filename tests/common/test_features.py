@@ -134,6 +134,21 @@ def test_the_two_parts_are_the_model(data, name, stages, shape):
     assert [v.path for v in part.upper.trainable_variables] == [v.path for v in model.trainable_variables]
 
 
+def test_the_two_parts_are_the_model_at_the_size_of_the_phase(data):
+    config = FineTuning(image_size=64)
+    backbone = backbones.build("resnet18", 64, any_size=True)
+    image = keras.Input((8, 8, 1), dtype="uint8", name="image")
+    model = keras.Model(image, keras.layers.Dense(10, name="head")(backbone.extract(image, 64)))
+    images = pipeline.pictures(data.train, np.arange(4))
+    for side, stages, shape in ((32, ("layer4",), (2, 2, 256)), (None, ("layer4",), (4, 4, 256)), (48, (), (512,))):
+        backbone.set_trainable(stages)
+        backbones.set_image_size(model, side or 64)
+        part = features.cut(config, dataclasses.replace(PHASES[0], image_size=side), model, backbone, data)
+        assert part.lower.output_shape[1:] == shape
+        parts = part.upper.predict_on_batch(part.lower.predict_on_batch(images))
+        np.testing.assert_allclose(parts, model.predict_on_batch(images), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("stages", [("stem",), ("layer1", "layer2"), backbones.STAGES])
 def test_a_network_that_is_trained_from_its_beginning_is_not_cut(data, stages):
     config = FineTuning(cache_features="on", image_size=32)
