@@ -72,6 +72,8 @@ PAIRS = {
         (("by_depth", ""), ("one_rate", "")),
         (("by_depth", ""), ("frozen", "")),
         (("one_rate", ""), ("frozen", "")),
+        *((("by_depth", ""), (arm, "")) for arm in ("reversed", "geometric_mean")),
+        *((("by_depth", ""), (arm, "rates.head=0.001")) for arm in ("reversed", "geometric_mean")),
     ],
 }
 
