@@ -65,6 +65,9 @@ class Phase:
     """Decoupled weight decay (Loshchilov and Hutter 2019), for every optimiser."""
     clip_norm: float | None = None
     """Largest global L2 norm of the gradient."""
+    convention: Literal["keras", "torch"] = "keras"
+    """Whose formulas the optimiser follows if the two differ: torch adds weight decay to the gradient (adamw:
+    decoupled), has epsilon 1e-8, a slower momentum schedule (nadam) and momentum that gathers gradients (sgd)."""
     schedule: Literal["constant", "warmup_cosine"] = "constant"
     """Shape of the learning rate over the phase."""
     warmup_epochs: int = 0
