@@ -63,15 +63,19 @@ PAIRS = {
         (("transfer", "train_encoder=True"), ("transfer", "train_encoder=False")),
     ],
     "rotation_contrastive": [
-        (("base", "weight_decay=0.01"), ("base", "")),
-        (("base", "weight_decay=0.1"), ("base", "")),
+        (("base", "weight_decay=0.001"), ("base", "")),
+        (("base", "batch_size=128"), ("base", "")),
         (("transfer", "train_blocks=True"), ("transfer", "train_blocks=False")),
+        (("reverse", "train_blocks=True"), ("reverse", "train_blocks=False")),
+        *((("reverse", f"train_blocks={t}"), ("rotation", "")) for t in (True, False)),
         *((("transfer", f"blocks={n} train_blocks={t}"), ("base", "")) for n in (1, 2, 3) for t in (True, False)),
     ],
     "fer_layerwise_lr": [
         (("by_depth", ""), ("one_rate", "")),
         (("by_depth", ""), ("frozen", "")),
         (("one_rate", ""), ("frozen", "")),
+        *((("by_depth", ""), (arm, "")) for arm in ("reversed", "geometric_mean")),
+        *((("by_depth", ""), (arm, "rates.head=0.001")) for arm in ("reversed", "geometric_mean")),
     ],
 }
 

@@ -273,7 +273,13 @@ def transferred_blocks(groups: Groups, path: Path) -> None:
 
 def arms(groups: Groups, path: Path) -> None:
     """Draw the F1 of each class in the arms of fer_layerwise_lr (mean and standard deviation), a panel a network."""
-    names = {"frozen": "backbone frozen", "one_rate": "one rate for all", "by_depth": "rates by depth"}
+    names = {
+        "frozen": "backbone frozen",
+        "one_rate": "one rate for all",
+        "by_depth": "rates by depth",
+        "reversed": "rates in reverse order",
+        "geometric_mean": "their geometric mean for all",
+    }
     panels = defaultdict(dict)
     for (study, setting), records in groups.items():
         if study in names:
@@ -282,18 +288,19 @@ def arms(groups: Groups, path: Path) -> None:
         return
     figure = Figure(figsize=(10, 4.6 * len(panels)), dpi=120, layout="constrained")
     parts = figure.subfigures(len(panels), squeeze=False)[:, 0]
-    colours = dict(zip(names, ("0.6", plots.ORANGE, plots.BLUE), strict=True))
+    colours = dict(zip(names, ("0.6", plots.ORANGE, plots.BLUE, plots.GREEN, plots.VERMILION), strict=True))
     for part, (setting, found) in zip(parts, sorted(panels.items()), strict=True):
         axes = part.subplots()
         first = next(iter(found.values()))[0]["metrics"]["test"]["per_class"]
+        step = 0.81 / max(len(found), 3)
         for place, study in enumerate(study for study in names if study in found):
             records = found[study]
             scores = [[100 * c["f1"] for c in r["metrics"]["test"]["per_class"]] for r in records]
             scores = [[*own, 100 * r["metrics"]["test"]["macro_f1"]] for own, r in zip(scores, records, strict=True)]
             axes.bar(
-                [number + 0.27 * (place - (len(found) - 1) / 2) for number in range(len(first) + 1)],
+                [number + step * (place - (len(found) - 1) / 2) for number in range(len(first) + 1)],
                 [statistics.fmean(each) for each in zip(*scores, strict=True)],
-                0.25,
+                0.93 * step,
                 yerr=[statistics.stdev(each) for each in zip(*scores, strict=True)] if len(records) > 1 else None,
                 capsize=2,
                 color=colours[study],

@@ -123,8 +123,9 @@ def load(
 ) -> Dataset:
     """Load a data set by name from this machine; `provide` brings it here.
 
-    A data set without a validation split gives a tenth of its training images, stratified and chosen by the seed.
-    Limits are stratified too. Raises ConfigError when the data is not there, or does not fit.
+    A data set without a validation split gives a tenth of its training images, stratified and chosen by the seed, with
+    all copies of a picture on one side; files, which would all have to be read for that, are not compared. Limits are
+    stratified too. Raises ConfigError when the data is not there, or does not fit.
     """
     if name.startswith("image_folder:"):
         splits, class_names, notes = image_folder(Path(name.removeprefix("image_folder:")), image_size, folder)
@@ -145,7 +146,11 @@ def load(
     if "validation" in splits:
         validation = splits["validation"]
     else:
-        train, validation = stratified(train, VALIDATION_SHARE, seed, "validation")
+        originals = None if train.in_files else firsts(train)
+        train, validation = stratified(train, VALIDATION_SHARE, seed, "validation", originals)
+        check_labels(name, "validation", validation.labels, len(class_names))
+        if originals is not None and (copies := np.count_nonzero(originals != np.arange(len(originals)))):
+            notes = [*notes, f"{copies:,} copies of other training images, kept on one side of the validation split"]
     for label in np.flatnonzero(np.bincount(train.labels, minlength=len(class_names)) == 0):
         raise ConfigError(f"{name}: class {class_names[label]!r} has no training image")
     test = limited(splits["test"], limit_test, TEST_SEED, "test")
@@ -160,10 +165,12 @@ def check_labels(name: str, split: str, labels: np.ndarray, classes: int) -> Non
         raise ConfigError(f"{name}: labels of {split} run from {labels.min()} to {labels.max()}; classes: {classes}")
 
 
-def stratified(split: Split, share: float | int, seed: int, name: str) -> tuple[Split, Split]:
+def stratified(
+    split: Split, share: float | int, seed: int, name: str, originals: np.ndarray | None = None
+) -> tuple[Split, Split]:
     """Two parts, the second with this share of each class, or so many images in all, each class by its share.
 
-    Raises ConfigError where a class is too small.
+    With `originals`, as `firsts` gives them, copies stay in one part. Raises ConfigError if a class is too small.
     """
     from sklearn.model_selection import train_test_split
 
@@ -173,7 +180,29 @@ def stratified(split: Split, share: float | int, seed: int, name: str) -> tuple[
         )
     except ValueError as error:
         raise ConfigError(f"{len(split)} images are too few to hold out a {name} split: {error}") from error
+    if originals is not None:
+        order = np.concatenate([part, rest])
+        part = together(split.labels, originals, order, len(part))
+        rest = np.setdiff1d(order, part)
     return split.take(np.sort(rest)), split.take(np.sort(part))
+
+
+def together(labels: np.ndarray, originals: np.ndarray, order: np.ndarray, size: int) -> np.ndarray:
+    """The first images of an order, as many of each class as its first `size` have, copies all in or all out: int64.
+
+    A picture's copies come with it, at the place of the first of them, if their classes have room for all.
+    """
+    room = np.bincount(labels[order[:size]], minlength=labels.max() + 1)
+    taken = []
+    for first in order[originals[order] == order]:
+        if not room.any():
+            break
+        own = np.flatnonzero(originals == first)
+        needed = np.bincount(labels[own], minlength=len(room))
+        if (needed <= room).all():
+            room -= needed
+            taken.append(own)
+    return np.concatenate([np.empty(0, np.int64), *taken])
 
 
 def limited(split: Split, limit: int | None, seed: int, name: str) -> Split:
@@ -188,14 +217,21 @@ def limited(split: Split, limit: int | None, seed: int, name: str) -> Split:
     return stratified(split, limit, seed, f"limited {name}")[1]
 
 
+def digests(split: Split) -> list[bytes]:
+    """SHA-256 of each image's pixels, or of its file's content."""
+    rows = split.store.numpy()[split.places]
+    contents = map(Path.read_bytes, map(Path, map(bytes.decode, rows))) if split.in_files else rows
+    return [hashlib.sha256(content).digest() for content in contents]
+
+
+def firsts(split: Split) -> np.ndarray:
+    """The index of the first image that is the same, pixel by pixel, for each image of a split: int64 (n,)."""
+    seen: dict[bytes, int] = {}
+    return np.array([seen.setdefault(digest, i) for i, digest in enumerate(digests(split))], np.int64)
+
+
 def without_copies(split: Split, *others: Split) -> np.ndarray:
     """Which images of a split are not, pixel by pixel, among others: int64 (m,); files are told apart by content."""
-
-    def digests(part: Split) -> list[bytes]:
-        rows = part.store.numpy()[part.places]
-        contents = map(Path.read_bytes, map(Path, map(bytes.decode, rows))) if part.in_files else map(bytes, rows)
-        return [hashlib.sha256(content).digest() for content in contents]
-
     known = {digest for other in others for digest in digests(other)}
     return np.array([i for i, digest in enumerate(digests(split)) if digest not in known], np.int64)
 

@@ -1,11 +1,16 @@
 """Learning rates by depth in fine-tuning, against one rate for all and against a frozen backbone.
 
-A backbone with ImageNet weights and a new head learn to read expressions from faces. Three arms, each a preset: rates
-that rise with depth (by_depth), the head's rate for all (one_rate), and a backbone that stays as it is (frozen).
+A backbone with ImageNet weights and a new head learn to read expressions from faces. Five arms, each a preset: rates
+that rise with depth (by_depth), the head's rate for all (one_rate), and a backbone that stays as it is (frozen); and,
+to tell the order of the rates from their height, the same rates in reverse order (reversed), and their geometric mean
+for all (geometric_mean).
 
     python tasks/fer_layerwise_lr/train.py                      # by_depth: FER-2013, ResNet-18, 224 pixels
     python tasks/fer_layerwise_lr/train.py --preset one_rate
     python tasks/fer_layerwise_lr/train.py --preset frozen
+    python tasks/fer_layerwise_lr/train.py --preset reversed
+    python tasks/fer_layerwise_lr/train.py --preset reversed --rates.head 1e-3    # all but the new layer in reverse
+    python tasks/fer_layerwise_lr/train.py --preset geometric_mean
     python tasks/fer_layerwise_lr/train.py --backbone mobilenet_v2 --image-size 96 --rates.stem 0
     python tasks/fer_layerwise_lr/train.py --preset demo        # embedded digits: under a minute on 2 cores, no network
 
@@ -85,12 +90,14 @@ class LayerwiseConfig(FineTuning):
             phase.check()
 
 
+SOURCE = {"initialisation": "torch"}  # what the source's framework does by default
 PRESETS = {
-    "by_depth": LayerwiseConfig(preset="by_depth", initialisation="torch"),
-    "one_rate": LayerwiseConfig(
-        preset="one_rate", rates=Rates(1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3), initialisation="torch"
-    ),
-    "frozen": LayerwiseConfig(preset="frozen", rates=Rates(0.0, 0.0, 0.0, 0.0, 0.0, 1e-3), initialisation="torch"),
+    "by_depth": LayerwiseConfig(preset="by_depth", **SOURCE),
+    "one_rate": LayerwiseConfig(preset="one_rate", rates=Rates(*6 * [1e-3]), **SOURCE),
+    "frozen": LayerwiseConfig(preset="frozen", rates=Rates(0.0, 0.0, 0.0, 0.0, 0.0, 1e-3), **SOURCE),
+    "reversed": LayerwiseConfig(preset="reversed", rates=Rates(1e-3, 5e-4, 1e-4, 5e-5, 1e-5, 1e-5), **SOURCE),
+    # (1e-5 1e-5 5e-5 1e-4 5e-4 1e-3) ** (1/6), to three digits, as it is a part of the run's name
+    "geometric_mean": LayerwiseConfig(preset="geometric_mean", rates=Rates(*6 * [7.94e-5]), **SOURCE),
     "demo": LayerwiseConfig(
         preset="demo",
         dataset="digits",

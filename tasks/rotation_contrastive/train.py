@@ -1,12 +1,14 @@
 """What a network learns from telling turned images from upright ones, and from pairs of images.
 
 One run is one stage, and each stage is a preset: the classifier from nothing (base), the pretext task (rotation), the
-classifier on the first blocks of the pretext network (transfer), and an embedding in the plane (contrastive).
+classifier on the first blocks of the rotation network (transfer), the rotation task on the blocks of the classifier
+(reverse), and an embedding in the plane (contrastive).
 
     python tasks/rotation_contrastive/train.py                       # base: CIFAR-10, ten classes
     python tasks/rotation_contrastive/train.py --preset rotation     # is the image turned by 90 degrees?
     python tasks/rotation_contrastive/train.py --preset transfer --blocks 2     # needs the second command's run
     python tasks/rotation_contrastive/train.py --preset transfer --blocks 2 --no-train-blocks
+    python tasks/rotation_contrastive/train.py --preset reverse      # needs the first command's run
     python tasks/rotation_contrastive/train.py --preset contrastive
     python tasks/rotation_contrastive/train.py --preset demo         # embedded digits: seconds, no network
 
@@ -32,14 +34,15 @@ class RotationConfig(Config):
     PROTOCOL = 2
     REPORTED = "last"  # source 003
 
-    stage: Literal["base", "rotation", "transfer", "contrastive"] = "base"
+    stage: Literal["base", "rotation", "transfer", "reverse", "contrastive"] = "base"
     """What is trained; the presets of these names set it, and the rest that goes with it."""
     blocks: int = 2
-    """transfer: how many of the first blocks come from the rotation network, 1 to 3."""
+    """transfer, reverse: how many of the first blocks come from another run, 1 to 3."""
     train_blocks: bool = True
-    """transfer: train these blocks too, or leave them as they are."""
-    rotation_run: str = "own"
-    """transfer: own, which is the finished rotation run of the same seed in --out; or a run directory."""
+    """transfer, reverse: train these blocks too, or leave them as they are."""
+    pretext_run: str = "own"
+    """transfer, reverse: own, which is the finished rotation run (reverse: base run) of the same seed in --out; or a
+    run directory."""
     margin: float = 2.0
     """contrastive: squared distance up to which images of different classes are pushed apart."""
     dropout: float = 0.25
@@ -52,30 +55,34 @@ class RotationConfig(Config):
     rate: float = 1e-3
     """Learning rate of Adam."""
     weight_decay: float = 0.0
-    """Decoupled weight decay (Loshchilov and Hutter 2019), times the rate at each step."""
+    """Weight decay, decoupled or added to the gradient: see convention."""
+    convention: Literal["keras", "torch"] = "keras"
+    """keras: weight decay is decoupled (Loshchilov and Hutter 2019), times the rate at each step; torch: it is added to
+    the gradient, as PyTorch's Adam does, and Adam's epsilon is 1e-8."""
 
     @property
     def SHOWN(self) -> tuple[str, ...]:
         """What a row of the table always names."""
-        return ("dataset", "blocks", "train_blocks") if self.stage == "transfer" else ("dataset",)
+        more = {"transfer": ("blocks", "train_blocks"), "reverse": ("train_blocks",)}
+        return ("dataset", *more.get(self.stage, ()))
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The one phase."""
-        return (Phase("train", "full", self.epochs, "adam", self.rate, self.dropout, weight_decay=self.weight_decay),)
+        decay = {"weight_decay": self.weight_decay, "convention": self.convention}
+        return (Phase("train", "full", self.epochs, "adam", self.rate, self.dropout, **decay),)
 
     def headline(self) -> tuple[str, ...]:
         """Preset, data set, and what is transferred."""
-        if self.stage != "transfer":
+        if self.stage not in PRETEXT:
             return super().headline()
         return (*super().headline(), f"{self.blocks}blocks", "trained" if self.train_blocks else "frozen")
 
     def identity(self) -> dict:
-        """Everything that the result of this stage depends on; a rotation run by its name, wherever it lies."""
-        named = self.rotation_run if self.rotation_run == "own" else Path(self.rotation_run).resolve().name
-        fields = super().identity() | {"rotation_run": named}
-        inert = {key for stage, keys in OF_STAGE.items() for key in keys if stage != self.stage}
-        return {key: value for key, value in fields.items() if key not in inert}
+        """Everything that the result of this stage depends on; a pretext run by its name, wherever it lies."""
+        named = self.pretext_run if self.pretext_run == "own" else Path(self.pretext_run).resolve().name
+        fields = super().identity() | {"pretext_run": named}
+        return {key: value for key, value in fields.items() if self.stage in STAGES_OF.get(key, (self.stage,))}
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""
@@ -83,12 +90,11 @@ class RotationConfig(Config):
         if not 1 <= self.blocks <= BLOCKS:
             raise ConfigError(f"blocks is {self.blocks}; allowed: 1 to {BLOCKS}")
         positive("margin", self.margin)
-        if self.rotation_run != "own" and not (Path(self.rotation_run) / "config.json").is_file():
-            raise ConfigError(f"rotation-run {self.rotation_run!r}: allowed: own, or the folder of a run")
-        for stage, keys in OF_STAGE.items():
-            for key in keys:
-                if stage != self.stage and getattr(self, key) != getattr(RotationConfig, key):
-                    raise ConfigError(f"{key.replace('_', '-')} is for --preset {stage}")
+        if self.pretext_run != "own" and not (Path(self.pretext_run) / "config.json").is_file():
+            raise ConfigError(f"pretext-run {self.pretext_run!r}: allowed: own, or the folder of a run")
+        for key, stages in STAGES_OF.items():
+            if self.stage not in stages and getattr(self, key) != getattr(RotationConfig, key):
+                raise ConfigError(f"{key.replace('_', '-')} is for --preset {' and '.join(stages)}")
         if self.stage == "contrastive" and self.devices > 1 and os.environ.get("KERAS_BACKEND") != "jax":
             raise ConfigError("TensorFlow would pair images within each device's part alone: one device, or JAX")
         for phase in self.phases:
@@ -96,43 +102,46 @@ class RotationConfig(Config):
 
 
 BLOCKS = 3  # of the classifier
-OF_STAGE = {"transfer": ("blocks", "train_blocks", "rotation_run"), "contrastive": ("margin",)}  # and of no other
+PRETEXT = {"transfer": "rotation", "reverse": "base"}  # the stage whose run another one takes blocks from
+# Fields that other stages do not have.
+STAGES_OF = dict.fromkeys(("blocks", "train_blocks", "pretext_run"), tuple(PRETEXT)) | {"margin": ("contrastive",)}
+SOURCE = {"convention": "torch", "initialisation": "torch"}  # what the source's framework does by default
 PRESETS = {
-    "base": RotationConfig(preset="base", initialisation="torch"),
-    "rotation": RotationConfig(preset="rotation", stage="rotation", initialisation="torch"),
-    "transfer": RotationConfig(preset="transfer", stage="transfer", initialisation="torch"),
-    "contrastive": RotationConfig(
-        preset="contrastive", stage="contrastive", dropout=0.1, epochs=20, initialisation="torch"
-    ),
+    "base": RotationConfig(preset="base", **SOURCE),
+    "rotation": RotationConfig(preset="rotation", stage="rotation", **SOURCE),
+    "transfer": RotationConfig(preset="transfer", stage="transfer", **SOURCE),
+    "reverse": RotationConfig(preset="reverse", stage="reverse", blocks=BLOCKS, **SOURCE),
+    "contrastive": RotationConfig(preset="contrastive", stage="contrastive", dropout=0.1, epochs=20, **SOURCE),
     "demo": RotationConfig(preset="demo", dataset="digits", epochs=10),
 }
 SMALLEST = 8  # pixels: three maxima over 2x2 leave one
 
 
 def provide(config: RotationConfig) -> None:
-    """See that the data and the rotation run are on this machine; missing data is fetched, unless offline."""
+    """See that the data and the pretext run are on this machine; missing data is fetched, unless offline."""
     from common.data import sources
 
     sources.provide(config.dataset, data_dir(config), offline(config))
-    if config.stage == "transfer":
-        rotation_run(config)
+    if config.stage in PRETEXT:
+        pretext_run(config)
 
 
-def rotation_run(config: RotationConfig) -> Path:
-    """The finished run that the blocks are taken from. Raises ConfigError where it is not there, or does not fit."""
+def pretext_run(config: RotationConfig) -> Path:
+    """The finished run that the blocks are taken from. Raises ConfigError if it is not there, or does not fit."""
     import dataclasses
 
-    inert = {key: getattr(RotationConfig, key) for key in OF_STAGE["transfer"]}
-    pretext = dataclasses.replace(config, preset="rotation", stage="rotation", **inert)
-    folder = Path(config.rotation_run)
-    if config.rotation_run == "own":
+    stage = PRETEXT[config.stage]
+    inert = {key: getattr(RotationConfig, key) for key, stages in STAGES_OF.items() if stage not in stages}
+    pretext = dataclasses.replace(config, preset=stage, stage=stage, **inert)
+    folder = Path(config.pretext_run)
+    if config.pretext_run == "own":
         folder = config.out / "rotation_contrastive" / pretext.name()
     return runs.finished_run(
         folder,
-        "rotation run",
+        f"{stage} run",
         # With another seed, or other images, it would have been trained on what validates here.
         {key: pretext.identity()[key] for key in ("stage", "dataset", "seed", "limit_train")},
-        f"`python tasks/rotation_contrastive/train.py --preset rotation --seed {config.seed}`, with the other flags as "
+        f"`python tasks/rotation_contrastive/train.py --preset {stage} --seed {config.seed}`, with the other flags as "
         "here, makes it",
     )
 
@@ -155,12 +164,12 @@ def classify(config: RotationConfig, run: runs.Run, data) -> None:
     from common import training
     from tasks.rotation_contrastive import networks, pretext
 
-    if config.stage == "rotation":
+    if config.stage in ("rotation", "reverse"):
         data = pretext.half_turned(data, config.seed)
     model = networks.classifier(config, data)
-    if config.stage == "transfer":
+    if config.stage in PRETEXT:
         taken = [networks.block(number) for number in range(1, config.blocks + 1)]
-        training.load_layers(model, rotation_run(config), "train", taken, config.REPORTED)
+        training.load_layers(model, pretext_run(config), "train", taken, config.REPORTED)
         for name in taken:
             model.get_layer(name).trainable = config.train_blocks
     progress = training.train(run, model, config.phases, data, lambda phase: None)
@@ -192,6 +201,7 @@ def embed(config: RotationConfig, run: runs.Run, data) -> None:
         for places in (before, after)
     )
     metrics["figures"] = trained | {f"untrained: {name}": value for name, value in untrained.items()}
+    metrics["centroids"] = embedding.centroids(after["test"], data.test.labels, data.class_names)
     draw_embedding(run, data, progress, before["test"], after["test"], metrics["figures"])
     run.finish("completed", metrics)
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from common.config import Config, ConfigError, offline
 from common.data import pipeline, sources
@@ -188,6 +189,101 @@ def test_a_test_split_of_its_own_is_left_as_it_is(tmp_path):
 
 def test_digits_say_that_their_test_split_is_held_out_here(digits):
     assert digits.notes == ("test: 360 images, held out here",)
+
+
+# --- copies and the validation split
+
+
+@pytest.fixture(scope="module")
+def with_copies():
+    """400 images of 4 classes, 100 of which are copies, in groups of up to 12; some have another label than theirs."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (400, 4, 4, 1), dtype=np.uint8)
+    labels = np.arange(400) % 4
+    for first, count in zip(range(0, 80, 4), [*range(1, 11)] * 2, strict=True):
+        copies = rng.choice(np.arange(100, 400), min(count, 11), replace=False)
+        images[copies] = images[first]
+        labels[copies] = labels[first]
+        labels[copies[: count // 5]] = 3
+    return sources.whole(images, labels, 4)
+
+
+def held_out(split, seed=0):
+    return sources.stratified(split, 0.1, seed, "validation", sources.firsts(split))
+
+
+def pixels(split):
+    return {image.tobytes() for image in images_of(split)}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_stay_on_one_side_of_the_split(with_copies, seed):
+    plain = sources.stratified(with_copies, 0.1, seed, "validation")
+    assert pixels(plain[0]) & pixels(plain[1]), "without the grouping they do not"
+    train, validation = held_out(with_copies, seed)
+    assert not pixels(train) & pixels(validation)
+    assert sorted([*train.places, *validation.places]) == list(range(400))
+    np.testing.assert_array_equal(validation.labels, with_copies.labels[validation.places])
+    # Single images make up for what the copies bring.
+    np.testing.assert_array_equal(np.bincount(validation.labels), np.bincount(plain[1].labels))
+
+
+def test_the_seed_chooses_the_sides_of_copies(with_copies):
+    firsts = sources.firsts(with_copies)
+    copied = set(firsts[firsts != np.arange(400)])
+    sides = [copied & set(held_out(with_copies, seed)[1].places) for seed in (*range(20), 0)]
+    assert sides[0] == sides[-1]
+    # Of 20 pictures with copies a tenth or so is validated with, and not always the same ones.
+    assert 0.03 < np.mean([len(side) for side in sides]) / len(copied) < 0.2
+    assert len(set.union(*sides)) > len(copied) / 2
+
+
+def test_the_firsts_are_those_of_numpy(with_copies):
+    _, index, inverse = np.unique(
+        images_of(with_copies).reshape(400, -1), axis=0, return_index=True, return_inverse=True
+    )
+    np.testing.assert_array_equal(sources.firsts(with_copies), index[inverse])
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_without_copies_the_split_is_scikit_learns(seed):
+    images, labels = load_digits(return_X_y=True)
+    split = sources.whole(images.astype(np.uint8).reshape(-1, 8, 8, 1), labels, 8)
+    rest, part = train_test_split(np.arange(len(split)), test_size=0.1, stratify=labels, random_state=seed)
+    train, validation = held_out(split, seed)
+    np.testing.assert_array_equal(train.places, np.sort(rest))
+    np.testing.assert_array_equal(validation.places, np.sort(part))
+
+
+def test_more_copies_than_validation_has_room_for_are_trained_on():
+    images = np.random.default_rng(0).integers(0, 256, (100, 4, 4, 1), dtype=np.uint8)
+    images[20:40] = images[20]
+    split = sources.whole(images, np.arange(100) // 50, 4)
+    for seed in range(10):
+        _, validation = held_out(split, seed)
+        assert not set(validation.places) & set(range(20, 40))
+        assert np.bincount(validation.labels).tolist() == [5, 5]
+
+
+def test_a_data_set_says_how_many_copies_it_holds(tmp_path, monkeypatch, with_copies):
+    test = sources.whole(np.zeros((4, 4, 4, 1), np.uint8), np.arange(4), 4)
+    parts = {"train": with_copies, "test": test}
+    monkeypatch.setattr(sources, "from_tfds", lambda *_: (parts, list("abcd"), ["a note"]))
+    data = load("fer2013", tmp_path)
+    assert not pixels(data.train) & pixels(data.validation)
+    copies = 400 - len(pixels(with_copies))
+    assert data.notes == (
+        "a note",
+        f"{copies} copies of other training images, kept on one side of the validation split",
+    )
+    assert copies > 80
+
+
+def test_training_images_of_one_picture_alone_are_refused(tmp_path, monkeypatch):
+    one = sources.whole(np.zeros((40, 4, 4, 1), np.uint8), np.arange(40) % 2, 4)
+    monkeypatch.setattr(sources, "from_tfds", lambda *_: ({"train": one, "test": one}, ["a", "b"], []))
+    with pytest.raises(ConfigError, match="fer2013: the validation split has no images"):
+        load("fer2013", tmp_path)
 
 
 # --- the order of training

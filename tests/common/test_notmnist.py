@@ -114,12 +114,16 @@ def test_no_test_image_is_among_the_others(data):
 def test_notes_count_and_name_what_is_not_there(prepared, data):
     total = len(prepared[0])
     used = len(data.train) + len(data.validation) + len(data.test)
-    (skipped, held_out, left_out) = data.notes
+    (skipped, held_out, left_out, together) = data.notes
     count, _, names = skipped.partition(" unreadable image files skipped: ")
     assert (count, set(names.split(", "))) == ("2", set(EMPTY))
     assert held_out == f"test: {len(data.test)} images, held out here"
     assert total - used > 0
     assert left_out == f"{total - used} more left out, as the same pictures are among the others"
+    repeated = (pictures(data.train, LETTERS) + pictures(data.validation, LETTERS)).values()
+    copies = sum(count - 1 for count in repeated)
+    assert copies > 0
+    assert together == f"{copies} copies of other training images, kept on one side of the validation split"
 
 
 def test_splits_are_stratified(prepared, data):

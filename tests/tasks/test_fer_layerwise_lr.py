@@ -58,7 +58,7 @@ def test_every_variable_is_in_one_group(data, name):
     assert [path for path, group in found.items() if group == "head"] == ["head/kernel", "head/bias"]
 
 
-def test_the_published_rates():
+def test_the_rates_of_each_arm():
     assert dataclasses.asdict(config().rates) == {
         "stem": 1e-5,
         "layer1": 1e-5,
@@ -71,6 +71,10 @@ def test_the_published_rates():
     assert (phase.optimizer, phase.momentum, phase.rate, phase.epochs) == ("sgd", 0.9, 1e-3, 10)
     assert set(dataclasses.asdict(config("--preset", "one_rate").rates).values()) == {1e-3}
     assert set(dataclasses.asdict(config("--preset", "frozen").rates).values()) == {0.0, 1e-3}
+    upwards, downwards = (dataclasses.astuple(config("--preset", arm).rates) for arm in ("by_depth", "reversed"))
+    assert downwards == (1e-3, 5e-4, 1e-4, 5e-5, 1e-5, 1e-5) == upwards[::-1]
+    (mean,) = set(dataclasses.astuple(config("--preset", "geometric_mean").rates))
+    assert np.log(mean) == pytest.approx(np.mean(np.log(upwards)), abs=1e-3)
     same = [dataclasses.replace(p, preset="", rates=config().rates) for n, p in TASK.PRESETS.items() if n != "demo"]
     assert len(set(same)) == 1, "the arms differ in more than their rates"
 
@@ -110,6 +114,13 @@ def test_groups_move_by_their_rates(run, data):
     # A frozen group's batch normalisation keeps its statistics too.
     assert statistics["stem"] == statistics["layer1"] == 0
     assert min(statistics[group] for group in ("layer2", "layer3", "layer4")) > 0
+
+
+def test_the_head_keeps_its_rate_if_it_is_given():
+    for arm, first in (("reversed", 1e-3), ("geometric_mean", 7.94e-5)):
+        given = config("--preset", arm, "--rates.head", "1e-3")
+        assert (given.rates.stem, given.rates.head) == (first, 1e-3)
+        assert given.setting(TASK.PRESETS).endswith("rates.head=0.001")
 
 
 def test_the_rates_are_printed_drawn_and_kept(printed_run):

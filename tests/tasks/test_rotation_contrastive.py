@@ -21,6 +21,8 @@ TASK = load_task("rotation_contrastive")
 SMALL = ["--dataset", "digits", "--limit-train", "200", "--limit-test", "60", "--epochs", "2"]
 ROTATION = ["--preset", "rotation", *SMALL]
 TRANSFER = ["--preset", "transfer", *SMALL]
+BASE = ["--preset", "base", *SMALL]
+REVERSE = ["--preset", "reverse", *SMALL]
 CONTRASTIVE = ["--preset", "contrastive", *SMALL]
 
 
@@ -186,7 +188,7 @@ def test_training_begins_from_the_blocks_of_the_rotation_run(rotation, tmp_path)
     """At a rate near zero nothing moves, so what is trained is still what was taken; the rest is a fresh start."""
     _, source = rotation
     flags = [*TRANSFER, "--blocks", "2", "--rate", "1e-30"]
-    named = [*flags, "--rotation-run", str(source)]
+    named = [*flags, "--pretext-run", str(source)]
     assert call(tmp_path, *named) == 0
     weights, pretext_weights = weights_of(folder_of(tmp_path, *named)), weights_of(source)
     for number in (1, 2):
@@ -218,8 +220,59 @@ def test_a_run_that_does_not_fit_is_one_line(rotation, tmp_path, capsys, field, 
     content = json.loads(path.read_text())
     content["config"][field] = value
     path.write_text(json.dumps(content))
-    assert call(tmp_path / "runs", *TRANSFER, "--rotation-run", str(tmp_path / "run")) == 2
+    assert call(tmp_path / "runs", *TRANSFER, "--pretext-run", str(tmp_path / "run")) == 2
     assert said in in_process.one_error(capsys)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The folder of runs with a base run in it, and its run directory."""
+    out = tmp_path_factory.mktemp("runs")
+    assert call(out, *BASE) == 0
+    return out, folder_of(out, *BASE)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_reverse_transfer_tells_turned_images_by_the_blocks_of_the_base_run(base, trained):
+    out, source = base
+    flags = [*REVERSE, *([] if trained else ["--no-train-blocks"])]
+    assert call(out, *flags) == 0
+    folder = folder_of(out, *flags)
+    taken, last = weights_of(source), weights_of(folder, "last")
+    for number in (1, 2, 3):
+        for kind in ("kernel", "bias"):
+            name = f"block{number}/{kind}"
+            assert np.array_equal(taken[name], last[name]) == (not trained), name
+    assert (last["hidden/kernel"] != taken["hidden/kernel"]).mean() > 0.9
+    assert last["head/kernel"].shape == (256, 2)
+    assert [scores["class"] for scores in metrics_of(folder)["test"]["per_class"]] == ["upright", "turned"]
+
+
+def test_the_reverse_transfer_begins_from_all_three_blocks(base, tmp_path):
+    _, source = base
+    flags = [*REVERSE, "--rate", "1e-30", "--pretext-run", str(source)]
+    assert call(tmp_path, *flags) == 0
+    weights, taken = weights_of(folder_of(tmp_path, *flags)), weights_of(source)
+    for number in (1, 2, 3):
+        np.testing.assert_array_equal(weights[f"block{number}/kernel"], taken[f"block{number}/kernel"])
+    assert (weights["hidden/kernel"] != taken["hidden/kernel"]).mean() > 0.9
+
+
+def test_each_transfer_needs_the_run_of_its_own_kind(rotation, tmp_path, capsys):
+    assert call(tmp_path, *REVERSE) == 2
+    line = in_process.one_error(capsys)
+    assert "no finished base run in" in line
+    assert "`python tasks/rotation_contrastive/train.py --preset base --seed 0`" in line
+    assert call(tmp_path, *REVERSE, "--pretext-run", str(rotation[1])) == 2
+    assert "has stage rotation; this run needs base" in in_process.one_error(capsys)
+
+
+def test_presets_follow_the_convention_of_the_source():
+    for preset in ("base", "rotation", "transfer", "reverse", "contrastive"):
+        (phase,) = config("--preset", preset, "--weight-decay", "1e-3").phases
+        assert (phase.convention, phase.weight_decay) == ("torch", 1e-3)
+    assert TASK.RotationConfig().phases[0].convention == "keras"
+    assert config("--convention", "keras").name() != config().name()
 
 
 def test_flags_of_a_stage_make_another_run():
@@ -230,14 +283,14 @@ def test_flags_of_a_stage_make_another_run():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--rotation-run", "."], "rotation-run '.': allowed: own, or the folder of a run"),
+        (["--pretext-run", "."], "pretext-run '.': allowed: own, or the folder of a run"),
         (["--blocks", "4"], "blocks is 4; allowed: 1 to 3"),
         (["--margin", "0"], "margin is 0.0; it must be above zero"),
         (["--margin", "3"], "margin is for --preset contrastive"),
-        (["--preset", "rotation", "--blocks", "3"], "blocks is for --preset transfer"),
-        (["--preset", "contrastive", "--no-train-blocks"], "train-blocks is for --preset transfer"),
+        (["--preset", "rotation", "--blocks", "3"], "blocks is for --preset transfer and reverse"),
+        (["--preset", "contrastive", "--no-train-blocks"], "train-blocks is for --preset transfer and reverse"),
         (["--preset", "contrastive", "--devices", "2"], "one device, or JAX"),
-        (["--preset", "transfer", "--rotation-run", "nowhere"], "rotation-run 'nowhere': allowed: own, or the folder"),
+        (["--preset", "transfer", "--pretext-run", "nowhere"], "pretext-run 'nowhere': allowed: own, or the folder"),
         (["--dropout", "1"], "dropout is 1.0; allowed: 0 <= dropout < 1"),
     ],
 )
@@ -324,6 +377,18 @@ def test_neighbours_are_those_of_brute_force():
     assert found["20-NN accuracy (%)"] == pytest.approx(100 * right / 50)
 
 
+def test_centroids_are_the_means_of_each_class():
+    rng = np.random.default_rng(0)
+    points, labels = rng.normal(size=(50, 2)).astype(np.float32), rng.integers(0, 3, 50)
+    labels[labels == 1] = 2
+    found = embedding.centroids(points, labels, ("a", "b", "c"))
+    assert found.keys() == {"a", "c"}  # b has no image
+    for name, label in (("a", 0), ("c", 2)):
+        own = [point for point, of in zip(points.astype(float), labels, strict=True) if of == label]
+        np.testing.assert_allclose(found[name], sum(own) / len(own), rtol=1e-12)
+    assert json.loads(json.dumps(found)) == found
+
+
 def test_a_linear_probe_parts_what_a_line_parts_and_nothing_else():
     rng = np.random.default_rng(0)
     points = rng.normal(size=(400, 2))
@@ -345,6 +410,10 @@ def test_a_contrastive_run_ends_with_figures_of_both_embeddings(tmp_path):
     figures = metrics["figures"]
     assert figures["20-NN accuracy (%)"] > 40 > figures["untrained: 20-NN accuracy (%)"] > 5
     assert figures["linear probe accuracy (%)"] > figures["untrained: linear probe accuracy (%)"]
+    places = np.array([metrics["centroids"][digit] for digit in "0123456789"])
+    assert places.shape == (10, 2)
+    distances = np.linalg.norm(places[:, None] - places, axis=-1)[np.triu_indices(10, 1)]
+    assert distances.max() > 0.5  # the loss has pushed some classes apart
     assert (folder / "figures" / "embedding.png").is_file()
     assert not (folder / "predictions.npz").exists()
 
