@@ -446,11 +446,11 @@ def cumulative_variance(shares: np.ndarray, path: Path) -> Path:
 
 
 def loss_by_step(rows: Sequence[Mapping], path: Path) -> Path:
-    """Draw training and validation loss by step, on a log axis, from what `hinge.ValidationLoss` reads; maybe nothing.
+    """Draw training and validation loss by step, on a log axis if they differ by more than ten times.
 
     Args:
         rows: ``{"step", "loss", "train_loss"}``: the validation loss after a step, and the mean training loss of the
-            steps since the row before, which older runs lack.
+            steps since the row before, which older runs lack. There may be none.
         path: the PNG to write.
     """
     figure = _figure(7, 4.8)
@@ -462,11 +462,10 @@ def loss_by_step(rows: Sequence[Mapping], path: Path) -> Path:
         known = [row for row in rows if key in row]
         steps, losses = ([row[name] for row in known] for name in ("step", key))
         axes.plot(steps, losses, style, color=colour, markersize=4, label=label)
-    axes.set(title="Loss while training", xlabel="Step", ylabel="Loss, norm of W included (log scale)")
-    if rows and min(row[key] for row in rows for key in ("loss", "train_loss") if key in row) > 0:
-        axes.set_yscale("log")
-    else:
-        axes.set_ylabel("Loss, norm of W included")
+    axes.set(title="Loss while training", xlabel="Step", ylabel="Loss, norm of W included")
+    drawn = [row[key] for row in rows for key in ("loss", "train_loss") if key in row]
+    if drawn and 0 < 10 * min(drawn) < max(drawn):
+        axes.set(yscale="log", ylabel="Loss, norm of W included (log scale)")
     axes.set_axisbelow(True)
     axes.grid(color="0.85", which="both")
     figure.legend(ncols=2, **LEGEND_BELOW)

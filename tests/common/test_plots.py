@@ -496,11 +496,12 @@ def test_loss_by_step_holds_every_reading(figures, tmp_path):
     plots.loss_by_step([*STEPS, {"step": 1200, "loss": 0.0, "train_loss": 1.0}], tmp_path / "p.png")
     plots.loss_by_step([], tmp_path / "p.png")
     plots.loss_by_step([{"step": 50, "loss": 2.0}, *STEPS], tmp_path / "p.png")  # begun before both were read
+    plots.loss_by_step(STEPS[:5], tmp_path / "p.png")
     axes = [figure.axes[0] for figure in figures]
     for drawn, key in zip(axes[0].get_lines(), ("train_loss", "loss"), strict=True):
         assert drawn.get_xydata().tolist() == [[row["step"], row[key]] for row in STEPS]
-    assert [a.get_yscale() for a in axes] == ["log", "linear", "linear", "log"]  # a log axis has no zero
-    assert ["log scale" in a.get_ylabel() for a in axes] == [True, False, False, True]
+    assert [a.get_yscale() for a in axes] == ["log", "linear", "linear", "log", "linear"]  # a log axis has no zero
+    assert ["log scale" in a.get_ylabel() for a in axes] == [True, False, False, True, False]
     assert [len(drawn.get_xdata()) for drawn in axes[3].get_lines()] == [11, 12]
 
 
