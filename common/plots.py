@@ -27,16 +27,22 @@ History = Sequence[Mapping]
 # The palette of Okabe and Ito, made to be told apart with any kind of colour vision.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SPLIT_COLOURS = {"train": GREEN, "validation": BLUE, "test": ORANGE}
+TEST_ONCE = "test, read once, at the epoch that is reported"
 LEGEND_BELOW = {"loc": "outside lower center", "frameon": False, "fontsize": 9}
 
 IMAGES_PER_ROW = 8
+STAGED_IMAGES = 4
+MISTAKEN_PER_ROW, MISTAKEN = 6, 12
 DESTINATIONS = 10
 ANNOTATED_CLASSES = 20  # a confusion matrix of more classes has cells too small for a number
 CLASSES_PER_PANEL = 50
 
 
-def learning_curves(history: History, path: Path) -> Path:
-    """Draw losses and, where there are any, accuracies (%) by epoch, with each phase's best epoch."""
+def learning_curves(history: History, path: Path, metrics: Mapping | None = None) -> Path:
+    """Draw losses and, where there are any, accuracies (%) by epoch, with each phase's best epoch.
+
+    With `metrics`, as `training.results` gives them, also the test loss and accuracy at the epoch that is reported.
+    """
     panels = [("loss", "Loss", 1), ("accuracy", "Accuracy (%)", 100)]
     panels = [panel for panel in panels if panel[0] in history[0]] if history else panels
     figure, grid = _epoch_panels(history, "Learning curves", panels=len(panels))
@@ -48,8 +54,12 @@ def learning_curves(history: History, path: Path) -> Path:
         _plot_epochs(axes, validation, "-", color=BLUE, label="validation")
         ring = {"color": "black", "fillstyle": "none", "markersize": 10, "markeredgewidth": 1.5}
         axes.plot(best + 1, validation[best], "o", **ring, label=f"{judge} of the phase")
+        if metrics:
+            phase, start, _ = _phase_spans(history)[-1]
+            epoch = start + metrics["phases"][phase]["best_epoch"]
+            axes.plot(epoch, scale * metrics["test"][key], "D", color=VERMILION, label=TEST_ONCE)
         axes.set_ylabel(name)
-    figure.legend(*grid[0].get_legend_handles_labels(), ncols=3 if len(panels) > 1 else 1, **LEGEND_BELOW)
+    figure.legend(*grid[0].get_legend_handles_labels(), ncols=2 if len(panels) > 1 else 1, **LEGEND_BELOW)
     return save_figure(figure, path)
 
 
@@ -134,8 +144,8 @@ def image_pairs(
     before: np.ndarray,
     after: np.ndarray,
     path: Path,
-    names: tuple[str, str] = ("original", "augmented"),
-    title: str = "Images before and after augmentation",
+    names: tuple[str, str],
+    title: str,
 ) -> Path:
     """Draw a row of images above a row of what became of them, 8 at most.
 
@@ -162,11 +172,38 @@ def image_pairs(
     return save_figure(figure, path)
 
 
-def channel_intensities(images: np.ndarray, path: Path) -> Path:
+def image_stages(stages: Mapping[str, np.ndarray], title: str, path: Path) -> Path:
+    """Draw what becomes of images: a row for each image, 4 at most, and a column for each stage.
+
+    Args:
+        stages: the same images at each stage, by its name: ``(n, height, width, 1 or 3)`` in the ranges that
+            ``image_pairs`` takes; height, width and range may differ from stage to stage.
+        title: of the figure.
+        path: the PNG to write.
+
+    Raises:
+        ValueError: wrong shapes, or not as many images at each stage.
+    """
+    if len({len(images) for images in stages.values()}) > 1:
+        raise ValueError(f"stages of {', '.join(str(len(images)) for images in stages.values())} images")
+    shown = [_displayable(images[:STAGED_IMAGES]) for images in stages.values()]
+    names = [f"{name}\n{i.shape[1]} × {i.shape[2]} pixels" for name, i in stages.items()]
+    figure = _figure(max(4, 2.3 * len(stages)), 0.9 + 2.2 * len(shown[0]))
+    figure.suptitle(title)
+    for number, axes in enumerate(figure.subplots(len(shown[0]), squeeze=False)[:, 0]):
+        _show_row(axes, [images[number] for images in shown], len(stages), names if number == 0 else ())
+        axes.xaxis.tick_top()
+        axes.tick_params(labelsize=10)
+    return save_figure(figure, path)
+
+
+def channel_intensities(images: np.ndarray, mean: Sequence[float], deviation: Sequence[float], path: Path) -> Path:
     """Draw the distribution of pixel values of each channel.
 
     Args:
         images: normalised floats of shape ``(n, height, width, 1 or 3)``.
+        mean: what was subtracted from each channel, with values from 0 to 1.
+        deviation: what it was then divided by.
         path: the PNG to write.
 
     Raises:
@@ -190,9 +227,11 @@ def channel_intensities(images: np.ndarray, path: Path) -> Path:
         label = f"{name}: mean {values.mean():z.2f}, std {values.std():.2f}"
         axes.stairs(density, edges, color=colour, linestyle=style, linewidth=1.5, label=label)
     axes.set_ylim(bottom=0)
+    by = [f"{name} {', '.join(f'{v:.3g}' for v in each)}" for name, each in (("mean", mean), ("std", deviation))]
+    order = f" ({', '.join(name for name, *_ in channels)})" if len(channels) > 1 else ""
     axes.set(
         title=f"Pixel intensity after normalisation ({len(images):,} images)",
-        xlabel="Normalised intensity (no unit)",
+        xlabel=f"Normalised intensity, (value / 255 − mean) / std, no unit\n{'; '.join(by)}{order}",
         ylabel="Density (share of pixels per unit of intensity)",
     )
     axes.set_axisbelow(True)
@@ -261,8 +300,58 @@ def predictions_grid(
     return save_figure(figure, path)
 
 
+def mistaken_images(
+    images: Callable[[np.ndarray], np.ndarray],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    chosen: Sequence[str],
+    path: Path,
+) -> Path:
+    """Draw, of each chosen class, the images that were taken for another one, with that class and its probability (%).
+
+    The 12 most confident mistakes of a class are shown.
+
+    Args:
+        images: function from places among the labels to images, as ``predictions_grid`` takes it; not called if there
+            is no mistake.
+        labels: true classes, integers of shape ``(n,)``.
+        probabilities: floats of shape ``(n, classes)``.
+        class_names: the class names, in class order.
+        chosen: the names of the classes to draw, at least one.
+        path: the PNG to write.
+
+    Raises:
+        ValueError: a chosen class that does not exist, or none chosen.
+    """
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    own = [np.flatnonzero(labels == true) for true in _indices(chosen, class_names)]
+    wrong = [places[predicted[places] != labels[places]] for places in own]
+    shown = [places[np.argsort(-confidence[places], kind="stable")][:MISTAKEN] for places in wrong]
+    drawn = np.concatenate(shown)
+    pixels = dict(zip(drawn, images(drawn), strict=True)) if len(drawn) else {}
+    rows = [math.ceil(len(places) / MISTAKEN_PER_ROW) for places in shown]
+    heights = [0.5 + 2.1 * count for count in rows]
+    figure = _figure(0.4 + 1.5 * MISTAKEN_PER_ROW, max(3, sum(heights)))
+    parts = figure.subfigures(len(chosen), squeeze=False, height_ratios=heights)[:, 0]
+    for part, name, count, every, mistakes, places in zip(parts, chosen, rows, own, wrong, shown, strict=True):
+        most = f": the {len(places)} most confident" if len(places) < len(mistakes) else ""
+        number = f"{len(mistakes):,}" if len(mistakes) else "none"
+        part.suptitle(f"{_short(name)}: {number} of {len(every):,} test images taken for another class{most}")
+        for row in range(count):
+            members = places[row * MISTAKEN_PER_ROW : (row + 1) * MISTAKEN_PER_ROW]
+            texts = [
+                f"taken for\n{_short(class_names[predicted[i]], 14)} ({100 * confidence[i]:.0f} %)" for i in members
+            ]
+            axes = part.add_subplot(count, 1, row + 1)
+            _show_row(axes, [_displayable(pixels[i][None])[0] for i in members], MISTAKEN_PER_ROW, texts)
+    return save_figure(figure, path)
+
+
 def class_destinations(confusion: np.ndarray, class_names: Sequence[str], chosen: Sequence[str], path: Path) -> Path:
-    """Draw, for each chosen class, the 10 classes that most of its images are predicted as (%).
+    """Draw, for each chosen class, the classes that its images are predicted as (%): the 10 most frequent ones.
+
+    The axis fits the wrong classes: the bar of the right one is cut if it is more than three times as long as theirs.
 
     Args:
         confusion: image counts of shape ``(classes, classes)``; rows are true, columns predicted.
@@ -273,29 +362,33 @@ def class_destinations(confusion: np.ndarray, class_names: Sequence[str], chosen
     Raises:
         ValueError: a chosen class that does not exist, or none chosen.
     """
-    unknown = [name for name in chosen if name not in class_names]
-    if unknown or not chosen:
-        raise ValueError(f"no such class: {', '.join(unknown)}" if unknown else "no class was chosen")
-    columns = min(3, len(chosen))
-    rows = math.ceil(len(chosen) / columns)
-    figure = _figure(max(5.5, 4.5 * columns), 1.1 + 3.2 * rows)
-    figure.suptitle("Where the images of a class go")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid[len(chosen) :]:
-        axes.axis("off")
-    for axes, name in zip(grid, chosen, strict=False):
-        true = list(class_names).index(name)
-        row = np.asarray(confusion)[true]
-        shares = 100 * row / max(1, row.sum())
-        shown = _destinations(shares, true)
-        colours = [BLUE if index == true else ORANGE for index in shown]
-        bars = axes.barh(range(len(shown)), shares[shown], color=colours)
-        axes.bar_label(bars, fmt="%.1f %%", padding=2, fontsize=8)
-        axes.set_yticks(range(len(shown)), [_short(class_names[index]) for index in shown])
-        axes.set_ylim(min(DESTINATIONS, len(class_names)) - 0.5, -0.5)
-        axes.set_xlim(0, 118)
-        axes.set_xticks(range(0, 101, 20))
-        axes.set(title=f"{_short(name)} (n = {row.sum():,})", xlabel="Share of its images (%)")
+    rows = {true: np.asarray(confusion)[true] for true in _indices(chosen, class_names)}
+    shown = {true: _destinations(row, true) for true, row in rows.items()}
+    # One above the other, each as high as its bars are many.
+    counts = [len(places) for places in shown.values()]
+    figure = _figure(7, max(3, 1.1 + sum(0.9 + 0.27 * count for count in counts)))
+    figure.suptitle("What the images of a class are taken for")
+    grid = figure.subplots(len(chosen), squeeze=False, height_ratios=counts)[:, 0]
+    for axes, (true, places) in zip(grid, shown.items(), strict=True):
+        colours = [BLUE if index == true else ORANGE for index in places]
+        shares = 100 * rows[true][places] / max(1, rows[true].sum())
+        longest = max(shares[places != true], default=0)
+        cut = 0 < 3 * longest < shares.max()
+        limit = 1.2 * (longest if cut else shares.max() or 1)
+        bars = axes.barh(range(len(places)), np.minimum(shares, limit), color=colours)
+        axes.bar_label(bars, ["" if share > limit else f"{share:.1f} %" for share in shares], padding=2, fontsize=9)
+        if cut:
+            text = f"{shares.max():.1f} % (longer than this axis)"
+            axes.text(limit / 2, int(shares.argmax()), text, ha="center", va="center", color="white", fontsize=9)
+        axes.set_yticks(range(len(places)), [_short(class_names[index]) for index in places])
+        axes.set_ylim(len(places) - 0.4, -0.6)
+        axes.set_xlim(0, limit)
+        received = int((rows[true] > 0).sum())
+        most = f", the {len(places)} most frequent of {received} classes" if received > len(places) else ""
+        axes.set_title(f"{_short(class_names[true])} ({rows[true].sum():,} images{most})", fontsize=11)
+        axes.set_axisbelow(True)
+        axes.grid(axis="x", color="0.9")
+    grid[-1].set_xlabel("Share of the images of the class (%)")
     kinds = [Patch(color=BLUE, label="the right class"), Patch(color=ORANGE, label="a wrong class")]
     figure.legend(handles=kinds, ncols=2, **LEGEND_BELOW)
     return save_figure(figure, path)
@@ -353,15 +446,29 @@ def cumulative_variance(shares: np.ndarray, path: Path) -> Path:
 
 
 def loss_by_step(rows: Sequence[Mapping], path: Path) -> Path:
-    """Draw the validation loss by step, on a log axis, from rows of ``{"step", "loss"}``; there may be none."""
-    figure = _figure(7, 4.5)
+    """Draw training and validation loss by step, on a log axis if they differ by more than ten times.
+
+    Args:
+        rows: ``{"step", "loss", "train_loss"}``: the validation loss after a step, and the mean training loss of the
+            steps since the row before, which older runs lack. There may be none.
+        path: the PNG to write.
+    """
+    figure = _figure(7, 4.8)
     axes = figure.subplots()
-    axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], "o-", color=BLUE, markersize=4)
-    axes.set(title="Validation loss while training", xlabel="Step", ylabel="Validation loss, norm of W included")
-    if rows and min(row["loss"] for row in rows) > 0:
-        axes.set_yscale("log")
+    for key, style, colour, label in (
+        ("train_loss", "s--", ORANGE, "training: mean of the steps since the last mark"),
+        ("loss", "o-", BLUE, "validation: all of its images, after the step"),
+    ):
+        known = [row for row in rows if key in row]
+        steps, losses = ([row[name] for row in known] for name in ("step", key))
+        axes.plot(steps, losses, style, color=colour, markersize=4, label=label)
+    axes.set(title="Loss while training", xlabel="Step", ylabel="Loss, norm of W included")
+    drawn = [row[key] for row in rows for key in ("loss", "train_loss") if key in row]
+    if drawn and 0 < 10 * min(drawn) < max(drawn):
+        axes.set(yscale="log", ylabel="Loss, norm of W included (log scale)")
     axes.set_axisbelow(True)
     axes.grid(color="0.85", which="both")
+    figure.legend(ncols=2, **LEGEND_BELOW)
     return save_figure(figure, path)
 
 
@@ -573,11 +680,19 @@ def _class_panels(
     return figure, list(zip(grid, groups, strict=True))
 
 
-def _destinations(shares: np.ndarray, true: int) -> np.ndarray:
-    """Return the classes with the greatest shares, greatest first: 10 at most, the right one among them."""
-    order = np.argsort(-shares, kind="stable")
-    wrong = [index for index in order if index != true and shares[index] > 0][: DESTINATIONS - 1]
+def _destinations(row: np.ndarray, true: int) -> np.ndarray:
+    """Return the classes with the most images, most first: 10 at most, none without but the right one, which is in."""
+    order = np.argsort(-row, kind="stable")
+    wrong = [index for index in order if index != true and row[index] > 0][: DESTINATIONS - 1]
     return np.array([index for index in order if index == true or index in wrong])
+
+
+def _indices(chosen: Sequence[str], class_names: Sequence[str]) -> list[int]:
+    """Return the chosen classes' places among all. Raises ValueError for unknown ones, or for none."""
+    unknown = [name for name in chosen if name not in class_names]
+    if unknown or not chosen:
+        raise ValueError(f"no such class: {', '.join(unknown)}" if unknown else "no class was chosen")
+    return [list(class_names).index(name) for name in chosen]
 
 
 def _check_images(images: np.ndarray) -> None:

@@ -393,7 +393,7 @@ def draw_classifier(run: Run, data: Dataset, progress: Progress, metrics: Mappin
     """Draw what every classifier has, from what `results` gave and wrote; the confusion matrix of the test images."""
     from common import plots  # a second, that the first step need not wait for
 
-    plots.learning_curves(progress.rows, run.figures / "learning_curves.png")
+    plots.learning_curves(progress.rows, run.figures / "learning_curves.png", metrics)
     plots.class_counts(data.counts(), data.class_names, run.figures / "classes.png")
     plots.per_class_scores(metrics["test"]["per_class"], run.figures / "per_class.png")
     with np.load(run.folder / "predictions.npz") as saved:

@@ -16,6 +16,7 @@ from common import plots
 from results import tables
 
 Groups = Mapping[tuple[str, str], Sequence[dict]]  # records by (study, setting)
+TEST_ONCE = "test, read once, at the epoch that is reported (a mark a seed)"
 
 
 def panels_of(groups: Groups) -> dict[str, dict[str, list[dict]]]:
@@ -140,23 +141,39 @@ def one_panel(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def mark_test(axes: Axes, records: Sequence[dict], colour: str, label: str | None = None) -> None:
+    """Mark the test loss of runs of one phase, each at the epoch that it reports."""
+    phases = [next(iter(record["metrics"]["phases"].values())) for record in records]
+    epochs, losses = [p["best_epoch"] for p in phases], [r["metrics"]["test"]["loss"] for r in records]
+    style = {"markeredgecolor": "black", "markeredgewidth": 0.8, "zorder": 3}
+    axes.plot(epochs, losses, "D", color=colour, markersize=6, label=label, **style)
+
+
 def validation_loss(groups: Groups, path: Path) -> None:
-    """Draw the validation loss of hinge_svm's best setting by step, a line a seed."""
-    figure, axes = one_panel(
-        "The best setting: validation loss while training", "Step", "Validation loss, norm included"
-    )
-    for (loss, name), colour in zip(
+    """Draw the losses of hinge_svm's best setting by step: validation, and training if it was read; a line a seed."""
+    figure = Figure(figsize=(10, 5), dpi=120, layout="constrained")
+    figure.suptitle("The best setting: loss while training, norm included")
+    drawn = {}
+    for axes, (loss, name) in zip(
+        figure.subplots(1, 2),
         (("crammer_singer", "Crammer-Singer"), ("weston_watkins", "Weston-Watkins")),
-        (plots.BLUE, plots.ORANGE),
         strict=True,
     ):
         members = groups.get(("best", f"dataset=cifar10 loss={loss}"), [])
-        for number, record in enumerate(members):
-            rows = record["metrics"]["iterations"]
-            label = f"{name} (n = {len(members)})" if number == 0 else None
-            axes.plot([r["step"] for r in rows], [r["loss"] for r in rows], color=colour, alpha=0.7, label=label)
-    if axes.lines:
-        axes.legend()
+        for key, split, colour, style in (
+            ("train_loss", "training: mean of the steps since the last reading", plots.ORANGE, "--"),
+            ("loss", "validation: all of its images", plots.BLUE, "-"),
+        ):
+            for record in members:
+                rows = [row for row in record["metrics"]["iterations"] if key in row]
+                steps, losses = ([row[name] for row in rows] for name in ("step", key))
+                if rows:
+                    (drawn[split],) = axes.plot(steps, losses, style, color=colour, alpha=0.7, label=split)
+        axes.set(title=f"{name} (n = {len(members)}, a line a seed)", xlabel="Step", ylabel="Loss")
+        axes.set_axisbelow(True)
+        axes.grid(color="0.9")
+    if drawn:
+        figure.legend(drawn.values(), drawn, ncols=2, **plots.LEGEND_BELOW)
         plots.save_figure(figure, path)
 
 
@@ -211,7 +228,7 @@ def sweep(groups: Groups, path: Path) -> None:
 
 
 def transfer(groups: Groups, path: Path) -> None:
-    """Draw the four cases' losses by epoch: training as a mean over the steps, and validation."""
+    """Draw the four cases' losses by epoch: training as a mean over the steps, and validation, with the test loss."""
     cases = {1: ("random", True), 2: ("pretrained", False), 3: ("random", False), 4: ("pretrained", True)}
     settings = {case: f"dataset=mnist encoder={e} train_encoder={trained}" for case, (e, trained) in cases.items()}
     found = {case: groups["transfer", text] for case, text in settings.items() if ("transfer", text) in groups}
@@ -236,6 +253,10 @@ def transfer(groups: Groups, path: Path) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("")
         axes.grid(color="0.9")
+    for case, records in sorted(found.items()):
+        mark_test(axes, records, colours[case])
+    axes.plot([], [], "D", color="white", markeredgecolor="black", label=TEST_ONCE)  # of no case's colour
+    axes.set_title("Validation, and test")
     figure.legend(*axes.get_legend_handles_labels(), ncols=2, **plots.LEGEND_BELOW)
     plots.save_figure(figure, path)
 
@@ -322,7 +343,7 @@ def arms(groups: Groups, path: Path) -> None:
 
 
 def contrastive(groups: Groups, path: Path) -> None:
-    """Draw the contrastive loss of rotation_contrastive by epoch, training and validation, a line a seed."""
+    """Draw the contrastive loss of rotation_contrastive by epoch: training, validation and test, a line a seed."""
     records = groups.get(("contrastive", "dataset=cifar10"), [])
     if not records:
         return
@@ -335,6 +356,7 @@ def contrastive(groups: Groups, path: Path) -> None:
             values = [row[key] for row in record["history"]]
             label = f"{name} (a line a seed)" if number == 0 else None
             axes.plot(range(1, len(values) + 1), values, style, color=colour, alpha=0.8, label=label)
+    mark_test(axes, records, plots.VERMILION, TEST_ONCE)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
     plots.save_figure(figure, path)

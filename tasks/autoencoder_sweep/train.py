@@ -164,7 +164,7 @@ def reconstruct(config: SweepConfig, run: runs.Run, data) -> None:
     metrics = training.results(run, model, config.phases, data, progress, objective)
     curves = pca.curves(data)
     metrics["figures"] = pca.figures(curves, config.k)
-    draw_reconstructions(run, model, data, progress, curves)
+    draw_reconstructions(run, model, data, progress, curves, metrics)
     run.finish("completed", metrics)
 
 
@@ -182,14 +182,14 @@ def classify(config: SweepConfig, run: runs.Run, data) -> None:
     run.finish("completed", metrics)
 
 
-def draw_reconstructions(run: runs.Run, model, data, progress, curves) -> None:
+def draw_reconstructions(run: runs.Run, model, data, progress, curves, metrics) -> None:
     """Every figure of an autoencoder, into the run directory."""
     import numpy as np
 
     from common import plots
     from common.data import pipeline
 
-    plots.learning_curves(progress.rows, run.figures / "learning_curves.png")
+    plots.learning_curves(progress.rows, run.figures / "learning_curves.png", metrics)
     images = pipeline.pictures(data.test, np.linspace(0, len(data.test) - 1, plots.IMAGES_PER_ROW, dtype=int))
     again = model.predict(images, verbose=0).reshape(images.shape)
     names = ("original", "reconstructed")

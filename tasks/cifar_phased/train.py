@@ -234,7 +234,6 @@ def draw(config: PhasedConfig, run: runs.Run, model, data, progress, metrics) ->
     import numpy as np
 
     from common import plots, training
-    from common.augment import Augment
     from common.data import pipeline
 
     folder = run.figures
@@ -245,12 +244,38 @@ def draw(config: PhasedConfig, run: runs.Run, model, data, progress, metrics) ->
     weakest = min(metrics["test"]["per_class"], key=lambda scores: scores["f1"])["class"]
     chosen = CHOSEN.get(config.dataset, (weakest,))
     plots.class_destinations(confusion, data.class_names, chosen, folder / "destinations.png")
+    with np.load(run.folder / "predictions.npz") as saved:
+        labels, probabilities = saved["test_labels"], saved["test_probabilities"]
+    plots.mistaken_images(
+        lambda places: pipeline.pictures(data.test, places),
+        labels,
+        probabilities,
+        data.class_names,
+        chosen,
+        folder / "mistaken.png",
+    )
 
     images = pipeline.pictures(data.train, np.linspace(0, len(data.train) - 1, 256, dtype=int))
-    changed = keras.ops.convert_to_numpy(Augment(config.augmentation, config.seed)(images[::32], training=True))
-    plots.image_pairs(images[::32], changed, folder / "augmentation.png")
-    normalise = keras.Model(model.input, model.get_layer("normalise").output)
-    plots.channel_intensities(normalise.predict(images, verbose=0), folder / "intensities.png")
+    stages = augmentation_stages(config, model, images[:: len(images) // plots.STAGED_IMAGES])
+    plots.image_stages(stages, "What the network sees of a training image", folder / "augmentation.png")
+    layer = model.get_layer("normalise")
+    # Rescaling computes value * scale + offset of 0 to 255, which is (value / 255 - mean) / deviation.
+    scale, offset = (np.broadcast_to(each, 3) for each in (layer.scale, layer.offset))
+    normalised = keras.Model(model.input, layer.output).predict(images, verbose=0)
+    plots.channel_intensities(normalised, -offset / (255 * scale), 1 / (255 * scale), folder / "intensities.png")
+
+
+def augmentation_stages(config: PhasedConfig, model, images) -> dict:
+    """Images (n, h, w, c), uint8, at their own size, at the network's, and augmented: by the name of each stage."""
+    import keras
+
+    from common.augment import Augment
+
+    resize = model.get_layer("resize")
+    augmented = resize(Augment(config.augmentation, config.seed)(images, training=True))
+    resized = resize(keras.ops.cast(images, "float32"))  # of integers it would make integers
+    stages = {"original": images, "resized": resized, f"augmented ({config.augmentation})": augmented}
+    return {name: keras.ops.convert_to_numpy(stage) for name, stage in stages.items()}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The two multi-class hinge losses, and the validation loss by step."""
+"""The two multi-class hinge losses, and training and validation loss by step."""
 
 import math
 
@@ -48,25 +48,41 @@ LOSSES = {"crammer_singer": CrammerSinger, "weston_watkins": WestonWatkins}
 
 
 class ValidationLoss(keras.callbacks.Callback):
-    """Reads the validation loss, norm included, every so many steps, into the progress, which checkpoints hold."""
+    """Reads the validation loss, norm included, every so many steps, into the progress, which checkpoints hold.
+
+    Each row has the training loss too: the mean over the images of the steps since the last reading, each step's loss
+    taken before its update, norm included.
+    """
 
     def __init__(self, progress: Progress, loss: keras.losses.Loss, data: Dataset, every: int, batch_size: int):
         super().__init__()
         self.rows = progress.extra.setdefault("validation", [])
+        # What the epoch's running sums of losses and images lack, or have too much, since the last reading.
+        self.since = progress.extra.setdefault("since_reading", [0.0, 0])
         self.progress = progress
         self.loss = loss
         self.split = data.validation
+        self.images = len(data.train)
         self.every = every
         self.batch_size = batch_size
         self.steps = pipeline.steps_per_epoch(data.train, batch_size)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.before = epoch * self.steps + self.progress.step
+        self.first = self.progress.step
+        self.before = epoch * self.steps + self.first
 
     def on_train_batch_end(self, batch, logs=None):
         step = self.before + batch + 1
         if step % self.every == 0:
-            self.rows.append({"step": step, "loss": self.read()})
+            images = min((self.first + batch + 1) * self.batch_size, self.images)
+            losses = float(logs["loss"]) * images  # a running mean over the images of the epoch
+            train_loss = (self.since[0] + losses) / (self.since[1] + images)
+            self.since[:] = -losses, -images
+            self.rows.append({"step": step, "loss": self.read(), "train_loss": train_loss})
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.since[0] += float(logs["loss"]) * self.images
+        self.since[1] += self.images
 
     def read(self) -> float:
         """The validation loss now; `evaluate` would reset the running means of the epoch."""

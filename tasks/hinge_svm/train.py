@@ -40,7 +40,7 @@ class SVMConfig(Config):
     epochs: int = 6
     """Passes over the training images."""
     validate_every: int = 100
-    """Steps between two readings of the validation loss."""
+    """Steps between two readings of training and validation loss."""
 
     SHOWN = ("dataset", "loss")
 
@@ -151,7 +151,7 @@ def draw(config: SVMConfig, run: runs.Run, model, data, progress, metrics) -> No
     from common.data import pipeline
 
     training.draw_classifier(run, data, progress, metrics)
-    plots.loss_by_step(metrics["iterations"], run.figures / "validation_loss.png")
+    plots.loss_by_step(metrics["iterations"], run.figures / "loss_by_step.png")
     first = [int(np.flatnonzero(data.train.labels == label)[0]) for label in range(len(data.class_names))]
     samples = pipeline.pictures(data.train, np.array(first))
     plots.class_images(samples, data.class_names, "A training image of each class", run.figures / "samples.png")

@@ -202,17 +202,17 @@ def embed(config: RotationConfig, run: runs.Run, data) -> None:
     )
     metrics["figures"] = trained | {f"untrained: {name}": value for name, value in untrained.items()}
     metrics["centroids"] = embedding.centroids(after["test"], data.test.labels, data.class_names)
-    draw_embedding(run, data, progress, before["test"], after["test"], metrics["figures"])
+    draw_embedding(run, data, progress, before["test"], after["test"], metrics)
     run.finish("completed", metrics)
 
 
-def draw_embedding(run: runs.Run, data, progress, before, after, figures) -> None:
+def draw_embedding(run: runs.Run, data, progress, before, after, metrics) -> None:
     """Every figure of an embedding, into the run directory."""
     from common import plots
 
-    plots.learning_curves(progress.rows, run.figures / "learning_curves.png")
+    plots.learning_curves(progress.rows, run.figures / "learning_curves.png", metrics)
     plots.class_counts(data.counts(), data.class_names, run.figures / "classes.png")
-    panels = {}
+    panels, figures = {}, metrics["figures"]
     for title, points, prefix in (("before training", before, "untrained: "), ("after training", after, "")):
         scores = ", ".join(
             f"{name.removesuffix(' accuracy (%)')} {figures[prefix + name]:.1f} %"

@@ -74,6 +74,14 @@ PHASES = {
 }
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
 
+ROWS = ("original", "reconstructed"), "Test images and what comes back"
+STAGES = {
+    "original": IMAGES,
+    "resized": IMAGES.repeat(14, axis=1).repeat(14, axis=2) / 1.0,
+    "augmented (affine_colour_blur)": IMAGES[:, ::-1].repeat(14, axis=1).repeat(14, axis=2) / 1.0,
+}
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 # The box of a text is a few pixels larger than its ink, and the layout is solved to about a pixel.
 SLACK = 2
 
@@ -81,10 +89,16 @@ SLACK = 2
 CASES = {
     "phase_bars": lambda path: plots.phase_bars(PHASES, path),
     "phase_bars one": lambda path: plots.phase_bars({"full": PHASES["full"]}, path),
-    "image_pairs": lambda path: plots.image_pairs(IMAGES, IMAGES[:, ::-1] / 255, path),
-    "image_pairs grey": lambda path: plots.image_pairs(IMAGES[:1, ..., :1], IMAGES[:1, ..., :1] / 60.0 - 2, path),
-    "channel_intensities": lambda path: plots.channel_intensities(IMAGES / 60.0 - 2, path),
-    "channel_intensities grey": lambda path: plots.channel_intensities(IMAGES[..., :1] / 255, path),
+    "image_pairs": lambda path: plots.image_pairs(IMAGES, IMAGES[:, ::-1] / 255, path, *ROWS),
+    "image_pairs grey": lambda path: plots.image_pairs(
+        IMAGES[:1, ..., :1], IMAGES[:1, ..., :1] / 60.0 - 2, path, *ROWS
+    ),
+    "image_stages": lambda path: plots.image_stages(STAGES, "What the network sees of a training image", path),
+    "image_stages one grey": lambda path: plots.image_stages(
+        {name: images[:1, ..., :1] for name, images in STAGES.items()}, "What the network sees", path
+    ),
+    "channel_intensities": lambda path: plots.channel_intensities(IMAGES / 60.0 - 2, MEAN, DEVIATION, path),
+    "channel_intensities grey": lambda path: plots.channel_intensities(IMAGES[..., :1] / 255, [0.5], [0.5], path),
     "none wrong": lambda path: plots.predictions_grid(
         IMAGES[:4].__getitem__, np.arange(4), np.eye(10)[:4], NAMES[10], path
     ),
@@ -102,6 +116,9 @@ for size in (1, 2, 10, 100):
         f"class_destinations {size}": lambda path, k=size: plots.class_destinations(
             make_confusion(k), NAMES[k], NAMES[k][:4], path
         ),
+        f"mistaken_images {size}": lambda path, k=size: plots.mistaken_images(
+            *make_predictions(k, 200), NAMES[k], NAMES[k][:2], path
+        ),
         f"per_class_scores {size}": lambda path, k=size: plots.per_class_scores(make_per_class(k), path),
         f"confusion_matrix {size}": lambda path, k=size: plots.confusion_matrix(make_confusion(k), NAMES[k], path),
     }
@@ -111,7 +128,14 @@ def without_accuracy(history):
     return [{key: value for key, value in row.items() if "accuracy" not in key} for row in history]
 
 
-STEPS = [{"step": 100 * i, "loss": 500.0 / i} for i in range(1, 12)]
+def metrics_of(history):
+    """What `training.results` says of a history, as far as it is drawn: the last phase's second epoch is reported."""
+    (phase, *_) = (row["phase"] for row in reversed(history))
+    best = min(2, sum(row["phase"] == phase for row in history))
+    return {"phases": {phase: {"best_epoch": best}}, "test": {"loss": 1.25, "accuracy": 0.5}}
+
+
+STEPS = [{"step": 100 * i, "loss": 500.0 / i, "train_loss": 700.0 / i} for i in range(1, 12)]
 RATES = {"stem": 0.0, "layer1": 1e-5, "layer2": 5e-5, "layer3": 1e-4, "layer4": 5e-4, "head": 1e-3}
 
 
@@ -123,11 +147,14 @@ def make_embeddings(classes):
 
 DIGITS_VARIANCE = 1 - 0.9 ** np.arange(1, 65)  # 95 % in 29 components, 99 % in 44
 CASES |= {
-    "image_pairs named": lambda path: plots.image_pairs(
-        IMAGES, IMAGES, path, ("original", "reconstructed"), "Test images and what comes back"
-    ),
     "learning_curves of losses": lambda path: plots.learning_curves(
         without_accuracy(make_history(HISTORIES["three phases"])), path
+    ),
+    "learning_curves with the test": lambda path: plots.learning_curves(
+        make_history(HISTORIES["three phases"]), path, metrics_of(make_history(HISTORIES["three phases"]))
+    ),
+    "learning_curves of losses with the test": lambda path: plots.learning_curves(
+        without_accuracy(make_history((("train", 10),))), path, metrics_of(make_history((("train", 10),)))
     ),
     "learning_curves of losses one epoch": lambda path: plots.learning_curves(
         without_accuracy(make_history(HISTORIES["one epoch"])), path
@@ -153,6 +180,15 @@ CASES |= {
         {"all alike": np.ones((50, 2))}, np.zeros(50), ["a"], path
     ),
     "cumulative_variance at once": lambda path: plots.cumulative_variance(np.linspace(0.97, 1, 784), path),
+}
+
+CASES |= {
+    "mistaken_images none": lambda path: plots.mistaken_images(
+        None, np.arange(4), np.eye(10)[:4], NAMES[10], NAMES[10][:2], path
+    ),
+    "class_destinations of few": lambda path: plots.class_destinations(
+        np.diag([36] * 10) + np.eye(10, k=1, dtype=int), NAMES[10], ["frog", "truck"], path
+    ),
 }
 
 # The smallest matrix without numbers in its cells.
@@ -224,6 +260,8 @@ def test_figure_is_a_readable_png(case, figures, tmp_path):
         "learning_rate three phases",
         "phase_bars",
         "image_pairs",
+        "image_stages",
+        "mistaken_images 10",
         "channel_intensities",
         "class_counts 10",
         "predictions_grid 10",
@@ -320,26 +358,89 @@ def test_phase_bars_hold_the_accuracies(figures, tmp_path):
 def test_image_pairs_show_eight_images_in_any_range(figures, tmp_path):
     ranges = [IMAGES / 255, IMAGES.astype(np.float32), (IMAGES - 120.0) / 60]
     for after in ranges:
-        plots.image_pairs(IMAGES, after, tmp_path / "p.png")
+        plots.image_pairs(IMAGES, after, tmp_path / "p.png", *ROWS)
     for figure in figures:
         originals, augmented = ([image.get_array() for image in axes.images] for axes in figure.axes)
         assert len(originals) == 8
         # Random images of 12 times 256 pixels hold both 0 and 255, so that all ranges look alike.
         np.testing.assert_allclose(originals, augmented, atol=0.02)
     with pytest.raises(ValueError, match="3 images before and 2 after"):
-        plots.image_pairs(IMAGES[:3], IMAGES[:2], tmp_path / "p.png")
+        plots.image_pairs(IMAGES[:3], IMAGES[:2], tmp_path / "p.png", *ROWS)
     with pytest.raises(ValueError, match=r"\(n, height, width, 1 or 3\), not \(8, 16, 16, 2\)"):
-        plots.image_pairs(IMAGES[..., :2], IMAGES[..., :2], tmp_path / "p.png")
+        plots.image_pairs(IMAGES[..., :2], IMAGES[..., :2], tmp_path / "p.png", *ROWS)
 
 
 def test_image_pairs_carry_the_names_that_they_are_given(figures, tmp_path):
-    plots.image_pairs(IMAGES, IMAGES, tmp_path / "p.png")
     plots.image_pairs(IMAGES, IMAGES, tmp_path / "p.png", ("before", "after"), "What became of them")
-    named = [(f.get_suptitle(), *(axes.get_ylabel() for axes in f.axes)) for f in figures]
-    assert named == [
-        ("Images before and after augmentation", "original", "augmented"),
-        ("What became of them", "before", "after"),
+    (figure,) = figures
+    assert figure.get_suptitle() == "What became of them"
+    assert [axes.get_ylabel() for axes in figure.axes] == ["before", "after"]
+
+
+def test_image_stages_lie_side_by_side_with_their_sizes(figures, tmp_path):
+    plots.image_stages(STAGES, "Stages", tmp_path / "p.png")
+    rows = figures[0].axes
+    assert len(rows) == 4
+    assert [label.get_text() for label in rows[0].get_xticklabels()] == [
+        "original\n16 × 16 pixels",
+        "resized\n224 × 224 pixels",
+        "augmented (affine_colour_blur)\n224 × 224 pixels",
     ]
+    assert not any(axes.get_xticklabels() for axes in rows[1:])
+    for number, axes in enumerate(rows):
+        original, resized, augmented = (drawn.get_array() for drawn in axes.images)
+        np.testing.assert_allclose(original, IMAGES[number] / 255, atol=1e-6)
+        np.testing.assert_allclose(resized[::14, ::14], original, atol=1e-6)
+        np.testing.assert_allclose(augmented[::14, ::14], original[::-1], atol=1e-6)
+        lefts = [drawn.get_extent()[0] for drawn in axes.images]
+        widths = [drawn.get_extent()[1] - left for drawn, left in zip(axes.images, lefts, strict=True)]
+        assert lefts == [0, 1, 2]
+        np.testing.assert_allclose(widths, widths[0])  # as large on paper, whatever their pixels
+    with pytest.raises(ValueError, match="stages of 12, 11 images"):
+        plots.image_stages({"a": IMAGES, "b": IMAGES[1:]}, "Stages", tmp_path / "p.png")
+
+
+def test_mistaken_images_are_those_of_the_class_by_confidence(figures, tmp_path):
+    probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7], [0.95, 0.05]])
+    labels = np.array([0, 0, 0, 1, 1])
+    asked = []
+
+    def images(places):
+        asked.append(places.tolist())
+        return IMAGES[places]
+
+    plots.mistaken_images(images, labels, probabilities, NAMES[2], ["cat"], tmp_path / "p.png")
+    plots.mistaken_images(images, labels, probabilities, NAMES[2], ["dog", "cat"], tmp_path / "p.png")
+    assert asked == [[2, 1], [4, 2, 1]]
+    titles = [[part.get_suptitle() for part in figure.subfigs] for figure in figures]
+    cats = "cat: 2 of 3 test images taken for another class"
+    assert titles == [[cats], ["dog: 1 of 2 test images taken for another class", cats]]
+    (axes,) = figures[0].axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["taken for\ndog (80 %)", "taken for\ndog (60 %)"]
+    np.testing.assert_allclose(axes.images[0].get_array(), IMAGES[2] / 255, atol=1e-6)
+    with pytest.raises(ValueError, match="no such class: frog"):
+        plots.mistaken_images(images, labels, probabilities, NAMES[2], ["frog"], tmp_path / "p.png")
+
+
+def test_of_many_mistakes_twelve_are_shown_in_two_rows(figures, tmp_path):
+    probabilities = np.tile([0.1, 0.9], (30, 1))
+    pixels = np.zeros((30, 8, 8, 3), np.uint8)
+    plots.mistaken_images(pixels.__getitem__, np.zeros(30, int), probabilities, NAMES[2], ["cat"], tmp_path / "p.png")
+    CASES["mistaken_images none"](tmp_path / "p.png")
+    assert [len(axes.images) for axes in figures[0].axes] == [6, 6]
+    assert figures[1].axes == []
+    titles = [figure.subfigs[0].get_suptitle() for figure in figures]
+    assert titles[0] == "cat: 30 of 30 test images taken for another class: the 12 most confident"
+    assert titles[1] == "airplane: none of 1 test images taken for another class"
+
+
+def test_learning_curves_mark_the_test_at_the_reported_epoch(figures, tmp_path):
+    history = make_history(HISTORIES["three phases"])
+    plots.learning_curves(history, tmp_path / "p.png", metrics_of(history))
+    plots.learning_curves(history, tmp_path / "p.png")
+    points = [line(axes, plots.TEST_ONCE).get_xydata().tolist() for axes in figures[0].axes]
+    assert points == [[[12, 1.25]], [[12, 50.0]]]  # the second epoch after phases of five and five
+    assert not any(drawn.get_label() == plots.TEST_ONCE for axes in figures[1].axes for drawn in axes.get_lines())
 
 
 def test_learning_curves_without_accuracy_ring_the_lowest_validation_loss(figures, tmp_path):
@@ -392,13 +493,16 @@ def test_class_images_lie_five_in_a_row_in_the_order_of_the_classes(figures, tmp
 
 def test_loss_by_step_holds_every_reading(figures, tmp_path):
     plots.loss_by_step(STEPS, tmp_path / "p.png")
-    plots.loss_by_step([*STEPS, {"step": 1200, "loss": 0.0}], tmp_path / "p.png")
+    plots.loss_by_step([*STEPS, {"step": 1200, "loss": 0.0, "train_loss": 1.0}], tmp_path / "p.png")
     plots.loss_by_step([], tmp_path / "p.png")
+    plots.loss_by_step([{"step": 50, "loss": 2.0}, *STEPS], tmp_path / "p.png")  # begun before both were read
+    plots.loss_by_step(STEPS[:5], tmp_path / "p.png")
     axes = [figure.axes[0] for figure in figures]
-    (drawn,) = axes[0].get_lines()
-    assert drawn.get_xdata().tolist() == [row["step"] for row in STEPS]
-    assert drawn.get_ydata().tolist() == [row["loss"] for row in STEPS]
-    assert [a.get_yscale() for a in axes] == ["log", "linear", "linear"]  # a log axis has no zero
+    for drawn, key in zip(axes[0].get_lines(), ("train_loss", "loss"), strict=True):
+        assert drawn.get_xydata().tolist() == [[row["step"], row[key]] for row in STEPS]
+    assert [a.get_yscale() for a in axes] == ["log", "linear", "linear", "log", "linear"]  # a log axis has no zero
+    assert ["log scale" in a.get_ylabel() for a in axes] == [True, False, False, True, False]
+    assert [len(drawn.get_xdata()) for drawn in axes[3].get_lines()] == [11, 12]
 
 
 def test_cumulative_variance_marks_95_and_99_percent(figures, tmp_path):
@@ -415,17 +519,19 @@ def test_cumulative_variance_marks_95_and_99_percent(figures, tmp_path):
 def test_channel_densities_integrate_to_one_without_a_comb(figures, tmp_path):
     levels = np.arange(256.0).reshape(1, 16, 16, 1)
     images = np.concatenate([(levels / 255 - 0.4) / 0.2, levels / 255, levels], axis=-1)
-    plots.channel_intensities(images, tmp_path / "p.png")
+    plots.channel_intensities(images, MEAN, DEVIATION, tmp_path / "p.png")
     for steps in figures[0].axes[0].patches:
         density, edges, _ = steps.get_data()
         assert (density * np.diff(edges)).sum() == pytest.approx(1)
         np.testing.assert_allclose(density, density[0])
     labels = [text.get_text() for text in figures[0].legends[0].get_texts()]
     assert labels[1:] == ["green: mean 0.50, std 0.29", "blue: mean 127.50, std 73.90"]
+    told = figures[0].axes[0].get_xlabel()
+    assert told.endswith("mean 0.485, 0.456, 0.406; std 0.229, 0.224, 0.225 (red, green, blue)")
 
 
 def test_channel_intensities_of_a_constant_image(tmp_path):
-    plots.channel_intensities(np.zeros((2, 4, 4, 1)), tmp_path / "p.png")
+    plots.channel_intensities(np.zeros((2, 4, 4, 1)), [0.5], [0.5], tmp_path / "p.png")
 
 
 @pytest.mark.parametrize("classes", [10, 100])
@@ -475,12 +581,31 @@ def test_class_destinations_are_shares_of_the_row(figures, tmp_path):
     colours = [bar.get_facecolor() for bar in first.containers[0]]
     assert colours.count(colours[-1]) == 1
     assert first.get_yticklabels()[-1].get_text() == NAMES[100][0]
+    assert first.get_title() == f"{NAMES[100][0]} (102 images, the 10 most frequent of 12 classes)"
     assert [bar.get_width() for bar in second.containers[0]] == [100]
-    assert third.get_title() == f"{NAMES[100][2]} (n = 0)"
+    assert third.get_title() == f"{NAMES[100][2]} (0 images)"
     with pytest.raises(ValueError, match="no such class: frog, newt"):
         plots.class_destinations(confusion, NAMES[100], ["frog", "newt"], tmp_path / "p.png")
     with pytest.raises(ValueError, match="no class was chosen"):
         plots.class_destinations(confusion, NAMES[100], [], tmp_path / "p.png")
+
+
+def test_class_destinations_leave_no_axes_empty(figures, tmp_path):
+    confusion = np.zeros((100, 100), int)
+    confusion[0, [0, 3, 5]] = 90, 6, 4
+    confusion[1, [1, 2]] = 60, 40
+    plots.class_destinations(confusion, NAMES[100], NAMES[100][:2], tmp_path / "p.png")
+    first, second = figures[0].axes
+    for axes, count in ((first, 3), (second, 2)):
+        assert [round(limit) for limit in axes.get_ylim()] == [count, -1]
+        longest = max(bar.get_width() for bar in axes.containers[0][1:])
+        assert axes.get_xlim()[1] < 2 * longest
+    right, *wrong = (bar.get_width() for bar in first.containers[0])
+    assert wrong == [6, 4]
+    assert right == first.get_xlim()[1]
+    assert [text.get_text() for text in first.texts] == ["", "6.0 %", "4.0 %", "90.0 % (longer than this axis)"]
+    assert [bar.get_width() for bar in second.containers[0]] == [60, 40]
+    assert [text.get_text() for text in second.texts] == ["60.0 %", "40.0 %"]
 
 
 def test_per_class_scores_are_sorted_and_none_is_cut_off(figures, tmp_path):

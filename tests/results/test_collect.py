@@ -590,10 +590,50 @@ def test_a_readme_has_details_that_a_source_has_published():
     assert "| setting | test accuracy (%) | test F1 of sad (%) |" in text
 
 
+def tested(epoch, loss, **rest):
+    """A run of one phase that reports an epoch and its test loss."""
+    return {"metrics": {"phases": {"train": {"best_epoch": epoch}}, "test": {"loss": loss}}, **rest}
+
+
 def test_contrastive_losses_are_drawn_a_line_a_seed(drawn, tmp_path):
-    runs = [{"history": [{"loss": 1.0 + i, "val_loss": 2.0 + i}, {"loss": 0.5, "val_loss": 0.7}]} for i in range(3)]
+    histories = [[{"loss": 1.0 + i, "val_loss": 2.0 + i}, {"loss": 0.5, "val_loss": 0.7}] for i in range(3)]
+    runs = [tested(1 + (i > 0), 0.1 * i, history=history) for i, history in enumerate(histories)]
     drawings.contrastive(
         {("contrastive", "dataset=cifar10"): runs, ("base", "dataset=cifar10"): []}, tmp_path / "p.png"
     )
-    lines = [line.get_xydata().tolist() for line in drawn[0].axes[0].get_lines()]
+    *lines, test = (line.get_xydata().tolist() for line in drawn[0].axes[0].get_lines())
     assert lines == [[[1, a + i], [2, b]] for a, b in ((1.0, 0.5), (2.0, 0.7)) for i in range(3)]
+    assert test == [[1, 0.0], [2, 0.1], [2, 0.2]]
+
+
+def test_transfer_marks_the_test_loss_of_each_case_at_the_reported_epoch(drawn, tmp_path):
+    history = [{"loss": 0.9, "val_loss": 0.8}, {"loss": 0.5, "val_loss": 0.6}]
+    groups = {
+        ("transfer", "dataset=mnist encoder=random train_encoder=True"): [
+            tested(1, 0.11, history=history),
+            tested(2, 0.12, history=history),
+        ],
+        ("transfer", "dataset=mnist encoder=pretrained train_encoder=False"): [tested(2, 0.3, history=history)],
+    }
+    drawings.transfer(groups, tmp_path / "p.png")
+    training, validation = (
+        [line.get_xydata().tolist() for line in axes.get_lines() if line.get_marker() == "D"] for axes in drawn[0].axes
+    )
+    assert training == []
+    assert validation == [[[1, 0.11], [2, 0.12]], [[2, 0.3]], []]  # and the legend's
+    labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert labels[2] == drawings.TEST_ONCE
+
+
+def test_losses_by_step_are_drawn_a_panel_a_loss_and_older_runs_have_no_training_loss(drawn, tmp_path):
+    new = {"metrics": {"iterations": [{"step": 100, "loss": 5.0, "train_loss": 6.0}]}}
+    old = {"metrics": {"iterations": [{"step": 100, "loss": 2.0}, {"step": 200, "loss": 1.0}]}}
+    groups = {("best", f"dataset=cifar10 loss={loss}"): [old] for loss in ("crammer_singer", "weston_watkins")}
+    drawings.validation_loss(groups, tmp_path / "p.png")
+    groups["best", "dataset=cifar10 loss=weston_watkins"] = [old, new]
+    drawings.validation_loss(groups, tmp_path / "p.png")
+    drawings.validation_loss({}, tmp_path / "p.png")
+    before, after = ([[line.get_xydata().tolist() for line in axes.get_lines()] for axes in f.axes] for f in drawn)
+    assert before == [[[[100, 2.0], [200, 1.0]]]] * 2
+    assert after == [before[0], [[[100, 6.0]], [[100, 2.0], [200, 1.0]], [[100, 5.0]]]]
+    assert [len(figure.legends[0].get_texts()) for figure in drawn] == [1, 2]

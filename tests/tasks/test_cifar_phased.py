@@ -21,6 +21,7 @@ from common import backbones, checkpoints
 from common.config import flat, parse_strictly
 from common.data import sources
 from slurm import plan
+from slurm.plan import load_task
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TASK = REPOSITORY / "tasks" / "cifar_phased"
@@ -35,6 +36,7 @@ FIGURES = {
     "intensities",
     "learning_curves",
     "learning_rate",
+    "mistaken",
     "per_class",
     "phases",
     "predictions",
@@ -164,6 +166,20 @@ def test_jax_host_augmentation_and_an_image_folder(tmp_path):
     assert "1 unreadable image files skipped" in done.stdout
     environment = json.loads(next(tmp_path.glob("runs/*/*/environment.json")).read_text())
     assert environment["backend"] == "jax"
+
+
+@pytest.mark.parametrize("recipe", ["none", "flip_crop"])
+def test_the_stages_of_an_image_are_those_that_the_network_sees(recipe):
+    task = load_task("cifar_phased")
+    config = parse_strictly(task.PRESETS, "", ["--preset", "demo", "--augmentation", recipe])
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
+    inputs = keras.Input((8, 8, 1), dtype="uint8")
+    model = keras.Model(inputs, keras.layers.Resizing(32, 32, name="resize", dtype="float32")(inputs))
+    original, resized, augmented = task.augmentation_stages(config, model, images).values()
+    np.testing.assert_array_equal(original, images)
+    assert resized.shape == augmented.shape == (4, 32, 32, 1)
+    np.testing.assert_array_equal(resized[:, 0, 0], images[:, 0, 0])  # a corner has nothing to interpolate with
+    assert np.allclose(augmented, resized) == (recipe == "none")
 
 
 def test_every_grid_of_studies_yaml_is_accepted():

@@ -1,6 +1,7 @@
 """hinge_svm: both losses against closed forms, the solution against scikit-learn, and the run as a user sees it."""
 
 import json
+import signal
 
 import in_process
 import keras
@@ -10,6 +11,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 from sklearn.svm import LinearSVC
 
+from common.callbacks import Keeper
 from common.config import ConfigError, parse_strictly
 from slurm.plan import load_task
 from tasks.hinge_svm import hinge
@@ -164,7 +166,51 @@ def test_the_validation_loss_is_read_every_so_many_steps(tmp_path):
     steps = -(-1293 // 50) * 3
     assert [row["step"] for row in metrics["iterations"]] == list(range(7, steps + 1, 7))
     assert metrics["iterations"][-1]["loss"] == pytest.approx(metrics["validation"]["loss"], rel=0.2)
-    assert {path.stem for path in folder.glob("figures/*.png")} >= {"samples", "templates", "validation_loss"}
+    assert {path.stem for path in folder.glob("figures/*.png")} >= {"samples", "templates", "loss_by_step"}
+
+
+def test_the_training_loss_is_the_mean_of_the_steps_since_the_last_reading(tmp_path):
+    """Of every step by itself it is that of the batch, which NumPy computes for the first; 6 steps are an epoch."""
+    flags = ["--preset", "demo", "--limit-train", "300", "--epochs", "3", "--regularisation", "5000"]
+    each, fourth = (run(tmp_path / every, *flags, "--validate-every", every) for every in ("1", "4"))
+    losses = np.array([row["train_loss"] for row in each[1]["iterations"]])
+    images = np.array(3 * [50, 50, 50, 50, 50, 20])
+    assert [row["step"] for row in fourth[1]["iterations"]] == [4, 8, 12, 16]
+    for row in fourth[1]["iterations"]:
+        since = slice(row["step"] - 4, row["step"])
+        assert row["train_loss"] == pytest.approx(np.average(losses[since], weights=images[since]), rel=1e-5)
+    history = np.genfromtxt(each[0] / "history.csv", delimiter=",", names=True, usecols=range(1, 4))
+    by_epoch = [np.average(losses[s : s + 6], weights=images[s : s + 6]) for s in (0, 6, 12)]
+    np.testing.assert_allclose(history["loss"], by_epoch, rtol=1e-5)
+
+    task = load_task("hinge_svm")
+    from common.data import pipeline, sources
+
+    data = sources.load("digits", tmp_path, 0, 32, limit_train=300)
+    kernel, bias = task.build(parse_strictly(task.PRESETS, "", flags), data).get_layer("scores").get_weights()
+    batch, labels = (part.numpy() for part in next(iter(pipeline.training(data.train, 50, 0, range(1)))))
+    mean = pipeline.pictures(data.train, np.arange(len(data.train))).mean(axis=0)
+    scores = (batch - mean).reshape(50, -1) @ kernel + bias
+    hinges, _ = weston_watkins(labels, scores)
+    assert losses[0] == pytest.approx(hinges.mean() + 5000 * np.square(kernel).sum(), rel=1e-4)
+
+
+def test_both_losses_are_the_same_after_a_stop_between_two_readings(tmp_path, monkeypatch):
+    flags = ["--preset", "demo", "--limit-train", "300", "--epochs", "3", "--validate-every", "4"]
+    _, whole = run(tmp_path / "whole", *flags)
+
+    def stopped(keeper, batch, logs=None, save=Keeper.on_train_batch_end):
+        if (len(keeper.progress.rows), batch) == (1, 2):  # step 9, one after a reading, in the second epoch
+            signal.raise_signal(signal.SIGTERM)
+        save(keeper, batch, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "on_train_batch_end", stopped)
+        code = in_process.call(load_task("hinge_svm"), "--out", str(tmp_path / "stopped"), *flags)
+    assert code == 128 + signal.SIGTERM
+    _, resumed = run(tmp_path / "stopped", *flags)
+    assert [row["step"] for row in whole["iterations"]] == [4, 8, 12, 16]
+    assert resumed["iterations"] == whole["iterations"]
 
 
 def test_the_reading_leaves_the_running_means_alone(tmp_path):
