@@ -98,9 +98,9 @@ PRESETS = {
         weights="imagenet",
         head_init="torch",
         phases=(
-            Phase("head", "head", epochs=5, optimizer="adam", rate=1e-3, dropout=0.5),
-            Phase("last_block", "last_block", epochs=5, optimizer="adam", rate=1e-4, dropout=0.3),
-            Phase("full", "full", epochs=15, optimizer="adam", rate=1e-5, dropout=0.2),
+            Phase("head", "head", epochs=5, optimizer="adam", rate=1e-3, dropout=0.5, convention="torch"),
+            Phase("last_block", "last_block", epochs=5, optimizer="adam", rate=1e-4, dropout=0.3, convention="torch"),
+            Phase("full", "full", epochs=15, optimizer="adam", rate=1e-5, dropout=0.2, convention="torch"),
         ),
     ),
     "two_phase": PhasedConfig(
@@ -112,7 +112,7 @@ PRESETS = {
         augmentation="affine_colour_blur",
         head_init="he_normal",
         phases=(
-            Phase("head", "head", epochs=10, optimizer="adamw", rate=5e-4, weight_decay=1e-4, clip_norm=0.8),
+            Phase("head", "head", epochs=10, optimizer="adamw", rate=5e-4, weight_decay=1e-4, convention="torch"),
             Phase(
                 "full",
                 "full",
@@ -121,10 +121,13 @@ PRESETS = {
                 rate=5e-4,
                 weight_decay=1e-4,
                 clip_norm=0.8,
+                convention="torch",
                 schedule="warmup_cosine",
                 warmup_epochs=5,
+                warmup_start=1 / 3,
                 cosine_epochs=45,
                 final_rate=5e-6,
+                schedule_by="epoch",
             ),
         ),
     ),

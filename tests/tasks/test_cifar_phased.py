@@ -190,11 +190,11 @@ def test_every_grid_of_studies_yaml_is_accepted():
     assert set(studies) == {"phases", "backbones", "optimisers"}
     for study in studies.values():
         default = module.PRESETS[study["preset"]]
-        for key, values in study["grid"].items():
-            for value in values:
-                config = parse_strictly(module.PRESETS, "", ["--preset", study["preset"], f"--{key}", str(value)])
-                assert flat(config.identity())[key] == value
-                assert config == default or flat(default.identity())[key] != value
+        single = [{key: value} for key, values in study.get("grid", {}).items() for value in values]
+        for values in single + study.get("runs", []):
+            flags = [f"--{key}={value}" for key, value in values.items()]
+            config = parse_strictly(module.PRESETS, "", ["--preset", study["preset"], *flags])
+            assert flat(config.identity()) == flat(default.identity()) | values
 
 
 # --- the head
