@@ -166,7 +166,7 @@ class Config:
     """Part of every run's name. A task raises it with each change that lets a command compute something else."""
     REPORTED = "best"
     """Which epoch the tables report: best, that of the best validation result, or last. The source's choice."""
-    SMALLER: str | None = None
+    SMALLER = None
     """A preset that is made for a CPU, named if a run would take hours there."""
 
     # Fields that say where and how a run happens but not what it computes: they do not enter its name.

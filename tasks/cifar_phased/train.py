@@ -7,6 +7,7 @@ The head is trained first, then more of the backbone, each phase from the best s
     python tasks/cifar_phased/train.py --preset two_phase     # CIFAR-100, Wide ResNet-50-2, AdamW then NAdam
     python tasks/cifar_phased/train.py --preset pretrain --dataset image_folder:photos   # a backbone from nothing
     python tasks/cifar_phased/train.py --backbone mobilenet_v2 --weights results/runs/cifar_phased/NAME  # and from it
+    python tasks/cifar_phased/train.py --preset laptop        # MobileNetV2, 96 pixels, 10,000 images: half an hour
     python tasks/cifar_phased/train.py --preset demo          # embedded digits: 3 minutes on 2 cores, no network
 
 What accuracy to expect, and over how many seeds: the table in README.md beside this file.
@@ -38,6 +39,7 @@ class PhasedConfig(FineTuning):
     """What one run of this study depends on."""
 
     PROTOCOL = 2
+    SMALLER = "laptop"
 
     augmentation: str = "flip_crop"
     """none, flip_crop (source 000) or affine_colour_blur (source 001)."""
@@ -88,6 +90,11 @@ class PhasedConfig(FineTuning):
             raise ConfigError("cache-views needs cache-features, which is off, or not to be had on several devices")
 
 
+THREE_PHASES = (
+    Phase("head", "head", epochs=5, optimizer="adam", rate=1e-3, dropout=0.5, convention="torch"),
+    Phase("last_block", "last_block", epochs=5, optimizer="adam", rate=1e-4, dropout=0.3, convention="torch"),
+    Phase("full", "full", epochs=15, optimizer="adam", rate=1e-5, dropout=0.2, convention="torch"),
+)
 # Training everything from random weights; decoupled, 5e-4 decays as 5e-5 in the loss does with this momentum.
 from_random = functools.partial(
     Phase, trainable="full", optimizer="sgd", momentum=0.9, weight_decay=5e-4, schedule="warmup_cosine"
@@ -96,12 +103,20 @@ PRESETS = {
     "three_phase": PhasedConfig(
         preset="three_phase",
         weights="imagenet",
+        batch_norm="keep",
         head_init="torch",
-        phases=(
-            Phase("head", "head", epochs=5, optimizer="adam", rate=1e-3, dropout=0.5, convention="torch"),
-            Phase("last_block", "last_block", epochs=5, optimizer="adam", rate=1e-4, dropout=0.3, convention="torch"),
-            Phase("full", "full", epochs=15, optimizer="adam", rate=1e-5, dropout=0.2, convention="torch"),
-        ),
+        phases=THREE_PHASES,
+    ),
+    # What a laptop can do in half an hour.
+    "laptop": PhasedConfig(
+        preset="laptop",
+        weights="imagenet",
+        limit_train=10_000,
+        backbone="mobilenet_v2",
+        image_size=96,
+        batch_norm="keep",
+        head_init="torch",
+        phases=THREE_PHASES,
     ),
     "two_phase": PhasedConfig(
         preset="two_phase",
@@ -109,6 +124,7 @@ PRESETS = {
         weights="imagenet",
         batch_size=72,
         backbone="wide_resnet50_2",
+        batch_norm="keep",
         augmentation="affine_colour_blur",
         head_init="he_normal",
         phases=(

@@ -90,7 +90,8 @@ class LayerwiseConfig(FineTuning):
             phase.check()
 
 
-SOURCE = {"initialisation": "torch"}  # what the source's framework does by default
+# Initial weights are those of the source's framework; it most likely had --batch-norm follow, as the sweep published has.
+SOURCE = {"initialisation": "torch", "batch_norm": "keep"}
 PRESETS = {
     "by_depth": LayerwiseConfig(preset="by_depth", **SOURCE),
     "one_rate": LayerwiseConfig(preset="one_rate", rates=Rates(*6 * [1e-3]), **SOURCE),

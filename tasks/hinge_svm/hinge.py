@@ -1,6 +1,7 @@
 """The two multi-class hinge losses, and training and validation loss by step."""
 
 import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -45,6 +46,20 @@ def one_hot(labels, scores):
 
 
 LOSSES = {"crammer_singer": CrammerSinger, "weston_watkins": WestonWatkins}
+
+
+def summary(templates: np.ndarray, class_names: Sequence[str]) -> dict[str, dict]:
+    """What can be said of the weights of each class without looking at them, by class.
+
+    `templates` are float (classes, h, w, c). `colour` is the mean weight of each channel, less that of all, in standard
+    deviations of the template; `mirror` its correlation with its own mirror image, 1 for a symmetric one.
+    """
+    found = {}
+    for name, template in zip(class_names, templates.astype(float), strict=True):
+        colour = (template.mean(axis=(0, 1)) - template.mean()) / template.std()
+        mirror = np.corrcoef(template.ravel(), template[:, ::-1].ravel())[0, 1]
+        found[str(name)] = {"colour": [round(float(each), 4) for each in colour], "mirror": round(float(mirror), 4)}
+    return found
 
 
 class ValidationLoss(keras.callbacks.Callback):

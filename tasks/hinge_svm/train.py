@@ -109,8 +109,9 @@ def study(config: SVMConfig, run: runs.Run) -> None:
         run, model, config.phases, data, lambda phase: None, objective=objective, callbacks=callbacks
     )
     metrics = training.results(run, model, config.phases, data, progress, objective, ("train", "validation", "test"))
-    metrics["iterations"] = progress.extra["validation"]
-    draw(config, run, model, data, progress, metrics)
+    templates = templates_of(model, data)
+    metrics |= {"iterations": progress.extra["validation"], "templates": hinge.summary(templates, data.class_names)}
+    draw(config, run, data, progress, metrics, templates)
     run.finish("completed", metrics)
 
 
@@ -142,9 +143,16 @@ def mean_image(data):
     return total / len(data.train)
 
 
-def draw(config: SVMConfig, run: runs.Run, model, data, progress, metrics) -> None:
-    """Every figure of the study, into the run directory."""
+def templates_of(model, data):
+    """The weights of each class as an image: float32 (classes, h, w, c)."""
     import keras
+
+    weights = keras.ops.convert_to_numpy(model.get_layer("scores").kernel)
+    return weights.T.reshape(-1, data.train.size, data.train.size, data.train.channels)
+
+
+def draw(config: SVMConfig, run: runs.Run, data, progress, metrics, templates) -> None:
+    """Every figure of the study, into the run directory."""
     import numpy as np
 
     from common import plots, training
@@ -155,8 +163,6 @@ def draw(config: SVMConfig, run: runs.Run, model, data, progress, metrics) -> No
     first = [int(np.flatnonzero(data.train.labels == label)[0]) for label in range(len(data.class_names))]
     samples = pipeline.pictures(data.train, np.array(first))
     plots.class_images(samples, data.class_names, "A training image of each class", run.figures / "samples.png")
-    weights = keras.ops.convert_to_numpy(model.get_layer("scores").kernel)
-    templates = weights.T.reshape(len(weights.T), *samples.shape[1:])
     title = f"Weights of each class, from their least to their greatest ({config.loss})"
     plots.class_images(templates, data.class_names, title, run.figures / "templates.png")
 

@@ -11,6 +11,7 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 
+import defaults
 import in_process
 import kill_and_resume
 import numpy as np
@@ -149,6 +150,20 @@ def test_weights_are_refused_where_no_backbone_loads_them(task):
     else:
         with pytest.raises(ConfigError, match="weights is imagenet; this study has no backbone that could load any"):
             parse_strictly(presets, "", ["--preset", "demo", "--weights", "imagenet"])
+
+
+@every_task
+def test_a_changed_default_raises_the_protocol(task):
+    kept, now = json.loads(defaults.KEPT.read_text()).get(task), json.loads(json.dumps(defaults.of(task)))
+    assert kept, "a new task: python tests/tasks/defaults.py"
+    assert defaults.changed(kept, now) == [], "these defaults name runs: raise the task's PROTOCOL"
+    assert kept == now, "new fields or a new protocol: python tests/tasks/defaults.py"
+
+
+def test_a_changed_default_is_seen_and_a_new_field_is_none():
+    kept = {"protocol": 2, "defaults": {"rate": 0.1, "size": 3}}
+    assert defaults.changed(kept, {"protocol": 2, "defaults": {"rate": 0.2, "size": 3, "colour": "red"}}) == ["rate"]
+    assert defaults.changed(kept, {"protocol": 3, "defaults": {"rate": 0.2}}) == []
 
 
 # --- the run directory

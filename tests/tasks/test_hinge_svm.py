@@ -7,6 +7,7 @@ import in_process
 import keras
 import numpy as np
 import pytest
+import scipy.stats
 import tensorflow as tf
 from sklearn.datasets import load_digits
 from sklearn.svm import LinearSVC
@@ -237,3 +238,18 @@ def test_bad_input_is_one_line():
         parse_strictly(presets, "", ["--regularisation", "-1"])
     with pytest.raises(ConfigError, match="validate-every is 0"):
         parse_strictly(presets, "", ["--validate-every", "0"])
+
+
+def test_summary_tells_colour_and_symmetry():
+    rng = np.random.default_rng(0)
+    blue = rng.normal(size=(6, 6, 3)) + np.array([0.0, 0.0, 5.0])
+    half = rng.normal(size=(6, 3, 1))
+    symmetric = np.concatenate([half, half[:, ::-1]], axis=1) * np.ones(3)
+    found = hinge.summary(np.stack([blue, symmetric]), ["ship", "horse"])
+    assert np.argmax(found["ship"]["colour"]) == 2
+    assert found["ship"]["colour"][2] == pytest.approx((blue[..., 2].mean() - blue.mean()) / blue.std(), abs=1e-4)
+    assert found["ship"]["mirror"] == pytest.approx(
+        scipy.stats.pearsonr(blue.ravel(), np.fliplr(blue).ravel()).statistic, abs=1e-4
+    )
+    assert found["horse"]["mirror"] == 1
+    np.testing.assert_allclose(found["horse"]["colour"], 0, atol=1e-4)
