@@ -90,7 +90,7 @@ class LayerwiseConfig(FineTuning):
             phase.check()
 
 
-# Initial weights are those of the source's framework; it most likely had --batch-norm follow, as the sweep published has.
+# Initial weights are the source framework's. It most likely followed the batches, which the sweep published does.
 SOURCE = {"initialisation": "torch", "batch_norm": "keep"}
 PRESETS = {
     "by_depth": LayerwiseConfig(preset="by_depth", **SOURCE),
