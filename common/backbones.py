@@ -64,13 +64,18 @@ class Backbone:
         _check_stages([stage])
         return [layer for layer in self.model.layers if layer.weights and _stage_of(layer.name) == stage]
 
-    def extract(self, images):
+    def extract(self, images, augment: layers.Layer | None = None):
         """Turn images (batch, h, w, 1 or 3) of 0 to 255 into features (batch, `features`): resize, colour, normalise.
 
-        Bilinear, in float32 under any policy, by layers named resize, grey_to_colour and normalise.
+        Bilinear, in float32 under any policy, by layers named resize, grey_to_colour and normalise. `augment` is given
+        the resized images, float32 of 0 to 255.
         """
         _, side, _, _ = self.model.input_shape
+        if augment is not None:
+            images = ops.cast(images, "float32")  # of whole numbers, a resize would make whole numbers
         x = layers.Resizing(side, side, dtype="float32", name="resize")(images)
+        if augment is not None:
+            x = augment(x)
         if images.shape[-1] == 1:
             x = layers.Concatenate(dtype="float32", name="grey_to_colour")([x, x, x])
         return self.model(self.normalise(x))

@@ -38,6 +38,8 @@ class PhasedConfig(FineTuning):
     """none, flip_crop (source 000) or affine_colour_blur (source 001)."""
     augment_on: Literal["device", "host"] = "device"
     """In the compiled step, or in tf.data with KerasCV."""
+    augment_at: Literal["native", "input"] = "native"
+    """native: images of their own size, before they are resized to image-size; input: afterwards."""
     cache_views: int = 0
     """Augmented versions of an image while layers are frozen, one an epoch in turn. 0: a new one in every epoch."""
     head_init: Literal["glorot_uniform", "he_normal"] = "glorot_uniform"
@@ -56,6 +58,11 @@ class PhasedConfig(FineTuning):
         super().check()
         choice("augmentation", self.augmentation, AUGMENTATIONS)
         self.check_cache()
+        if self.augment_on == "host" and self.augment_at == "input":
+            raise ConfigError(
+                "augment-on is host, which augments before the resize, and augment-at is input; "
+                "allowed: --augment-at native, or --augment-on device"
+            )
         for phase in self.phases:
             phase.check()
         names = [phase.name for phase in self.phases]
@@ -88,6 +95,7 @@ PRESETS = {
     "three_phase": PhasedConfig(
         preset="three_phase",
         weights="imagenet",
+        augment_at="input",
         phases=(
             Phase("head", "head", epochs=5, optimizer="adam", rate=1e-3, dropout=0.5),
             Phase("last_block", "last_block", epochs=5, optimizer="adam", rate=1e-4, dropout=0.3),
@@ -101,6 +109,7 @@ PRESETS = {
         batch_size=72,
         backbone="wide_resnet50_2",
         augmentation="affine_colour_blur",
+        augment_at="input",
         head_init="he_normal",
         phases=(
             Phase("head", "head", epochs=10, optimizer="adamw", rate=5e-4, weight_decay=1e-4, clip_norm=0.8),
@@ -177,10 +186,10 @@ def build(config: PhasedConfig, backbone, data):
     from common.augment import Augment
 
     shape = (data.train.size, data.train.size, data.train.channels)
-    x = inputs = keras.Input(shape, dtype="uint8", name="image")
+    inputs = keras.Input(shape, dtype="uint8", name="image")
     recipe = config.augmentation if config.augment_on == "device" else "none"
-    x = Augment(recipe, config.seed, name="augment")(x)
-    x = backbone.extract(x)
+    augment = Augment(recipe, config.seed, config.augment_at, name="augment")
+    x = backbone.extract(inputs, augment) if config.augment_at == "input" else backbone.extract(augment(inputs))
     # Keras gives a layer its random generator only if its first rate is above zero.
     x = keras.layers.Dropout(0.5, seed=config.seed, name="dropout")(x)
     logits = keras.layers.Dense(
@@ -208,8 +217,9 @@ def draw(config: PhasedConfig, run: runs.Run, model, data, progress, metrics) ->
     plots.class_destinations(confusion, data.class_names, chosen, folder / "destinations.png")
 
     images = pipeline.pictures(data.train, np.linspace(0, len(data.train) - 1, 256, dtype=int))
-    changed = keras.ops.convert_to_numpy(Augment(config.augmentation, config.seed)(images[::32], training=True))
-    plots.image_pairs(images[::32], changed, folder / "augmentation.png")
+    unchanged = keras.Model(model.input, model.get_layer("augment").input)(images[::32])
+    changed = Augment(config.augmentation, config.seed, config.augment_at)(unchanged, training=True)
+    plots.image_pairs(images[::32], keras.ops.convert_to_numpy(changed), folder / "augmentation.png")
     normalise = keras.Model(model.input, model.get_layer("normalise").output)
     plots.channel_intensities(normalise.predict(images, verbose=0), folder / "intensities.png")
 

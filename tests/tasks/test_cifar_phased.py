@@ -16,6 +16,7 @@ from PIL import Image
 
 from common import checkpoints
 from common.config import flat, parse_strictly
+from slurm import plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TASK = REPOSITORY / "tasks" / "cifar_phased"
@@ -161,12 +162,19 @@ def test_jax_host_augmentation_and_an_image_folder(tmp_path):
     assert environment["backend"] == "jax"
 
 
+def test_augmentation_after_the_resize(tmp_path):
+    flags = [*SHORT, "--augmentation", "affine_colour_blur", "--augment-at", "input", "--cache-views", "1"]
+    flags += ["--phases.0.epochs", "2", "--phases.1.epochs", "2", "--limit-train", "100", "--out", str(tmp_path)]
+    assert in_process.call(plan.load_task("cifar_phased"), *flags) == 0
+    assert {path.stem for path in tmp_path.glob("*/*/figures/*.png")} == FIGURES
+
+
 def test_every_grid_of_studies_yaml_is_accepted():
     spec = importlib.util.spec_from_file_location("cifar_phased_train", TASK / "train.py")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     studies = yaml.safe_load((TASK / "studies.yaml").read_text())
-    assert set(studies) == {"phases", "backbones", "optimisers"}
+    assert set(studies) == {"phases", "native", "backbones", "optimisers"}
     for study in studies.values():
         default = module.PRESETS[study["preset"]]
         for key, values in study["grid"].items():
