@@ -1,13 +1,14 @@
 """Random augmentation: recipes of parameters, applied in the compiled step (Keras) or in tf.data (KerasCV).
 
 A recipe draws the parameters of every image on its own, then applies them. `Augment` does so inside the model, on
-the accelerator, at the resolution that the host ships; `host_augment` gives the same recipes to tf.data.
+the accelerator, before or after the resize to what the network sees; `host_augment` gives the recipes to tf.data,
+before the resize.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -109,9 +110,10 @@ class Recipe:
         return images
 
 
+# For images of their own size, before they are resized.
 RECIPES = {
     "none": Recipe(),
-    # Source 000: padding of 4 pixels at 32.
+    # Padding of 4 pixels at 32, as is usual for CIFAR.
     "flip_crop": Recipe(flip_horizontal=0.5, crop_padding=1 / 8),
     # Source 001.
     "affine_colour_blur": Recipe(
@@ -130,10 +132,16 @@ RECIPES = {
         blur_sigma=(0.1, 2.0),
     ),
 }
+# For images of the size that the network sees, as in the sources: 000 pads 224 pixels by 4. Whole pixels at any size:
+# 2 at 96, 1 below 84 down to the 32 that the backbones need at least.
+RECIPES_AT_INPUT = RECIPES | {"flip_crop": replace(RECIPES["flip_crop"], crop_padding=4 / 224)}
 
 
 class Augment(keras.layers.Layer):
     """Applies a recipe in training, and only casts to float32 otherwise.
+
+    `at` says what the images are: "native", of their own size, or "input", already of the size that the network sees.
+    The recipes differ in the crop's fraction of the side alone; a blur of 3 pixels is less of a larger image, too.
 
     The state of its generator is one of the model's variables: restore those, and the same pictures follow. Computes
     and answers in float32 under every dtype policy, since half precision rounds pixel values.
@@ -142,9 +150,9 @@ class Augment(keras.layers.Layer):
         ValueError: the recipe has no such name.
     """
 
-    def __init__(self, recipe: str, seed: int, **kwargs):
+    def __init__(self, recipe: str, seed: int, at: Literal["native", "input"] = "native", **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
-        self._recipe = _named(recipe)
+        self._recipe = _named(recipe, RECIPES_AT_INPUT if at == "input" else RECIPES)
         self._seeds = keras.random.SeedGenerator(seed)
         self._apply = _as_one_kernel(self._recipe.apply)
 
@@ -170,7 +178,7 @@ def host_augment(recipe: str, seed: int) -> Callable[[Tensor, Tensor], Tensor]:
     Raises:
         ValueError: the recipe has no such name.
     """
-    chosen = _named(recipe)
+    chosen = _named(recipe, RECIPES)
     import tensorflow as tf
 
     if chosen == Recipe():
@@ -206,10 +214,10 @@ def _as_one_kernel(function):
     return tf.function(function, jit_compile=True, reduce_retracing=True)
 
 
-def _named(recipe):
-    if recipe not in RECIPES:
-        raise ValueError(f"no augmentation recipe {recipe!r}; there are: {', '.join(RECIPES)}")
-    return RECIPES[recipe]
+def _named(recipe, recipes):
+    if recipe not in recipes:
+        raise ValueError(f"no augmentation recipe {recipe!r}; there are: {', '.join(recipes)}")
+    return recipes[recipe]
 
 
 def _per_image(values):

@@ -57,19 +57,22 @@ class Backbone:
         _check_stages([stage])
         return [layer for layer in self.model.layers if layer.weights and _stage_of(layer.name) == stage]
 
-    def extract(self, images, side: int | None = None):
-        """Turn images (batch, h, w, 1 or 3) of 0 to 255 into features (batch, `features`), as `prepare` sees them."""
-        return self.model(self.prepare(images, side or self.model.input_shape[1]))
+    def extract(self, images, side: int | None = None, augment: layers.Layer | None = None):
+        """Turn images (batch, h, w, 1 or 3) of 0 to 255 into features (batch, `features`): resize, colour, normalise.
 
-    def prepare(self, images, side: int):
-        """Turn images (batch, h, w, 1 or 3) of 0 to 255 into what the network sees, (batch, side, side, 3).
-
-        Bilinear, in float32 under any policy, by layers named resize, grey_to_colour and normalise.
+        Bilinear, in float32 under any policy, by layers named resize, grey_to_colour and normalise. `side` is that of
+        the square that the network sees, if it takes any size; `augment` is given the resized images, float32 of 0 to
+        255.
         """
+        side = side or self.model.input_shape[1]
+        if augment is not None:
+            images = ops.cast(images, "float32")  # of whole numbers, a resize would make whole numbers
         x = layers.Resizing(side, side, dtype="float32", name="resize")(images)
+        if augment is not None:
+            x = augment(x)
         if images.shape[-1] == 1:
             x = layers.Concatenate(dtype="float32", name="grey_to_colour")([x, x, x])
-        return self.normalise(x)
+        return self.model(self.normalise(x))
 
     def halves(self) -> tuple[keras.Model, list[keras.Model]] | None:
         """Cut the network below its first stage that is trained: a model below, and models above, one or none.

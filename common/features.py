@@ -30,10 +30,11 @@ DRAWS = 2**24  # random numbers apart that the views begin
 class Cut:
     """A model in two, made of its layers: images -> `augment` -> `lower` -> activations -> `upper` -> outputs.
 
-    Each training image is seen in `views` versions that `augment` makes, one an epoch in turn; 0: as it is.
+    Each training image is seen in `views` versions that `augment` makes, one an epoch in turn; 0: as it is, and without
+    an `augment`, so that `lower` starts from the images.
     """
 
-    augment: Augment | None
+    augment: keras.Model | None
     lower: keras.Model
     upper: keras.Model
     views: int
@@ -61,16 +62,19 @@ def cut(
         return None
     if phase.epochs < 2 and not always:
         return None
-    halves = backbone.halves()
+    one_size = backbone.model.input_shape[1] is not None
+    halves = backbone.halves() if one_size else None
     if halves is None:
         if config.cache_features == "on":
             print(f"phase {phase.name}: too little is frozen for anything to be computed once", flush=True)
         return None
     below, above = halves
-    augment = next((layer for layer in model.layers if isinstance(layer, Augment)), None)
-    start = augment.output if augment else model.input
-    seen = backbone.prepare(start, config.side(phase))
-    lower = keras.Model(start, below(seen), name="lower")
+    start, augment = model.input, None
+    if views:
+        # It starts with the resize, if the images are augmented after that.
+        start = next(layer.output for layer in model.layers if isinstance(layer, Augment))
+        augment = keras.Model(model.input, start, name="augmented")
+    lower = keras.Model(start, below(model.get_layer("normalise").output), name="lower")
     size = bytes_of(lower, len(data.train) * max(views, 1) + len(data.validation))
     on_disk = size > config.cache_gigabytes * GIGABYTE
     text = f"phase {phase.name}: the frozen layers' activations take {size / 1e6:,.0f} MB"

@@ -45,6 +45,8 @@ class PhasedConfig(FineTuning):
     """none, flip_crop (source 000) or affine_colour_blur (source 001)."""
     augment_on: Literal["device", "host"] = "device"
     """In the compiled step, or in tf.data with KerasCV."""
+    augment_at: Literal["native", "input"] = "native"
+    """native: images of their own size, before they are resized to image-size; input: afterwards."""
     cache_views: int = 0
     """Augmented versions of an image while layers are frozen, one an epoch in turn. 0: a new one in every epoch."""
     head_init: Literal["glorot_uniform", "he_normal", "torch"] = "glorot_uniform"
@@ -64,6 +66,11 @@ class PhasedConfig(FineTuning):
         super().check()
         choice("augmentation", self.augmentation, AUGMENTATIONS)
         self.check_cache()
+        if self.augment_on == "host" and self.augment_at == "input":
+            raise ConfigError(
+                "augment-on is host, which augments before the resize, and augment-at is input; "
+                "allowed: --augment-at native, or --augment-on device"
+            )
         for phase in self.phases:
             phase.check()
         self.check_sizes(self.phases)
@@ -84,6 +91,8 @@ class PhasedConfig(FineTuning):
             )
         if self.cache_views and (self.augmentation == "none" or self.augment_on == "host"):
             raise ConfigError("cache-views is for an augmentation on the device; allowed without one: 0")
+        if self.cache_views and any(phase.image_size for phase in self.phases):
+            raise ConfigError("cache-views is for phases of one image size; allowed with several: 0")
         if self.cache_views and self.batch_norm == "follow":
             raise ConfigError("cache-views is for frozen layers whose outputs stay; allowed with batch-norm follow: 0")
         if self.cache_views and (self.cache_features == "off" or self.devices * self.nodes > 1):
@@ -104,6 +113,7 @@ PRESETS = {
         preset="three_phase",
         weights="imagenet",
         batch_norm="keep",
+        augment_at="input",
         head_init="torch",
         phases=THREE_PHASES,
     ),
@@ -115,6 +125,7 @@ PRESETS = {
         backbone="mobilenet_v2",
         image_size=96,
         batch_norm="keep",
+        augment_at="input",
         head_init="torch",
         phases=THREE_PHASES,
     ),
@@ -126,6 +137,7 @@ PRESETS = {
         backbone="wide_resnet50_2",
         batch_norm="keep",
         augmentation="affine_colour_blur",
+        augment_at="input",
         head_init="he_normal",
         phases=(
             Phase("head", "head", epochs=10, optimizer="adamw", rate=5e-4, weight_decay=1e-4, convention="torch"),
@@ -226,10 +238,13 @@ def build(config: PhasedConfig, backbone, data):
     from common.augment import Augment
 
     shape = (data.train.size, data.train.size, data.train.channels)
-    x = inputs = keras.Input(shape, dtype="uint8", name="image")
+    inputs = keras.Input(shape, dtype="uint8", name="image")
     recipe = config.augmentation if config.augment_on == "device" else "none"
-    x = Augment(recipe, config.seed, name="augment")(x)
-    x = backbone.extract(x, config.image_size)
+    augment = Augment(recipe, config.seed, config.augment_at, name="augment")
+    if config.augment_at == "input":
+        x = backbone.extract(inputs, config.image_size, augment)
+    else:
+        x = backbone.extract(augment(inputs), config.image_size)
     # Keras gives a layer its random generator only if its first rate is above zero.
     x = keras.layers.Dropout(0.5, seed=config.seed, name="dropout")(x)
     initial = head_initialisers(config.head_init, x.shape[-1])
@@ -291,8 +306,10 @@ def augmentation_stages(config: PhasedConfig, model, images) -> dict:
     from common.augment import Augment
 
     resize = model.get_layer("resize")
-    augmented = resize(Augment(config.augmentation, config.seed)(images, training=True))
+    augment = Augment(config.augmentation, config.seed, config.augment_at)
     resized = resize(keras.ops.cast(images, "float32"))  # of integers it would make integers
+    after = config.augment_at == "input"
+    augmented = augment(resized, training=True) if after else resize(augment(images, training=True))
     stages = {"original": images, "resized": resized, f"augmented ({config.augmentation})": augmented}
     return {name: keras.ops.convert_to_numpy(stage) for name, stage in stages.items()}
 

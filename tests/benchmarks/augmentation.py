@@ -7,8 +7,9 @@
 - fused: the recipe in the compiled step (`common.augment.Augment`).
 
 At 32 and at 224 pixels, and from 32 pixels to 224, where `layers` resizes first, as its operations are applied to what
-the network sees, and `fused` last. Then the share that `fused` has in a training step. Batches of 64 random images; the
-ways take turns. KERAS_BACKEND=jax measures `fused` on JAX.
+the network sees, and `fused` last. Then `fused` after a resize (`--augment-at input`), and the share that it has in a
+training step, before and after the resize. Batches of 64 random images; the ways take turns. KERAS_BACKEND=jax measures
+`fused` on JAX.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import common  # noqa: F401  its settings of TensorFlow, before Keras imports that
 
 BATCH, RECIPE = 64, "affine_colour_blur"
+RECIPES = (RECIPE, "flip_crop")
 # Steps of cifar_phased, whose cheapest is that of a head on a small backbone.
 STEPS = (("mobilenet_v2", 96, "head"), ("mobilenet_v2", 96, "full"), ("resnet18", 64, "full"))
 SECONDS = 3.0  # of a reading
@@ -86,19 +88,19 @@ def host(side: int, seen: int):
 
     if seen != side:
         return None
-    augment = host_augment(RECIPE)
+    augment = host_augment(RECIPE, 0)
     numbered = repeated(images(side)).enumerate()
     changed = numbered.map(lambda n, batch: augment(batch, tf.stack([n, n])), tf.data.AUTOTUNE)
     return iter(changed).__next__
 
 
-def fused(side: int, seen: int, recipe: str = RECIPE):
+def fused(side: int, seen: int, recipe: str = RECIPE, at: str = "native"):
     """Batches by a recipe in the compiled step."""
     import keras
 
     from common.augment import Augment
 
-    steps = [Augment(recipe, 0)]
+    steps = [Augment(recipe, 0, at)]
     if seen != side:
         steps.append(keras.layers.Resizing(seen, seen, dtype="float32"))
     batch = keras.ops.convert_to_tensor(images(side))
@@ -161,6 +163,32 @@ def rate(step) -> float:
     return steps * BATCH / elapsed
 
 
+def after_the_resize(repeats: int, readings: dict) -> None:
+    """Print what the recipes make of images of the size that a network sees."""
+    print("\nafter the resize, images/s")
+    for side in (96, 224):
+        ways = {recipe: fused(side, side, recipe, "input") for recipe in RECIPES}
+        name = f"{side} pixels, input"
+        readings[name] = [{way: rate(step) for way, step in ways.items()} for _ in range(repeats)]
+        median = report.medians(readings[name])
+        print(f"{name:<18} {', '.join(f'{recipe} {median[recipe]:,.0f}' for recipe in RECIPES)}", flush=True)
+
+
+def shares_of_a_step(repeats: int, readings: dict) -> None:
+    """Print the share that augmentation has in a training step with it, before and after the resize."""
+    print("\nof a training step with it, augmentation takes")
+    for backbone, size, phase in STEPS:
+        ways = {"step": training_step(backbone, size, phase)}
+        for at, side in (("native", 32), ("input", size)):
+            ways |= {f"{recipe} {at}": fused(side, side, recipe, at) for recipe in RECIPES}
+        name = f"{backbone}, {size} pixels, {phase}"
+        readings[name] = [{way: rate(step) for way, step in ways.items()} for _ in range(repeats)]
+        median = report.medians(readings[name])
+        step = median.pop("step")
+        shares = (f"{way} {1 / (1 + each / step):.1%}" for way, each in median.items())
+        print(f"{name:<32} {', '.join(shares)} (step alone: {step:,.0f} images/s)", flush=True)
+
+
 def main() -> None:
     """Print medians and ratios."""
     parser = report.parser(__doc__)
@@ -182,18 +210,8 @@ def main() -> None:
         print(f"{name:<12}{line}{ratios}", flush=True)
     first, second = medians["32 to 224"]["fused"], medians["224"]["layers"]
     print(f"32 pixels, fused, one resize to 224, against layers at 224: {first / second:.1f}")
-    print("\nof a training step with it, at 32 pixels, augmentation takes")
-    for backbone, size, phase in STEPS:
-        ways = {
-            RECIPE: fused(32, 32),
-            "flip_crop": fused(32, 32, "flip_crop"),
-            "step": training_step(backbone, size, phase),
-        }
-        name = f"{backbone}, {size} pixels, {phase}"
-        readings[name] = [{way: rate(step) for way, step in ways.items()} for _ in range(arguments.repeats)]
-        median = report.medians(readings[name])
-        shares = (f"{recipe} {1 / (1 + median[recipe] / median['step']):.1%}" for recipe in (RECIPE, "flip_crop"))
-        print(f"{name:<32} {', '.join(shares)} (step alone: {median['step']:,.0f} images/s)", flush=True)
+    after_the_resize(arguments.repeats, readings)
+    shares_of_a_step(arguments.repeats, readings)
     report.write(arguments.json, images_per_second=readings)
 
 

@@ -10,8 +10,8 @@ import tensorflow as tf
 from keras import ops
 from sklearn.datasets import load_sample_image
 
-from common import augment
-from common.augment import RECIPES, Augment, Recipe, host_augment
+from common import augment, backbones
+from common.augment import RECIPES, RECIPES_AT_INPUT, Augment, Recipe, host_augment
 from common.config import AUGMENTATIONS
 
 # Grey levels out of 255. Device and KerasCV differ by 0.0045 at most and 0.00005 on average, device and the references
@@ -70,7 +70,7 @@ def set_params(recipe, n=1, **values):
 
 
 def test_the_command_line_offers_these_recipes():
-    assert tuple(RECIPES) == AUGMENTATIONS
+    assert tuple(RECIPES) == tuple(RECIPES_AT_INPUT) == AUGMENTATIONS
 
 
 @pytest.mark.parametrize("side", [32, 96])
@@ -267,7 +267,83 @@ def test_parameters_have_the_stated_ranges_and_probabilities():
 
 def test_the_recipes_of_the_sources():
     assert (RECIPES["flip_crop"].flip_horizontal, RECIPES["flip_crop"].crop_padding) == (0.5, 4 / 32)
-    assert RECIPES["none"] == Recipe()
+    assert RECIPES_AT_INPUT["flip_crop"] == Recipe(flip_horizontal=0.5, crop_padding=4 / 224)
+    assert RECIPES_AT_INPUT["affine_colour_blur"] == RECIPES["affine_colour_blur"]
+    assert RECIPES["none"] == RECIPES_AT_INPUT["none"] == Recipe()
+
+
+def resized(image, side):
+    """Bilinear with the centres of pixels half a step in, by SciPy in double precision."""
+    y, x = ((np.arange(side) + 0.5) * length / side - 0.5 for length in image.shape[:2])
+    grid = np.meshgrid(y, x, indexing="ij")
+    channels = np.moveaxis(image.astype("float64"), -1, 0)
+    return np.stack([scipy.ndimage.map_coordinates(c, grid, order=1, mode="nearest") for c in channels], axis=-1)
+
+
+def drawn(recipe, n, seed):
+    """The parameters that a new layer of this seed draws first."""
+    seeds = keras.random.SeedGenerator(seed)
+    params = recipe.sample(lambda shape, low, high: keras.random.uniform(shape, low, high, seed=seeds), n)
+    return {name: ops.convert_to_numpy(values) for name, values in params.items()}
+
+
+def seen(recipe, at, images, side, seed=3):
+    """What a backbone's network sees of images in training, before they are normalised: the models' own layers."""
+
+    def network(x):
+        return x
+
+    network.input_shape = (None, side, side, 3)
+    backbone = backbones.Backbone("identity", network, keras.layers.Identity(dtype="float32"), 3)
+    inputs = keras.Input(images.shape[1:], dtype="uint8")
+    layer = Augment(recipe, seed, at)
+    outputs = backbone.extract(inputs, layer) if at == "input" else backbone.extract(layer(inputs))
+    return ops.convert_to_numpy(keras.Model(inputs, outputs)(images, training=True))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("at", "side", "room"), [("input", 224, 4), ("input", 96, 2), ("input", 64, 1), ("input", 32, 1), ("native", 96, 4)]
+)
+def test_flip_and_crop_after_or_before_the_resize(at, side, room, channels):
+    images = photos(40, 32, 32)[..., :channels].astype("uint8")
+    params = drawn((RECIPES_AT_INPUT if at == "input" else RECIPES)["flip_crop"], len(images), seed=3)
+    found = seen("flip_crop", at, images, side)
+    assert found.shape == (len(images), side, side, 3)
+    moves = set()
+    for i, image in enumerate(images):
+        expected = resized(image, side) if at == "input" else image
+        expected = expected[:, ::-1] if params["flip_x"][i] else expected
+        y, x = (int(params[name][i] * (2 * room + 1)) - room for name in ("crop_y", "crop_x"))
+        moves |= {y, x}
+        expected = np.pad(expected, ((room, room), (room, room), (0, 0)))
+        expected = expected[room + y :, room + x :][: len(image) if at == "native" else side]
+        expected = expected[:, : len(expected)]
+        expected = expected if at == "input" else resized(expected, side)
+        np.testing.assert_allclose(found[i], np.broadcast_to(expected, found[i].shape), rtol=0, atol=TOLERANCE)
+    assert moves == set(range(-room, room + 1))
+
+
+def test_the_blur_has_three_taps_of_the_pixels_that_the_network_sees(monkeypatch):
+    monkeypatch.setitem(RECIPES_AT_INPUT, "blur", PARTS["blur"])
+    images = photos(6, 32, 32).astype("uint8")
+    params = drawn(PARTS["blur"], len(images), seed=3)
+    found = seen("blur", "input", images, 224)
+    for i, image in enumerate(images):
+        expected = resized(image, 224)
+        kernel = np.exp(-0.5 * (np.arange(-1, 2) / float(params["sigma"][i])) ** 2)
+        for axis in (0, 1):
+            expected = scipy.ndimage.convolve1d(expected, kernel / kernel.sum(), axis=axis, mode="mirror")
+        np.testing.assert_allclose(found[i], expected, rtol=0, atol=TOLERANCE)
+
+
+def test_the_blur_is_far_weaker_after_the_resize(monkeypatch):
+    for recipes in (RECIPES, RECIPES_AT_INPUT):
+        monkeypatch.setitem(recipes, "blur", Recipe(blur=1.0, blur_sigma=(1.0, 1.0)))
+    images = photos(6, 32, 32, zoom=4).astype("uint8")
+    plain = np.stack([resized(image, 224) for image in images])
+    lost = {at: np.abs(seen("blur", at, images, 224) - plain).mean() for at in ("native", "input")}
+    assert lost["native"] > 20 * lost["input"]
 
 
 def state_of(layer):
@@ -341,8 +417,13 @@ def test_a_compiled_model_trains_and_holds_the_state(jit_compile):
 
 def test_a_copy_from_its_config_repeats_it():
     images = photos(4, 32, 32).astype("uint8")
-    layer = Augment("flip_crop", seed=5)
-    np.testing.assert_array_equal(run(Augment.from_config(layer.get_config()), images), run(layer, images))
+    pictures = []
+    for at in ("native", "input"):
+        layer = Augment("flip_crop", seed=5, at=at)
+        pictures.append(run(layer, images))
+        np.testing.assert_array_equal(run(Augment.from_config(layer.get_config()), images), pictures[-1])
+    assert not np.array_equal(*pictures)
+    np.testing.assert_array_equal(run(Augment("flip_crop", seed=5), images), pictures[0])
 
 
 @pytest.fixture

@@ -143,6 +143,11 @@ def test_script_answers_a_mistake_with_one_plain_line_on_a_terminal():
         ("--dataset image_folder:", "names no folder"),
         ("--backbone resnet19", "resnet101"),
         ("--augmentation flip", "affine_colour_blur"),
+        ("--augment-at middle", "native"),
+        (
+            "--augment-on host",
+            "augment-on is host, which augments before the resize, and augment-at is input; allowed: --augment-at nat",
+        ),
         ("--precision float64", "'mixed_bfloat16'"),
         ("--batch-size", "Missing value for argument '--batch-size'"),
         ("--batch-size 2.5", "'2.5'"),
@@ -304,6 +309,7 @@ OTHERS = {
     "cache_views": 2,
     "augmentation": "none",
     "augment_on": "host",
+    "augment_at": "native",
     "head_init": "he_normal",
     "phases": PRESETS["demo"].phases,
 }

@@ -34,21 +34,22 @@ def data(tmp_path_factory):
     return sources.load("digits", tmp_path_factory.mktemp("data"), seed=0, image_size=8, limit_train=100)
 
 
-def build(config, backbone, recipe="none"):
+def build(config, backbone, recipe="none", at="native"):
     """A model of digits; without a recipe at all (None) it has no layer for one."""
     image = keras.Input((8, 8, 1), dtype="uint8", name="image")
-    x = backbone.extract(Augment(recipe, config.seed, name="augment")(image) if recipe else image)
+    augment = Augment(recipe, config.seed, at, name="augment") if recipe else None
+    x = backbone.extract(augment(image)) if augment and at == "native" else backbone.extract(image, augment)
     x = keras.layers.Dropout(0.5, seed=config.seed, name="dropout")(x)
     return keras.Model(image, keras.layers.Dense(10, dtype="float32", name="head")(x))
 
 
-def train(out, data, recipe="none", views=0, stop_after=None, **fields):
+def train(out, data, recipe="none", views=0, at="native", stop_after=None, **fields):
     """Open, train or resume; the run, its model, its progress, and the cuts that were made."""
     config = FineTuning(preset="test", dataset="digits", out=out, batch_size=32, image_size=32, **fields)
     keras.utils.clear_session()
     training.set_up(config)
     backbone = backbones.build("resnet18", 32)
-    model = build(config, backbone, recipe)
+    model = build(config, backbone, recipe, at)
     cuts = []
     with runs.open_run(config, "test", "") as run:
 
@@ -78,10 +79,10 @@ def uncached(tmp_path_factory, data):
     return train(tmp_path_factory.mktemp("off"), data, cache_features="off")
 
 
-@pytest.mark.parametrize("gigabytes", [1.0, 1e-6])
-def test_training_is_the_same_bit_for_bit(tmp_path, data, uncached, gigabytes, capsys):
+@pytest.mark.parametrize(("gigabytes", "at"), [(1.0, "native"), (1e-6, "native"), (1.0, "input")])
+def test_training_is_the_same_bit_for_bit(tmp_path, data, uncached, gigabytes, at, capsys):
     _, expected_model, expected, none = uncached
-    run, model, progress, cuts = train(tmp_path, data, cache_features="on", cache_gigabytes=gigabytes)
+    run, model, progress, cuts = train(tmp_path, data, at=at, cache_features="on", cache_gigabytes=gigabytes)
     assert none == [None, None]
     assert [cut.on_disk for cut in cuts] == [gigabytes < 1] * 2
     assert [cut.lower.output_shape[1:] for cut in cuts] == [(512,), (2, 2, 256)]
@@ -93,15 +94,16 @@ def test_training_is_the_same_bit_for_bit(tmp_path, data, uncached, gigabytes, c
     assert f"computed once, kept {'on disk' if gigabytes < 1 else 'in memory'}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("recipe", "views"), [("none", 0), ("flip_crop", 2)])
-def test_stopped_in_the_middle_of_a_cached_epoch_and_resumed(tmp_path, data, recipe, views):
-    _, whole, expected, _ = train(tmp_path / "whole", data, recipe, views)
+@pytest.mark.parametrize(
+    ("recipe", "views", "at"), [("none", 0, "native"), ("flip_crop", 2, "native"), ("flip_crop", 2, "input")]
+)
+def test_stopped_in_the_middle_of_a_cached_epoch_and_resumed(tmp_path, data, recipe, views, at):
+    _, whole, expected, _ = train(tmp_path / "whole", data, recipe, views, at)
+    stopped = {"stop_after": "last_block", "cache_gigabytes": 1e-6, "cache_features": "on"}
     with pytest.raises(runs.Interrupted):
-        train(
-            tmp_path / "parts", data, recipe, views, stop_after="last_block", cache_gigabytes=1e-6, cache_features="on"
-        )
+        train(tmp_path / "parts", data, recipe, views, at, **stopped)
     assert not list(tmp_path.glob(f"parts/*/*/{features.FOLDER}"))
-    _, resumed, progress, _ = train(tmp_path / "parts", data, recipe, views)
+    _, resumed, progress, _ = train(tmp_path / "parts", data, recipe, views, at)
     assert untimed(progress.rows) == untimed(expected.rows)
     for name, array in variables(whole).items():
         np.testing.assert_array_equal(array, variables(resumed)[name], err_msg=name)
@@ -128,7 +130,7 @@ def test_the_two_parts_are_the_model(data, name, stages, shape):
     images = pipeline.pictures(data.train, np.arange(4))
     assert part.lower.output_shape[1:] == shape
     whole = model.predict_on_batch(images)
-    parts = part.upper.predict_on_batch(part.lower.predict_on_batch(part.augment(images)))
+    parts = part.upper.predict_on_batch(part.lower.predict_on_batch(images))
     np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-5)
     assert not part.lower.trainable_variables
     assert [v.path for v in part.upper.trainable_variables] == [v.path for v in model.trainable_variables]
@@ -181,13 +183,13 @@ def test_auto_caches_what_pays_and_fits(data, capsys):
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("gigabytes", [1.0, 1e-6])
-def test_views_are_those_of_the_augmentation(tmp_path, data, precision, gigabytes):
+@pytest.mark.parametrize(("gigabytes", "at"), [(1.0, "native"), (1e-6, "native"), (1.0, "input")])
+def test_views_are_those_of_the_augmentation(tmp_path, data, precision, gigabytes, at):
     config = FineTuning(out=tmp_path, batch_size=32, image_size=32, precision=precision, cache_gigabytes=gigabytes)
     config = dataclasses.replace(config, cache_features="on", seed=5)
     training.set_up(config)
     backbone = backbones.build("resnet18", 32)
-    model = build(config, backbone, "flip_crop")
+    model = build(config, backbone, "flip_crop", at)
     backbone.set_trainable(())
     part = features.cut(config, PHASES[0], model, backbone, data, views=2)
     before = np.array(part.augment.variables[0])
@@ -201,9 +203,12 @@ def test_views_are_those_of_the_augmentation(tmp_path, data, precision, gigabyte
     np.testing.assert_array_equal(seen.train.labels, np.tile(data.train.labels, 2))
     np.testing.assert_array_equal(np.array(part.augment.variables[0]), before)
     images = pipeline.pictures(data.train, np.arange(32))
+    if at == "input":
+        images = keras.ops.image.resize(images.astype("float32"), (32, 32))
+    augment = Augment("flip_crop", 5, at)
     for view in (0, 1):
-        part.augment.variables[0].assign(np.array([5, (1 + view) * features.DRAWS], before.dtype))
-        expected = part.lower.predict_on_batch(part.augment(images, training=True)).astype("float32")
+        augment.variables[0].assign(np.array([5, (1 + view) * features.DRAWS], before.dtype))
+        expected = part.lower.predict_on_batch(augment(images, training=True)).astype("float32")
         np.testing.assert_allclose(rows[view * n :][:32].astype("float32"), expected, rtol=2e-2, atol=2e-2)
         np.testing.assert_array_less(0.05, np.abs(rows[(1 - view) * n :][:32].astype("float32") - expected).max())
     batch = next(iter(pipeline.training(seen.train, 8, 0, range(1), views=2)))[0]
