@@ -263,7 +263,7 @@ def head_initialisers(head_init: str, inputs: int) -> dict:
 
 
 def draw(config: PhasedConfig, run: runs.Run, model, data, progress, metrics) -> None:
-    """Every figure of the study, into the run directory."""
+    """Every figure of the study, into the run directory; adds the channels' intensities to the metrics."""
     import keras
     import numpy as np
 
@@ -296,6 +296,8 @@ def draw(config: PhasedConfig, run: runs.Run, model, data, progress, metrics) ->
     # Rescaling computes value * scale + offset of 0 to 255, which is (value / 255 - mean) / deviation.
     scale, offset = (np.broadcast_to(each, 3) for each in (layer.scale, layer.offset))
     normalised = keras.Model(model.input, layer.output).predict(images, verbose=0)
+    channels = {"mean": normalised.mean(axis=(0, 1, 2)), "deviation": normalised.std(axis=(0, 1, 2))}
+    metrics["intensities"] = {name: [round(float(each), 4) for each in found] for name, found in channels.items()}
     plots.channel_intensities(normalised, -offset / (255 * scale), 1 / (255 * scale), folder / "intensities.png")
 
 
