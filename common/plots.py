@@ -56,7 +56,7 @@ def learning_curves(history: History, path: Path, metrics: Mapping | None = None
         axes.plot(best + 1, validation[best], "o", **ring, label=f"{judge} of the phase")
         if metrics:
             phase, start, _ = _phase_spans(history)[-1]
-            epoch = start + metrics["phases"][phase]["best_epoch"]
+            epoch = start + metrics["phases"][phase][metrics["reported"]]["epoch"]
             axes.plot(epoch, scale * metrics["test"][key], "D", color=VERMILION, label=TEST_ONCE)
         axes.set_ylabel(name)
     figure.legend(*grid[0].get_legend_handles_labels(), ncols=2 if len(panels) > 1 else 1, **LEGEND_BELOW)
@@ -593,7 +593,7 @@ def _epoch_panels(history: History, title: str, panels: int = 1) -> tuple[Figure
     figure.suptitle(title)
     grid = figure.subplots(1, panels, squeeze=False)[0]
     for axes in grid:
-        _mark_phases(axes, history)
+        mark_phases(axes, history)
         axes.set_axisbelow(True)
         axes.grid(axis="y", color="0.85")
         axes.set_xlabel("Epoch, counted through all phases" if len(_phase_spans(history)) > 1 else "Epoch")
@@ -611,7 +611,7 @@ def _phase_spans(history: History) -> list[tuple[str, int, int]]:
     return spans
 
 
-def _mark_phases(axes: Axes, history: History) -> None:
+def mark_phases(axes: Axes, history: History) -> None:
     """Shade every other phase, draw a line between phases and write their names above the axes."""
     axes.set_xlim(0.5, len(history) + 0.5)
     if len(_phase_spans(history)) == 1:

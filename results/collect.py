@@ -28,12 +28,12 @@ from results.records import completed
 MARKED = re.compile(r"^(<!-- results -->)$.*?^(<!-- /results -->)$", re.DOTALL | re.MULTILINE)
 # Functions of results/drawings.py.
 FIGURES = {
-    "cifar_phased": ("phases", "curves"),
+    "cifar_phased": ("phases", "curves", "batch_norm"),
     "hinge_svm": ("validation_loss",),
     "permuted_cnn": ("curves", "locality"),
     "autoencoder_sweep": ("sweep", "transfer"),
     "rotation_contrastive": ("curves", "transferred_blocks", "contrastive"),
-    "fer_layerwise_lr": ("curves", "arms"),
+    "fer_layerwise_lr": ("curves", "arms", "batch_norm"),
 }
 # The row that says what a task is about, in the overview: study, setting, metric. Elsewhere one is chosen.
 HEADLINES = {

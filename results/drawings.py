@@ -109,13 +109,7 @@ def curves(groups: Groups, path: Path) -> None:
             colours = cycle(("#56B4E9", plots.ORANGE, plots.GREEN, plots.VERMILION, "#CC79A7", "0.4"))
             for place, (text, members) in enumerate(settings.items()):
                 each = [[scale * row[key] for row in record["history"]] for record in members]
-                mean = [statistics.fmean(values) for values in zip(*each, strict=True)]
-                places, colour = range(1, len(mean) + 1), next(colours)
-                axes.plot(places, mean, ("-", "--", ":")[place // 6 % 3], color=colour, label=text)
-                if len(members) > 1:
-                    spread = [statistics.stdev(values) for values in zip(*each, strict=True)]
-                    low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
-                    axes.fill_between(places, low, high, color=colour, alpha=0.25, linewidth=0)
+                line(axes, each, next(colours), text, ("-", "--", ":")[place // 6 % 3])
             axes.set_xlabel("Epoch, counted through all phases" if through else "Epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(color="0.9")
@@ -123,6 +117,55 @@ def curves(groups: Groups, path: Path) -> None:
         accuracies.set_ylabel("Validation accuracy (%)")
         part.legend(*losses.get_legend_handles_labels(), **plots.LEGEND_BELOW)
     plots.save_figure(figure, path)
+
+
+def batch_norm(groups: Groups, path: Path) -> None:
+    """Draw training loss and validation accuracy by epoch under each regime of batch normalisation.
+
+    A row for each of the settings that were run under two regimes at least and differ in nothing else; a line a regime,
+    the mean over seeds, a band of one standard deviation; the phases are marked.
+    """
+    rows = defaultdict(dict)
+    for (study, setting), records in groups.items():
+        words = setting.split()
+        if (regime := records[0]["config"].get("batch_norm")) and "limit_train" in setting:
+            rows[study, " ".join(w for w in words if not w.startswith("batch_norm="))][regime] = records
+    rows = {key: regimes for key, regimes in rows.items() if len(regimes) > 1}
+    if not rows:
+        return
+    figure = Figure(figsize=(11, 4.2 * len(rows)), dpi=110, layout="constrained")
+    parts = figure.subfigures(len(rows), squeeze=False)[:, 0]
+    for part, ((study, setting), regimes) in zip(parts, rows.items(), strict=True):
+        part.suptitle(textwrap.fill(f"{study}, {tables.shortened(setting)}".replace("$", r"\$"), 110))
+        history = next(iter(regimes.values()))[0]["history"]
+        for axes, key, scale, name in zip(
+            part.subplots(1, 2),
+            ("loss", "val_accuracy"),
+            (1, 100),
+            ("Training loss", "Validation accuracy (%)"),
+            strict=True,
+        ):
+            plots.mark_phases(axes, history)
+            for regime, colour in (("keep", plots.GREEN), ("layer", plots.VERMILION), ("follow", plots.BLUE)):
+                if regime in regimes:
+                    each = [[scale * row[key] for row in record["history"]] for record in regimes[regime]]
+                    line(axes, each, colour, f"{regime} (n = {len(each)})")
+            axes.set(xlabel="Epoch", ylabel=name)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.grid(color="0.9")
+        part.legend(*axes.get_legend_handles_labels(), ncols=3, **plots.LEGEND_BELOW)
+    plots.save_figure(figure, path)
+
+
+def line(axes: Axes, each: Sequence[Sequence[float]], colour: str, label: str, style: str = "-") -> None:
+    """Draw the mean of several runs by epoch, and for two or more a band of one standard deviation."""
+    mean = [statistics.fmean(values) for values in zip(*each, strict=True)]
+    places = range(1, len(mean) + 1)
+    axes.plot(places, mean, style, color=colour, label=label)
+    if len(each) > 1:
+        spread = [statistics.stdev(values) for values in zip(*each, strict=True)]
+        low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
+        axes.fill_between(places, low, high, color=colour, alpha=0.25, linewidth=0)
 
 
 def spread(records: Sequence[dict], split: str, key: str, scale: float = 1) -> tuple[float, float]:

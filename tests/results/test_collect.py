@@ -521,6 +521,32 @@ def test_curves_of_other_lengths_have_a_row_of_their_own(drawn, tmp_path):
     assert drawn[1].subfigs[0].get_suptitle() == "s, phases.0.epochs=2 k=1, 2 epochs: single runs"
 
 
+def test_regimes_of_batch_norm_are_drawn_a_line_each_with_the_phases_marked(drawn, tmp_path):
+    def run(seed, regime, accuracies):
+        rows = [
+            {"phase": phase, "epoch": epoch, "loss": 1.0, "val_accuracy": accuracies[2 * number + epoch - 1]}
+            for number, phase in enumerate(("head", "full"))
+            for epoch in (1, 2)
+        ]
+        return {"config": {"seed": seed, "batch_norm": regime}, "metrics": {}, "history": rows}
+
+    def setting(regime):
+        return f"dataset=cifar10 limit_train=5000 batch_norm={regime}"
+
+    groups = {
+        ("three_phase", setting("keep")): [run(0, "keep", [0.5, 0.6, 0.7, 0.8]), run(1, "keep", [0.7, 0.8, 0.9, 1.0])],
+        ("three_phase", setting("layer")): [run(0, "layer", [0.5, 0.6, 0.3, 0.2])],
+        ("three_phase", "dataset=cifar100 limit_train=5000 batch_norm=keep"): [run(0, "keep", [0.1] * 4)],
+        ("three_phase", "dataset=cifar10 batch_norm=keep"): [run(0, "keep", [0.1] * 4)],
+    }
+    drawings.batch_norm(groups, tmp_path / "figure.png")
+    _, accuracies = drawn[0].axes
+    lines = {line.get_label(): line.get_ydata() for line in accuracies.lines if line.get_label()[0] != "_"}
+    assert lines.keys() == {"keep (n = 2)", "layer (n = 1)"}
+    np.testing.assert_allclose(lines["keep (n = 2)"], [60, 70, 80, 90])
+    assert {text.get_text() for text in accuracies.texts} == {"head", "full"}
+
+
 def test_a_legend_names_what_tells_settings_apart_and_the_title_the_rest():
     settings = {
         "dataset=d weights=w.h5@sha256:0123456789abcdef block=1": [{}, {}],
