@@ -135,7 +135,8 @@ class TorchNadam(keras.optimizers.Nadam):
         mu, following = self.mu(self.iterations + 1), self.mu(self.iterations + 2)
         product = ops.convert_to_tensor(self._u_product)
         ahead = m * (following / (1 - product * following)) + gradient * ((1 - mu) / (1 - product))
-        v_hat = v / (1 - ops.power(self.beta_2, ops.cast(self.iterations + 1, "float32")))
+        # expm1: one minus beta_2^t, which is close to one, would lose digits
+        v_hat = v / -ops.expm1(math.log(self.beta_2) * ops.cast(self.iterations + 1, "float32"))
         self.assign_sub(variable, ahead * ops.cast(learning_rate, variable.dtype) / (ops.sqrt(v_hat) + EPSILON))
 
 
