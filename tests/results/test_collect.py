@@ -616,14 +616,14 @@ def test_a_readme_has_details_that_a_source_has_published():
     assert "| setting | test accuracy (%) | test F1 of sad (%) |" in text
 
 
-def tested(epoch, loss, **rest):
+def reporting(epoch, loss, **rest):
     """A run of one phase that reports an epoch and its test loss."""
     return {"metrics": {"phases": {"train": {"best_epoch": epoch}}, "test": {"loss": loss}}, **rest}
 
 
 def test_contrastive_losses_are_drawn_a_line_a_seed(drawn, tmp_path):
     histories = [[{"loss": 1.0 + i, "val_loss": 2.0 + i}, {"loss": 0.5, "val_loss": 0.7}] for i in range(3)]
-    runs = [tested(1 + (i > 0), 0.1 * i, history=history) for i, history in enumerate(histories)]
+    runs = [reporting(1 + (i > 0), 0.1 * i, history=history) for i, history in enumerate(histories)]
     drawings.contrastive(
         {("contrastive", "dataset=cifar10"): runs, ("base", "dataset=cifar10"): []}, tmp_path / "p.png"
     )
@@ -636,10 +636,10 @@ def test_transfer_marks_the_test_loss_of_each_case_at_the_reported_epoch(drawn, 
     history = [{"loss": 0.9, "val_loss": 0.8}, {"loss": 0.5, "val_loss": 0.6}]
     groups = {
         ("transfer", "dataset=mnist encoder=random train_encoder=True"): [
-            tested(1, 0.11, history=history),
-            tested(2, 0.12, history=history),
+            reporting(1, 0.11, history=history),
+            reporting(2, 0.12, history=history),
         ],
-        ("transfer", "dataset=mnist encoder=pretrained train_encoder=False"): [tested(2, 0.3, history=history)],
+        ("transfer", "dataset=mnist encoder=pretrained train_encoder=False"): [reporting(2, 0.3, history=history)],
     }
     drawings.transfer(groups, tmp_path / "p.png")
     training, validation = (
