@@ -132,7 +132,7 @@ def metrics_of(history):
     """What `training.results` says of a history, as far as it is drawn: the last phase's second epoch is reported."""
     (phase, *_) = (row["phase"] for row in reversed(history))
     best = min(2, sum(row["phase"] == phase for row in history))
-    return {"phases": {phase: {"best_epoch": best}}, "test": {"loss": 1.25, "accuracy": 0.5}}
+    return {"phases": {phase: {"best": {"epoch": best}}}, "reported": "best", "test": {"loss": 1.25, "accuracy": 0.5}}
 
 
 STEPS = [{"step": 100 * i, "loss": 500.0 / i, "train_loss": 700.0 / i} for i in range(1, 12)]

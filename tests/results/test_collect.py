@@ -618,7 +618,10 @@ def test_a_readme_has_details_that_a_source_has_published():
 
 def reporting(epoch, loss, **rest):
     """A run of one phase that reports an epoch and its test loss."""
-    return {"metrics": {"phases": {"train": {"best_epoch": epoch}}, "test": {"loss": loss}}, **rest}
+    return {
+        "metrics": {"phases": {"train": {"last": {"epoch": epoch}}}, "reported": "last", "test": {"loss": loss}},
+        **rest,
+    }
 
 
 def test_contrastive_losses_are_drawn_a_line_a_seed(drawn, tmp_path):
