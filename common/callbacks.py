@@ -15,6 +15,7 @@ import numpy as np
 
 from common import checkpoints, devices
 from common.config import Phase
+from common.optimizers import learning_rate
 from common.runs import Diverged, Interrupted, Run
 
 TELL_EVERY = 60.0  # seconds between lines within an epoch, where there is no progress bar
@@ -179,7 +180,7 @@ class Keeper(keras.callbacks.Callback):
         row = {
             "phase": self.phase.name,
             "epoch": epoch + 1,
-            "rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
+            "rate": self.rate(),
             **{key: logs[key] for key in ("loss", "accuracy", "val_loss", "val_accuracy") if key in logs},
             "seconds": round(self.elapsed(), 3),
             "images_per_second": round(self.images_per_second(), 1),
@@ -194,6 +195,13 @@ class Keeper(keras.callbacks.Callback):
         self.report(row)
         if self.run.stop:
             raise Interrupted(self.run.stop)
+
+    def rate(self) -> float:
+        """The learning rate of the last step; the optimiser's own is that of the step to come."""
+        rate = learning_rate(self.phase, self.steps)
+        if callable(rate):
+            rate = rate((self.progress.epoch + 1) * self.steps - 1)
+        return float(keras.ops.convert_to_numpy(rate))
 
     def elapsed(self) -> float:
         """Seconds of the epoch so far, those before a resume included."""

@@ -352,6 +352,17 @@ def test_results_of_the_splits_that_are_asked_for(tmp_path, data):
         assert {"train_labels", "train_probabilities"}.isdisjoint(saved)
 
 
+def test_history_has_the_rate_that_an_epoch_was_trained_with(tmp_path, data):
+    shape = {"schedule": "warmup_cosine", "warmup_epochs": 2, "warmup_start": 0.5}
+    by_epoch = Phase("epochs", "head", 3, "sgd", 0.1, schedule_by="epoch", **shape)
+    by_step = Phase("steps", "head", 3, "sgd", 0.1, **shape)
+    rows = train(tmp_path, data, (by_epoch, by_step))[2].rows
+    # Of 6 steps an epoch: half of the peak, three quarters, the peak; by step those of steps 6, 12 and 18.
+    assert [row["rate"] for row in rows[:3]] == pytest.approx([0.05, 0.075, 0.1])
+    fall = 0.05 * (1 + math.cos(math.pi * 5 / 6))
+    assert [row["rate"] for row in rows[3:]] == pytest.approx([0.05 * (1 + 5 / 12), 0.05 * (1 + 11 / 12), fall])
+
+
 class LastConfig(Config):
     REPORTED = "last"
 

@@ -116,19 +116,6 @@ def test_published_rows_alone(root, capsys):
     assert "not measured" in capsys.readouterr().out
 
 
-def test_the_reference_of_cifar_phased_names_settings_of_its_presets(root):
-    code = (
-        "import dataclasses, json; from tasks.cifar_phased.train import PRESETS; p = PRESETS['two_phase'];"
-        "print(json.dumps([p.setting(PRESETS), dataclasses.replace(p, backbone='resnext50_32x4d').setting(PRESETS)]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    source = REPOSITORY / "tasks" / TASK / "reference.csv"
-    shutil.copy(source, root / "tasks" / TASK)
-    collect(root)
-    assert {row["setting"] for row in table(root)} == set(json.loads(done.stdout))
-    assert {row["study"] for row in table(root)} == {"two_phase"}
-
-
 def test_unusable_runs_are_listed_and_left_out(root, capsys):
     names = ["unfinished", "cut", "nan", "hollow", "moved", "short", "diverged"]
     cut, nan, hollow, moved, short, diverged = (
