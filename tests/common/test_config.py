@@ -282,6 +282,18 @@ def test_another_protocol_is_another_run():
     assert Later().name() != Toy().name()
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--weights", "none"], "batch-norm is keep, and random weights have no statistics to keep"),
+        (["--batch-norm", "follow", "--cache-features", "on"], "cache-features is on, and with batch-norm follow"),
+        (["--batch-norm", "follow", "--cache-views", "2"], "cache-views is for frozen layers whose outputs stay"),
+    ],
+)
+def test_regimes_of_batch_norm_that_cannot_be_are_one_line(capsys, flags, said):
+    assert said in refused(capsys, *flags)
+
+
 # Another valid value of every field; a field that is missing here fails the test below.
 OTHERS = {
     "preset": "demo",

@@ -111,6 +111,16 @@ def test_training_is_that_of_one_device(runs, backend, count, processes):
     assert "UserWarning" not in logs(shared)
 
 
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_statistics_that_follow_are_those_of_the_whole_batch(runs, backend):
+    one, shared = (runs(backend, count, 1, "--batch-norm", "follow") for count in (1, 2))
+    np.testing.assert_allclose(losses(shared)[:5], losses(one)[:5], rtol=1e-4)
+    expected, found = state(one), state(shared)
+    for name in (name for name in expected if "norm0" in name):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-4, err_msg=name)
+        assert "moving" not in name or not np.isin(expected[name], (0, 1)).any()
+
+
 def test_first_steps_of_a_resnet(runs):
     # 160 images to train, five batches. A rate so low that rounding, which random weights amplify, stays small.
     flags = ("--network", "resnet18", "--phases.0.epochs", "1", "--phases.0.rate", "0.001", "--limit-train", "178")

@@ -16,6 +16,7 @@ from common import checkpoints, files, optimizers, runs, training
 from common.callbacks import Keeper, Progress
 from common.config import Config, Phase
 from common.data import sources
+from common.normalisation import BatchNormalization
 from common.outcomes import unpacked
 
 PHASES = (
@@ -39,12 +40,12 @@ def small_model():
     image = keras.Input((8, 8, 1), dtype="uint8")
     x = keras.layers.Rescaling(1 / 16, dtype="float32")(image)
     x = keras.layers.Conv2D(8, 3, activation="relu", name="conv")(x)
-    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = BatchNormalization(name="norm")(x)
     x = keras.layers.Dropout(0.5, seed=1, name="dropout")(keras.layers.Flatten()(x))
     return keras.Model(image, keras.layers.Dense(10, dtype="float32", name="head")(x))
 
 
-def train(out, data, phases=PHASES, stop_after=None, on_phase=None, more=None, **fields):
+def train(out, data, phases=PHASES, stop_after=None, on_phase=None, more=None, batch_norm=None, **fields):
     """Open, train or resume; the run, its model and its progress. `more` goes to `training.train`."""
     config = Config(preset="test", dataset="digits", out=out, batch_size=32, **fields)
     keras.utils.clear_session()  # names count from one again, as in a new process
@@ -55,6 +56,8 @@ def train(out, data, phases=PHASES, stop_after=None, on_phase=None, more=None, *
         def configure(phase):
             model.get_layer("dropout").rate = phase.dropout
             model.get_layer("conv").trainable = model.get_layer("norm").trainable = phase.trainable == "full"
+            if batch_norm:
+                model.get_layer("norm").fine_tune(phase.trainable == "full", batch_norm)
 
         def begins(phase):
             if phase.name == stop_after:
@@ -86,6 +89,25 @@ def test_stopped_in_the_middle_of_an_epoch_and_resumed(tmp_path, data, phase, pr
     assert state(whole).keys() == state(resumed).keys()
     for name, array in state(whole).items():
         np.testing.assert_array_equal(array, state(resumed)[name], err_msg=name)
+
+
+@pytest.mark.parametrize("phase", ["head", "full"])
+@pytest.mark.parametrize("regime", ["layer", "keep", "follow"])
+def test_each_regime_of_batch_norm_resumes_exactly(tmp_path, data, regime, phase):
+    starts = []
+    _, whole, _ = train(tmp_path / "whole", data, batch_norm=regime, on_phase=lambda p, m: starts.append(statistics(m)))
+    with pytest.raises(runs.Interrupted):
+        train(tmp_path / "parts", data, stop_after=phase, batch_norm=regime)
+    _, resumed, _ = train(tmp_path / "parts", data, batch_norm=regime)
+    for name, array in state(whole).items():
+        np.testing.assert_array_equal(array, state(resumed)[name], err_msg=name)
+    first, second = starts
+    moved = (not np.array_equal(first, second), not np.array_equal(second, statistics(whole)))
+    assert moved == {"layer": (False, True), "keep": (False, False), "follow": (True, True)}[regime]
+
+
+def statistics(model):
+    return np.array(model.get_layer("norm").moving_mean)
 
 
 def test_a_signal_in_the_midst_of_a_layer_stops_the_run(tmp_path):
