@@ -104,9 +104,15 @@ THREE_PHASES = (
     Phase("last_block", "last_block", epochs=5, optimizer="adam", rate=1e-4, dropout=0.3, convention="torch"),
     Phase("full", "full", epochs=15, optimizer="adam", rate=1e-5, dropout=0.2, convention="torch"),
 )
-# Training everything from random weights; decoupled, 5e-4 decays as 5e-5 in the loss does with this momentum.
+# Training everything from random weights.
 from_random = functools.partial(
-    Phase, trainable="full", optimizer="sgd", momentum=0.9, weight_decay=5e-4, schedule="warmup_cosine"
+    Phase,
+    trainable="full",
+    optimizer="sgd",
+    momentum=0.9,
+    weight_decay=5e-5,
+    convention="torch",
+    schedule="warmup_cosine",
 )
 PRESETS = {
     "three_phase": PhasedConfig(
@@ -166,6 +172,7 @@ PRESETS = {
         batch_size=128,
         backbone="mobilenet_v2",
         image_size=64,
+        head_init="torch",
         phases=(
             from_random("small", epochs=4, rate=0.2, final_rate=0.13, warmup_epochs=1, image_size=32),
             from_random("medium", epochs=3, rate=0.13, final_rate=0.04, image_size=48),
