@@ -66,8 +66,8 @@ def cut(
     halves = backbone.halves() if one_size else None
     if halves is None:
         if config.cache_features == "on":
-            why = "too little is frozen" if one_size else "image sizes change"
-            print(f"phase {phase.name}: {why} for anything to be computed once", flush=True)
+            why = "too little is frozen" if one_size else "the phases differ in image size"
+            print(f"phase {phase.name}: nothing is computed once, as {why}", flush=True)
         return None
     below, above = halves
     start, augment = model.input, None

@@ -136,19 +136,28 @@ def test_the_two_parts_are_the_model(data, name, stages, shape):
     assert [v.path for v in part.upper.trainable_variables] == [v.path for v in model.trainable_variables]
 
 
-def test_the_two_parts_are_the_model_at_the_size_of_the_phase(data):
-    config = FineTuning(image_size=64)
+def test_a_network_whose_images_change_in_size_is_not_cut(data, capsys):
     backbone = backbones.build("resnet18", 64, any_size=True)
     image = keras.Input((8, 8, 1), dtype="uint8", name="image")
     model = keras.Model(image, keras.layers.Dense(10, name="head")(backbone.extract(image, 64)))
-    images = pipeline.pictures(data.train, np.arange(4))
-    for side, stages, shape in ((32, ("layer4",), (2, 2, 256)), (None, ("layer4",), (4, 4, 256)), (48, (), (512,))):
-        backbone.set_trainable(stages)
-        backbones.set_image_size(model, side or 64)
-        part = features.cut(config, dataclasses.replace(PHASES[0], image_size=side), model, backbone, data)
-        assert part.lower.output_shape[1:] == shape
-        parts = part.upper.predict_on_batch(part.lower.predict_on_batch(images))
-        np.testing.assert_allclose(parts, model.predict_on_batch(images), rtol=1e-5, atol=1e-5)
+    backbone.set_trainable(("layer4",))
+    for asked, said in (
+        ("auto", ""),
+        ("on", "phase head: nothing is computed once, as the phases differ in image size\n"),
+    ):
+        config = FineTuning(image_size=64, cache_features=asked)
+        assert features.cut(config, PHASES[0], model, backbone, data) is None
+        assert capsys.readouterr().out == said
+
+
+def test_a_network_that_follows_the_batches_is_not_cut(data):
+    backbone = backbones.build("resnet18", 32)
+    config = FineTuning(image_size=32, batch_norm="follow")
+    backbone.set_trainable((), "follow")
+    assert features.cut(config, PHASES[0], build(config, backbone), backbone, data) is None
+    backbone.set_trainable((), "keep")
+    config = FineTuning(image_size=32, batch_norm="keep")
+    assert features.cut(config, PHASES[0], build(config, backbone), backbone, data)
 
 
 @pytest.mark.parametrize("stages", [("stem",), ("layer1", "layer2"), backbones.STAGES])
