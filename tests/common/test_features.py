@@ -147,17 +147,17 @@ def test_a_network_whose_images_change_in_size_is_not_cut(data, capsys):
     ):
         config = FineTuning(image_size=64, cache_features=asked)
         assert features.cut(config, PHASES[0], model, backbone, data) is None
-        assert capsys.readouterr().out == said
+        assert capsys.readouterr().out == printed
 
 
-def test_a_network_that_follows_the_batches_is_not_cut(data):
+@pytest.mark.parametrize("regime", ["layer", "keep", "follow"])
+def test_a_network_that_follows_the_batches_is_not_cut(data, regime):
+    config = FineTuning(image_size=32, batch_norm=regime)
     backbone = backbones.build("resnet18", 32)
-    config = FineTuning(image_size=32, batch_norm="follow")
-    backbone.set_trainable((), "follow")
-    assert features.cut(config, PHASES[0], build(config, backbone), backbone, data) is None
-    backbone.set_trainable((), "keep")
-    config = FineTuning(image_size=32, batch_norm="keep")
-    assert features.cut(config, PHASES[0], build(config, backbone), backbone, data)
+    model = build(config, backbone)
+    backbone.set_trainable((), regime)
+    part = features.cut(config, PHASES[0], model, backbone, data)
+    assert (part is None) == (regime == "follow")
 
 
 @pytest.mark.parametrize("stages", [("stem",), ("layer1", "layer2"), backbones.STAGES])
