@@ -65,8 +65,7 @@ class Backbone:
         255.
         """
         side = side or self.model.input_shape[1]
-        if augment is not None:
-            images = ops.cast(images, "float32")  # of whole numbers, a resize would make whole numbers
+        images = ops.cast(images, "float32")  # of whole numbers, a resize would make whole numbers
         x = layers.Resizing(side, side, dtype="float32", name="resize")(images)
         if augment is not None:
             x = augment(x)

@@ -98,17 +98,25 @@ def collect(task: str, runs: Path, root: Path, keeping: bool, complaints: list[s
     for kind, content in (("csv", table), ("md", text), ("tex", tables.latex(table))):
         files.write(results / "tables" / f"{task}.{kind}", content.encode())
     fill(root / "tasks" / task / "README.md", tables.compact(table))
-    for name in FIGURES.get(task, ()):
-        (results / "figures" / f"{task}_{name}.png").unlink(missing_ok=True)
-    # A figure does not say which protocol its runs followed, so it shows those of today's alone.
-    newest = {key: [r for r in members if records.protocol(r) == current] for key, members in groups.items()}
-    if drawn := {key: members for key, group in newest.items() if (members := completed(group))}:
-        from results import drawings
-
-        for name in FIGURES.get(task, ()):
-            getattr(drawings, name)(drawn, results / "figures" / f"{task}_{name}.png")
+    draw(task, found, results / "figures")
     print(f"# {task}\n\n{text}", flush=True)
     return found
+
+
+def draw(task: str, found: Sequence[dict], folder: Path) -> None:
+    """Draw every figure of a task from the runs of one protocol, the newest that has what it shows."""
+    if not completed(found):
+        return
+    from results import drawings
+
+    for name in FIGURES.get(task, ()):
+        path = folder / f"{task}_{name}.png"
+        path.unlink(missing_ok=True)
+        for number in sorted({records.protocol(record) for record in found}, reverse=True):
+            groups = records.group([r for r in found if records.protocol(r) == number], [], number)
+            drawn = {key: members for key, group in groups.items() if (members := completed(group))}
+            if drawn and not path.is_file():
+                getattr(drawings, name)(drawn, path)
 
 
 def protocol(path: Path) -> int:

@@ -187,8 +187,9 @@ def one_panel(title: str, x: str, y: str) -> tuple[Figure, Axes]:
 def mark_test(axes: Axes, records: Sequence[dict], colour: str, label: str | None = None) -> None:
     """Mark the test loss of runs of one phase, each at the epoch that it reports."""
     phases = [next(iter(record["metrics"]["phases"].values())) for record in records]
-    kinds = [record["metrics"]["reported"] for record in records]
-    epochs = [phase[kind]["epoch"] for phase, kind in zip(phases, kinds, strict=True)]
+    # Records of the first protocol hold the best epoch alone.
+    kinds = [record["metrics"].get("reported") for record in records]
+    epochs = [p[kind]["epoch"] if kind else p["best_epoch"] for p, kind in zip(phases, kinds, strict=True)]
     losses = [record["metrics"]["test"]["loss"] for record in records]
     style = {"markeredgecolor": "black", "markeredgewidth": 0.8, "zorder": 3}
     axes.plot(epochs, losses, "D", color=colour, markersize=6, label=label, **style)
