@@ -297,7 +297,7 @@ def seen(recipe, at, images, side, seed=3):
     backbone = backbones.Backbone("identity", network, keras.layers.Identity(dtype="float32"), 3)
     inputs = keras.Input(images.shape[1:], dtype="uint8")
     layer = Augment(recipe, seed, at)
-    outputs = backbone.extract(inputs, layer) if at == "input" else backbone.extract(layer(inputs))
+    outputs = backbone.extract(inputs, augment=layer) if at == "input" else backbone.extract(layer(inputs))
     return ops.convert_to_numpy(keras.Model(inputs, outputs)(images, training=True))
 
 

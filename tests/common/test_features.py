@@ -38,7 +38,7 @@ def build(config, backbone, recipe="none", at="native"):
     """A model of digits; without a recipe at all (None) it has no layer for one."""
     image = keras.Input((8, 8, 1), dtype="uint8", name="image")
     augment = Augment(recipe, config.seed, at, name="augment") if recipe else None
-    x = backbone.extract(augment(image)) if augment and at == "native" else backbone.extract(image, augment)
+    x = backbone.extract(augment(image)) if augment and at == "native" else backbone.extract(image, augment=augment)
     x = keras.layers.Dropout(0.5, seed=config.seed, name="dropout")(x)
     return keras.Model(image, keras.layers.Dense(10, dtype="float32", name="head")(x))
 
