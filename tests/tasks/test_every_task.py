@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import gzip
 import json
 import re
 import shlex
@@ -22,6 +23,7 @@ from PIL import Image
 from common import checkpoints
 from common.callbacks import Keeper
 from common.config import ConfigError, FineTuning, flat, parse_strictly
+from common.outcomes import unpacked
 from results import records
 from slurm import plan
 
@@ -204,6 +206,33 @@ def test_predictions_give_the_metrics(task, demos):
             right = saved[f"{split}_probabilities"].argmax(axis=1) == saved[f"{split}_labels"]
             assert metrics[split]["accuracy"] == pytest.approx(right.mean())
             np.testing.assert_allclose(saved[f"{split}_probabilities"].sum(axis=1), 1, atol=1e-5)
+
+
+@every_task
+def test_a_record_is_small_and_has_what_comparisons_need(task, demos):
+    record = records.read_run(demos(task))
+    assert len(gzip.compress(json.dumps(record).encode())) < 40_000
+    processor = record["environment"]["processor"]
+    assert processor["name"]
+    assert isinstance(processor["instruction_sets"], list)
+    metrics, last = record["metrics"], None
+    assert set(metrics["class_counts"]) == {"train", "validation", "test"}
+    for phase in metrics["phases"].values():
+        for kind in ("best", "last"):
+            assert {"epoch", "running", "validation", "test"} <= phase[kind].keys()
+        assert phase["last"]["epoch"] == phase["epochs"]
+        last = phase[metrics["reported"]]
+    assert metrics["test"]["loss"] == last["test"]["loss"]
+    if "accuracy" not in metrics["test"]:
+        assert "outcomes" not in record
+        return
+    labels, predicted, right = unpacked(record["outcomes"])
+    assert np.bincount(labels, minlength=2).tolist() == metrics["class_counts"]["test"]
+    assert metrics["test"]["accuracy"] == pytest.approx(np.mean(labels == predicted))
+    for state, each in right.items():
+        name, kind = state.split("/")
+        assert metrics["phases"][name][kind]["test"]["accuracy"] == pytest.approx(each.mean())
+    assert len(right) == 2 * len(metrics["phases"]) - 1
 
 
 @every_task
