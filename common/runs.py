@@ -220,16 +220,17 @@ def write_config(run: Run, setting: str) -> None:
     files.write_json(path, named | {"config": config.identity(), "options": config.operational()})
 
 
-def git_state() -> dict:
+def git_state(code: Path | None = None) -> dict:
     """Commit of the code, and whether the code that trains differs from it; nulls outside a checkout.
 
     A copy of the code that the launcher made has this written beside it.
     """
-    if (REPOSITORY / SNAPSHOT).is_file():
-        return json.loads((REPOSITORY / SNAPSHOT).read_text())
+    code = code or REPOSITORY
+    if (code / SNAPSHOT).is_file():
+        return json.loads((code / SNAPSHOT).read_text())
 
     def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(REPOSITORY), *arguments]
+        command = ["git", "-C", str(code), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else None
 

@@ -89,6 +89,7 @@ def parser() -> Parser:
     resubmit_ = command("resubmit", commands.resubmit, "submit again what is not finished of a submission")
     resubmit_.add_argument("submission", metavar="SUBMISSION", help="as `submit` and `status` print it")
     resubmit_.add_argument("--failed", action="store_true", help="only runs that failed or were lost")
+    resubmit_.add_argument("--snapshot", action="store_true", help="with the code that it began with, not today's")
     resubmit_.add_argument(
         "--dry-run", action="store_true", help="print the runs, and the batch scripts; submit nothing"
     )

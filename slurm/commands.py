@@ -45,6 +45,10 @@ def resubmit(arguments: argparse.Namespace) -> int:
     """Submit again the runs of a submission that are not finished."""
     before = submissions.load(arguments.submission)
     states = {row.run: row.state for row in status.rows([before], accounts=True)}
+    if arguments.snapshot and not before.code.is_dir():
+        raise ConfigError(
+            f"the copy of the code of {before.id} is not there any more; without --snapshot: today's code"
+        )
     if arguments.failed:
         runs = [run for run in before.runs if states[run.name] in TO_REPEAT]
     else:
@@ -95,7 +99,8 @@ def hand_over(
         if not Path(before.directory).is_dir():
             raise ConfigError(f"folder {before.directory}, from which {before.id} was submitted, is not there any more")
         os.chdir(before.directory)  # what is relative in the flags stays so
-    submission = submissions.create(task, where, title, left, profile and dataclasses.asdict(profile))
+    code = before.code if before and arguments.snapshot else None
+    submission = submissions.create(task, where, title, left, profile and dataclasses.asdict(profile), code)
     if profile is None:
         print(f"submission {submission.id}", flush=True)
         return run_here(submission, at_once)

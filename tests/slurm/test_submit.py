@@ -679,6 +679,28 @@ def test_resubmit_failed_takes_failed_and_lost_ones(launch, fake_slurm):
     assert {run.flags for run in again.runs} == {runs["failed"].flags, runs["lost"].flags}
 
 
+def test_resubmit_snapshot_goes_on_with_the_code_that_it_began_with(launch, fake_slurm, tree):
+    told = launch("submit", "toy", "--set", "width=1")
+    first = submissions.load(told.submission)
+    (first.code / "snapshot.json").write_text('{"commit": "abc", "dirty": false}')
+    (tree / "common" / "edited_since.py").touch()
+    fake_slurm.queue()
+    again, today = (
+        submissions.load(launch("resubmit", told.submission, *flag).submission) for flag in (("--snapshot",), ())
+    )
+    assert json.loads((again.code / "snapshot.json").read_text()) == {"commit": "abc", "dirty": False}
+    assert not (again.code / "common" / "edited_since.py").exists()
+    assert (today.code / "common" / "edited_since.py").exists()
+
+
+def test_resubmit_snapshot_without_the_copy_is_one_line(launch, fake_slurm):
+    told = launch("submit", "toy", "--set", "width=1")
+    shutil.rmtree(submissions.load(told.submission).code)
+    again = launch("resubmit", told.submission, "--snapshot")
+    assert (again.code, again.err.count("\n")) == (2, 1)
+    assert "is not there any more; without --snapshot" in again.err
+
+
 def test_resubmit_dry_run_submits_nothing(launch, fake_slurm):
     submission, _ = prepare_mixed(launch, fake_slurm)
     told = launch("resubmit", submission.id, "--dry-run")
