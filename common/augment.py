@@ -5,6 +5,7 @@ the accelerator, before or after the resize to what the network sees; `host_augm
 before the resize.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -211,7 +212,12 @@ def _as_one_kernel(function):
         return function  # JAX compiles the whole of a step
     import tensorflow as tf
 
-    return tf.function(function, jit_compile=True, reduce_retracing=True)
+    @functools.cache
+    def compiled(height, width):
+        # One for each size: a function that has seen two of them no longer knows either.
+        return tf.function(function, jit_compile=True, reduce_retracing=True)
+
+    return lambda images, params: compiled(*images.shape[1:3])(images, params)
 
 
 def _named(recipe, recipes):

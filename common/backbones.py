@@ -64,7 +64,7 @@ class Backbone:
         the square that the network sees, if it takes any size; `augment` is given the resized images, float32 of 0 to
         255.
         """
-        side = side or self.model.input_shape[1]
+        side = self.model.input_shape[1] or side
         images = ops.cast(images, "float32")  # of whole numbers, a resize would make whole numbers
         x = layers.Resizing(side, side, dtype="float32", name="resize")(images)
         if augment is not None:

@@ -197,10 +197,11 @@ class Keeper(keras.callbacks.Callback):
             raise Interrupted(self.run.stop)
 
     def rate(self) -> float:
-        """The learning rate of the last step; the optimiser's own is that of the step to come."""
+        """The rate of the last step that moved the weights; the optimiser's own is that of the step to come."""
         rate = learning_rate(self.phase, self.steps)
         if callable(rate):
-            rate = rate((self.progress.epoch + 1) * self.steps - 1)
+            optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+            rate = rate(keras.ops.maximum(optimizer.iterations - 1, 0))
         return float(keras.ops.convert_to_numpy(rate))
 
     def elapsed(self) -> float:

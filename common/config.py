@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import functools
 import hashlib
 import io
 import json
@@ -19,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import dropwhile, takewhile
 from pathlib import Path
-from typing import Literal, NoReturn, TypeVar
+from typing import ClassVar, Literal, NoReturn, TypeVar
 
 import tyro
 
@@ -166,8 +167,8 @@ class Config:
     """Part of every run's name. A task raises it with each change that lets a command compute something else."""
     REPORTED = "best"
     """Which epoch the tables report: best, that of the best validation result, or last. The source's choice."""
-    SMALLER = None
-    """A preset that is made for a CPU, named if a run would take hours there."""
+    SMALLER: ClassVar[Mapping[str, str]] = {}
+    """For a preset the one that asks the same on a CPU, named if a run would take hours there."""
 
     # Fields that say where and how a run happens but not what it computes: they do not enter its name.
     OPERATIONAL = (
@@ -217,16 +218,20 @@ class Config:
             raise ConfigError(f"weights is {self.weights}; this study has no backbone that could load any")
 
     def identity(self) -> dict:
-        """Everything that the result depends on, as JSON data. A file or a run of `weights` counts by content."""
+        """Everything that the result depends on, as JSON data; of a file or run of `weights` name and content."""
         fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in self.OPERATIONAL}
         if self.weights not in ("none", "imagenet"):
             path = Path(self.weights_source())
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            fields["weights"] = f"{path.name}@sha256:{digest[:16]}"
+            state = path.stat()
+            name = path.parent.name if path.name == BACKBONE_FILE else path.name
+            fields["weights"] = f"{name}@sha256:{file_digest(path, state.st_size, state.st_mtime_ns)[:16]}"
         if self.dataset.startswith("image_folder:"):
             fields["dataset"] = f"image_folder:{Path(self.dataset.removeprefix('image_folder:')).resolve()}"
         return json.loads(json.dumps(fields))
+
+    def side(self, phase: Phase) -> int | None:
+        """Side of the square that the network sees in a phase, in pixels; None: that of the data set's images."""
+        return phase.image_size
 
     def weights_source(self) -> str:
         """none, imagenet, or the path of a file: what `weights` comes down to."""
@@ -359,6 +364,13 @@ def find_run(name: str, out: Path) -> Path:
             f"or the end of its name in {out}"
         )
     return found[0]
+
+
+@functools.cache
+def file_digest(path: Path, size: int, modified: int) -> str:
+    """SHA-256 of a file, in hexadecimal; read again if its size or the time of its last change is another."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def without_defaults(config: object, values: Mapping) -> dict:

@@ -2,7 +2,12 @@
 
 from typing import Literal
 
-from keras import initializers
+from keras import initializers, layers
+
+
+def dense(x, units: int, rule: Literal["keras", "torch"], layer: type[layers.Dense] = layers.Dense, **arguments):
+    """A dense layer of x, (b, n) to (b, units), with initial weights by a rule; `arguments` are the layer's."""
+    return layer(units, **arguments, **kernel_and_bias(rule, x.shape[-1]))(x)
 
 
 def kernel_and_bias(rule: Literal["keras", "torch"], fan_in: int) -> dict[str, initializers.Initializer]:

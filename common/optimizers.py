@@ -11,7 +11,7 @@ from common.config import Phase
 EPSILON = 1e-8  # of torch's Adam, AdamW and NAdam
 MOMENTUM_DECAY = 0.004  # of torch's NAdam
 
-# Of a variable: what its learning rate is a multiple of the phase's by.
+# Of a variable: the factor between its learning rate and the phase's.
 Factor = Callable[[keras.Variable], float]
 
 

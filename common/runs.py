@@ -257,7 +257,7 @@ def processor() -> dict:
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = facts.get("flags", "").split()
     return {
-        "name": facts.get("model name") or platform.processor(),
+        "name": facts.get("model name") or platform.processor() or platform.machine(),
         "instruction_sets": [name for name in INSTRUCTION_SETS if name in flags],
     }
 
@@ -277,7 +277,8 @@ def write_environment(run: Run, **facts: object) -> None:
             )
     starts = before["starts"]
     code = git_state()
-    start = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname(), **code}
+    here = {"host": socket.gethostname(), "processor": processor()["name"]}
+    start = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **here, **code}
     if starts and starts[-1]["commit"] != start["commit"]:
         print("warning: this run was started by another version of the code", flush=True)
     content = {

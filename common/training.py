@@ -18,7 +18,7 @@ from common.callbacks import Keeper, Progress, TensorBoard, Unread, keep_state_a
 from common.config import Config, Phase
 from common.data import pipeline
 from common.data.sources import Dataset, Split
-from common.forecast import Forecast, forecast, work
+from common.forecast import Forecast, survey, work
 from common.metrics import confusion, cross_entropy, evaluate
 from common.outcomes import packed
 from common.runs import Interrupted, Run, write_environment
@@ -114,13 +114,15 @@ def train(
     checkpoint = last_checkpoint(run)
     progress = Progress(**checkpoint.data) if checkpoint else Progress()
     with Keeper(run, model, progress, phases, len(data.train), steps) as keeper:
-        first = progress.phase
+        first, foreseen = progress.phase, on_gpu()
         for index in range(first, len(phases)):
             phase = phases[index]
-            begins = index == first and progress.epoch < phase.epochs and not on_gpu()
-            ahead = forecast(run.config, model, phases[index:], configure, progress.epoch, data) if begins else None
+            trains = progress.epoch < phase.epochs
+            works = survey(run.config, model, phases[index:], configure) if trains and not foreseen else {}
             configure(phase)
-            part = cut(phase) if progress.epoch < phase.epochs else None
+            part = cut(phase) if trains else None
+            ahead = Forecast(run.config, phases[index:], works, progress.epoch, data, part) if works else None
+            foreseen = foreseen or trains
             trained = part.upper if part else model
             together = steps_per_execution(run.config, steps, progress.step)
             compile_for(trained, optimizers.make(phase, steps, factor), objective, together, data)
@@ -206,7 +208,7 @@ def fit_part(
         keeper.progress.seconds += keeper.once  # a part of this epoch
         if ahead and part:
             images = len(data.train) * max(part.views, 1) + len(data.validation)
-            ahead.print(keeper.once / (images * work(part.lower, phase).forward))
+            ahead.print(keeper.once / (images * work(part.lower).forward))
         elif ahead:
             callbacks = [*callbacks, ahead]
         if metrics is not None:
@@ -289,7 +291,7 @@ def load_layers(model: keras.Model, folder: Path, phase: str, names: Sequence[st
     """
     kept = folder / "checkpoints"
     newest = checkpoints.latest(kept)
-    if newest is None or phase not in newest.data[kind]:
+    if newest is None or phase not in newest.data.get(kind, {}):
         raise checkpoints.CheckpointError(f"{folder} has no checkpoint of its phase {phase}")
     arrays = checkpoints.load(kept / newest.data[kind][phase]["file"]).arrays
     for name in names:

@@ -5,7 +5,7 @@ from keras import layers, ops
 
 from common.data.sources import Dataset
 from common.dense import Dense
-from common.initialisation import kernel_and_bias
+from common.initialisation import dense, kernel_and_bias
 
 
 class Autoencoder(keras.Model):
@@ -27,17 +27,12 @@ def image_input(data: Dataset):
     return inputs, layers.Rescaling(1 / 255, dtype="float32", name="pixels")(layers.Flatten()(inputs))
 
 
-def dense(x, units: int, config, **arguments):
-    """A dense layer of x with the config's initial weights."""
-    return Dense(units, **arguments, **kernel_and_bias(config.initialisation, x.shape[-1]))(x)
-
-
 def encode(x, config):
     """Pixels to the bottleneck: hidden units with ReLU, then k numbers without."""
-    x = dense(x, config.hidden, config, activation="relu", name="encoder_hidden")
+    x = dense(x, config.hidden, config.initialisation, Dense, activation="relu", name="encoder_hidden")
     if config.dropout:
         x = layers.Dropout(config.dropout, seed=config.seed, name="encoder_dropout")(x)
-    return dense(x, config.k, config, name="bottleneck")
+    return dense(x, config.k, config.initialisation, Dense, name="bottleneck")
 
 
 ENCODER = ("encoder_hidden", "bottleneck")  # the layers of `encode` that have weights
@@ -50,10 +45,13 @@ def autoencoder(config, data: Dataset) -> Autoencoder:
     if config.input_dropout:
         x = layers.Dropout(config.input_dropout, seed=config.seed + 2, name="input_dropout")(x)
     x = encode(x, config)
-    x = dense(x, config.hidden, config, activation="relu", name="decoder_hidden")
+    x = dense(x, config.hidden, config.initialisation, Dense, activation="relu", name="decoder_hidden")
     if config.dropout:
         x = layers.Dropout(config.dropout, seed=config.seed + 1, name="decoder_dropout")(x)
-    return Autoencoder(inputs, dense(x, size, config, activation="sigmoid", dtype="float32", name="reconstruction"))
+    return Autoencoder(
+        inputs,
+        dense(x, size, config.initialisation, Dense, activation="sigmoid", dtype="float32", name="reconstruction"),
+    )
 
 
 def classifier(config, data: Dataset) -> keras.Model:

@@ -39,7 +39,7 @@ class PhasedConfig(FineTuning):
     """What one run of this study depends on."""
 
     PROTOCOL = 2
-    SMALLER = "laptop"
+    SMALLER = {"three_phase": "laptop"}  # noqa: RUF012
 
     augmentation: str = "flip_crop"
     """none, flip_crop (source 000) or affine_colour_blur (source 001)."""
@@ -94,7 +94,9 @@ class PhasedConfig(FineTuning):
         if self.cache_views and any(phase.image_size for phase in self.phases):
             raise ConfigError("cache-views is for phases of one image size; allowed with several: 0")
         if self.cache_views and self.batch_norm == "follow":
-            raise ConfigError("cache-views is for frozen layers whose outputs stay; allowed with batch-norm follow: 0")
+            raise ConfigError(
+                "cache-views is for frozen layers whose outputs do not change; allowed with batch-norm follow: 0"
+            )
         if self.cache_views and (self.cache_features == "off" or self.devices * self.nodes > 1):
             raise ConfigError("cache-views needs cache-features, which is off, or not to be had on several devices")
 
@@ -233,7 +235,7 @@ def study(config: PhasedConfig, run: runs.Run) -> None:
     host_augment = augment.host_augment(config.augmentation, config.seed) if on_host else None
     progress = training.train(run, model, config.phases, data, configure, host_augment, cut=cut)
     metrics = training.results(run, model, config.phases, data, progress, configure=resize)
-    weights.export(backbone.model, run.folder / BACKBONE_FILE)  # as the last phase's best epoch left it
+    weights.export(backbone.model, run.folder / BACKBONE_FILE)  # of the last phase's best epoch
     draw(config, run, model, data, progress, metrics)
     run.finish("completed", metrics)
 

@@ -90,7 +90,7 @@ class LayerwiseConfig(FineTuning):
             phase.check()
 
 
-# Initial weights are the source framework's. It most likely followed the batches, which the sweep published does.
+# Initial weights as in the source's framework. It most likely followed the batches, as the sweep `published` does.
 SOURCE = {"initialisation": "torch", "batch_norm": "keep"}
 PRESETS = {
     "by_depth": LayerwiseConfig(preset="by_depth", **SOURCE),
@@ -145,7 +145,7 @@ def study(config: LayerwiseConfig, run: runs.Run) -> None:
         cut=lambda phase: features.cut(config, phase, model, backbone, data),
     )
     metrics = training.results(run, model, config.phases, data, progress)
-    weights.export(backbone.model, run.folder / BACKBONE_FILE)  # as the last phase's best epoch left it
+    weights.export(backbone.model, run.folder / BACKBONE_FILE)  # of the best epoch
     apart, figures = without_copies(run, data)
     metrics |= {"rates": rates, "test_without_copies": apart, "figures": figures | by_class(metrics["test"])}
     training.draw_classifier(run, data, progress, metrics)

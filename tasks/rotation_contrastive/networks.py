@@ -4,7 +4,7 @@ import keras
 from keras import layers, ops
 
 from common.data.sources import Dataset
-from common.initialisation import kernel_and_bias
+from common.initialisation import dense, kernel_and_bias
 
 
 def image_input(data: Dataset):
@@ -28,18 +28,13 @@ def block(number: int) -> str:
     return f"block{number}"
 
 
-def dense(x, units: int, config, **arguments):
-    """A dense layer of x with the config's initial weights."""
-    return layers.Dense(units, **arguments, **kernel_and_bias(config.initialisation, x.shape[-1]))(x)
-
-
 def classifier(config, data: Dataset) -> keras.Model:
     """uint8 images (b, h, w, c) to float32 logits (b, classes)."""
     inputs, x = image_input(data)
     x = convolutions(x, (32, 64, 128), config.dropout, config.seed, config.initialisation)
-    x = dense(x, 256, config, activation="relu", name="hidden")
+    x = dense(x, 256, config.initialisation, activation="relu", name="hidden")
     x = layers.Dropout(config.dropout, seed=config.seed)(x)
-    return keras.Model(inputs, dense(x, len(data.class_names), config, dtype="float32", name="head"))
+    return keras.Model(inputs, dense(x, len(data.class_names), config.initialisation, dtype="float32", name="head"))
 
 
 def embedder(config, data: Dataset) -> keras.Model:
@@ -47,8 +42,8 @@ def embedder(config, data: Dataset) -> keras.Model:
     inputs, x = image_input(data)
     x = convolutions(x, (32, 10), config.dropout, config.seed, config.initialisation)
     for units in (1000, 500, 100, 10):
-        x = dense(x, units, config, activation="relu")
-    return keras.Model(inputs, dense(x, 2, config, dtype="float32", name="embedding"))
+        x = dense(x, units, config.initialisation, activation="relu")
+    return keras.Model(inputs, dense(x, 2, config.initialisation, dtype="float32", name="embedding"))
 
 
 class ContrastiveLoss(keras.losses.Loss):

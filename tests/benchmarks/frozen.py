@@ -32,7 +32,7 @@ def seconds(images: Path, case: str, cache: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(REPOSITORY / "tasks" / "fer_layerwise_lr" / "train.py"), *RATES[part]]
         command += ["--out", folder, "--dataset", f"image_folder:{images}", "--data-dir", str(images.parent)]
-        command += ["--weights", "none", "--epochs", "5", "--cache-features", cache]
+        command += ["--weights", "none", "--batch-norm", "layer", "--epochs", "5", "--cache-features", cache]
         command += ["--backbone", backbone, "--image-size", str(BACKBONES[backbone])]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -74,7 +74,7 @@ def ours(name: str, precision: str, size: int, steps: int) -> dict:
         config = dataclasses.replace(
             preset, out=Path(folder), batch_size=batch, backbone=name, image_size=size, precision=precision
         )
-        config = dataclasses.replace(config, weights="none", augmentation="none", phases=(phase,))
+        config = dataclasses.replace(config, weights="none", batch_norm="layer", augmentation="none", phases=(phase,))
         training.set_up(config)
 
         class Profile(keras.callbacks.Callback):

@@ -73,7 +73,7 @@ def ours(name: str, precision: str) -> float:
         config = dataclasses.replace(preset, out=Path(folder), batch_size=case.batch, precision=precision)
         if case.task == "cifar_phased":
             phases = (dataclasses.replace(preset.phases[-1], epochs=2),)
-            config = dataclasses.replace(config, weights="none", augmentation="none", phases=phases)
+            config = dataclasses.replace(config, weights="none", batch_norm="layer", augmentation="none", phases=phases)
         else:
             config = dataclasses.replace(config, epochs=2)
         training.set_up(config)

@@ -502,3 +502,17 @@ def test_host_needs_no_global_generator(monkeypatch):
 def test_an_unknown_recipe_is_told_the_known_ones(make):
     with pytest.raises(ValueError, match="'blur'; there are: none, flip_crop, affine_colour_blur"):
         make("blur", 0)
+
+
+@pytest.mark.parametrize("recipe", ["flip_crop", "affine_colour_blur"])
+def test_images_may_change_in_size_from_one_phase_to_the_next(recipe):
+    """Each size as if it were the only one: TensorFlow's functions would forget a size that changes."""
+    rng = np.random.default_rng(0)
+    pictures = [rng.uniform(0, 255, (2, side, side, 3)).astype("float32") for side in (16, 24, 16)]
+    layer = Augment(recipe, 7, "input")
+    changed = [np.asarray(layer(images, training=True)) for images in pictures]
+    for number, images in enumerate(pictures):
+        alone = Augment(recipe, 7, "input")
+        for _ in range(number):  # so many draws have gone before
+            alone(pictures[number], training=True)
+        np.testing.assert_array_equal(changed[number], np.asarray(alone(images, training=True)))

@@ -133,7 +133,7 @@ def test_script_answers_a_mistake_with_one_plain_line_on_a_terminal():
         ("stray", "stray"),
         (
             "--preset three_phases",
-            "unknown preset 'three_phases'; allowed: three_phase, two_phase, pretrain, demo; did",
+            "unknown preset 'three_phases'; allowed: three_phase, laptop, two_phase, pretrain, demo; did",
         ),
         ("--preset", "unknown preset ''"),
         (
@@ -287,7 +287,10 @@ def test_another_protocol_is_another_run():
     [
         (["--weights", "none"], "batch-norm is keep, and random weights have no statistics to keep"),
         (["--batch-norm", "follow", "--cache-features", "on"], "cache-features is on, and with batch-norm follow"),
-        (["--batch-norm", "follow", "--cache-views", "2"], "cache-views is for frozen layers whose outputs stay"),
+        (
+            ["--batch-norm", "follow", "--cache-views", "2"],
+            "cache-views is for frozen layers whose outputs do not change",
+        ),
     ],
 )
 def test_regimes_of_batch_norm_that_cannot_be_are_one_line(capsys, flags, said):

@@ -1,11 +1,14 @@
 """The forecast of a run's time: its arithmetic against published counts, its words, and when it comes."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 
 from common import backbones, forecast
-from common.config import Config, Phase
+from common.config import Config, FineTuning, Phase
+from common.data import sources
 
 PHASE = Phase("train", "full", 1, "sgd", 0.1)
 
@@ -17,7 +20,7 @@ PHASE = Phase("train", "full", 1, "sgd", 0.1)
 def test_multiplications_are_those_that_are_published(name, published):
     backbone = backbones.build(name, 224)
     backbone.set_trainable(backbones.STAGES)
-    work = forecast.work(backbone.model, PHASE)
+    work = forecast.work(backbone.model)
     assert work.forward == pytest.approx(published, rel=0.03)
     assert work.step == 3 * work.forward
 
@@ -28,11 +31,28 @@ def test_a_frozen_network_has_no_gradients_and_a_trained_end_has_its_own():
     x = keras.layers.Conv2D(5, 1, name="second")(x)  # 4 x 5 products at 6 x 6 places
     model = keras.Model(image, keras.layers.Dense(3, name="head")(keras.layers.GlobalAveragePooling2D()(x)))
     first, second, head = 72 * 36, 20 * 36, 15
-    assert forecast.work(model, PHASE) == forecast.Work(first + second + head, 3 * (first + second + head))
+    assert forecast.work(model) == forecast.Work(first + second + head, 3 * (first + second + head))
     model.get_layer("first").trainable = False
-    assert forecast.work(model, PHASE).step == first + 3 * (second + head)
+    assert forecast.work(model).step == first + 3 * (second + head)
     model.get_layer("second").trainable = False
-    assert forecast.work(model, PHASE).step == first + second + 3 * head
+    assert forecast.work(model).step == first + second + 3 * head
+
+
+def test_phases_of_other_image_sizes_count_by_their_pixels():
+    config = FineTuning(image_size=64)
+    backbone = backbones.build("mobilenet_v2", 64, any_size=True)
+    phases = [dataclasses.replace(PHASE, name=str(side), image_size=side) for side in (32, 48, None)]
+    works = forecast.survey(config, backbone.model, phases, lambda phase: None)
+    small, middle, large = (works[name].step for name in ("32", "48", "None"))
+    assert middle / small == pytest.approx(48**2 / 32**2, rel=1e-3)
+    assert large / small == pytest.approx(64**2 / 32**2, rel=1e-3)
+
+
+def test_a_phase_that_names_the_common_size_counts_as_one_that_does_not():
+    model = backbones.build("mobilenet_v2", 96).model
+    phases = [dataclasses.replace(PHASE, name=str(side), image_size=side) for side in (96, None)]
+    works = forecast.survey(FineTuning(image_size=96), model, phases, lambda phase: None)
+    assert works["96"] == works["None"]
 
 
 @pytest.mark.parametrize(
@@ -46,18 +66,38 @@ def test_a_frozen_network_has_no_gradients_and_a_trained_end_has_its_own():
             "all phases will take about 15 h 00 min on this processor; --preset laptop is made for a CPU",
         ),
         (54_000, None, "all phases will take about 15 h 00 min on this processor"),
-        (54_000, "now", "all phases will take about 15 h 00 min on this processor"),
     ],
 )
 def test_sentence(seconds, smaller, said):
-    assert forecast.sentence(seconds, smaller, "now") == said
+    assert forecast.sentence(seconds, smaller) == said
+
+
+def images(count):
+    return sources.Split(np.zeros((count, 1), np.uint8), np.arange(count), np.arange(count), 1)
 
 
 def test_it_says_once_what_the_steps_after_the_first_one_tell(monkeypatch, capsys):
+    """Two phases of 640 images, the second with three times the work: 10 s a step in the first one."""
     clock = iter(np.arange(0.0, 1000.0, 10.0))
     monkeypatch.setattr(forecast.time, "monotonic", lambda: next(clock))
-    # A step of 64 images takes 10 s, and the run has as many multiplications ahead as 60 of them have.
-    callback = forecast.Forecast(Config(batch_size=64), forecast.Work(1.0, 3.0), 60 * 64 * 3.0)
+    data = sources.Dataset("made", ("a", "b"), images(640), images(0), images(0))
+    phases = [dataclasses.replace(PHASE, name=name, epochs=epochs) for name, epochs in (("one", 3), ("two", 2))]
+    works = {"one": forecast.Work(1.0, 1.0), "two": forecast.Work(1.0, 3.0)}
+    callback = forecast.Forecast(Config(batch_size=64), phases, works, 1, data)
     for step in range(5):
         callback.on_train_batch_end(step)
-    assert capsys.readouterr().out == "all phases will take about 10 min on this processor\n"
+    # Two epochs of the first phase are left, 100 s each, and two of the second, 300 s each.
+    assert capsys.readouterr().out == "all phases will take about 13 min on this processor\n"
+
+
+def test_an_epoch_that_is_over_before_says_it_too(monkeypatch, capsys):
+    clock = iter(np.arange(0.0, 100.0, 1.0))
+    monkeypatch.setattr(forecast.time, "monotonic", lambda: next(clock))
+    data = sources.Dataset("made", ("a", "b"), images(64 * 4), images(0), images(0))
+    phases = [dataclasses.replace(PHASE, epochs=30)]
+    callback = forecast.Forecast(Config(batch_size=64), phases, {"train": forecast.Work(1.0, 1.0)}, 0, data)
+    for step in range(4):
+        callback.on_train_batch_end(step)
+    next(clock)  # validation takes time too, which is not the steps'
+    callback.on_epoch_end(0)
+    assert capsys.readouterr().out == "all phases will take about 2 min on this processor\n"

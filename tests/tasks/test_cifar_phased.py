@@ -120,7 +120,7 @@ def test_the_same_command_leaves_it_alone_and_collect_reads_it(finished):
 @pytest.mark.parametrize(
     ("flags", "command"),
     [
-        (["--offline", "--weights", "none"], "python -m common.data prepare cifar10"),
+        (["--offline", "--weights", "none", "--batch-norm", "layer"], "python -m common.data prepare cifar10"),
         (["--offline", "--dataset", "digits"], "python -m common.data prepare --weights resnet18"),
     ],
 )
