@@ -28,7 +28,18 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TASKS = sorted(path.parent.name for path in (REPOSITORY / "tasks").glob("*/train.py"))
 FIRST_STEPS = {
     "demo": ["--preset", "demo"],
-    "mobilenet_v2": "--dataset digits --backbone mobilenet_v2 --image-size 96 --weights none --batch-norm layer".split(),
+    "mobilenet_v2": [
+        "--dataset",
+        "digits",
+        "--backbone",
+        "mobilenet_v2",
+        "--image-size",
+        "96",
+        "--weights",
+        "none",
+        "--batch-norm",
+        "layer",
+    ],
 }
 
 
