@@ -339,27 +339,25 @@ def results(
     """
     splits = {name: getattr(data, name) for name in of}
     reported = run.config.REPORTED
-    by_phase, right = {}, {}
+    by_phase, right, final = {}, {}, {}
     for phase in phases:
         configure(phase)
         rows = [row for row in progress.rows if row["phase"] == phase.name]
-        states, full = {}, {}
+        measured, states = {}, {}
         for kind in sorted(("best", "last"), key=reported.__eq__):  # the reported one last: its weights stay
             entry = getattr(progress, kind)[phase.name]
-            if entry["epoch"] not in full:
+            epoch = entry["epoch"]
+            if epoch not in measured:
                 load_weights(run, model, entry)
-                full[entry["epoch"]] = {
-                    name: measure(run, model, part, data, objective) for name, part in splits.items()
-                }
-            found = full[entry["epoch"]]
-            row = rows[entry["epoch"] - 1]
+                measured[epoch] = {name: measure(run, model, part, data, objective) for name, part in splits.items()}
+            final = measured[epoch]
             states[kind] = {
-                "epoch": entry["epoch"],
-                "running": {key: row[key] for key in ("loss", "accuracy") if key in row},
-                **{name: brief(metrics) for name, (metrics, _) in found.items()},
+                "epoch": epoch,
+                "running": {key: rows[epoch - 1][key] for key in ("loss", "accuracy") if key in rows[epoch - 1]},
+                **{name: brief(metrics) for name, (metrics, _) in final.items()},
             }
             if objective.accuracy:
-                right[f"{phase.name}/{kind}"] = found["test"][1].argmax(axis=1) == data.test.labels
+                right[f"{phase.name}/{kind}"] = final["test"][1].argmax(axis=1) == data.test.labels
         by_phase[phase.name] = {
             "epochs": len(rows),
             "best_epoch": states["best"]["epoch"],
@@ -368,17 +366,18 @@ def results(
             **{name: states[reported][name] for name in splits},
             **states,
         }
+    last = phases[-1].name
     if objective.accuracy:
         labels = {f"{name}_labels": split.labels for name, split in splits.items()}
-        arrays = {f"{name}_probabilities": probabilities for name, (_, probabilities) in found.items()}
+        arrays = {f"{name}_probabilities": probabilities for name, (_, probabilities) in final.items()}
         run.write_predictions(data.class_names, **labels, **arrays)
-        del right[f"{phase.name}/{reported}"]  # the predictions say it
-        run.write_outcomes(packed(data.test.labels, found["test"][1].argmax(axis=1), right))
+        del right[f"{last}/{reported}"]  # the predictions say it
+        run.write_outcomes(packed(data.test.labels, final["test"][1].argmax(axis=1), right))
     counts = data.counts()
     return {
-        **{name: {k: v for k, v in metrics.items() if k != "confusion"} for name, (metrics, _) in found.items()},
+        **{name: {k: v for k, v in metrics.items() if k != "confusion"} for name, (metrics, _) in final.items()},
         "reported": reported,
-        "running": states[reported]["running"],
+        "running": by_phase[last][reported]["running"],
         "phases": by_phase,
         "images": {name: int(count.sum()) for name, count in counts.items()},
         "class_counts": {name: count.tolist() for name, count in counts.items()},
