@@ -223,8 +223,8 @@ class Config:
         if self.weights not in ("none", "imagenet"):
             path = Path(self.weights_source())
             state = path.stat()
-            name = path.parent.name if path.name == BACKBONE_FILE else path.name
-            fields["weights"] = f"{name}@sha256:{file_digest(path, state.st_size, state.st_mtime_ns)[:16]}"
+            digest = file_digest(path, state.st_size, state.st_mtime_ns)
+            fields["weights"] = f"{weights_label(path)}@sha256:{digest[:16]}"
         if self.dataset.startswith("image_folder:"):
             fields["dataset"] = f"image_folder:{Path(self.dataset.removeprefix('image_folder:')).resolve()}"
         return json.loads(json.dumps(fields))
@@ -364,6 +364,15 @@ def find_run(name: str, out: Path) -> Path:
             f"or the end of its name in {out}"
         )
     return found[0]
+
+
+def weights_label(path: Path) -> str:
+    """What a file of weights is called in names and tables: of a run what made it, elsewhere the file's name."""
+    beside = path.with_name("config.json")
+    if path.name != BACKBONE_FILE or not beside.is_file():
+        return path.name
+    run = json.loads(beside.read_text())["config"]
+    return f"{run['preset']}-{run['backbone']}-s{run['seed']}"
 
 
 @functools.cache

@@ -319,6 +319,7 @@ OTHERS = {
     "nodes": 2,
     "backbone": "resnet34",
     "image_size": 96,
+    "batch_norm": "follow",
     "cache_features": "off",
     "cache_gigabytes": 1.0,
     "cache_views": 2,
@@ -368,7 +369,8 @@ def test_weights_file_counts_by_name_and_content_not_by_folder(tmp_path):
 
 def write_run(folder, backbone="resnet18", status="completed", content=b"weights"):
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"config": {"backbone": backbone}}))
+    config = {"preset": "pretrain", "backbone": backbone, "seed": 0}
+    (folder / "config.json").write_text(json.dumps({"config": config}))
     if status:
         (folder / "metrics.json").write_text(json.dumps({"status": status}))
     if content:
@@ -386,7 +388,7 @@ def test_run_of_weights_counts_by_content_however_it_is_named(tmp_path, monkeypa
     configs.append(parsed("--weights", str(tmp_path / "elsewhere" / "copy")))
     for config in configs:
         assert Path(config.weights_source()).read_bytes() == b"weights"
-        assert config.identity()["weights"] == "backbone.safetensors@sha256:9a129038d9a00aed"
+        assert config.identity()["weights"] == "pretrain-resnet18-s0@sha256:9a129038d9a00aed"
     assert len({config.name() for config in configs}) == 1
     other = parsed("--out", str(tmp_path / "out"), "--weights", "12345678-s1")
     assert other.name() != configs[0].name()
@@ -435,9 +437,10 @@ def test_image_folders_of_one_name_in_two_places_are_two_runs(tmp_path, monkeypa
 
 
 def test_setting_names_data_and_what_differs_from_the_preset():
-    assert parsed("--seed", "5", "--out", "x").setting(PRESETS) == "dataset=cifar10 backbone=resnet18"
+    assert parsed("--seed", "5", "--out", "x").setting(PRESETS) == "dataset=cifar10 backbone=resnet18 batch_norm=keep"
     argv = ("--phases.1.rate", "0.01", "--limit-train", "50", "--backbone", "resnet34", "--offline")
-    assert parsed(*argv).setting(PRESETS) == "dataset=cifar10 limit_train=50 backbone=resnet34 phases.1.rate=0.01"
+    said = "dataset=cifar10 limit_train=50 backbone=resnet34 batch_norm=keep phases.1.rate=0.01"
+    assert parsed(*argv).setting(PRESETS) == said
 
 
 def test_setting_is_in_the_spelling_of_the_command_line():
