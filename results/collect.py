@@ -51,6 +51,10 @@ HEADLINES = {
 }
 # Settings to compare, seed by seed (tables.Pair).
 PAIRS = {
+    "cifar_phased": [
+        (("three_phase", "batch_norm=keep"), ("three_phase", "batch_norm=layer")),
+        (("three_phase", "batch_norm=keep"), ("three_phase", "batch_norm=follow")),
+    ],
     "hinge_svm": [(("best", "loss=weston_watkins"), ("best", "loss=crammer_singer"))],
     "permuted_cnn": [
         (("permuted", "block=1"), ("permuted", "block=None")),
@@ -74,6 +78,8 @@ PAIRS = {
         (("by_depth", ""), ("one_rate", "")),
         (("by_depth", ""), ("frozen", "")),
         (("one_rate", ""), ("frozen", "")),
+        (("by_depth", "batch_norm=keep"), ("by_depth", "batch_norm=layer")),
+        (("by_depth", "batch_norm=keep"), ("by_depth", "batch_norm=follow")),
         *((("by_depth", ""), (arm, "")) for arm in ("reversed", "geometric_mean")),
         *((("by_depth", ""), (arm, "rates.head=0.001")) for arm in ("reversed", "geometric_mean")),
     ],
