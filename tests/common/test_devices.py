@@ -142,6 +142,7 @@ def test_only_the_first_process_writes_and_speaks(runs):
         "figures",
         "history.csv",
         "metrics.json",
+        "outcomes.json",
         "predictions.npz",
     }
     np.testing.assert_array_equal(json.loads(out.with_name(f"{out.name}.other").read_text()), losses(out))
