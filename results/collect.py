@@ -40,12 +40,12 @@ HEADLINES = {
     "hinge_svm": ("best", "dataset=cifar10 loss=weston_watkins", "test accuracy (%)"),
     "permuted_cnn": (
         "permuted",
-        "dataset=notmnist network=cnn: block=1 minus block=None",
+        "dataset=notmnist network=cnn protocol=1: block=1 minus block=None",
         "difference in test accuracy (points)",
     ),
     "rotation_contrastive": (
         "transfer",
-        "dataset=cifar10: transfer blocks=2 train_blocks=True minus base",
+        "dataset=cifar10 protocol=1: transfer blocks=2 train_blocks=True minus base",
         "difference in test accuracy (points)",
     ),
 }

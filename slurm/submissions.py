@@ -85,14 +85,14 @@ def create(
     code: Path | None = None,
 ) -> Submission:
     """Make a submission's folder, with a copy of the code: as it is now, or of another submission's copy."""
-    code = code or REPOSITORY
+    source = code or REPOSITORY
     try:
         FOLDER.mkdir(parents=True, exist_ok=True)
         folder = new_folder(task)
         for name in ("runs", "logs"):
             (folder / name).mkdir()
         for name in CODE:
-            shutil.copytree(code / name, folder / "code" / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source / name, folder / "code" / name, ignore=shutil.ignore_patterns("__pycache__"))
     except OSError as error:
         raise files.StorageError(f"cannot write {FOLDER}: {error}") from error
     files.write_json(folder / "code" / SNAPSHOT, git_state(code))
