@@ -13,6 +13,7 @@ The head is trained first, then more of the backbone, each phase from the best s
 What accuracy to expect, and over how many seeds: the table in README.md beside this file.
 """
 
+import dataclasses
 import functools
 import sys
 from dataclasses import dataclass
@@ -116,26 +117,19 @@ from_random = functools.partial(
     convention="torch",
     schedule="warmup_cosine",
 )
+THREE_PHASE = PhasedConfig(
+    preset="three_phase",
+    weights="imagenet",
+    batch_norm="keep",
+    augment_at="input",
+    head_init="torch",
+    phases=THREE_PHASES,
+)
 PRESETS = {
-    "three_phase": PhasedConfig(
-        preset="three_phase",
-        weights="imagenet",
-        batch_norm="keep",
-        augment_at="input",
-        head_init="torch",
-        phases=THREE_PHASES,
-    ),
+    "three_phase": THREE_PHASE,
     # What a laptop can do in half an hour.
-    "laptop": PhasedConfig(
-        preset="laptop",
-        weights="imagenet",
-        limit_train=10_000,
-        backbone="mobilenet_v2",
-        image_size=96,
-        batch_norm="keep",
-        augment_at="input",
-        head_init="torch",
-        phases=THREE_PHASES,
+    "laptop": dataclasses.replace(
+        THREE_PHASE, preset="laptop", limit_train=10_000, backbone="mobilenet_v2", image_size=96
     ),
     "two_phase": PhasedConfig(
         preset="two_phase",
