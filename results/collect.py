@@ -54,6 +54,12 @@ PAIRS = {
     "cifar_phased": [
         (("three_phase", "batch_norm=keep"), ("three_phase", "batch_norm=layer")),
         (("three_phase", "batch_norm=keep"), ("three_phase", "batch_norm=follow")),
+        (("laptop", ""), ("one_phase", "")),
+        (("laptop", ""), ("one_phase", "phases.0.rate=1e-05")),
+        (
+            ("laptop", ""),
+            ("one_phase", "phases.0.trainable=head phases.0.name=head phases.0.rate=0.001 phases.0.dropout=0.5"),
+        ),
     ],
     "hinge_svm": [(("best", "loss=weston_watkins"), ("best", "loss=crammer_singer"))],
     "permuted_cnn": [

@@ -131,6 +131,15 @@ PRESETS = {
     "laptop": dataclasses.replace(
         THREE_PHASE, preset="laptop", limit_train=10_000, backbone="mobilenet_v2", image_size=96
     ),
+    # As many epochs as laptop has in all, in one phase: what is the recipe of phases worth?
+    "one_phase": dataclasses.replace(
+        THREE_PHASE,
+        preset="one_phase",
+        limit_train=10_000,
+        backbone="mobilenet_v2",
+        image_size=96,
+        phases=(Phase("full", "full", epochs=25, optimizer="adam", rate=1e-4, dropout=0.2, convention="torch"),),
+    ),
     "two_phase": PhasedConfig(
         preset="two_phase",
         dataset="cifar100",
