@@ -1,4 +1,4 @@
-"""What every study shares: config, data, augmentation, backbones, training, metrics, figures, run directories."""
+"""What every task shares: config, data, augmentation, backbones, training, metrics, figures, run directories."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The convolutional networks that the fine-tuning studies start from, cut into the same five stages.
+"""The convolutional networks that the fine-tuning tasks start from, cut into the same five stages.
 
 All are as in PyTorch, so that its ImageNet weights load and give its outputs: layers bear the names of the modules
 of torchvision (the ResNets) and timm (MobileNetV2), every convolution with a stride, and the max pool, pads

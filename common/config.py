@@ -47,7 +47,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Phase:
-    """One stage of training: what is trainable, and how."""
+    """A part of training: what is trainable, and how."""
 
     name: str
     """Name in tables and figures."""
@@ -215,7 +215,7 @@ class Config:
                 f"`python -m common.data prepare {name} --data-dir {self.data_dir}` makes and fills it"
             )
         if self.weights != "none" and not isinstance(self, FineTuning):
-            raise ConfigError(f"weights is {self.weights}; this study has no backbone that could load any")
+            raise ConfigError(f"weights is {self.weights}; this task has no backbone that could load any")
 
     def identity(self) -> dict:
         """Everything that the result depends on, as JSON data; of a file or run of `weights` name and content."""

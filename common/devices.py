@@ -2,7 +2,7 @@
 
 TensorFlow: MirroredStrategy, the devices of one machine. JAX: keras.distribution, one process a machine, which under
 srun find each other by SLURM's environment, elsewhere by Keras's variables (KERAS_DISTRIBUTION_JOB_ADDRESSES, ...).
-Every process runs the whole study, since each step needs all of them; only the first one writes the run directory.
+Every process runs the whole experiment, since each step needs all of them; only the first one writes the run directory.
 
 A batch is the same images as on one device, cut into parts in their order; batch normalisation, loss and gradient are
 those of the whole batch. The last batch of an epoch may be smaller. TensorFlow: its parts differ by an image at most,

@@ -31,7 +31,7 @@ TEST_ONCE = "test, read once, at the epoch that is reported"
 LEGEND_BELOW = {"loc": "outside lower center", "frameon": False, "fontsize": 9}
 
 IMAGES_PER_ROW = 8
-STAGED_IMAGES = 4
+STEPPED_IMAGES = 4
 MISTAKEN_PER_ROW, MISTAKEN = 6, 12
 DESTINATIONS = 10
 ANNOTATED_CLASSES = 20  # a confusion matrix of more classes has cells too small for a number
@@ -172,26 +172,26 @@ def image_pairs(
     return save_figure(figure, path)
 
 
-def image_stages(stages: Mapping[str, np.ndarray], title: str, path: Path) -> Path:
-    """Draw what becomes of images: a row for each image, 4 at most, and a column for each stage.
+def image_steps(steps: Mapping[str, np.ndarray], title: str, path: Path) -> Path:
+    """Draw what becomes of images: a row for each image, 4 at most, and a column for each step.
 
     Args:
-        stages: the same images at each stage, by its name: ``(n, height, width, 1 or 3)`` in the ranges that
-            ``image_pairs`` takes; height, width and range may differ from stage to stage.
+        steps: the same images at each step, by its name: ``(n, height, width, 1 or 3)`` in the ranges that
+            ``image_pairs`` takes; height, width and range may differ from step to step.
         title: of the figure.
         path: the PNG to write.
 
     Raises:
-        ValueError: wrong shapes, or not as many images at each stage.
+        ValueError: wrong shapes, or not as many images at each step.
     """
-    if len({len(images) for images in stages.values()}) > 1:
-        raise ValueError(f"stages of {', '.join(str(len(images)) for images in stages.values())} images")
-    shown = [_displayable(images[:STAGED_IMAGES]) for images in stages.values()]
-    names = [f"{name}\n{i.shape[1]} × {i.shape[2]} pixels" for name, i in stages.items()]
-    figure = _figure(max(4, 2.3 * len(stages)), 0.9 + 2.2 * len(shown[0]))
+    if len({len(images) for images in steps.values()}) > 1:
+        raise ValueError(f"steps of {', '.join(str(len(images)) for images in steps.values())} images")
+    shown = [_displayable(images[:STEPPED_IMAGES]) for images in steps.values()]
+    names = [f"{name}\n{i.shape[1]} × {i.shape[2]} pixels" for name, i in steps.items()]
+    figure = _figure(max(4, 2.3 * len(steps)), 0.9 + 2.2 * len(shown[0]))
     figure.suptitle(title)
     for number, axes in enumerate(figure.subplots(len(shown[0]), squeeze=False)[:, 0]):
-        _show_row(axes, [images[number] for images in shown], len(stages), names if number == 0 else ())
+        _show_row(axes, [images[number] for images in shown], len(steps), names if number == 0 else ())
         axes.xaxis.tick_top()
         axes.tick_params(labelsize=10)
     return save_figure(figure, path)

@@ -1,4 +1,4 @@
-"""Run directories: one configuration, one folder, from the first checkpoint to the final figures.
+"""Run directories: one configuration, one folder, from the first checkpoint to the last metrics.
 
     config.json  environment.json  history.csv  checkpoints/  predictions.npz  outcomes.json  figures/  metrics.json
 
@@ -334,27 +334,27 @@ def summary(folder: Path, result: Mapping) -> str:
     return "\n".join(lines)
 
 
-def merit(figures: Mapping) -> str:
+def merit(metrics: Mapping) -> str:
     """Accuracy, or the loss where there is none."""
-    return f"{figures['accuracy']:.2%}" if "accuracy" in figures else f"{figures['loss']:.5g}"
+    return f"{metrics['accuracy']:.2%}" if "accuracy" in metrics else f"{metrics['loss']:.5g}"
 
 
 def main(
     presets: Mapping[str, Config],
     description: str,
     provide: Callable[[Config], None],
-    study: Callable[[Config, Run], None],
+    experiment: Callable[[Config, Run], None],
     argv: Sequence[str] | None = None,
 ) -> None:
     """The command of a task: parse, open the run directory, train, and turn every known fault into one line.
 
-    `provide` sees that data and weights are on this machine, before a run directory is touched; `study` trains and
+    `provide` sees that data and weights are on this machine, before a run directory is touched; `experiment` trains and
     draws. Exit codes: 0 finished (a diverged run is a result too); 2 bad input; 1 another known fault; 130 and 143
     stopped by Ctrl-C and SIGTERM, after which the same command goes on.
     """
     gc.disable()  # it would go through all that the libraries make, again and again, while they are loaded
     try:
-        command(presets, description, provide, study, argv)
+        command(presets, description, provide, experiment, argv)
     except BaseException as error:
         devices.leave(error)
         raise
@@ -366,12 +366,12 @@ def command(
     presets: Mapping[str, Config],
     description: str,
     provide: Callable[[Config], None],
-    study: Callable[[Config, Run], None],
+    experiment: Callable[[Config, Run], None],
     argv: Sequence[str] | None,
 ) -> None:
     """What `main` does, ended by SystemExit where something is wrong."""
     config = parse(presets, description, argv)
-    task = Path(sys.modules[study.__module__].__file__).parent.name
+    task = Path(sys.modules[experiment.__module__].__file__).parent.name
     run = Run(config.out / task / config.name(), task, config)
     try:
         check_backend()
@@ -382,7 +382,7 @@ def command(
             with opened as run:
                 # Another process may have finished it meanwhile.
                 if devices.tell("finished" if run.result else "") == "":
-                    perform(study, config, run)
+                    perform(experiment, config, run)
         else:
             print("this run is finished; --overwrite does it anew", flush=True)
         if devices.is_first():
@@ -411,15 +411,15 @@ def check_backend() -> None:
         raise ConfigError(f"KERAS_BACKEND is {backend}, which is not installed; requirements-dev.txt has JAX for CPUs")
 
 
-def perform(study: Callable[[Config, Run], None], config: Config, run: Run) -> None:
-    """Run a study under the signal handlers; a diverged one is finished too.
+def perform(experiment: Callable[[Config, Run], None], config: Config, run: Run) -> None:
+    """Run an experiment under the signal handlers; a diverged one is finished too.
 
     Of several processes the first one alone heeds the signals: the others end when it has saved and gone.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, run.on_signal if devices.is_first() else signal.SIG_IGN)
     try:
-        study(config, run)
+        experiment(config, run)
     except Diverged as error:
         print(f"diverged: {error}", flush=True)
         run.finish("diverged", {"diverged": {"reason": str(error), **error.where}})

@@ -414,16 +414,16 @@ def draw_classifier(run: Run, data: Dataset, progress: Progress, metrics: Mappin
 def measure(
     run: Run, model: keras.Model, split: Split, data: Dataset, objective: Objective
 ) -> tuple[dict, np.ndarray | None]:
-    """Figures of a model on a split, and its class probabilities if it is a classifier."""
+    """Metrics of a model on a split, and its class probabilities if it is a classifier."""
     batch_size = run.config.batch_size
-    figures, probabilities = {"n": len(split)}, None
+    metrics, probabilities = {"n": len(split)}, None
     if objective.accuracy:
         scores = predict(model, split, batch_size)
         probabilities = softmax(scores.astype(np.float64), axis=1).astype(np.float32)
-        figures = evaluate(split.labels, probabilities, data.class_names)
-        figures["loss"] = cross_entropy(split.labels, scores)
+        metrics = evaluate(split.labels, probabilities, data.class_names)
+        metrics["loss"] = cross_entropy(split.labels, scores)
     if objective is not CLASSIFICATION:
         batches, steps = evaluation(split, batch_size)
         told = model.evaluate(batches, verbose=0, return_dict=True, steps=steps)
-        figures["loss"] = float(told["loss"])
-    return figures, probabilities
+        metrics["loss"] = float(told["loss"])
+    return metrics, probabilities

@@ -1,4 +1,4 @@
-"""Tables over seeds, with the published figures beside them, from finished runs.
+"""Tables over seeds, with the published numbers beside them, from finished runs.
 
     python results/collect.py                      # every task
     python results/collect.py cifar_phased --keep  # one task; its runs are kept as records, for git
@@ -35,7 +35,7 @@ FIGURES = {
     "rotation_contrastive": ("curves", "transferred_blocks", "contrastive"),
     "fer_layerwise_lr": ("curves", "arms", "batch_norm"),
 }
-# The row that says what a task is about, in the overview: study, setting, metric. Elsewhere one is chosen.
+# The row that says what a task is about, in the overview: preset, setting, metric. Elsewhere one is chosen.
 HEADLINES = {
     "hinge_svm": ("best", "dataset=cifar10 loss=weston_watkins", "test accuracy (%)"),
     "permuted_cnn": (

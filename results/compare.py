@@ -1,4 +1,4 @@
-"""Runs side by side in the terminal: what differs in config and surroundings, and every figure."""
+"""Runs side by side in the terminal: what differs in config and surroundings, and every metric."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,7 +39,7 @@ def one(name: str, runs: Path, kept: Path) -> dict:
 
 
 def show(found: Sequence[Mapping]) -> None:
-    """Print the differences and the figures, a column a run."""
+    """Print the differences and the metrics, a column a run."""
     console = Console(markup=False)  # names may hold what it would take for its own
     names = [record["run"] for record in found]
     columns = [f"run {number}" for number in range(1, len(names) + 1)]
@@ -48,7 +48,7 @@ def show(found: Sequence[Mapping]) -> None:
     for title, rows in (
         ("config, where it differs", differing([flat(record["config"]) for record in found])),
         ("environment, where it differs", differing([surroundings(record["environment"]) for record in found])),
-        ("figures", figures(found)),
+        ("metrics", metrics(found)),
     ):
         table = Table("", *columns, title=title, title_justify="left")
         for key, values in rows.items():
@@ -70,8 +70,8 @@ def surroundings(environment: Mapping) -> dict:
     return flat({key: value for key, value in environment.items() if key != "starts"})
 
 
-def figures(found: Sequence[Mapping]) -> dict[str, list[str]]:
-    """Every figure of any of the runs."""
+def metrics(found: Sequence[Mapping]) -> dict[str, list[str]]:
+    """Every metric of any of the runs."""
     each = [measured(record["metrics"]) for record in found]
     names = dict.fromkeys(name for values in each for name in values)
     status = {"status": [record["metrics"]["status"] for record in found]}

@@ -15,16 +15,16 @@ from matplotlib.ticker import LogLocator
 from common import plots
 from results import tables
 
-Groups = Mapping[tuple[str, str], Sequence[dict]]  # records by (study, setting)
+Groups = Mapping[tuple[str, str], Sequence[dict]]  # records by (preset, setting)
 TEST_ONCE = "test, read once, at the epoch that is reported (a mark a seed)"
 
 
 def panels_of(groups: Groups) -> dict[str, dict[str, list[dict]]]:
-    """Completed runs with phases, by study and setting."""
+    """Completed runs with phases, by preset and setting."""
     panels = defaultdict(dict)
-    for (study, setting), records in groups.items():
+    for (preset, setting), records in groups.items():
         if members := [r for r in records if r["metrics"].get("phases")]:
-            panels[study][setting] = members
+            panels[preset][setting] = members
     return panels
 
 
@@ -41,14 +41,14 @@ def named(settings: Mapping[str, Sequence[dict]]) -> tuple[str, dict[str, Sequen
 
 
 def phases(groups: Groups, path: Path) -> None:
-    """Draw validation accuracy (%, mean and standard deviation over seeds) after each phase, a panel a study."""
-    panels = {study: named(settings) for study, settings in panels_of(groups).items()}
+    """Draw validation accuracy (%, mean and standard deviation over seeds) after each phase, a panel a preset."""
+    panels = {preset: named(settings) for preset, settings in panels_of(groups).items()}
     if not panels:
         return
     heights = [4 + 0.2 * "\n".join(legend).count("\n") for _, legend in panels.values()]  # each with its legend
     figure = Figure(figsize=(9, sum(heights)), dpi=120, layout="constrained")
     parts = figure.subfigures(len(panels), squeeze=False, height_ratios=heights)[:, 0]
-    for (study, (common, settings)), part in zip(panels.items(), parts, strict=True):
+    for (preset, (common, settings)), part in zip(panels.items(), parts, strict=True):
         axes = part.subplots()
         phases = list(dict.fromkeys(p for members in settings.values() for p in members[0]["metrics"]["phases"]))
         width = min(0.3, 0.8 / len(settings))
@@ -68,7 +68,7 @@ def phases(groups: Groups, path: Path) -> None:
             )
             if len(settings) * len(phases) <= 18:
                 axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
-        where = ", ".join(filter(None, (study, common)))
+        where = ", ".join(filter(None, (preset, common)))
         title = "Accuracy after each phase, mean and standard deviation over n seeds"
         axes.set_title(f"{title}\n{textwrap.fill(where, 80)}")
         axes.set(xlabel="Phase", ylabel="Validation accuracy (%)", ylim=(0, 108), yticks=range(0, 101, 20))
@@ -81,27 +81,27 @@ def phases(groups: Groups, path: Path) -> None:
 
 
 def curves(groups: Groups, path: Path) -> None:
-    """Draw validation accuracy and training loss by epoch: a panel row a study, a line a setting, a band of +-1 std.
+    """Draw validation accuracy and training loss by epoch: a panel row a preset, a line a setting, a band of +-1 std.
 
-    Settings of a study that were trained for other numbers of epochs have a row of their own.
+    Settings of a preset that were trained for other numbers of epochs have a row of their own.
     """
     found = panels_of({key: r for key, r in groups.items() if r[0]["history"] and "val_accuracy" in r[0]["history"][0]})
     if not found:
         return
     panels = defaultdict(dict)
-    for study, settings in found.items():
+    for preset, settings in found.items():
         for setting, members in settings.items():
-            panels[study, len(members[0]["history"])][setting] = members
+            panels[preset, len(members[0]["history"])][setting] = members
     panels = {key: named(settings) for key, settings in panels.items()}
     # Each with its legend, for which the first six lines leave room.
     heights = [4.6 + 0.2 * max("\n".join(legend).count("\n") - 5, 0) for _, legend in panels.values()]
     figure = Figure(figsize=(11, sum(heights)), dpi=110, layout="constrained")
     parts = figure.subfigures(len(panels), squeeze=False, height_ratios=heights)[:, 0]
-    for part, ((study, epochs), (common, settings)) in zip(parts, panels.items(), strict=True):
+    for part, ((preset, epochs), (common, settings)) in zip(parts, panels.items(), strict=True):
         several = any(len(members) > 1 for members in settings.values())
         drawn = "mean of n seeds, band of one standard deviation" if several else "single runs"
         words = " ".join(word for word in common.split() if word != f"epochs={epochs}")  # which the title says anyway
-        where = ", ".join(filter(None, (study, words, f"{epochs} epoch{'s' * (epochs > 1)}")))
+        where = ", ".join(filter(None, (preset, words, f"{epochs} epoch{'s' * (epochs > 1)}")))
         part.suptitle(textwrap.fill(f"{where}: {drawn}", 115))
         through = any(len(members[0]["metrics"]["phases"]) > 1 for members in settings.values())
         losses, accuracies = part.subplots(1, 2)
@@ -126,17 +126,17 @@ def batch_norm(groups: Groups, path: Path) -> None:
     the mean over seeds, a band of one standard deviation; the phases are marked.
     """
     rows = defaultdict(dict)
-    for (study, setting), records in groups.items():
+    for (preset, setting), records in groups.items():
         words = setting.split()
         if (regime := records[0]["config"].get("batch_norm")) and "limit_train" in setting:
-            rows[study, " ".join(w for w in words if not w.startswith("batch_norm="))][regime] = records
+            rows[preset, " ".join(w for w in words if not w.startswith("batch_norm="))][regime] = records
     rows = {key: regimes for key, regimes in rows.items() if len(regimes) > 1}
     if not rows:
         return
     figure = Figure(figsize=(11, 4.2 * len(rows)), dpi=110, layout="constrained")
     parts = figure.subfigures(len(rows), squeeze=False)[:, 0]
-    for part, ((study, setting), regimes) in zip(parts, rows.items(), strict=True):
-        part.suptitle(textwrap.fill(f"{study}, {tables.shortened(setting)}".replace("$", r"\$"), 110))
+    for part, ((preset, setting), regimes) in zip(parts, rows.items(), strict=True):
+        part.suptitle(textwrap.fill(f"{preset}, {tables.shortened(setting)}".replace("$", r"\$"), 110))
         history = next(iter(regimes.values()))[0]["history"]
         for axes, key, scale, name in zip(
             part.subplots(1, 2),
@@ -169,7 +169,7 @@ def line(axes: Axes, each: Sequence[Sequence[float]], colour: str, label: str, s
 
 
 def spread(records: Sequence[dict], split: str, key: str, scale: float = 1) -> tuple[float, float]:
-    """Mean and standard deviation (0 for a single run) of one figure over seeds."""
+    """Mean and standard deviation (0 for a single run) of one metric over seeds."""
     values = [scale * record["metrics"][split][key] for record in records]
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
@@ -257,13 +257,13 @@ def sweep(groups: Groups, path: Path) -> None:
     """Draw the autoencoder's test loss by the size of its bottleneck, with that of principal components."""
     figure, axes = one_panel("Loss by the size of the bottleneck", "k", "Mean squared error of the test images")
     points = {}
-    for (study, setting), records in groups.items():
-        if study == "autoencoder" and (match := re.fullmatch(r"dataset=mnist k=(\d+)", setting)):
-            pca = statistics.fmean(r["metrics"]["figures"]["PCA test loss"] for r in records)
+    for (preset, setting), records in groups.items():
+        if preset == "autoencoder" and (match := re.fullmatch(r"dataset=mnist k=(\d+)", setting)):
+            pca = statistics.fmean(r["metrics"]["by_name"]["PCA test loss"] for r in records)
             points[int(match[1])] = (*spread(records, "test", "loss"), pca)
     if len(points) > 1:
-        sizes, figures = zip(*sorted(points.items()), strict=True)
-        means, stds, components = zip(*figures, strict=True)
+        sizes, losses = zip(*sorted(points.items()), strict=True)
+        means, stds, components = zip(*losses, strict=True)
         axes.errorbar(sizes, means, yerr=stds, fmt="o-", color=plots.BLUE, capsize=3, label="autoencoder")
         axes.plot(sizes, components, "s--", color=plots.ORANGE, label="principal components")
         axes.set(xscale="log", yscale="log")
@@ -348,9 +348,9 @@ def arms(groups: Groups, path: Path) -> None:
         "geometric_mean": "their geometric mean for all",
     }
     panels = defaultdict(dict)
-    for (study, setting), records in groups.items():
-        if study in names:
-            panels[setting][study] = records
+    for (preset, setting), records in groups.items():
+        if preset in names:
+            panels[setting][preset] = records
     if not panels:
         return
     figure = Figure(figsize=(10, 4.6 * len(panels)), dpi=120, layout="constrained")
@@ -360,8 +360,8 @@ def arms(groups: Groups, path: Path) -> None:
         axes = part.subplots()
         first = next(iter(found.values()))[0]["metrics"]["test"]["per_class"]
         step = 0.81 / max(len(found), 3)
-        for place, study in enumerate(study for study in names if study in found):
-            records = found[study]
+        for place, preset in enumerate(preset for preset in names if preset in found):
+            records = found[preset]
             scores = [[100 * c["f1"] for c in r["metrics"]["test"]["per_class"]] for r in records]
             scores = [[*own, 100 * r["metrics"]["test"]["macro_f1"]] for own, r in zip(scores, records, strict=True)]
             axes.bar(
@@ -370,8 +370,8 @@ def arms(groups: Groups, path: Path) -> None:
                 0.93 * step,
                 yerr=[statistics.stdev(each) for each in zip(*scores, strict=True)] if len(records) > 1 else None,
                 capsize=2,
-                color=colours[study],
-                label=f"{names[study]} (n = {len(records)})",
+                color=colours[preset],
+                label=f"{names[preset]} (n = {len(records)})",
             )
         ticks = [f"{c['class']}\n{c['support']:,} images" for c in first]
         axes.set_xticks(range(len(ticks) + 1), [*ticks, "macro\nmean"], fontsize=9)

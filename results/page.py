@@ -39,14 +39,14 @@ def html(by_task: Mapping[str, str], found: Mapping[str, Sequence[dict]], root: 
 
 
 def question(readme: Path) -> str:
-    """What a study asks: the title of its README after the name."""
+    """What a preset asks: the title of its README after the name."""
     first = readme.read_text().partition("\n")[0] if readme.is_file() else ""
     text = first.partition(": ")[2]
     return text[:1].upper() + text[1:]
 
 
 def split(rows: Sequence[dict]) -> dict[str, list[dict]]:
-    """Rows that have a published figure, paired differences, and the rest, each by setting."""
+    """Rows that have a published number, paired differences, and the rest, each by setting."""
     paired = [row for row in rows if row["metric"].startswith(tables.DIFFERENCE)]
     published = [row for row in rows if row["published"]]
     rest = [row for row in rows if row not in published and row not in paired]
@@ -55,8 +55,8 @@ def split(rows: Sequence[dict]) -> dict[str, list[dict]]:
 
 def blocks(rows: Sequence[dict]) -> list[dict]:
     """Rows on end that are of one setting, together."""
-    grouped = [(place, list(own)) for place, own in groupby(rows, key=lambda row: (row["study"], row["setting"]))]
-    return [{"study": study, "setting": s, "rows": own, "count": len(own)} for (study, s), own in grouped]
+    grouped = [(place, list(own)) for place, own in groupby(rows, key=lambda row: (row["preset"], row["setting"]))]
+    return [{"preset": preset, "setting": s, "rows": own, "count": len(own)} for (preset, s), own in grouped]
 
 
 def pictures(folder: Path, task: str, names: Sequence[str]) -> list[dict[str, str]]:

@@ -51,6 +51,7 @@ def read_run(folder: Path) -> dict:
     }
     if (folder / "outcomes.json").is_file():
         record["outcomes"] = read_json(folder / "outcomes.json")
+    rename_old(metrics)
     check(record, folder.parent.name, folder.name)
     environment["starts"] = [{k: v for k, v in start.items() if k != "host"} for start in environment["starts"]]
     return without_paths(record)
@@ -59,8 +60,16 @@ def read_run(folder: Path) -> dict:
 def read_record(path: Path) -> dict:
     """A record from its file. Raises Unusable for a damaged one."""
     record = read_json(path)
+    if isinstance(record.get("metrics"), dict):
+        rename_old(record["metrics"])
     check(record, path.parent.name, path.stem)
     return record
+
+
+def rename_old(metrics: dict) -> None:
+    """Give what metrics.json had until November 2026 the name that it has today."""
+    if "figures" in metrics:
+        metrics["by_name"] = metrics.pop("figures")
 
 
 def read_json(path: Path) -> dict:
@@ -145,12 +154,12 @@ def unknown_code(record: Mapping) -> str:
 
 
 def measured(metrics: Mapping) -> dict[str, float]:
-    """Every figure of one run by its name in the tables: percent, points, nats (loss) or images per second."""
+    """Every metric of one run by its name in the tables: percent, points, nats (loss) or images per second."""
     values = {}
     for name, (split, key) in MEASURES.items():
         if key in metrics.get(split, {}):
             values[name] = float(metrics[split][key]) * (100 if "(%)" in name else 1)
-    values |= {name: float(value) for name, value in metrics.get("figures", {}).items()}
+    values |= {name: float(value) for name, value in metrics.get("by_name", {}).items()}
     phases = metrics.get("phases", {})
     if len(phases) == 1:
         (phase,) = phases.values()
@@ -166,7 +175,7 @@ def measured(metrics: Mapping) -> dict[str, float]:
 
 
 def label(record: Mapping, current: int = 1) -> tuple[str, str]:
-    """Study and setting of a run. Runs of uncommitted code, or of a protocol before the current one, stand apart."""
+    """Preset and setting of a run. Runs of uncommitted code, or of a protocol before the current one, stand apart."""
     apart = [f"protocol={protocol(record)}"] if protocol(record) < current else []
     apart += [UNCOMMITTED] if unknown_code(record) else []
     return record["config"]["preset"], " ".join([record["setting"], *apart]).strip()
@@ -227,7 +236,7 @@ def keep(found: Sequence[Mapping], folder: Path, complaints: list[str]) -> None:
 
 
 def group(records: Sequence[dict], complaints: list[str], current: int = 1) -> Groups:
-    """Runs that differ in the seed alone, by (study, setting), sorted; `current` is the task's protocol of today.
+    """Runs that differ in the seed alone, by (preset, setting), sorted; `current` is the task's protocol of today.
 
     A setting tells how a config differs from its preset, so a preset that was changed between two runs leaves them
     with one setting and two configs, and so two names: these get the differing fields added. So do runs on different
@@ -242,7 +251,7 @@ def group(records: Sequence[dict], complaints: list[str], current: int = 1) -> G
         images = record["metrics"].get("images", counts.get(run_of_seeds(record)))
         variants[label(record, current)][json.dumps([digest, images])].append(record)
     groups = {}
-    for (study, setting), by_config in variants.items():
+    for (preset, setting), by_config in variants.items():
         configs = []
         for text, members in by_config.items():
             digest, images = json.loads(text)
@@ -255,11 +264,11 @@ def group(records: Sequence[dict], complaints: list[str], current: int = 1) -> G
         differing = differing or ["run"]
         if len(configs) > 1:
             complaints.append(
-                f"kept apart: {study}, {setting}: {len(configs)} configurations, differing in {', '.join(differing)}"
+                f"kept apart: {preset}, {setting}: {len(configs)} configurations, differing in {', '.join(differing)}"
             )
         for config, members in zip(configs, by_config.values(), strict=True):
             fields = [f"{key}={config.get(key)}" for key in differing] if len(configs) > 1 else []
-            groups[study, " ".join([setting, *fields])] = members
+            groups[preset, " ".join([setting, *fields])] = members
     return {key: groups[key] for key in sorted(groups, key=lambda key: (key[0], natural(key[1])))}
 
 

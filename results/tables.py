@@ -1,4 +1,4 @@
-"""Tables over seeds, with the published figures beside them: rows, and the texts that are made of them."""
+"""Tables over seeds, with the published numbers beside them: rows, and the texts that are made of them."""
 
 import csv
 import io
@@ -15,8 +15,8 @@ import jinja2
 from common.config import ConfigError
 from results.records import Groups, completed, measured, natural
 
-COLUMNS = ("study", "setting", "metric", "mean", "std", "n", "published", "source", "verdict", "note")
-REFERENCE_COLUMNS = ("study", "setting", "metric", "published", "tolerance", "source", "note")
+COLUMNS = ("preset", "setting", "metric", "mean", "std", "n", "published", "source", "verdict", "note")
+REFERENCE_COLUMNS = ("preset", "setting", "metric", "published", "margin", "source", "note")
 VERDICTS = ("reproduced", "better", "worse", "diverged", "not comparable", "not measured")
 NOT_COMPARABLE = "not comparable:"
 # What a README leaves to the full table, unless a source has published it.
@@ -36,7 +36,7 @@ TEMPLATES = jinja2.Environment(
 
 
 def notes(records: Sequence[dict]) -> list[str]:
-    """What a reader of a group's figures should know, each thing once."""
+    """What a reader of a group's metrics should know, each thing once."""
     told = [note for record in completed(records) for note in record["metrics"].get("notes", ())]
     return list(dict.fromkeys(doubts(records) + told))
 
@@ -53,7 +53,7 @@ def doubts(records: Sequence[dict]) -> list[str]:
 
 
 def decimals(metric: str, each: Sequence[float]) -> int:
-    """Digits after the point of a figure; none for counts, which are whole in every run."""
+    """Digits after the point of a metric; none for counts, which are whole in every run."""
     if "loss" in metric:
         return loss_digits(max(each))
     if not any(unit in metric for unit in ("(%)", "(points)", "images/s")) and all(map(float.is_integer, each)):
@@ -74,7 +74,7 @@ def ends(records: Sequence[dict]) -> list[str]:
 
 
 def read_references(path: Path) -> dict[tuple[str, str, str], dict]:
-    """Published figures by (study, setting, metric). Raises ConfigError for a file that cannot be used."""
+    """Published numbers by (preset, setting, metric). Raises ConfigError for a file that cannot be used."""
     if not path.is_file():
         return {}
     with path.open(newline="") as file:
@@ -84,25 +84,25 @@ def read_references(path: Path) -> dict[tuple[str, str, str], dict]:
         raise ConfigError(f"{path}: its columns must be {','.join(REFERENCE_COLUMNS)}")
     for line, row in enumerate(rows, start=2):
         try:
-            usable = all(Decimal(value).is_finite() for value in (row["published"], row["tolerance"] or 0))
+            usable = all(Decimal(value).is_finite() for value in (row["published"], row["margin"] or 0))
         except (InvalidOperation, TypeError):
             usable = False
         if not usable:
-            raise ConfigError(f"{path}, row {line}: published and tolerance must be numbers")
-    return {(row["study"], row["setting"], row["metric"]): row for row in rows}
+            raise ConfigError(f"{path}, row {line}: published and margin must be numbers")
+    return {(row["preset"], row["setting"], row["metric"]): row for row in rows}
 
 
 def tabulate(
     groups: Groups, references: Mapping[tuple[str, str, str], Mapping], pairs: Sequence[Pair] = ()
 ) -> list[dict[str, str]]:
-    """Rows of the table, with COLUMNS as keys: a row a figure, measured, published or both.
+    """Rows of the table, with COLUMNS as keys: a row a metric, measured, published or both.
 
     `std` is the sample standard deviation over seeds (n - 1), empty for one seed.
     """
     rows, missing = [], dict(references)
-    for (study, setting), records in groups.items():
+    for (preset, setting), records in groups.items():
         if not completed(records):
-            published = [key for key in missing if key[:2] == (study, setting)] or [(study, setting, "status")]
+            published = [key for key in missing if key[:2] == (preset, setting)] or [(preset, setting, "status")]
             nothing = {"mean": "", "std": "", "n": "0"}
             remarks = [*notes(records), *ends(records)]
             rows += [beside(key, nothing, missing.pop(key, None), remarks) for key in published]
@@ -114,16 +114,16 @@ def tabulate(
             if "(points)" in metric and len(each) < 2:
                 continue
             digits = decimals(metric, each)
-            figures = {
+            summary = {
                 "mean": f"{statistics.fmean(each):z.{digits}f}",
                 "std": f"{statistics.stdev(each):.{digits}f}" if len(each) > 1 else "",
                 "n": str(len(each)),
             }
-            key = (study, setting, metric)
-            rows.append(beside(key, figures, missing.pop(key, None), notes(records)))
+            key = (preset, setting, metric)
+            rows.append(beside(key, summary, missing.pop(key, None), notes(records)))
     rows += [beside(key, {"mean": "", "std": "", "n": ""}, reference, []) for key, reference in missing.items()]
     rows += differences(groups, pairs)
-    return sorted(rows, key=lambda row: (row["study"], natural(row["setting"])))
+    return sorted(rows, key=lambda row: (row["preset"], natural(row["setting"])))
 
 
 def differences(groups: Groups, pairs: Sequence[Pair]) -> list[dict[str, str]]:
@@ -133,18 +133,19 @@ def differences(groups: Groups, pairs: Sequence[Pair]) -> list[dict[str, str]]:
     accuracy (points) or, where neither has one, of the test loss. The note has the 95 % interval of the mean
     difference (Student's t, n - 1).
     """
-    by_words = {(study, frozenset(setting.split())): (study, setting) for study, setting in groups}
+    by_words = {(preset, frozenset(setting.split())): (preset, setting) for preset, setting in groups}
     rows = []
-    for (study, words), minus in pairs:
+    for (preset, words), minus in pairs:
         for ours, place in by_words.items():
-            if ours[0] != study or not ours[1] >= set(words.split()):
+            if ours[0] != preset or not ours[1] >= set(words.split()):
                 continue
             common = ours[1] - set(words.split())
             other = by_words.get((minus[0], common | set(minus[1].split())))
             if other and other != place:
                 title = [word for word in place[1].split() if word in common]
-                both = ((study, words), minus)
-                names = [f"{preset if study != minus[0] else ''} {own}".strip() for preset, own in both]
+                both = ((preset, words), minus)
+                across = preset != minus[0]
+                names = [f"{side if across else ''} {own}".strip() for side, own in both]
                 rows += difference(groups, place, other, f"{' '.join(title)}: {names[0]} minus {names[1] or 'without'}")
     return rows
 
@@ -162,7 +163,7 @@ def difference(groups: Groups, one: tuple[str, str], other: tuple[str, str], tit
     low, high = interval(each)
     remarks = doubts([*groups[one], *groups[other]])
     row = {
-        "study": one[0],
+        "preset": one[0],
         "setting": title,
         "metric": f"{DIFFERENCE} {name}",
         "mean": f"{statistics.fmean(each):z.{digits}f}",
@@ -182,28 +183,28 @@ def interval(each: Sequence[float]) -> tuple[float, float]:
 
 
 def beside(
-    key: tuple[str, str, str], figures: Mapping[str, str], reference: Mapping[str, str] | None, remarks: Sequence[str]
+    key: tuple[str, str, str], summary: Mapping[str, str], reference: Mapping[str, str] | None, remarks: Sequence[str]
 ) -> dict[str, str]:
-    """One row: measured figures beside the published one; `remarks` are notes of the runs."""
+    """One row: a measured metric beside the published number; `remarks` are notes of the runs."""
     published = reference or {}
     return {
-        **dict(zip(("study", "setting", "metric"), key, strict=True)),
-        **figures,
+        **dict(zip(("preset", "setting", "metric"), key, strict=True)),
+        **summary,
         "published": published.get("published", ""),
         "source": published.get("source", ""),
-        "verdict": verdict(key[2], figures, reference) if reference else "",
+        "verdict": verdict(key[2], summary, reference) if reference else "",
         "note": "; ".join(filter(None, [published.get("note", ""), *remarks])),
     }
 
 
-def verdict(metric: str, figures: Mapping[str, str], reference: Mapping[str, str]) -> str:
-    """How a measured figure stands to the published one, from the digits that the table shows."""
-    if not figures["mean"]:
-        return "diverged" if figures["n"] == "0" else "not measured"
+def verdict(metric: str, summary: Mapping[str, str], reference: Mapping[str, str]) -> str:
+    """How a measured metric stands to the published number, from the digits that the table shows."""
+    if not summary["mean"]:
+        return "diverged" if summary["n"] == "0" else "not measured"
     if reference["note"].startswith(NOT_COMPARABLE):
         return "not comparable"
-    above = Decimal(figures["mean"]) - Decimal(reference["published"])
-    if abs(above) <= max(Decimal(reference["tolerance"] or 0), Decimal(figures["std"] or 0)):
+    above = Decimal(summary["mean"]) - Decimal(reference["published"])
+    if abs(above) <= max(Decimal(reference["margin"] or 0), Decimal(summary["std"] or 0)):
         return "reproduced"
     return "better" if (above < 0) == ("loss" in metric) else "worse"
 
@@ -218,15 +219,15 @@ def csv_text(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def markdown(table: str) -> str:
-    """The CSV table as Markdown: one table a study, the setting in the first of its rows."""
+    """The CSV table as Markdown: one table a preset, the setting in the first of its rows."""
     lines = ["Mean ± standard deviation (n - 1) over n seeds. Made by `python results/collect.py`.", ""]
-    study = setting = None
+    preset = setting = None
     for cells in rows_of(table):
         cells = {key: cell.replace("|", r"\|") for key, cell in cells.items()}
-        if cells["study"] != study:
-            study, setting = cells["study"], None
+        if cells["preset"] != preset:
+            preset, setting = cells["preset"], None
             heads = ("setting", "metric", "mean ± std", "published (source)", "verdict", "note")
-            lines += [*([""] if lines[-1] else []), f"### `{study}`", "", joined(heads), joined(["---"] * len(heads))]
+            lines += [*([""] if lines[-1] else []), f"### `{preset}`", "", joined(heads), joined(["---"] * len(heads))]
         ours = with_spread(cells)
         theirs = f"{cells['published']} ({cells['source']})" if cells["published"] else ""
         first = "" if cells["setting"] == setting else f"`{cells['setting']}`"
@@ -236,24 +237,24 @@ def markdown(table: str) -> str:
 
 
 def compact(table: str) -> str:
-    """The CSV table as Markdown for a README, the headline figures alone: one table a study.
+    """The CSV table as Markdown for a README, the headline metrics alone: one table a preset.
 
-    A row is a setting, or, where that would be too wide, a figure.
+    A row is a setting, or, where that would be too wide, a metric.
     """
-    lines = ["Mean ± standard deviation (n seeds), and the published figure. Made by `python results/collect.py`."]
-    lines += ["Every figure, with verdicts and notes, is in `results/tables/`."]
+    lines = ["Mean ± standard deviation (n seeds), and the published number. Made by `python results/collect.py`."]
+    lines += ["Every metric, with verdicts and notes, is in `results/tables/`."]
     rows = rows_of(table)
     paired = [row for row in rows if row["metric"].startswith(DIFFERENCE)]
     rows = [row for row in rows if row not in paired]
     published = {row["metric"] for row in rows if row["published"]}
     rows = [row for row in rows if row["metric"] in published or not any(part in row["metric"] for part in DETAILS)]
-    for study in dict.fromkeys(row["study"] for row in rows):
-        ours = [row for row in rows if row["study"] == study]
+    for preset in dict.fromkeys(row["preset"] for row in rows):
+        ours = [row for row in rows if row["preset"] == preset]
         cells = {(f"`{row['setting']}`", row["metric"]): cell(row) for row in ours}
         settings, metrics = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
         wide = len(metrics) > MOST_COLUMNS
-        heads = ["figure", *settings] if wide else ["setting", *metrics]
-        lines += ["", f"### `{study}`", "", joined(heads), joined(["---"] * len(heads))]
+        heads = ["metric", *settings] if wide else ["setting", *metrics]
+        lines += ["", f"### `{preset}`", "", joined(heads), joined(["---"] * len(heads))]
         if wide:
             lines += [joined([m, *(cells.get((s, m), "") for s in settings)]) for m in metrics]
         else:
@@ -263,14 +264,14 @@ def compact(table: str) -> str:
         listed = [
             f"- `{row['setting']}`: {row['metric']} {cell(row)}, {row['note']}"
             for row in paired
-            if row["study"] == study
+            if row["preset"] == preset
         ]
         lines += ["", *listed] if listed else []
     return "\n".join(lines) + "\n"
 
 
 def listed_notes(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """A study's notes as a list, each thing once; one that holds for some settings alone, with how many or which."""
+    """A preset's notes as a list, each thing once; one that holds for some settings alone, with how many or which."""
     settings = {row["setting"] for row in rows}
     places = defaultdict(dict)
     for row in rows:
@@ -284,7 +285,7 @@ def listed_notes(rows: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def cell(row: Mapping[str, str]) -> str:
-    """A figure with its spread and n, then the published one with the verdict."""
+    """A metric with its spread and n, then the published number with the verdict."""
     theirs = f"published {row['published']}: {row['verdict']}" if row["published"] else ""
     return "; ".join(filter(None, [with_spread(row), theirs])).replace("|", r"\|")
 
@@ -295,29 +296,29 @@ def joined(cells: Sequence[str]) -> str:
 
 
 def with_spread(row: Mapping[str, str]) -> str:
-    """A measured figure with its spread and n; nothing where it is not measured."""
+    """A measured metric with its spread and n; nothing where it is not measured."""
     if not row["mean"]:
         return "diverged" if row["n"] == "0" else ""
     return f"{row['mean']}{' ± ' + row['std'] if row['std'] else ''} (n={row['n']})"
 
 
 def latex(table: str) -> str:
-    """The CSV table for LaTeX: a longtable a study, with the rules of booktabs, and its notes below."""
+    """The CSV table for LaTeX: a longtable a preset, with the rules of booktabs, and its notes below."""
     rows, setting = rows_of(table), None
-    studies = {study: {"rows": [], "notes": []} for study in dict.fromkeys(row["study"] for row in rows)}
+    presets = {preset: {"rows": [], "notes": []} for preset in dict.fromkeys(row["preset"] for row in rows)}
     for row in rows:
-        place = (row["study"], row["setting"])
+        place = (row["preset"], row["setting"])
         cells = {key: for_latex(row[key]) for key in ("metric", "published", "verdict")}
         cells["ours"] = for_latex(with_spread(row))
         cells["setting"] = "" if place == setting else for_latex(row["setting"])
         cells["note"] = for_latex(row["note"]) if row["metric"].startswith(DIFFERENCE) else ""
-        studies[row["study"]]["rows"].append(cells)
+        presets[row["preset"]]["rows"].append(cells)
         setting = place
-    for study, parts in studies.items():
-        ours = [row for row in rows if row["study"] == study and not row["metric"].startswith(DIFFERENCE)]
+    for preset, parts in presets.items():
+        ours = [row for row in rows if row["preset"] == preset and not row["metric"].startswith(DIFFERENCE)]
         parts["notes"] = [for_latex(line.removeprefix("- ").replace("`", "")) for line in listed_notes(ours)]
-    by_name = {for_latex(study): parts for study, parts in studies.items()}
-    return TEMPLATES.get_template("table.tex").render(studies=by_name)
+    by_name = {for_latex(preset): parts for preset, parts in presets.items()}
+    return TEMPLATES.get_template("table.tex").render(presets=by_name)
 
 
 def for_latex(text: str) -> str:
@@ -334,12 +335,12 @@ def shortened(setting: str) -> str:
 
 
 def overview(tables: Mapping[str, str], headlines: Mapping[str, tuple[str, str, str]]) -> str:
-    """One Markdown table of all tasks, from their CSV tables: a headline each, and how the published figures stand.
+    """One Markdown table of all tasks, from their CSV tables: a headline each, and how the published numbers stand.
 
-    `headlines` has study, setting and metric of the row that stands for a task; where it has none, or that is not
-    measured, it is a test figure, if there is one that is published and measured.
+    `headlines` has preset, setting and metric of the row that stands for a task; where it has none, or that is not
+    measured, it is a test metric, if there is one that is published and measured.
     """
-    heads = ("study", "headline", "measured", "published", "verdicts on the published figures")
+    heads = ("task", "headline", "measured", "published", "verdicts on the published numbers")
     lines = [joined(heads), joined(["---"] * len(heads))]
     for task, table in tables.items():
         every = rows_of(table)
@@ -347,15 +348,15 @@ def overview(tables: Mapping[str, str], headlines: Mapping[str, tuple[str, str, 
         counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in VERDICTS}
         told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "none published"
         link = f"[`{task}`](../tasks/{task}/README.md)"
-        chosen = [row for row in every if (row["study"], row["setting"], row["metric"]) == headlines.get(task)]
+        chosen = [row for row in every if (row["preset"], row["setting"], row["metric"]) == headlines.get(task)]
         best = next((row for row in chosen if row["mean"]), None) or representative(rows)
-        named = f"`{best['study']}`, `{shortened(best['setting'])}`: {best['metric']}"
+        named = f"`{best['preset']}`, `{shortened(best['setting'])}`: {best['metric']}"
         lines.append(joined([link, named, with_spread(best), best["published"], told]))
     return "\n".join(lines) + "\n"
 
 
 def representative(rows: Sequence[Mapping[str, str]]) -> Mapping[str, str]:
-    """The row that stands for a task: a test figure that is published and measured, if there is one."""
+    """The row that stands for a task: a test metric that is published and measured, if there is one."""
 
     def rank(row: Mapping[str, str]) -> tuple:
         kind = ("test accuracy (%)", "test loss")

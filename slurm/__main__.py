@@ -1,7 +1,7 @@
-"""Turn a study into runs, on this machine or on SLURM, and see how they go.
+"""Turn a sweep into runs, on this machine or on SLURM, and see how they go.
 
-python -m slurm submit cifar_phased --study phases --seeds 0:3 --dry-run   # what would run
-python -m slurm submit cifar_phased --study phases --seeds 0:3             # as SLURM arrays
+python -m slurm submit cifar_phased --sweep phases --seeds 0:3 --dry-run   # what would run
+python -m slurm submit cifar_phased --sweep phases --seeds 0:3             # as SLURM arrays
 python -m slurm submit cifar_phased --set preset=demo --seeds 0:3 --cluster local --jobs 2
 python -m slurm status --watch
 """
@@ -18,9 +18,9 @@ from slurm.plan import Mistakes
 EXAMPLES = {
     "submit": """
 examples:
-  python -m slurm submit cifar_phased --study backbones --seeds 0:5 --dry-run
+  python -m slurm submit cifar_phased --sweep backbones --seeds 0:5 --dry-run
   python -m slurm submit cifar_phased --grid backbone=resnet18,resnet34 batch_size=32,64 --set dataset=cifar100
-  python -m slurm submit cifar_phased --study phases --profile mycluster --time 8:00:00 --max-parallel 4
+  python -m slurm submit cifar_phased --sweep phases --profile mycluster --time 8:00:00 --max-parallel 4
   python -m slurm submit cifar_phased --set preset=demo --seeds 0:3 --cluster local --jobs 2
 
 KEY is a key of config.json or a flag of train.py: batch_size, phases.1.rate. A run that is finished, queued or
@@ -62,13 +62,13 @@ def parser() -> Parser:
         added.set_defaults(function=function)
         return added
 
-    submit_ = command("submit", commands.submit, "expand a study or a grid, check every run, and submit them")
+    submit_ = command("submit", commands.submit, "expand a sweep or a grid, check every run, and submit them")
     submit_.add_argument("task", metavar="TASK", help=f"one of {', '.join(plan.tasks())}")
     what = submit_.add_mutually_exclusive_group()
-    what.add_argument("--study", metavar="NAME", help="a study of the task's studies.yaml")
+    what.add_argument("--sweep", metavar="NAME", help="a sweep of the task's sweeps.yaml")
     several = {"nargs": "+", "action": "extend", "default": []}  # a flag given twice adds to the first
     what.add_argument("--grid", metavar="KEY=V1,V2", help="one run for every combination", **several)
-    submit_.add_argument("--seeds", metavar="0:5", help="0:5 is 0 to 4; or 0,3,7 (default: the study's, else 0)")
+    submit_.add_argument("--seeds", metavar="0:5", help="0:5 is 0 to 4; or 0,3,7 (default: the sweep's, else 0)")
     submit_.add_argument("--set", metavar="KEY=VALUE", help="for every run", **several)
     submit_.add_argument("--dry-run", action="store_true", help="print the runs, and the batch scripts; submit nothing")
     submit_.add_argument("--jobs", type=int, metavar="N", help="with --cluster local: runs at once (default 1)")

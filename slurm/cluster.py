@@ -122,7 +122,7 @@ def arrays(runs: Sequence[Planned], profile: Profile, code: Path, name: str) -> 
     """The runs by what they need, in arrays that the cluster takes."""
 
     def needs(run: Planned) -> tuple[int, int, int]:
-        return run.stage, run.nodes, run.devices
+        return run.wave, run.nodes, run.devices
 
     longest = max_array_size()
     for (_, nodes, devices), group in itertools.groupby(sorted(runs, key=needs), needs):
@@ -190,7 +190,7 @@ def submit(submission: Submission, profile: Profile) -> Submission:
                 jobs = executor.submit_array([Job.of(submission, run) for run in array.runs])
             ids = {run.name: submitted.job_id for run, submitted in zip(array.runs, jobs, strict=True)}
             submission = submission.changed(jobs={**submission.jobs, **ids})
-            # One array after the other: max_parallel holds for all of them, and a stage waits for the one before.
+            # One array after the other: max_parallel holds for all of them, and a wave waits for the one before.
             before = {"dependency": f"afterany:{jobs[0].job_id.split('_')[0]}"}
     except (FailedJobError, FailedSubmissionError, RuntimeError) as error:
         if not submission.jobs:

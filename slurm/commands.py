@@ -27,17 +27,17 @@ TO_REPEAT = ("failed", "lost")
 
 
 def submit(arguments: argparse.Namespace) -> int:
-    """Expand a study or a grid, check every run, and hand them over."""
+    """Expand a sweep or a grid, check every run, and hand them over."""
     fixed = plan.pairs(arguments.set, "--set")
-    if arguments.study:
-        study = plan.load_study(arguments.task, arguments.study)
+    if arguments.sweep:
+        sweep = plan.load_sweep(arguments.task, arguments.sweep)
     else:
         grid = plan.pairs(arguments.grid, "--grid")
-        study = plan.Study(grid={key: values.split(",") for key, values in grid.items()})
+        sweep = plan.Sweep(grid={key: values.split(",") for key, values in grid.items()})
     gc.disable()  # a fifth of the time that hundreds of configurations take, for garbage that is none
-    runs = plan.in_stages(arguments.task, study, fixed, plan.seeds(arguments.seeds or study.seeds))
+    runs = plan.in_waves(arguments.task, sweep, fixed, plan.seeds(arguments.seeds or sweep.seeds))
     gc.enable()
-    asked = [*([f"study {arguments.study}"] if arguments.study else []), *arguments.grid, *arguments.set]
+    asked = [*([f"sweep {arguments.sweep}"] if arguments.sweep else []), *arguments.grid, *arguments.set]
     return hand_over(arguments, arguments.task, arguments.cluster or "slurm", " ".join(asked) or "default", runs)
 
 
@@ -82,8 +82,8 @@ def hand_over(
     if at_once < 1:
         raise ConfigError(f"jobs is {at_once}; it must be above zero")
     left = leave_out(runs)
-    stages = {run.stage for run in left}
-    busy = [run for run in runs if run not in left and run.stage < max(stages, default=0) and not status.finished(run)]
+    waves = {run.wave for run in left}
+    busy = [run for run in runs if run not in left and run.wave < max(waves, default=0) and not status.finished(run)]
     if busy:
         raise ConfigError(
             f"{len(busy)} runs that others of these need are under way; submit again when they have ended"

@@ -36,9 +36,9 @@ class Runner:
         """Run them all, and return how they stand then. Ctrl-C and SIGTERM stop them, each saved."""
         before = {number: signal.signal(number, self.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            for stage in sorted({run.stage for run in self.submission.runs}):
+            for wave in sorted({run.wave for run in self.submission.runs}):
                 with ThreadPoolExecutor(self.at_once) as pool:
-                    runs = [run for run in self.submission.runs if run.stage == stage]
+                    runs = [run for run in self.submission.runs if run.wave == wave]
                     ends = [pool.submit(self.one, run) for run in runs]
                     self.watch(console, ends)
                 for end in ends:

@@ -1,4 +1,4 @@
-"""From a study to its runs: the grid is expanded, and every configuration is read by the task's own parser."""
+"""From a sweep to its runs: the grid is expanded, and every configuration is read by the task's own parser."""
 
 import dataclasses
 import functools
@@ -18,11 +18,11 @@ Values = Mapping[str, object]
 
 
 @dataclass(frozen=True)
-class Study:
-    """One entry of a task's studies.yaml: `preset` with one value of every list in `grid`, over `seeds`.
+class Sweep:
+    """One entry of a task's sweeps.yaml: `preset` with one value of every list in `grid`, over `seeds`.
 
     `runs`, where given, is a list of settings that go together, each of which meets every combination of the grid.
-    `after` names a study of the task whose runs this one's read, and which therefore come first.
+    `after` names a sweep of the task whose runs this one's read, and which therefore come first.
     """
 
     about: str = ""
@@ -47,8 +47,8 @@ class Planned:
     flags: tuple[str, ...]
     devices: int = 1
     nodes: int = 1
-    stage: int = 0
-    """It starts when all runs of the stages before have ended."""
+    wave: int = 0
+    """It starts when all runs of the waves before have ended."""
 
 
 def tasks() -> list[str]:
@@ -67,27 +67,27 @@ def load_task(task: str) -> ModuleType:
     return module
 
 
-def load_study(task: str, name: str) -> Study:
-    """A study by its name. Raises ConfigError where studies.yaml has none of that name, or cannot be read."""
-    path = REPOSITORY / "tasks" / task / "studies.yaml"
+def load_sweep(task: str, name: str) -> Sweep:
+    """A sweep by its name. Raises ConfigError where sweeps.yaml has none of that name, or cannot be read."""
+    path = REPOSITORY / "tasks" / task / "sweeps.yaml"
     try:
-        studies = yaml.safe_load(path.read_text()) or {}
+        sweeps = yaml.safe_load(path.read_text()) or {}
     except FileNotFoundError:
-        raise ConfigError(f"{task} names no studies: {path} is not there") from None
+        raise ConfigError(f"{task} names no sweeps: {path} is not there") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
-    if not isinstance(studies, dict) or not all(map(is_text, studies)):
-        raise ConfigError(f"{path}: it must name studies, each with its keys")
-    choice("study", name, sorted(studies))
-    return read_study(studies[name], f"{path}, study {name}")
+    if not isinstance(sweeps, dict) or not all(map(is_text, sweeps)):
+        raise ConfigError(f"{path}: it must name sweeps, each with its keys")
+    choice("sweep", name, sorted(sweeps))
+    return read_sweep(sweeps[name], f"{path}, sweep {name}")
 
 
-def read_study(entry: object, where: str) -> Study:
-    """A study from YAML's data. Raises ConfigError for what is not one."""
+def read_sweep(entry: object, where: str) -> Sweep:
+    """A sweep from YAML's data. Raises ConfigError for what is not one."""
     if not isinstance(entry, dict):
-        raise ConfigError(f"{where}: it must have keys: {', '.join(f.name for f in dataclasses.fields(Study))}")
+        raise ConfigError(f"{where}: it must have keys: {', '.join(f.name for f in dataclasses.fields(Sweep))}")
     for key, value in entry.items():
-        choice(f"key in {where}", str(key), [f.name for f in dataclasses.fields(Study)])
+        choice(f"key in {where}", str(key), [f.name for f in dataclasses.fields(Sweep)])
         if key not in ("grid", "runs") and not isinstance(value, str):
             raise ConfigError(f'{where}: {key} must be a text; seeds in quotes, such as "0:5"')
     grid = entry.get("grid", {})
@@ -99,7 +99,7 @@ def read_study(entry: object, where: str) -> Study:
     runs = entry.get("runs", [])
     if not isinstance(runs, list) or not all(isinstance(run, dict) and all(map(is_text, run)) for run in runs):
         raise ConfigError(f"{where}: runs must be a list of settings")
-    return Study(**entry)
+    return Sweep(**entry)
 
 
 def is_text(value: object) -> bool:
@@ -131,10 +131,10 @@ def pairs(items: Sequence[str], flag: str) -> dict[str, str]:
     return found
 
 
-def combinations(study: Study, fixed: Mapping[str, str]) -> list[Values]:
+def combinations(sweep: Sweep, fixed: Mapping[str, str]) -> list[Values]:
     """One value of every list, with each of the settings that go together; without the keys that are fixed."""
-    products = itertools.product(*study.grid.values())
-    both = itertools.product((dict(zip(study.grid, values, strict=True)) for values in products), study.runs or ({},))
+    products = itertools.product(*sweep.grid.values())
+    both = itertools.product((dict(zip(sweep.grid, values, strict=True)) for values in products), sweep.runs or ({},))
     found = [{key.replace("-", "_"): value for key, value in (grid | run).items()} for grid, run in both]
     return [{key: value for key, value in values.items() if key not in fixed} for values in found]
 
@@ -154,13 +154,13 @@ def flags(values: Values) -> list[str]:
     return words
 
 
-def plan(task: str, study: Study, fixed: Mapping[str, str], chosen: Sequence[int]) -> list[Planned]:
-    """Every run of a study, all of them checked; seeds outermost, so that the table has each row early.
+def plan(task: str, sweep: Sweep, fixed: Mapping[str, str], chosen: Sequence[int]) -> list[Planned]:
+    """Every run of a sweep, all of them checked; seeds outermost, so that the table has each row early.
 
     `fixed` holds for every run; a key of the grid that it names leaves the grid. Raises Mistakes.
     """
     presets = load_task(task).PRESETS
-    grid = combinations(study, fixed)
+    grid = combinations(sweep, fixed)
     if any("seed" in fixed | values for values in grid):
         raise ConfigError("seed is no key of a grid; --seeds 0:5 names the seeds")
     operational = next(iter(presets.values())).OPERATIONAL
@@ -168,7 +168,7 @@ def plan(task: str, study: Study, fixed: Mapping[str, str], chosen: Sequence[int
         raise ConfigError(f"{key} does not change what a run computes, so it is no key of a grid; --set {key}=... is")
     if any("overwrite" in fixed | values for values in grid):
         raise ConfigError("overwrite would start a run anew each time that it is requeued; delete its folder instead")
-    preset = {"preset": study.preset} if study.preset else {}
+    preset = {"preset": sweep.preset} if sweep.preset else {}
 
     def parse(values: Values) -> Config:
         return parse_strictly(presets, "", [*flags(preset | dict(values)), f"--seed={chosen[0]}"])
@@ -269,33 +269,33 @@ def look_closer(
     return found
 
 
-def in_stages(
-    task: str, study: Study, fixed: Mapping[str, str], chosen: Sequence[int], later: tuple[str, ...] = ()
+def in_waves(
+    task: str, sweep: Sweep, fixed: Mapping[str, str], chosen: Sequence[int], later: tuple[str, ...] = ()
 ) -> list[Planned]:
-    """`plan`, with the runs that a study needs before its own. `later` are the studies that wait for this one.
+    """`plan`, with the runs that a sweep needs before its own. `later` are the sweeps that wait for this one.
 
-    `fixed` holds for those too, but for what the study's own grid is about.
+    `fixed` holds for those too, but for what the sweep's own grid is about.
     """
     before: list[Planned] = []
     mistakes: list[tuple[str, Values]] = []
-    if study.after in later:
-        raise ConfigError(f"the studies {', '.join(later)} of {task} wait for each other")
-    if study.after:
-        own = {key.replace("-", "_") for keys in (study.grid, *study.runs) for key in keys}
+    if sweep.after in later:
+        raise ConfigError(f"the sweeps {', '.join(later)} of {task} wait for each other")
+    if sweep.after:
+        own = {key.replace("-", "_") for keys in (sweep.grid, *sweep.runs) for key in keys}
         theirs = {key: value for key, value in fixed.items() if key not in own}
         try:
-            before = in_stages(task, load_study(task, study.after), theirs, chosen, (*later, study.after))
+            before = in_waves(task, load_sweep(task, sweep.after), theirs, chosen, (*later, sweep.after))
         except Mistakes as error:
             mistakes += error.found
     try:
-        runs = plan(task, study, fixed, chosen)
+        runs = plan(task, sweep, fixed, chosen)
     except Mistakes as error:
         mistakes += [mistake for mistake in error.found if mistake not in mistakes]
     if mistakes:
         raise Mistakes(mistakes)
-    stage = 1 + max((run.stage for run in before), default=-1)
+    wave = 1 + max((run.wave for run in before), default=-1)
     needed = {run.name for run in before}
-    return [*before, *(dataclasses.replace(run, stage=stage) for run in runs if run.name not in needed)]
+    return [*before, *(dataclasses.replace(run, wave=wave) for run in runs if run.name not in needed)]
 
 
 def describe(values: Values) -> str:

@@ -128,8 +128,14 @@ def load(name: str) -> Submission:
     except (FileNotFoundError, NotADirectoryError):
         latest = ", ".join(s.id for s in every()[-3:]) or "none yet"
         raise ConfigError(f"no submission {name!r}; the latest: {latest}") from None
-    runs = tuple(Planned(**run | {"flags": tuple(run["flags"])}) for run in content.pop("runs"))
+    runs = tuple(planned(run) for run in content.pop("runs"))
     return Submission(**content, runs=runs)
+
+
+def planned(run: Mapping) -> Planned:
+    """A run as submission.json has it; until November 2026 its wave was called stage."""
+    renamed = {"wave" if key == "stage" else key: value for key, value in run.items()}
+    return Planned(**renamed | {"flags": tuple(run["flags"])})
 
 
 def every() -> list[Submission]:

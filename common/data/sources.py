@@ -98,7 +98,7 @@ def whole(images: np.ndarray, labels: np.ndarray, size: int) -> Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set, ready to be trained on; `notes` are what a reader of its figures should know."""
+    """A data set, ready to be trained on; `notes` are what a reader of its metrics should know."""
 
     name: str
     class_names: tuple[str, ...]

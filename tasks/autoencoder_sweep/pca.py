@@ -30,7 +30,7 @@ def curves(data: Dataset) -> dict[str, np.ndarray]:
     }
 
 
-def figures(curves: dict[str, np.ndarray], k: int) -> dict[str, float]:
+def losses(curves: dict[str, np.ndarray], k: int) -> dict[str, float]:
     """What the table says of principal components: how many are needed, and the error of k of them."""
     return {
         "components for 95 % of the variance": int(np.searchsorted(curves["variance"], 0.95)) + 1,

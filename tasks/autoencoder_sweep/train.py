@@ -24,7 +24,7 @@ from common.config import Config, ConfigError, Phase, data_dir, offline, positiv
 
 @dataclass(frozen=True)
 class SweepConfig(Config):
-    """What one run of this study depends on."""
+    """What one run of this task depends on."""
 
     PROTOCOL = 2
     REPORTED = "last"  # source 003
@@ -141,8 +141,8 @@ def encoder_run(config: SweepConfig) -> Path:
     )
 
 
-def study(config: SweepConfig, run: runs.Run) -> None:
-    """Train one configuration and leave its figures."""
+def experiment(config: SweepConfig, run: runs.Run) -> None:
+    """Train one configuration; leave its metrics and figures."""
     from common import training
     from common.data import sources
 
@@ -163,7 +163,7 @@ def reconstruct(config: SweepConfig, run: runs.Run, data) -> None:
     progress = training.train(run, model, config.phases, data, lambda phase: None, objective=objective)
     metrics = training.results(run, model, config.phases, data, progress, objective)
     curves = pca.curves(data)
-    metrics["figures"] = pca.figures(curves, config.k)
+    metrics["by_name"] = pca.losses(curves, config.k)
     draw_reconstructions(run, model, data, progress, curves, metrics)
     run.finish("completed", metrics)
 
@@ -198,4 +198,4 @@ def draw_reconstructions(run: runs.Run, model, data, progress, curves, metrics) 
 
 
 if __name__ == "__main__":
-    runs.main(PRESETS, __doc__, provide, study)
+    runs.main(PRESETS, __doc__, provide, experiment)

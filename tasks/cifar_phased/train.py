@@ -37,7 +37,7 @@ CHOSEN = {"cifar10": ("frog",), "cifar100": ("apple", "woman")}
 
 @dataclass(frozen=True)
 class PhasedConfig(FineTuning):
-    """What one run of this study depends on."""
+    """What one run of this task depends on."""
 
     PROTOCOL = 2
     SMALLER = {"three_phase": "laptop"}  # noqa: RUF012
@@ -207,8 +207,8 @@ def provide(config: PhasedConfig) -> None:
     weights.locate(config.backbone, config.weights_source(), offline(config))
 
 
-def study(config: PhasedConfig, run: runs.Run) -> None:
-    """Train one configuration and leave its figures."""
+def experiment(config: PhasedConfig, run: runs.Run) -> None:
+    """Train one configuration; leave its metrics and figures."""
     from common import augment, backbones, features, training, weights
     from common.data import sources
 
@@ -275,7 +275,7 @@ def head_initialisers(head_init: str, inputs: int) -> dict:
 
 
 def draw(config: PhasedConfig, run: runs.Run, model, data, progress, metrics) -> None:
-    """Every figure of the study, into the run directory; adds the channels' intensities to the metrics."""
+    """Every figure of a run, into the run directory; adds the channels' intensities to the metrics."""
     import keras
     import numpy as np
 
@@ -302,8 +302,8 @@ def draw(config: PhasedConfig, run: runs.Run, model, data, progress, metrics) ->
     )
 
     images = pipeline.pictures(data.train, np.linspace(0, len(data.train) - 1, 256, dtype=int))
-    stages = augmentation_stages(config, model, images[:: len(images) // plots.STAGED_IMAGES])
-    plots.image_stages(stages, "What the network sees of a training image", folder / "augmentation.png")
+    steps = augmentation_steps(config, model, images[:: len(images) // plots.STEPPED_IMAGES])
+    plots.image_steps(steps, "What the network sees of a training image", folder / "augmentation.png")
     layer = model.get_layer("normalise")
     # Rescaling computes value * scale + offset of 0 to 255, which is (value / 255 - mean) / deviation.
     scale, offset = (np.broadcast_to(each, 3) for each in (layer.scale, layer.offset))
@@ -313,8 +313,8 @@ def draw(config: PhasedConfig, run: runs.Run, model, data, progress, metrics) ->
     plots.channel_intensities(normalised, -offset / (255 * scale), 1 / (255 * scale), folder / "intensities.png")
 
 
-def augmentation_stages(config: PhasedConfig, model, images) -> dict:
-    """Images (n, h, w, c), uint8, at their own size, at the network's, and augmented: by the name of each stage."""
+def augmentation_steps(config: PhasedConfig, model, images) -> dict:
+    """Images (n, h, w, c), uint8, at their own size, at the network's, and augmented: by the name of each step."""
     import keras
 
     from common.augment import Augment
@@ -324,9 +324,9 @@ def augmentation_stages(config: PhasedConfig, model, images) -> dict:
     resized = resize(keras.ops.cast(images, "float32"))  # of integers it would make integers
     after = config.augment_at == "input"
     augmented = augment(resized, training=True) if after else resize(augment(images, training=True))
-    stages = {"original": images, "resized": resized, f"augmented ({config.augmentation})": augmented}
-    return {name: keras.ops.convert_to_numpy(stage) for name, stage in stages.items()}
+    steps = {"original": images, "resized": resized, f"augmented ({config.augmentation})": augmented}
+    return {name: keras.ops.convert_to_numpy(step) for name, step in steps.items()}
 
 
 if __name__ == "__main__":
-    runs.main(PRESETS, __doc__, provide, study)
+    runs.main(PRESETS, __doc__, provide, experiment)

@@ -50,7 +50,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class LayerwiseConfig(FineTuning):
-    """What one run of this study depends on."""
+    """What one run of this task depends on."""
 
     PROTOCOL = 2
 
@@ -119,8 +119,8 @@ def provide(config: LayerwiseConfig) -> None:
     weights.locate(config.backbone, config.weights_source(), offline(config))
 
 
-def study(config: LayerwiseConfig, run: runs.Run) -> None:
-    """Train one configuration and leave its figures."""
+def experiment(config: LayerwiseConfig, run: runs.Run) -> None:
+    """Train one configuration; leave its metrics and figures."""
     from common import backbones, features, plots, training, weights
     from common.data import sources
 
@@ -146,8 +146,8 @@ def study(config: LayerwiseConfig, run: runs.Run) -> None:
     )
     metrics = training.results(run, model, config.phases, data, progress)
     weights.export(backbone.model, run.folder / BACKBONE_FILE)  # of the best epoch
-    apart, figures = without_copies(run, data)
-    metrics |= {"rates": rates, "test_without_copies": apart, "figures": figures | by_class(metrics["test"])}
+    apart, by_name = without_copies(run, data)
+    metrics |= {"rates": rates, "test_without_copies": apart, "by_name": by_name | by_class(metrics["test"])}
     training.draw_classifier(run, data, progress, metrics)
     plots.group_rates(rates, run.figures / "rates.png")
     run.finish("completed", metrics)
@@ -188,12 +188,12 @@ def without_copies(run: runs.Run, data) -> tuple[dict, dict]:
         labels, probabilities = saved["test_labels"][own], saved["test_probabilities"][own]
     apart = evaluate(labels, probabilities, data.class_names)
     del apart["confusion"]
-    figures = {
+    by_name = {
         "test images that are training images too": len(data.test) - len(own),
         "test accuracy without these (%)": 100 * apart["accuracy"],
         "test macro F1 without these (%)": 100 * apart["macro_f1"],
     }
-    return apart, figures
+    return apart, by_name
 
 
 def by_class(test: dict) -> dict[str, float]:
@@ -202,4 +202,4 @@ def by_class(test: dict) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    runs.main(PRESETS, __doc__, provide, study)
+    runs.main(PRESETS, __doc__, provide, experiment)

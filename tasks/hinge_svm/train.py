@@ -23,7 +23,7 @@ FIRST_WEIGHTS = 1e-4  # standard deviation of W before training: scores near 0 o
 
 @dataclass(frozen=True)
 class SVMConfig(Config):
-    """What one run of this study depends on."""
+    """What one run of this task depends on."""
 
     PROTOCOL = 2
 
@@ -90,8 +90,8 @@ def provide(config: SVMConfig) -> None:
     sources.provide(config.dataset, data_dir(config), offline(config))
 
 
-def study(config: SVMConfig, run: runs.Run) -> None:
-    """Train one configuration and leave its figures."""
+def experiment(config: SVMConfig, run: runs.Run) -> None:
+    """Train one configuration; leave its metrics and figures."""
     from common import training
     from common.data import sources
     from tasks.hinge_svm import hinge
@@ -152,7 +152,7 @@ def templates_of(model, data):
 
 
 def draw(config: SVMConfig, run: runs.Run, data, progress, metrics, templates) -> None:
-    """Every figure of the study, into the run directory."""
+    """Every figure of a run, into the run directory."""
     import numpy as np
 
     from common import plots, training
@@ -168,4 +168,4 @@ def draw(config: SVMConfig, run: runs.Run, data, progress, metrics, templates) -
 
 
 if __name__ == "__main__":
-    runs.main(PRESETS, __doc__, provide, study)
+    runs.main(PRESETS, __doc__, provide, experiment)

@@ -29,7 +29,7 @@ SIDES = {"digits": 8, "cifar10": 32, "cifar100": 32, "fer2013": 48}
 
 @dataclass(frozen=True)
 class PermutedConfig(Config):
-    """What one run of this study depends on."""
+    """What one run of this task depends on."""
 
     PROTOCOL = 2
 
@@ -92,8 +92,8 @@ def provide(config: PermutedConfig) -> None:
     sources.provide(config.dataset, data_dir(config), offline(config))
 
 
-def study(config: PermutedConfig, run: runs.Run) -> None:
-    """Train one configuration and leave its figures."""
+def experiment(config: PermutedConfig, run: runs.Run) -> None:
+    """Train one configuration; leave its metrics and figures."""
     from common import training
     from common.data import sources
 
@@ -180,7 +180,7 @@ def perceptron(x, initialisation: str):
 
 
 def draw(run: runs.Run, model, data, progress, metrics) -> None:
-    """Every figure of the study, into the run directory."""
+    """Every figure of a run, into the run directory."""
     import keras
     import numpy as np
 
@@ -195,4 +195,4 @@ def draw(run: runs.Run, model, data, progress, metrics) -> None:
 
 
 if __name__ == "__main__":
-    runs.main(PRESETS, __doc__, provide, study)
+    runs.main(PRESETS, __doc__, provide, experiment)

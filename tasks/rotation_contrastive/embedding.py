@@ -17,7 +17,7 @@ def centroids(points: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
     return {name: part.mean(axis=0, dtype=np.float64).tolist() for name, part in own.items() if len(part)}
 
 
-def figures(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+def scores(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
     """Test accuracies (%) of two classifiers of embeddings, fitted on those of the training images.
 
     `train` and `test` are embeddings, float (n, k), and labels, int (n,).

@@ -1,4 +1,4 @@
-"""Data sets that these stages make of another: half of the images turned; images in a random order."""
+"""Data sets that these experiments make of another: half of the images turned; images in a random order."""
 
 from dataclasses import replace
 

@@ -1,8 +1,8 @@
 """What a network learns from telling turned images from upright ones, and from pairs of images.
 
-One run is one stage, and each stage is a preset: the classifier from nothing (base), the pretext task (rotation), the
-classifier on the first blocks of the rotation network (transfer), the rotation task on the blocks of the classifier
-(reverse), and an embedding in the plane (contrastive).
+One run is one experiment, and each experiment is a preset: the classifier from nothing (base), the pretext task
+(rotation), the classifier on the first blocks of the rotation network (transfer), the rotation task on the blocks of
+the classifier (reverse), and an embedding in the plane (contrastive).
 
     python tasks/rotation_contrastive/train.py                       # base: CIFAR-10, ten classes
     python tasks/rotation_contrastive/train.py --preset rotation     # is the image turned by 90 degrees?
@@ -29,12 +29,12 @@ from common.config import Config, ConfigError, Phase, data_dir, offline, positiv
 
 @dataclass(frozen=True)
 class RotationConfig(Config):
-    """What one run of this study depends on."""
+    """What one run of this task depends on."""
 
     PROTOCOL = 2
     REPORTED = "last"  # source 003
 
-    stage: Literal["base", "rotation", "transfer", "reverse", "contrastive"] = "base"
+    experiment: Literal["base", "rotation", "transfer", "reverse", "contrastive"] = "base"
     """What is trained; the presets of these names set it, and the rest that goes with it."""
     blocks: int = 2
     """transfer, reverse: how many of the first blocks come from another run, 1 to 3."""
@@ -64,7 +64,7 @@ class RotationConfig(Config):
     def SHOWN(self) -> tuple[str, ...]:
         """What a row of the table always names."""
         more = {"transfer": ("blocks", "train_blocks"), "reverse": ("train_blocks",)}
-        return ("dataset", *more.get(self.stage, ()))
+        return ("dataset", *more.get(self.experiment, ()))
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -74,15 +74,15 @@ class RotationConfig(Config):
 
     def headline(self) -> tuple[str, ...]:
         """Preset, data set, and what is transferred."""
-        if self.stage not in PRETEXT:
+        if self.experiment not in PRETEXT:
             return super().headline()
         return (*super().headline(), f"{self.blocks}blocks", "trained" if self.train_blocks else "frozen")
 
     def identity(self) -> dict:
-        """Everything that the result of this stage depends on; a pretext run by its name, wherever it lies."""
+        """Everything that the result of this experiment depends on; a pretext run by its name, wherever it lies."""
         named = self.pretext_run if self.pretext_run == "own" else Path(self.pretext_run).resolve().name
         fields = super().identity() | {"pretext_run": named}
-        return {key: value for key, value in fields.items() if self.stage in STAGES_OF.get(key, (self.stage,))}
+        return {key: value for key, value in fields.items() if self.experiment in ONLY_IN.get(key, (self.experiment,))}
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""
@@ -92,26 +92,26 @@ class RotationConfig(Config):
         positive("margin", self.margin)
         if self.pretext_run != "own" and not (Path(self.pretext_run) / "config.json").is_file():
             raise ConfigError(f"pretext-run {self.pretext_run!r}: allowed: own, or the folder of a run")
-        for key, stages in STAGES_OF.items():
-            if self.stage not in stages and getattr(self, key) != getattr(RotationConfig, key):
-                raise ConfigError(f"{key.replace('_', '-')} is for --preset {' and '.join(stages)}")
-        if self.stage == "contrastive" and self.devices > 1 and os.environ.get("KERAS_BACKEND") != "jax":
+        for key, experiments in ONLY_IN.items():
+            if self.experiment not in experiments and getattr(self, key) != getattr(RotationConfig, key):
+                raise ConfigError(f"{key.replace('_', '-')} is for --preset {' and '.join(experiments)}")
+        if self.experiment == "contrastive" and self.devices > 1 and os.environ.get("KERAS_BACKEND") != "jax":
             raise ConfigError("TensorFlow would pair images within each device's part alone: one device, or JAX")
         for phase in self.phases:
             phase.check()
 
 
 BLOCKS = 3  # of the classifier
-PRETEXT = {"transfer": "rotation", "reverse": "base"}  # the stage whose run another one takes blocks from
-# Fields that other stages do not have.
-STAGES_OF = dict.fromkeys(("blocks", "train_blocks", "pretext_run"), tuple(PRETEXT)) | {"margin": ("contrastive",)}
+PRETEXT = {"transfer": "rotation", "reverse": "base"}  # the experiment whose run another one takes blocks from
+# Fields that other experiments do not have.
+ONLY_IN = dict.fromkeys(("blocks", "train_blocks", "pretext_run"), tuple(PRETEXT)) | {"margin": ("contrastive",)}
 SOURCE = {"convention": "torch", "initialisation": "torch"}  # what the source's framework does by default
 PRESETS = {
     "base": RotationConfig(preset="base", **SOURCE),
-    "rotation": RotationConfig(preset="rotation", stage="rotation", **SOURCE),
-    "transfer": RotationConfig(preset="transfer", stage="transfer", **SOURCE),
-    "reverse": RotationConfig(preset="reverse", stage="reverse", blocks=BLOCKS, **SOURCE),
-    "contrastive": RotationConfig(preset="contrastive", stage="contrastive", dropout=0.1, epochs=20, **SOURCE),
+    "rotation": RotationConfig(preset="rotation", experiment="rotation", **SOURCE),
+    "transfer": RotationConfig(preset="transfer", experiment="transfer", **SOURCE),
+    "reverse": RotationConfig(preset="reverse", experiment="reverse", blocks=BLOCKS, **SOURCE),
+    "contrastive": RotationConfig(preset="contrastive", experiment="contrastive", dropout=0.1, epochs=20, **SOURCE),
     "demo": RotationConfig(preset="demo", dataset="digits", epochs=10),
 }
 SMALLEST = 8  # pixels: three maxima over 2x2 leave one
@@ -122,7 +122,7 @@ def provide(config: RotationConfig) -> None:
     from common.data import sources
 
     sources.provide(config.dataset, data_dir(config), offline(config))
-    if config.stage in PRETEXT:
+    if config.experiment in PRETEXT:
         pretext_run(config)
 
 
@@ -130,24 +130,24 @@ def pretext_run(config: RotationConfig) -> Path:
     """The finished run that the blocks are taken from. Raises ConfigError if it is not there, or does not fit."""
     import dataclasses
 
-    stage = PRETEXT[config.stage]
-    inert = {key: getattr(RotationConfig, key) for key, stages in STAGES_OF.items() if stage not in stages}
-    pretext = dataclasses.replace(config, preset=stage, stage=stage, **inert)
+    experiment = PRETEXT[config.experiment]
+    inert = {key: getattr(RotationConfig, key) for key, experiments in ONLY_IN.items() if experiment not in experiments}
+    pretext = dataclasses.replace(config, preset=experiment, experiment=experiment, **inert)
     folder = Path(config.pretext_run)
     if config.pretext_run == "own":
         folder = config.out / "rotation_contrastive" / pretext.name()
     return runs.finished_run(
         folder,
-        f"{stage} run",
+        f"{experiment} run",
         # With another seed, or other images, it would have been trained on what validates here.
-        {key: pretext.identity()[key] for key in ("stage", "dataset", "seed", "limit_train")},
-        f"`python tasks/rotation_contrastive/train.py --preset {stage} --seed {config.seed}`, with the other flags as "
-        "here, makes it",
+        {key: pretext.identity()[key] for key in ("experiment", "dataset", "seed", "limit_train")},
+        f"`python tasks/rotation_contrastive/train.py --preset {experiment} --seed {config.seed}`, with the other "
+        "flags as here, makes it",
     )
 
 
-def study(config: RotationConfig, run: runs.Run) -> None:
-    """Train one configuration and leave its figures."""
+def experiment(config: RotationConfig, run: runs.Run) -> None:
+    """Train one configuration; leave its metrics and figures."""
     from common import training
     from common.data import sources
 
@@ -156,7 +156,7 @@ def study(config: RotationConfig, run: runs.Run) -> None:
     data = sources.load(config.dataset, data_dir(config), config.seed, 32, config.limit_train, config.limit_test)
     if data.train.size < SMALLEST:
         raise ConfigError(f"{config.dataset} has images of {data.train.size} pixels; the network needs {SMALLEST}")
-    (embed if config.stage == "contrastive" else classify)(config, run, data)
+    (embed if config.experiment == "contrastive" else classify)(config, run, data)
 
 
 def classify(config: RotationConfig, run: runs.Run, data) -> None:
@@ -164,10 +164,10 @@ def classify(config: RotationConfig, run: runs.Run, data) -> None:
     from common import training
     from tasks.rotation_contrastive import networks, pretext
 
-    if config.stage in ("rotation", "reverse"):
+    if config.experiment in ("rotation", "reverse"):
         data = pretext.half_turned(data, config.seed)
     model = networks.classifier(config, data)
-    if config.stage in PRETEXT:
+    if config.experiment in PRETEXT:
         taken = [networks.block(number) for number in range(1, config.blocks + 1)]
         training.load_layers(model, pretext_run(config), "train", taken, config.REPORTED)
         for name in taken:
@@ -197,10 +197,10 @@ def embed(config: RotationConfig, run: runs.Run, data) -> None:
     model.set_weights(initial)
     before = points()
     untrained, trained = (
-        embedding.figures((places["train"], data.train.labels), (places["test"], data.test.labels))
+        embedding.scores((places["train"], data.train.labels), (places["test"], data.test.labels))
         for places in (before, after)
     )
-    metrics["figures"] = trained | {f"untrained: {name}": value for name, value in untrained.items()}
+    metrics["by_name"] = trained | {f"untrained: {name}": value for name, value in untrained.items()}
     metrics["centroids"] = embedding.centroids(after["test"], data.test.labels, data.class_names)
     draw_embedding(run, data, progress, before["test"], after["test"], metrics)
     run.finish("completed", metrics)
@@ -212,11 +212,11 @@ def draw_embedding(run: runs.Run, data, progress, before, after, metrics) -> Non
 
     plots.learning_curves(progress.rows, run.figures / "learning_curves.png", metrics)
     plots.class_counts(data.counts(), data.class_names, run.figures / "classes.png")
-    panels, figures = {}, metrics["figures"]
+    panels, scores = {}, metrics["by_name"]
     for title, points, prefix in (("before training", before, "untrained: "), ("after training", after, "")):
         scores = ", ".join(
-            f"{name.removesuffix(' accuracy (%)')} {figures[prefix + name]:.1f} %"
-            for name in figures
+            f"{name.removesuffix(' accuracy (%)')} {scores[prefix + name]:.1f} %"
+            for name in scores
             if not name.startswith("untrained")
         )
         panels[f"{title}\n{scores}"] = points
@@ -224,4 +224,4 @@ def draw_embedding(run: runs.Run, data, progress, before, after, metrics) -> Non
 
 
 if __name__ == "__main__":
-    runs.main(PRESETS, __doc__, provide, study)
+    runs.main(PRESETS, __doc__, provide, experiment)

@@ -4,7 +4,7 @@
 
 The bare step has the eleven matrix products of a step of the network with k = 300 on batches of 64, in their order, and
 Adam's update of its four kernels: no biases, activations, loss or data. Then there is the update alone. Ours is the
-loop of the study, as in pytorch.py; then there is the same with Keras's own dense layers. They take turns, each time in
+loop of the task, as in pytorch.py; then there is the same with Keras's own dense layers. They take turns, each time in
 a process of its own.
 """
 
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import common  # noqa: F401  its settings of TensorFlow, before Keras imports that
 
 SIZES, BATCH = (784, 1000, 300, 1000, 784), 64
-TOGETHER, CALLS = 4, 200  # as many steps in one go as in the study
+TOGETHER, CALLS = 4, 200  # as many steps in one go as in the task
 SIDES = ("ours", "keras", "bare", "updates")
 
 
@@ -77,7 +77,7 @@ def bare(products: bool) -> float:
 
 
 def ours(own: bool) -> float:
-    """Images per second of the study's loop, with its own dense layers or Keras's."""
+    """Images per second of the task's loop, with its own dense layers or Keras's."""
     import keras
 
     from common.dense import Dense
@@ -102,8 +102,8 @@ def main() -> None:
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
-        studies = arguments.side in ("ours", "keras")
-        print(ours(own=arguments.side == "ours") if studies else bare(products=arguments.side == "bare"))
+        whole = arguments.side in ("ours", "keras")
+        print(ours(own=arguments.side == "ours") if whole else bare(products=arguments.side == "bare"))
         return
     readings = [{side: measure(side) for side in SIDES} for _ in range(arguments.repeats)]
     median = report.medians(readings)

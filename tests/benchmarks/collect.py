@@ -3,7 +3,7 @@
     python tests/benchmarks/collect.py                   # 1,000 runs, median of 3
     python tests/benchmarks/collect.py --runs 5000 --repeats 1 --json out.json
 
-The runs are copies of records that are in git, with other seeds, in their true proportion by study; reading, grouping,
+The runs are copies of records that are in git, with other seeds, in their true proportion by preset; reading, grouping,
 drawing and writing are all timed, in a process of its own each time.
 """
 

@@ -5,7 +5,7 @@
     python tests/benchmarks/gpu.py resnet18 --rounds 3 --precision mixed_bfloat16 --json out.json
 
 All of the network is trained, as in the last phase of cifar_phased's three_phase (Adam, no augmentation), on random
-uint8 images of 32 pixels that the step resizes. Ours is the loop of the studies, callbacks and pipeline included;
+uint8 images of 32 pixels that the step resizes. Ours is the loop of the tasks, callbacks and pipeline included;
 theirs is channels-last, under autocast, compiled (without CUDA graphs), with a fused Adam and a DataLoader of 8
 workers. The two take turns, each in a process of its own: one epoch to warm up, three that count, and three on one
 batch again and again, which tells what waiting for data costs. On JAX, 40 steps more are profiled, for how long the

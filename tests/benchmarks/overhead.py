@@ -124,7 +124,7 @@ def parts_of_a_run() -> dict[str, float]:
     train = training.train
     training.train = lambda *arguments, **more: train(*arguments, callbacks=lambda progress: [Steps()], **more)
     with tempfile.TemporaryDirectory() as folder:
-        runs.main(task.PRESETS, "", task.provide, task.study, ["--preset", "demo", "--out", folder])
+        runs.main(task.PRESETS, "", task.provide, task.experiment, ["--preset", "demo", "--out", folder])
     seconds["all"] = time.perf_counter() - began
     return seconds
 

@@ -5,7 +5,7 @@
     python tests/benchmarks/pytorch.py autoencoder --repeats 9 --json out.json
     python tests/benchmarks/pytorch.py mobilenet_v2 resnet18 --precision mixed_bfloat16
 
-Ours is the loop of the studies, callbacks and pipeline included, on random images of their size; theirs a DataLoader
+Ours is the loop of the tasks, callbacks and pipeline included, on random images of their size; theirs a DataLoader
 over tensors in memory and an eager step. The two take turns, each time in a process of its own: one epoch to warm up,
 one that counts. Validation is left out of both. --precision mixed_bfloat16: theirs under autocast, for processors with
 bfloat16 instructions. KERAS_BACKEND=jax measures ours on JAX.

@@ -1,4 +1,4 @@
-"""The studies' networks in plain PyTorch, as a student would write them: images float (b, c, h, w) to scores."""
+"""The tasks' networks in plain PyTorch, as a student would write them: images float (b, c, h, w) to scores."""
 
 import sys
 from pathlib import Path

@@ -31,7 +31,7 @@ PRESETS = TASK.PRESETS
 
 
 def parsed(*argv):
-    return parse(PRESETS, "A study.", argv)
+    return parse(PRESETS, "A task.", argv)
 
 
 def refused(capsys, *argv):
@@ -133,7 +133,7 @@ def test_script_answers_a_mistake_with_one_plain_line_on_a_terminal():
         ("stray", "stray"),
         (
             "--preset three_phases",
-            "unknown preset 'three_phases'; allowed: three_phase, laptop, two_phase, pretrain, demo; did",
+            "unknown preset 'three_phases'; allowed: three_phase, laptop, one_phase, two_phase, pretrain, demo; did",
         ),
         ("--preset", "unknown preset ''"),
         (
@@ -212,7 +212,7 @@ def test_missing_image_folder_says_where_it_looked(capsys, tmp_path, monkeypatch
 
 def test_strict_parsing_raises_for_the_launcher():
     with pytest.raises(ConfigError, match="batch-size is 0"):
-        parse_strictly(PRESETS, "A study.", ["--batch-size", "0"])
+        parse_strictly(PRESETS, "A task.", ["--batch-size", "0"])
 
 
 def test_flags_change_single_values_of_a_preset():

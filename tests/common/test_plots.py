@@ -75,7 +75,7 @@ PHASES = {
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
 
 ROWS = ("original", "reconstructed"), "Test images and what comes back"
-STAGES = {
+SEEN = {
     "original": IMAGES,
     "resized": IMAGES.repeat(14, axis=1).repeat(14, axis=2) / 1.0,
     "augmented (affine_colour_blur)": IMAGES[:, ::-1].repeat(14, axis=1).repeat(14, axis=2) / 1.0,
@@ -93,9 +93,9 @@ CASES = {
     "image_pairs grey": lambda path: plots.image_pairs(
         IMAGES[:1, ..., :1], IMAGES[:1, ..., :1] / 60.0 - 2, path, *ROWS
     ),
-    "image_stages": lambda path: plots.image_stages(STAGES, "What the network sees of a training image", path),
-    "image_stages one grey": lambda path: plots.image_stages(
-        {name: images[:1, ..., :1] for name, images in STAGES.items()}, "What the network sees", path
+    "image_steps": lambda path: plots.image_steps(SEEN, "What the network sees of a training image", path),
+    "image_steps one grey": lambda path: plots.image_steps(
+        {name: images[:1, ..., :1] for name, images in SEEN.items()}, "What the network sees", path
     ),
     "channel_intensities": lambda path: plots.channel_intensities(IMAGES / 60.0 - 2, MEAN, DEVIATION, path),
     "channel_intensities grey": lambda path: plots.channel_intensities(IMAGES[..., :1] / 255, [0.5], [0.5], path),
@@ -260,7 +260,7 @@ def test_figure_is_a_readable_png(case, figures, tmp_path):
         "learning_rate three phases",
         "phase_bars",
         "image_pairs",
-        "image_stages",
+        "image_steps",
         "mistaken_images 10",
         "channel_intensities",
         "class_counts 10",
@@ -377,8 +377,8 @@ def test_image_pairs_carry_the_names_that_they_are_given(figures, tmp_path):
     assert [axes.get_ylabel() for axes in figure.axes] == ["before", "after"]
 
 
-def test_image_stages_lie_side_by_side_with_their_sizes(figures, tmp_path):
-    plots.image_stages(STAGES, "Stages", tmp_path / "p.png")
+def test_image_steps_lie_side_by_side_with_their_sizes(figures, tmp_path):
+    plots.image_steps(SEEN, "Steps", tmp_path / "p.png")
     rows = figures[0].axes
     assert len(rows) == 4
     assert [label.get_text() for label in rows[0].get_xticklabels()] == [
@@ -396,8 +396,8 @@ def test_image_stages_lie_side_by_side_with_their_sizes(figures, tmp_path):
         widths = [drawn.get_extent()[1] - left for drawn, left in zip(axes.images, lefts, strict=True)]
         assert lefts == [0, 1, 2]
         np.testing.assert_allclose(widths, widths[0])  # as large on paper, whatever their pixels
-    with pytest.raises(ValueError, match="stages of 12, 11 images"):
-        plots.image_stages({"a": IMAGES, "b": IMAGES[1:]}, "Stages", tmp_path / "p.png")
+    with pytest.raises(ValueError, match="steps of 12, 11 images"):
+        plots.image_steps({"a": IMAGES, "b": IMAGES[1:]}, "Steps", tmp_path / "p.png")
 
 
 def test_mistaken_images_are_those_of_the_class_by_confidence(figures, tmp_path):

@@ -24,16 +24,16 @@ def complete(config, run):
 
 
 def fail_with(error):
-    def study(config, run):
+    def experiment(config, run):
         raise error
 
-    return study
+    return experiment
 
 
-def command(out, study, *flags, provide=lambda config: None):
+def command(out, experiment, *flags, provide=lambda config: None):
     """Exit code of a task's command."""
     try:
-        runs.main(PRESETS, "A study.", provide, study, ["--out", str(out), *flags])
+        runs.main(PRESETS, "A task.", provide, experiment, ["--out", str(out), *flags])
     except SystemExit as stop:
         return stop.code
     finally:
@@ -45,13 +45,13 @@ def command(out, study, *flags, provide=lambda config: None):
 def test_a_finished_run_is_left_alone_until_it_is_overwritten(tmp_path, capsys):
     calls = []
 
-    def study(config, run):
+    def experiment(config, run):
         assert not gc.isenabled()  # until training.set_up
         calls.append(run.folder)
         (run.figures / "old.png").write_bytes(b"")
         complete(config, run)
 
-    assert command(tmp_path, study) == 0
+    assert command(tmp_path, experiment) == 0
     assert command(tmp_path, fail_with(AssertionError("trained again"))) == 0
     assert "this run is finished; --overwrite does it anew" in capsys.readouterr().out
     assert command(tmp_path, complete, "--overwrite") == 0

@@ -294,11 +294,11 @@ def test_the_loss_of_a_model_that_is_sure_and_wrong_is_that_of_training(tmp_path
     run, model, _ = train(tmp_path, data)
     head = model.get_layer("head")
     head.set_weights([1000 * array for array in head.get_weights()])
-    figures, _ = training.measure(run, model, data.test, data, training.CLASSIFICATION)
+    metrics, _ = training.measure(run, model, data.test, data, training.CLASSIFICATION)
     batches, steps = training.evaluation(data.test, 32)
     expected = model.evaluate(batches, steps=steps, verbose=0, return_dict=True)["loss"]
-    assert figures["loss"] > 20  # else it is no test of certainty
-    assert figures["loss"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["loss"] > 20  # else it is no test of certainty
+    assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_run_that_was_killed_before_its_last_history_writes_it_at_the_next_start(tmp_path, data):

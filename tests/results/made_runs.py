@@ -10,7 +10,7 @@ PHASES = ("head", "last_block", "full")
 # Validation accuracy after each phase, by seed.
 ACCURACIES = {0: (0.50, 0.60, 0.70), 1: (0.52, 0.61, 0.74), 2: (0.47, 0.62, 0.69)}
 SETTING = "dataset=cifar10 backbone=resnet18"
-REFERENCE = "study,setting,metric,published,tolerance,source,note\n"
+REFERENCE = "preset,setting,metric,published,margin,source,note\n"
 
 
 def config_of(seed, **changes):

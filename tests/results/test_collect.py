@@ -27,7 +27,7 @@ def test_means_and_deviations_over_seeds(root, capsys):
     (row,) = rows(root, metric="full validation accuracy (%)")
     accuracies = [100 * a[2] for a in ACCURACIES.values()]
     assert tuple(row) == COLUMNS
-    assert (row["study"], row["setting"], row["n"]) == ("three_phase", SETTING, "3")
+    assert (row["preset"], row["setting"], row["n"]) == ("three_phase", SETTING, "3")
     assert (row["mean"], row["std"]) == (f"{np.mean(accuracies):.2f}", f"{np.std(accuracies, ddof=1):.2f}")
     by_metric = {row["metric"]: row["mean"] for row in table(root)}
     assert by_metric["test accuracy (%)"] == "61.00"
@@ -76,14 +76,14 @@ def test_one_seed_has_no_deviation(root):
 def test_figures_have_the_digits_that_they_need(root, metric, values, told):
     for seed, value in enumerate(values):
         path = make_run(root, seed) / "metrics.json"
-        edit(path, figures={metric: value})
+        edit(path, by_name={metric: value})
     collect(root)
     (row,) = rows(root, metric=metric)
     assert row["mean"] == told
 
 
 @pytest.mark.parametrize(
-    ("metric", "published", "tolerance", "note", "verdict"),
+    ("metric", "published", "margin", "note", "verdict"),
     [
         ("validation accuracy (%)", "73.5", "2.5", "", "reproduced"),
         ("validation accuracy (%)", "73.65", "2.5", "", "reproduced"),  # the deviation, 2.65, is wider
@@ -95,10 +95,10 @@ def test_figures_have_the_digits_that_they_need(root, metric, values, told):
         ("top speed", "2", "", "not comparable: other data", "not measured"),
     ],
 )
-def test_verdicts(root, metric, published, tolerance, note, verdict):
+def test_verdicts(root, metric, published, margin, note, verdict):
     for seed in ACCURACIES:
         make_run(root, seed, notes=["few images"])
-    reference = f"three_phase,{SETTING},{metric},{published},{tolerance},007,{note}\n"
+    reference = f"three_phase,{SETTING},{metric},{published},{margin},007,{note}\n"
     (root / "tasks" / TASK / "reference.csv").write_text(REFERENCE + reference)
     collect(root)
     (row,) = rows(root, metric=metric)
@@ -307,9 +307,9 @@ def test_table_in_the_readme(root):
     assert filled.endswith("\n<!-- /results -->\nafter\n")
     (row,) = [line for line in filled.splitlines() if SETTING in line]
     (head,) = [line for line in filled.splitlines() if line.startswith("| setting |")]
-    figures = dict(zip(head.strip("| ").split(" | "), row.strip("| ").split(" | "), strict=True))
-    assert figures["full validation accuracy (%)"] == "72.00 ± 2.83 (n=2)"
-    assert not any("F1" in name for name in figures)
+    cells = dict(zip(head.strip("| ").split(" | "), row.strip("| ").split(" | "), strict=True))
+    assert cells["full validation accuracy (%)"] == "72.00 ± 2.83 (n=2)"
+    assert not any("F1" in name for name in cells)
     collect(root)
     assert readme.read_text() == filled
     readme.write_text("<!-- results --> no end")
@@ -327,12 +327,12 @@ def test_a_setting_whose_runs_all_diverged_has_a_row_of_its_own(root):
     assert row["note"] == "1 of 1 runs diverged; loss is nan at phase head, epoch 1, step 7"
 
 
-def test_figures_across_runs_take_the_settings_of_the_study_alone(tmp_path, monkeypatch):
-    """A trial with other settings, or of uncommitted code, must not stand where the study's run does."""
+def test_figures_across_runs_take_the_settings_of_the_preset_alone(tmp_path, monkeypatch):
+    """A trial with other settings, or of uncommitted code, must not stand where the preset's run does."""
 
     def run(k, loss, **config):
         config = {"preset": "autoencoder", "dataset": "mnist", "k": k, "dropout": 0.0, **config}
-        return {"config": config, "metrics": {"test": {"loss": loss}, "figures": {"PCA test loss": 0.5}}}
+        return {"config": config, "metrics": {"test": {"loss": loss}, "by_name": {"PCA test loss": 0.5}}}
 
     drawn = []
     monkeypatch.setattr(drawings.plots, "save_figure", lambda figure, path: drawn.append(figure))
@@ -346,7 +346,7 @@ def test_figures_across_runs_take_the_settings_of_the_study_alone(tmp_path, monk
 
 def test_a_task_adds_figures_of_its_own(root):
     for seed, value in ((0, 0.25), (1, 0.35)):
-        edit(make_run(root, seed) / "metrics.json", figures={"PCA test loss": value})
+        edit(make_run(root, seed) / "metrics.json", by_name={"PCA test loss": value})
     collect(root)
     (row,) = [row for row in table(root) if row["metric"] == "PCA test loss"]
     assert (row["mean"], row["std"], row["n"]) == ("0.3000", "0.0707", "2")
@@ -367,7 +367,7 @@ def test_bad_arguments_are_one_line(root, capsys, arguments, words):
     assert (stop.value.code, err) == (2, f"error: {words}\n")
 
 
-@pytest.mark.parametrize("text", ["study,published\n", REFERENCE + "a,b,c,about 90,,007,\n", REFERENCE + "a,b\n"])
+@pytest.mark.parametrize("text", ["preset,published\n", REFERENCE + "a,b,c,about 90,,007,\n", REFERENCE + "a,b\n"])
 def test_bad_reference_is_one_line(root, capsys, text):
     (root / "tasks" / TASK / "reference.csv").write_text(text)
     with pytest.raises(SystemExit) as stop:
@@ -576,10 +576,10 @@ def test_locality_has_a_point_a_block(drawn, tmp_path):
 
 
 def table_of(metrics, published=()):
-    """A CSV table of one study with two settings, and so many figures."""
+    """A CSV table of one preset with two settings, and so many metrics."""
     rows = [
         dict.fromkeys(COLUMNS, "")
-        | {"study": "s", "setting": setting, "metric": metric, "mean": "1", "n": "2"}
+        | {"preset": "s", "setting": setting, "metric": metric, "mean": "1", "n": "2"}
         | ({"published": "3", "verdict": "worse"} if metric in published else {})
         for setting in ("a", "b")
         for metric in metrics
@@ -592,7 +592,7 @@ def test_a_readme_has_a_row_a_figure_where_columns_would_be_too_many():
     assert "| setting | m0 |" in narrow
     assert "| `a` | 1 (n=2) |" in narrow
     wide = compact(table_of([f"m{i}" for i in range(10)]))
-    assert "| figure | `a` | `b` |" in wide
+    assert "| metric | `a` | `b` |" in wide
     assert "| m9 | 1 (n=2) | 1 (n=2) |" in wide
 
 

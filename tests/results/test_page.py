@@ -156,7 +156,7 @@ def test_words_and_choices_filter_the_runs(shown):
     page.get_by_label("Words in any column").fill("")
     page.get_by_label("Status").select_option("completed")
     assert rows.count() == 3
-    page.get_by_label("Study").select_option(TASK)
+    page.get_by_role("combobox", name="Task").select_option(TASK)
     assert rows.count() == 3
 
 

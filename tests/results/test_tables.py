@@ -234,13 +234,13 @@ def test_runs_that_cannot_be_compared_are_one_line(root, capsys, names, said):
 def test_the_overview_counts_verdicts_and_names_a_headline(root):
     for seed in (0, 1, 2):
         make_run(root, seed)
-    figures = (
+    published_ones = (
         ("validation accuracy (%)", 71),
         ("test loss", 0.1),
         ("test accuracy (%)", 50),
         ("test macro F1 (%)", 99),
     )
-    lines = [f"three_phase,{SETTING},{metric},{published},0.1,000,\n" for metric, published in figures]
+    lines = [f"three_phase,{SETTING},{metric},{published},0.1,000,\n" for metric, published in published_ones]
     lines += ["three_phase,dataset=cifar100 backbone=resnet18,test loss,1,,000,\n"]
     (root / "tasks" / TASK / "reference.csv").write_text(REFERENCE + "".join(lines))
     marks = "The marks `<!-- results -->` and `<!-- /results -->`.\n"
@@ -274,7 +274,7 @@ def test_a_headline_that_is_named_stands_for_its_task_once_it_is_measured(root):
 @pytest.mark.parametrize("task", collecting.HEADLINES)
 def test_headlines_are_rows_of_the_tables_that_are_committed(task):
     rows = tables.rows_of((REPOSITORY / "results" / "tables" / f"{task}.csv").read_text())
-    assert collecting.HEADLINES[task] in [(row["study"], row["setting"], row["metric"]) for row in rows]
+    assert collecting.HEADLINES[task] in [(row["preset"], row["setting"], row["metric"]) for row in rows]
 
 
 def test_the_overview_keeps_tasks_that_were_not_asked_for(root):

@@ -1,6 +1,6 @@
 """What the launcher's tests share: a tree with a stand-in task, SLURM's programs as fakes, and runs made by hand.
 
-The stand-in, `toy`, is a task as the launcher knows one (a train.py with PRESETS, a studies.yaml) that needs no Keras.
+The stand-in, `toy`, is a task as the launcher knows one (a train.py with PRESETS, a sweeps.yaml) that needs no Keras.
 """
 
 import json
@@ -71,7 +71,7 @@ if __name__ == "__main__":
     (folder / "metrics.json").write_text(json.dumps({"status": "completed"}))
     print("finished", config.name())
 '''
-STUDIES = """
+SWEEPS = """
 colours:
   about: "Which colour?"
   preset: large
@@ -93,7 +93,7 @@ def copy_tree(folder: Path) -> Path:
     task = folder / "tasks" / "toy"
     task.mkdir(parents=True)
     (task / "train.py").write_text(TOY)
-    (task / "studies.yaml").write_text(STUDIES)
+    (task / "sweeps.yaml").write_text(SWEEPS)
     return folder
 
 

@@ -93,13 +93,13 @@ def test_failing_run_does_not_stop_the_others(run, tmp_path):
     assert sorted(said(tmp_path)) == ["a", "c"]
 
 
-def test_stage_waits_for_the_one_before(tmp_path, make_run, make_submission, monkeypatch):
+def test_wave_waits_for_the_one_before(tmp_path, make_run, make_submission, monkeypatch):
     monkeypatch.setattr(status, "REFRESH", 0.02)
     (tmp_path / "met").mkdir()
-    stages = {"late": 1, "x": 0, "y": 0, "last": 2}
+    waves = {"late": 1, "x": 0, "y": 0, "last": 2}
     runs = [
-        make_run(f"r-{name}-s0", SAYS.format(name=name, does="time.sleep(0.05)"), stage=stage)
-        for name, stage in stages.items()
+        make_run(f"r-{name}-s0", SAYS.format(name=name, does="time.sleep(0.05)"), wave=wave)
+        for name, wave in waves.items()
     ]
     submission = make_submission(*runs, cluster="local")
     train = submission.code / "tasks" / "toy" / "train.py"
@@ -199,8 +199,8 @@ def test_groups_of_gpus_are_whole(run, programs, tmp_path):
 # As a user runs it
 
 
-def test_runs_of_a_study_are_done_here(launch, tree):
-    told = launch("submit", "toy", "--study", "colours", "--cluster", "local", "--jobs", "2")
+def test_runs_of_a_sweep_are_done_here(launch, tree):
+    told = launch("submit", "toy", "--sweep", "colours", "--cluster", "local", "--jobs", "2")
     assert (told.code, told.err) == (0, "")
     assert "8 completed" in told.out
     folders = list((tree / "results" / "runs" / "toy").iterdir())

@@ -1,4 +1,4 @@
-"""From a study to its runs."""
+"""From a sweep to its runs."""
 
 import importlib.util
 import itertools
@@ -11,7 +11,7 @@ import yaml
 
 from common.config import ConfigError, parse_strictly
 from slurm import plan
-from slurm.plan import Mistakes, Study
+from slurm.plan import Mistakes, Sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +23,7 @@ def toy(tree, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
 
     def expand(grid=None, *, preset=None, fixed=None, seeds=(0,)):
-        return plan.plan("toy", Study(preset=preset, grid=grid or {}), fixed or {}, seeds)
+        return plan.plan("toy", Sweep(preset=preset, grid=grid or {}), fixed or {}, seeds)
 
     return expand
 
@@ -56,9 +56,9 @@ def load(task):
     return module
 
 
-def all_studies():
-    """Every study of every task of this repository."""
-    for path in sorted(ROOT.glob("tasks/*/studies.yaml")):
+def all_sweeps():
+    """Every sweep of every task of this repository."""
+    for path in sorted(ROOT.glob("tasks/*/sweeps.yaml")):
         for name in yaml.safe_load(path.read_text()):
             yield path.parent.name, name
 
@@ -91,7 +91,7 @@ def test_fixed_key_leaves_the_grid(toy):
     assert [(config.colour, config.width) for config in configs(runs)] == [("blue", 1), ("blue", 2)]
 
 
-def test_fixed_preset_replaces_that_of_the_study(toy):
+def test_fixed_preset_replaces_that_of_the_sweep(toy):
     (run,) = toy(preset="large", fixed={"preset": "small"})
     assert configs([run])[0].width == 3
 
@@ -102,10 +102,10 @@ def test_key_of_a_grid_may_be_spelt_as_a_flag(toy):
 
 
 def test_settings_that_go_together_meet_every_combination(toy):
-    study = Study(grid={"colour": ["red", "blue"]}, runs=[{"width": 1, "rate": 0.1}, {"width": 2, "rate": 0.2}])
-    found = [(c.colour, c.width, c.rate) for c in configs(plan.plan("toy", study, {}, (0,)))]
+    sweep = Sweep(grid={"colour": ["red", "blue"]}, runs=[{"width": 1, "rate": 0.1}, {"width": 2, "rate": 0.2}])
+    found = [(c.colour, c.width, c.rate) for c in configs(plan.plan("toy", sweep, {}, (0,)))]
     assert found == [("red", 1, 0.1), ("red", 2, 0.2), ("blue", 1, 0.1), ("blue", 2, 0.2)]
-    fixed = [(c.colour, c.width, c.rate) for c in configs(plan.plan("toy", study, {"width": "7"}, (0,)))]
+    fixed = [(c.colour, c.width, c.rate) for c in configs(plan.plan("toy", sweep, {"width": "7"}, (0,)))]
     assert fixed == [("red", 7, 0.1), ("red", 7, 0.2), ("blue", 7, 0.1), ("blue", 7, 0.2)]
 
 
@@ -179,7 +179,7 @@ def test_keys_that_do_not_change_the_result_are_no_keys_of_a_grid(toy):
 
 def test_such_keys_of_a_task_of_its_own_are_none_either():
     with pytest.raises(ConfigError, match="cache_features does not change what a run computes"):
-        plan.plan("cifar_phased", Study(grid={"cache_features": ["on", "off"]}), {}, [0])
+        plan.plan("cifar_phased", Sweep(grid={"cache_features": ["on", "off"]}), {}, [0])
 
 
 # Names
@@ -195,11 +195,11 @@ def words(values):
     ]
 
 
-@pytest.mark.parametrize(("task", "study"), list(all_studies()))
-def test_every_study_of_the_repository_can_be_planned(task, study):
-    entry = yaml.safe_load((ROOT / "tasks" / task / "studies.yaml").read_text())[study]
+@pytest.mark.parametrize(("task", "sweep"), list(all_sweeps()))
+def test_every_sweep_of_the_repository_can_be_planned(task, sweep):
+    entry = yaml.safe_load((ROOT / "tasks" / task / "sweeps.yaml").read_text())[sweep]
     seeds = plan.seeds(entry.get("seeds", "0"))
-    runs = plan.plan(task, plan.load_study(task, study), {}, seeds)
+    runs = plan.plan(task, plan.load_sweep(task, sweep), {}, seeds)
     grid = entry.get("grid", {})
     products = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     combinations = [product | run for product in products for run in entry.get("runs", [{}])]
@@ -224,7 +224,7 @@ def test_train_py_itself_runs_in_the_planned_folder(toy, tree):
 def test_planning_imports_neither_keras_nor_tensorflow():
     code = (
         "import sys; from slurm import plan, __main__\n"
-        "runs = plan.plan('cifar_phased', plan.load_study('cifar_phased', 'phases'), {}, (0, 1))\n"
+        "runs = plan.plan('cifar_phased', plan.load_sweep('cifar_phased', 'phases'), {}, (0, 1))\n"
         "print(len(runs), {'keras', 'tensorflow', 'jax', 'submitit'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -328,7 +328,7 @@ def test_seed_out_of_range_is_a_mistake_wherever_it_stands(toy):
         assert "seed is 4294967296" in text
 
 
-# A study after another
+# A sweep after another
 
 
 AFTER = """
@@ -345,42 +345,42 @@ last: {runs: [{colour: blue}, {colour: green}], after: first}
 
 
 @pytest.fixture
-def staged(toy, tree):
-    """Plans a study of AFTER."""
-    (tree / "tasks" / "toy" / "studies.yaml").write_text(AFTER)
+def after_sweeps(toy, tree):
+    """Plans a sweep of AFTER."""
+    (tree / "tasks" / "toy" / "sweeps.yaml").write_text(AFTER)
 
-    def expand(study, **fixed):
-        return plan.in_stages("toy", plan.load_study("toy", study), fixed, (4,))
+    def expand(sweep, **fixed):
+        return plan.in_waves("toy", plan.load_sweep("toy", sweep), fixed, (4,))
 
     return expand
 
 
-def test_study_brings_those_that_it_comes_after(staged):
-    runs = staged("third")
-    found = [(run.stage, config.width, config.colour) for run, config in zip(runs, configs(runs), strict=True)]
+def test_sweep_brings_those_that_it_comes_after(after_sweeps):
+    runs = after_sweeps("third")
+    found = [(run.wave, config.width, config.colour) for run, config in zip(runs, configs(runs), strict=True)]
     assert found == [(0, 1, "red"), (0, 2, "red"), (1, 3, "blue"), (2, 3, "green")]
     assert {run.seed for run in runs} == {4}
 
 
-def test_fixed_keys_hold_for_the_studies_before_too(staged):
-    assert {config.rate for config in configs(staged("third", rate="0.25"))} == {0.25}
+def test_fixed_keys_hold_for_the_sweeps_before_too(after_sweeps):
+    assert {config.rate for config in configs(after_sweeps("third", rate="0.25"))} == {0.25}
 
 
-def test_what_a_study_is_about_is_not_fixed_for_the_studies_before(staged):
-    found = [(config.width, config.colour) for config in configs(staged("last", colour="green"))]
+def test_what_a_sweep_is_about_is_not_fixed_for_the_sweeps_before(after_sweeps):
+    found = [(config.width, config.colour) for config in configs(after_sweeps("last", colour="green"))]
     assert found == [(1, "red"), (2, "red"), (3, "green")]
 
 
-@pytest.mark.parametrize("study", ["round", "trip", "lost"])
-def test_studies_that_never_begin_are_one_line(staged, launch, study):
-    told = launch("submit", "toy", "--study", study, "--cluster", "local", "--dry-run")
+@pytest.mark.parametrize("sweep", ["round", "trip", "lost"])
+def test_sweeps_that_never_begin_are_one_line(after_sweeps, launch, sweep):
+    told = launch("submit", "toy", "--sweep", sweep, "--cluster", "local", "--dry-run")
     assert told.code == 2
     assert told.line.startswith("error: ")
 
 
-def test_mistakes_of_all_stages_are_told_at_once(staged):
+def test_mistakes_of_all_waves_are_told_at_once(after_sweeps):
     with pytest.raises(Mistakes) as caught:
-        staged("more")
+        after_sweeps("more")
     assert len(caught.value.lines()) == 2
 
 
@@ -417,24 +417,24 @@ def test_other_pairs_are_refused(items):
         plan.pairs(items, "--grid")
 
 
-# studies.yaml
+# sweeps.yaml
 
 
-def test_study_is_read(toy):
-    study = plan.load_study("toy", "colours")
-    assert (study.preset, study.grid, study.seeds) == ("large", {"colour": ["red", "green"], "width": [1, 2]}, "0:2")
+def test_sweep_is_read(toy):
+    sweep = plan.load_sweep("toy", "colours")
+    assert (sweep.preset, sweep.grid, sweep.seeds) == ("large", {"colour": ["red", "green"], "width": [1, 2]}, "0:2")
 
 
-def test_empty_study_is_the_default_preset(toy):
-    assert plan.load_study("toy", "single") == Study()
+def test_empty_sweep_is_the_default_preset(toy):
+    assert plan.load_sweep("toy", "single") == Sweep()
 
 
 @pytest.mark.parametrize(("seeds", "count"), [("'0:2'", 2), ("0:2", 2), ("'3'", 1), ("'0,4,9'", 3)])
-def test_seeds_of_a_study(tree, launch, seeds, count):
-    (tree / "tasks" / "toy" / "studies.yaml").write_text(f"s:\n  seeds: {seeds}\n")
-    told = launch("submit", "toy", "--study", "s", "--cluster", "local", "--dry-run")
+def test_seeds_of_a_sweep(tree, launch, seeds, count):
+    (tree / "tasks" / "toy" / "sweeps.yaml").write_text(f"s:\n  seeds: {seeds}\n")
+    told = launch("submit", "toy", "--sweep", "s", "--cluster", "local", "--dry-run")
     assert told.out.splitlines()[-1] == f"{count} of {count} runs to do"
-    told = launch("submit", "toy", "--study", "s", "--cluster", "local", "--dry-run", "--seeds", "0:7")
+    told = launch("submit", "toy", "--sweep", "s", "--cluster", "local", "--dry-run", "--seeds", "0:7")
     assert told.out.splitlines()[-1] == "7 of 7 runs to do"
 
 
@@ -467,13 +467,13 @@ def test_seeds_of_a_study(tree, launch, seeds, count):
         "1: {}\nt: {}\n",
     ],
 )
-def test_malformed_studies_are_one_line(tree, launch, text):
-    (tree / "tasks" / "toy" / "studies.yaml").write_text(text)
-    told = launch("submit", "toy", "--study", "s", "--cluster", "local", "--dry-run")
+def test_malformed_sweeps_are_one_line(tree, launch, text):
+    (tree / "tasks" / "toy" / "sweeps.yaml").write_text(text)
+    told = launch("submit", "toy", "--sweep", "s", "--cluster", "local", "--dry-run")
     assert told.code == 2
     assert told.line.startswith("error: ")
 
 
-def test_task_without_studies_is_one_line(tree, launch):
-    (tree / "tasks" / "toy" / "studies.yaml").unlink()
-    assert "names no studies" in launch("submit", "toy", "--study", "s").line
+def test_task_without_sweeps_is_one_line(tree, launch):
+    (tree / "tasks" / "toy" / "sweeps.yaml").unlink()
+    assert "names no sweeps" in launch("submit", "toy", "--sweep", "s").line

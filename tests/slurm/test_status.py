@@ -367,7 +367,7 @@ def test_durations(seconds, text):
 def all_states(make_submission, make_run, fake_slurm):
     """A submission with long names, and a run in each of many states."""
     runs = [make_run(name, label=f"dataset=cifar100 phases.1.rate={3 * i}e-05") for i, name in enumerate(NAMES[:8])]
-    submission = make_submission(*runs, jobs={run.name: f"100_{i}" for i, run in enumerate(runs)}, title="study s")
+    submission = make_submission(*runs, jobs={run.name: f"100_{i}" for i, run in enumerate(runs)}, title="sweep s")
     done, diverged, failed, running, requeued, stopped, *_ = runs
     write_run(done, epochs=[("last_block", 0.93123, 10, 12345.6)] * 25, of=25, result={"status": "completed"})
     write_run(diverged, result={"status": "diverged", "diverged": {"reason": "loss is nan at phase head, epoch 1"}})
@@ -402,7 +402,7 @@ def test_names_and_states_are_whole_at_any_width(all_states, width):
 
 def test_each_run_is_one_line_where_there_is_room(all_states):
     lines = printed(all_states, 220).splitlines()
-    assert lines[0] == f"{all_states.id}  study s: " + ", ".join(
+    assert lines[0] == f"{all_states.id}  sweep s: " + ", ".join(
         f"1 {state}"
         for state in ("completed", "running", "queued", "requeued", "diverged", "failed", "lost", "stopped")
     )

@@ -64,7 +64,7 @@ def script(launch, fake_slurm, read_directives):
 
 
 def test_profile_reaches_sbatch(script, profile, tree):
-    found, lines = script("--study", "colours", "--profile", profile)
+    found, lines = script("--sweep", "colours", "--profile", profile)
     (submission,) = submissions.every()
     logs = f"{submission.folder}/submitit/%A_%a_0_log"
     assert {key: value.strip("'") for key, value in found.items() if key not in ("output", "error")} == {
@@ -138,7 +138,7 @@ def test_flags_override_the_profile(script, profile):
         "max-parallel": "5",
     }
     words = [word for key, value in flags.items() for word in (f"--{key}", value)]
-    found, lines = script("--study", "colours", "--profile", profile, *words)
+    found, lines = script("--sweep", "colours", "--profile", profile, *words)
     names = ("time", "partition", "account", "qos", "constraint", "cpus-per-task", "mem", "gpus-per-node")
     assert [found[name] for name in names] == ["90", "cpu", "other", "low", "epyc", "2", "4G", "1"]
     assert found["array"].strip("'") == "0-7%5"
@@ -173,7 +173,7 @@ def test_signal_leaves_half_of_the_limit_and_a_minute(limit, seconds, signal):
 
 
 def test_jobs_of_arrays_are_written_down(launch, fake_slurm):
-    told = launch("submit", "toy", "--study", "colours")
+    told = launch("submit", "toy", "--sweep", "colours")
     (submission,) = submissions.every()
     assert told.submission == submission.id
     assert [submission.jobs[run.name] for run in submission.runs] == [f"100_{i}" for i in range(8)]
@@ -190,7 +190,7 @@ def afters(slurm, read_directives):
 
 def test_arrays_are_split_at_the_limit_of_the_cluster(launch, fake_slurm, read_directives):
     fake_slurm.limit(3)
-    launch("submit", "toy", "--study", "colours", "--max-parallel", "2")
+    launch("submit", "toy", "--sweep", "colours", "--max-parallel", "2")
     arrays = [read_directives(text)["array"].strip("'") for text in fake_slurm.scripts]
     assert arrays == ["0-2%2", "0-2%2", "0-1%2"]
     assert afters(fake_slurm, read_directives) == [None, "afterany:100", "afterany:101"]
@@ -222,13 +222,13 @@ def test_sizes_do_not_share_an_array(fake_slurm, make_run, read_directives):
     assert [one["ntasks-per-node"] for one in found] == ["1", "1", "1"]
 
 
-def test_stages_wait_for_one_another(launch, fake_slurm, read_directives, tree):
-    studies = "first: {grid: {width: [1, 2]}}\nsecond: {grid: {colour: [blue, green]}, after: first}\n"
-    (tree / "tasks" / "toy" / "studies.yaml").write_text(studies)
-    launch("submit", "toy", "--study", "second")
+def test_waves_wait_for_one_another(launch, fake_slurm, read_directives, tree):
+    sweeps = "first: {grid: {width: [1, 2]}}\nsecond: {grid: {colour: [blue, green]}, after: first}\n"
+    (tree / "tasks" / "toy" / "sweeps.yaml").write_text(sweeps)
+    launch("submit", "toy", "--sweep", "second")
     assert afters(fake_slurm, read_directives) == [None, "afterany:100"]
     (submission,) = submissions.every()
-    assert [(run.stage, submission.jobs[run.name].split("_")[0]) for run in submission.runs] == [
+    assert [(run.wave, submission.jobs[run.name].split("_")[0]) for run in submission.runs] == [
         (0, "100"),
         (0, "100"),
         (1, "101"),
@@ -287,7 +287,7 @@ def test_failing_run_fails_as_a_job_too(launch, fake_slurm):
 def test_refusal_is_one_line_in_slurms_words(launch, fake_slurm):
     words = "sbatch: error: Batch job submission failed: Invalid qos specification"
     fake_slurm.refuse(after=0, words=words)
-    told = launch("submit", "toy", "--study", "colours", "--qos", "gold")
+    told = launch("submit", "toy", "--sweep", "colours", "--qos", "gold")
     assert told.code == 2
     assert words in told.line
     assert told.line.startswith("error: ")
@@ -295,16 +295,16 @@ def test_refusal_is_one_line_in_slurms_words(launch, fake_slurm):
 
 def test_refused_submission_leaves_nothing_behind(launch, fake_slurm):
     fake_slurm.refuse(after=0, words="no")
-    launch("submit", "toy", "--study", "colours")
+    launch("submit", "toy", "--sweep", "colours")
     assert "lost" not in launch("status").out
     fake_slurm.refuse(after=9, words="yes")  # mended
-    assert "8 of 8 runs to do" in launch("submit", "toy", "--study", "colours", "--dry-run").out
+    assert "8 of 8 runs to do" in launch("submit", "toy", "--sweep", "colours", "--dry-run").out
 
 
 def test_runs_that_slurm_took_before_it_refused_are_kept(launch, fake_slurm, read_json):
     fake_slurm.limit(3)
     fake_slurm.refuse(after=2, words="job limit")
-    told = launch("submit", "toy", "--study", "colours")
+    told = launch("submit", "toy", "--sweep", "colours")
     (submission,) = submissions.every()
     assert told.code == 2
     assert "job limit" in told.line
@@ -316,9 +316,9 @@ def test_runs_that_slurm_took_before_it_refused_are_kept(launch, fake_slurm, rea
 def test_runs_that_slurm_never_took_are_submitted_again(launch, fake_slurm):
     fake_slurm.limit(3)
     fake_slurm.refuse(after=2, words="job limit")
-    launch("submit", "toy", "--study", "colours")
+    launch("submit", "toy", "--sweep", "colours")
     fake_slurm.queue(**{f"_{job}_{i}": "RUNNING|None" for job in (100, 101) for i in range(3)})
-    told = launch("submit", "toy", "--study", "colours", "--dry-run")
+    told = launch("submit", "toy", "--sweep", "colours", "--dry-run")
     assert "2 of 8 runs to do" in told.out
     rows = json.loads(launch("status", "--json").out)
     assert [row["state"] for row in rows[:6]] == ["running"] * 6
@@ -450,7 +450,7 @@ def test_memory_is_spelt_as_sbatch_has_it(script, memory):
 def test_dry_run_shows_runs_and_scripts_and_does_nothing(launch, fake_slurm, tree, profile, read_directives):
     before = sorted(path for path in tree.glob("**/*") if "__pycache__" not in path.parts)
     fake_slurm.limit(5)
-    told = launch("submit", "toy", "--study", "colours", "--profile", profile, "--dry-run")
+    told = launch("submit", "toy", "--sweep", "colours", "--profile", profile, "--dry-run")
     assert told.code == 0
     assert fake_slurm.calls("sbatch") == []
     assert sorted(path for path in tree.glob("**/*") if "__pycache__" not in path.parts) == before
@@ -461,15 +461,15 @@ def test_dry_run_shows_runs_and_scripts_and_does_nothing(launch, fake_slurm, tre
 
 
 def test_dry_run_shows_the_script_that_is_submitted(launch, fake_slurm, profile):
-    shown = launch("submit", "toy", "--study", "colours", "--profile", profile, "--dry-run").out
-    told = launch("submit", "toy", "--study", "colours", "--profile", profile)
+    shown = launch("submit", "toy", "--sweep", "colours", "--profile", profile, "--dry-run").out
+    told = launch("submit", "toy", "--sweep", "colours", "--profile", profile)
     (script,) = fake_slurm.scripts
     _, _, shown = shown.partition("#!/bin/bash")
     assert f"#!/bin/bash{shown}".replace("toy-DATE-TIME", told.submission).split() == script.split()
 
 
 def test_dry_run_needs_no_slurm(launch, programs, tree):
-    told = launch("submit", "toy", "--study", "colours", "--dry-run")
+    told = launch("submit", "toy", "--sweep", "colours", "--dry-run")
     assert (told.code, told.err) == (0, "")
     assert "#SBATCH --array=" in told.out
     assert not (tree / "results").exists()
@@ -482,8 +482,8 @@ def test_dry_run_needs_no_slurm(launch, programs, tree):
         (("sumbit",), "sumbit"),
         (("submit",), "TASK"),
         (("submit", "tyo"), "did you mean toy?"),
-        (("submit", "toy", "--study", "colour"), "did you mean colours?"),
-        (("submit", "toy", "--study", "colours", "--grid", "width=1"), "not allowed with"),
+        (("submit", "toy", "--sweep", "colour"), "did you mean colours?"),
+        (("submit", "toy", "--sweep", "colours", "--grid", "width=1"), "not allowed with"),
         (("submit", "toy", "--grid", "width"), "--grid 'width'"),
         (("submit", "toy", "--grid", "width=1", "width=2"), "width twice"),
         (("submit", "toy", "--grid"), "--grid"),
@@ -565,20 +565,20 @@ def test_help_imports_no_keras():
 
 
 def test_finished_runs_are_left_out(launch, fake_slurm):
-    launch("submit", "toy", "--study", "colours")
+    launch("submit", "toy", "--sweep", "colours")
     (submission,) = submissions.every()
     for run in submission.runs[:3]:
         Path(run.folder).mkdir(parents=True)
         (Path(run.folder) / "metrics.json").write_text('{"status": "completed"}')
-    told = launch("submit", "toy", "--study", "colours", "--dry-run")
+    told = launch("submit", "toy", "--sweep", "colours", "--dry-run")
     assert "left out: 3 finished" in told.out
     assert "5 of 8 runs to do" in told.out
 
 
 def test_queued_and_running_runs_are_left_out(launch, fake_slurm):
-    told = launch("submit", "toy", "--study", "colours")
+    told = launch("submit", "toy", "--sweep", "colours")
     fake_slurm.queue(_100_0="RUNNING|None", _100_1="PENDING|Priority", _100_2="PENDING|Priority")
-    again = launch("submit", "toy", "--study", "colours", "--dry-run")
+    again = launch("submit", "toy", "--sweep", "colours", "--dry-run")
     assert f"left out: 1 running in {told.submission}" in again.out
     assert f"left out: 2 queued in {told.submission}" in again.out
     assert "5 of 8 runs to do" in again.out
@@ -593,12 +593,12 @@ def test_nothing_to_do_submits_nothing(launch, fake_slurm):
     assert len(fake_slurm.scripts) == len(submissions.every()) == 1
 
 
-def test_later_stage_does_not_overtake_runs_that_are_under_way(launch, fake_slurm, tree):
-    studies = "first: {grid: {width: [1, 2]}}\nsecond: {grid: {colour: [blue]}, after: first}\n"
-    (tree / "tasks" / "toy" / "studies.yaml").write_text(studies)
-    launch("submit", "toy", "--study", "first")
+def test_later_wave_does_not_overtake_runs_that_are_under_way(launch, fake_slurm, tree):
+    sweeps = "first: {grid: {width: [1, 2]}}\nsecond: {grid: {colour: [blue]}, after: first}\n"
+    (tree / "tasks" / "toy" / "sweeps.yaml").write_text(sweeps)
+    launch("submit", "toy", "--sweep", "first")
     fake_slurm.queue(_100_0="RUNNING|None", _100_1="RUNNING|None")
-    told = launch("submit", "toy", "--study", "second")
+    told = launch("submit", "toy", "--sweep", "second")
     assert told.code == 2
     assert "2 runs" in told.line
     assert len(fake_slurm.scripts) == 1
@@ -610,7 +610,7 @@ def test_later_stage_does_not_overtake_runs_that_are_under_way(launch, fake_slur
 def test_cancel_names_the_arrays_that_have_something_left(launch, fake_slurm):
     """For scancel fails for jobs that SLURM has forgotten."""
     fake_slurm.limit(3)
-    told = launch("submit", "toy", "--study", "colours")
+    told = launch("submit", "toy", "--sweep", "colours")
     fake_slurm.queue(_101_2="RUNNING|None", _102_0="PENDING|Priority", _102_1="PENDING|Priority", _7="RUNNING|None")
     answer = launch("cancel", told.submission)
     assert (answer.code, answer.err) == (0, "")

@@ -11,12 +11,12 @@ from common import runs
 ENVIRONMENT = {"versions", "backend", "devices", "gpus", "precision", "jit_compile", "commit", "dirty"}
 
 
-def call(task, *flags, study=None):
-    """Exit code of the command of a task, given its train.py as a module; `study` stands in for the task's own."""
+def call(task, *flags, experiment=None):
+    """Exit code of the command of a task, given its train.py as a module; `experiment` stands in for the task's own."""
     keras.utils.clear_session()  # the names of layers count from one again
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        runs.main(task.PRESETS, task.__doc__, task.provide, study or task.study, list(flags))
+        runs.main(task.PRESETS, task.__doc__, task.provide, experiment or task.experiment, list(flags))
     except SystemExit as stop:
         return stop.code
     finally:

@@ -33,8 +33,8 @@ def config(*flags):
     return parse_strictly(TASK.PRESETS, "", list(flags))
 
 
-def call(out, *flags, study=None):
-    return in_process.call(TASK, "--out", str(out), *flags, study=study)
+def call(out, *flags, experiment=None):
+    return in_process.call(TASK, "--out", str(out), *flags, experiment=experiment)
 
 
 def folder_of(out, *flags):
@@ -223,7 +223,7 @@ def transferred(out, case):
     """Run a case: its folder, the encoder's weights before training, and the model as it was trained."""
     seen = {}
 
-    def study(chosen, run):
+    def experiment(chosen, run):
         def watched(run, model, *arguments, **more):
             seen["before"] = {name: model.get_layer(name).get_weights() for name in networks.ENCODER}
             seen["model"] = model
@@ -231,13 +231,13 @@ def transferred(out, case):
 
         train, training.train = training.train, watched
         try:
-            TASK.study(chosen, run)
+            TASK.experiment(chosen, run)
         finally:
             training.train = train
 
-    study.__module__ = TASK.study.__module__
+    experiment.__module__ = TASK.experiment.__module__
     flags = [*TRANSFER, *CASES[case]]
-    assert call(out, *flags, study=study) == 0
+    assert call(out, *flags, experiment=experiment) == 0
     return folder_of(out, *flags), seen["before"], seen["model"]
 
 
@@ -371,7 +371,7 @@ def test_a_classifiers_encoder_is_no_autoencoders(cases, tmp_path, capsys):
 
 
 def test_the_autoencoder_has_the_other_flags_too(tmp_path, capsys):
-    """The study's runs and those before it are given the same flags."""
+    """The sweep's runs and those before it are given the same flags."""
     assert call(tmp_path, *TRANSFER, "--dropout", "0.2", "--encoder", "pretrained") == 2
     assert folder_of(tmp_path, "--preset", "autoencoder", "--dropout", "0.2", *SMALL).name in in_process.one_error(
         capsys
@@ -481,18 +481,18 @@ def test_components_of_noise_are_those_of_the_svd(images, pixels):
 
 def test_figures_count_the_components():
     curves = {"variance": np.array([0.6, 0.949, 0.95, 0.98, 1.0]), "test_loss": np.array([0.5, 0.4, 0.3, 0.2, 0.1])}
-    assert pca.figures(curves, k=2) == {
+    assert pca.losses(curves, k=2) == {
         "components for 95 % of the variance": 3,
         "components for 99 % of the variance": 5,
         "PCA test loss": 0.4,
     }
-    assert pca.figures(curves, k=99)["PCA test loss"] == 0.1
+    assert pca.losses(curves, k=99)["PCA test loss"] == 0.1
 
 
 def test_metrics_hold_what_principal_components_give(finished, data):
     variance, errors = by_svd(flat(data.train), flat(data.test))
-    figures = metrics_of(finished[1])["figures"]
-    assert figures == {
+    losses = metrics_of(finished[1])["by_name"]
+    assert losses == {
         "components for 95 % of the variance": int((variance < 0.95).sum()) + 1,
         "components for 99 % of the variance": int((variance < 0.99).sum()) + 1,
         "PCA test loss": pytest.approx(errors[6 - 1], rel=1e-4),

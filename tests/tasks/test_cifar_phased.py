@@ -169,13 +169,13 @@ def test_jax_host_augmentation_and_an_image_folder(tmp_path):
 
 
 @pytest.mark.parametrize("recipe", ["none", "flip_crop"])
-def test_the_stages_of_an_image_are_those_that_the_network_sees(recipe):
+def test_the_steps_of_an_image_are_those_that_the_network_sees(recipe):
     task = load_task("cifar_phased")
     config = parse_strictly(task.PRESETS, "", ["--preset", "demo", "--augmentation", recipe])
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
     inputs = keras.Input((8, 8, 1), dtype="uint8")
     model = keras.Model(inputs, keras.layers.Resizing(32, 32, name="resize", dtype="float32")(inputs))
-    original, resized, augmented = task.augmentation_stages(config, model, images).values()
+    original, resized, augmented = task.augmentation_steps(config, model, images).values()
     np.testing.assert_array_equal(original, images)
     assert resized.shape == augmented.shape == (4, 32, 32, 1)
     np.testing.assert_array_equal(resized[:, 0, 0], images[:, 0, 0])  # a corner has nothing to interpolate with
@@ -189,18 +189,18 @@ def test_augmentation_after_the_resize(tmp_path):
     assert {path.stem for path in tmp_path.glob("*/*/figures/*.png")} == FIGURES
 
 
-def test_every_grid_of_studies_yaml_is_accepted():
+def test_every_grid_of_sweeps_yaml_is_accepted():
     spec = importlib.util.spec_from_file_location("cifar_phased_train", TASK / "train.py")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    studies = yaml.safe_load((TASK / "studies.yaml").read_text())
-    assert studies
-    for study in studies.values():
-        default = module.PRESETS[study["preset"]]
-        single = [{key: value} for key, values in study.get("grid", {}).items() for value in values]
-        for values in single + study.get("runs", []):
+    sweeps = yaml.safe_load((TASK / "sweeps.yaml").read_text())
+    assert sweeps
+    for sweep in sweeps.values():
+        default = module.PRESETS[sweep["preset"]]
+        single = [{key: value} for key, values in sweep.get("grid", {}).items() for value in values]
+        for values in single + sweep.get("runs", []):
             flags = [f"--{key}={value}" for key, value in values.items()]
-            config = parse_strictly(module.PRESETS, "", ["--preset", study["preset"], *flags])
+            config = parse_strictly(module.PRESETS, "", ["--preset", sweep["preset"], *flags])
             assert flat(config.identity()) == flat(default.identity()) | values
 
 

@@ -150,7 +150,7 @@ def test_weights_are_refused_where_no_backbone_loads_them(task):
     if isinstance(presets["demo"], FineTuning):
         assert parse_strictly(presets, "", ["--preset", "demo", "--weights", "imagenet"]).weights == "imagenet"
     else:
-        with pytest.raises(ConfigError, match="weights is imagenet; this study has no backbone that could load any"):
+        with pytest.raises(ConfigError, match="weights is imagenet; this task has no backbone that could load any"):
             parse_strictly(presets, "", ["--preset", "demo", "--weights", "imagenet"])
 
 
@@ -336,27 +336,27 @@ def references(task):
 @every_task
 def test_reference_has_the_columns_and_numbers(task):
     header = (REPOSITORY / "tasks" / task / "reference.csv").read_text().partition("\n")[0]
-    assert header == "study,setting,metric,published,tolerance,source,note"
+    assert header == "preset,setting,metric,published,margin,source,note"
     rows = references(task)
     for row in rows:
         assert None not in row, f"too many values: {row}"
         assert all(value is not None and value == value.strip() for value in row.values()), row
         assert Decimal(row["published"]).is_finite(), row
-        assert Decimal(row["tolerance"] or 0) >= 0, row
+        assert Decimal(row["margin"] or 0) >= 0, row
         assert re.fullmatch(r"\d{3}", row["source"]), row
         if "(%)" in row["metric"]:
             assert 0 <= Decimal(row["published"]) <= 100, row
-    places = [(row["study"], row["setting"], row["metric"]) for row in rows]
-    assert len(set(places)) == len(places), "a figure stands twice"
+    places = [(row["preset"], row["setting"], row["metric"]) for row in rows]
+    assert len(set(places)) == len(places), "a metric stands twice"
 
 
 @every_task
 def test_reference_names_settings_as_runs_do(task):
     presets = plan.load_task(task).PRESETS
     for row in references(task):
-        assert row["study"] in presets, row
+        assert row["preset"] in presets, row
         values = dict(word.split("=", 1) for word in row["setting"].split(" "))
-        config = parse_strictly(presets, "", ["--preset", row["study"], *plan.flags(values)])
+        config = parse_strictly(presets, "", ["--preset", row["preset"], *plan.flags(values)])
         assert config.setting(presets) == row["setting"], row
 
 
@@ -371,14 +371,14 @@ def test_reference_names_figures_that_are_measured(task, demos):
 
 
 @every_task
-def test_every_study_plans_without_mistakes(task):
-    path = REPOSITORY / "tasks" / task / "studies.yaml"
+def test_every_sweep_plans_without_mistakes(task):
+    path = REPOSITORY / "tasks" / task / "sweeps.yaml"
     names = list(yaml.safe_load(path.read_text()))
     assert names
     for name in names:
-        study = plan.load_study(task, name)
-        assert study.about
-        seeds = plan.seeds(study.seeds)
-        planned = plan.in_stages(task, study, {}, seeds)
+        sweep = plan.load_sweep(task, name)
+        assert sweep.about
+        seeds = plan.seeds(sweep.seeds)
+        planned = plan.in_waves(task, sweep, {}, seeds)
         assert len({run.name for run in planned}) == len(planned) >= len(seeds)
-        assert {run.stage for run in planned} == ({0, 1} if study.after else {0})
+        assert {run.wave for run in planned} == ({0, 1} if sweep.after else {0})

@@ -135,7 +135,7 @@ def test_the_rates_are_printed_drawn_and_kept(printed_run):
 def test_the_table_has_the_f1_of_every_class(run):
     metrics = json.loads((run / "metrics.json").read_text())
     for scores in metrics["test"]["per_class"]:
-        assert metrics["figures"][f"test F1 of {scores['class']} (%)"] == pytest.approx(100 * scores["f1"])
+        assert metrics["by_name"][f"test F1 of {scores['class']} (%)"] == pytest.approx(100 * scores["f1"])
 
 
 # --- test images that are training images too
@@ -151,20 +151,20 @@ def test_metrics_without_copies_against_numpy(tmp_path):
     data = sources.Dataset("any", ("a", "b"), *(sources.whole(*part, 4) for part in splits))
     probabilities = rng.dirichlet([1, 1], 10).astype(np.float32)
     np.savez(tmp_path / "predictions.npz", test_labels=labels[10:], test_probabilities=probabilities)
-    apart, figures = TASK.without_copies(SimpleNamespace(folder=tmp_path), data)
+    apart, by_name = TASK.without_copies(SimpleNamespace(folder=tmp_path), data)
     own = [0, 1, 3, 4, 6, 7, 8]
     right = probabilities.argmax(axis=1) == labels[10:]
     assert apart["n"] == 7
     assert apart["accuracy"] == pytest.approx(right[own].mean())
-    assert figures["test images that are training images too"] == 3
-    assert figures["test accuracy without these (%)"] == pytest.approx(100 * right[own].mean())
+    assert by_name["test images that are training images too"] == 3
+    assert by_name["test accuracy without these (%)"] == pytest.approx(100 * right[own].mean())
     assert sum(scores["support"] for scores in apart["per_class"]) == 7
 
 
 def test_a_run_counts_copies(run):
     metrics = json.loads((run / "metrics.json").read_text())
     # scikit-learn's digits are without copies on either side of the split
-    assert metrics["figures"]["test images that are training images too"] == 0
+    assert metrics["by_name"]["test images that are training images too"] == 0
     assert metrics["test_without_copies"]["accuracy"] == metrics["test"]["accuracy"]
 
 

@@ -91,8 +91,8 @@ def test_each_phase_is_measured_at_its_size(finished, flags, phase, size, other)
         model = TASK.build(dataclasses.replace(config, image_size=side), backbones.build("resnet18", side), data)
         checkpoints.assign("weights", model.weights, best(finished, phase))
         run = runs.Run(finished, "cifar_phased", config)
-        figures, _ = training.measure(run, model, data.validation, data, training.CLASSIFICATION)
-        losses[side] = figures["loss"]
+        metrics, _ = training.measure(run, model, data.validation, data, training.CLASSIFICATION)
+        losses[side] = metrics["loss"]
     metrics = json.loads((finished / "metrics.json").read_text())
     assert metrics["phases"][phase]["validation"]["loss"] == pytest.approx(losses[size], rel=1e-4)
     assert metrics["phases"][phase]["validation"]["loss"] != pytest.approx(losses[other], rel=1e-3)

@@ -208,7 +208,7 @@ def test_a_missing_rotation_run_is_one_line_that_names_the_command(tmp_path, cap
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("stage", "base", "has stage base; this run needs rotation"),
+        ("experiment", "base", "has experiment base; this run needs rotation"),
         ("dataset", "mnist", "has dataset mnist; this run needs"),
         ("seed", 5, "has seed 5; this run needs 0"),  # its training images are not those of this run
         ("limit_train", 100, "has limit_train 100; this run needs 200"),
@@ -264,7 +264,7 @@ def test_each_transfer_needs_the_run_of_its_own_kind(rotation, tmp_path, capsys)
     assert "no finished base run in" in line
     assert "`python tasks/rotation_contrastive/train.py --preset base --seed 0`" in line
     assert call(tmp_path, *REVERSE, "--pretext-run", str(rotation[1])) == 2
-    assert "has stage rotation; this run needs base" in in_process.one_error(capsys)
+    assert "has experiment rotation; this run needs base" in in_process.one_error(capsys)
 
 
 def test_presets_follow_the_convention_of_the_source():
@@ -275,7 +275,7 @@ def test_presets_follow_the_convention_of_the_source():
     assert config("--convention", "keras").name() != config().name()
 
 
-def test_flags_of_a_stage_make_another_run():
+def test_flags_of_an_experiment_make_another_run():
     assert config("--preset", "transfer", "--blocks", "3").name() != config("--preset", "transfer").name()
     assert config("--preset", "contrastive", "--margin", "3").name() != config("--preset", "contrastive").name()
 
@@ -373,7 +373,7 @@ def test_neighbours_are_those_of_brute_force():
     for point, label in zip(test, labels[1], strict=True):
         nearest = labels[0][np.argsort(((train - point) ** 2).sum(axis=1))[:20]]
         right += np.bincount(nearest, minlength=3).argmax() == label
-    found = embedding.figures((train, labels[0]), (test, labels[1]))
+    found = embedding.scores((train, labels[0]), (test, labels[1]))
     assert found["20-NN accuracy (%)"] == pytest.approx(100 * right / 50)
 
 
@@ -396,7 +396,7 @@ def test_a_linear_probe_parts_what_a_line_parts_and_nothing_else():
     split = slice(0, 300), slice(300, 400)
     for labels, low, high in ((sides, 97, 100), (quadrants, 30, 70)):
         parts = [(points[s], labels[s].astype(int)) for s in split]
-        found = embedding.figures(*parts)
+        found = embedding.scores(*parts)
         assert low <= found["linear probe accuracy (%)"] <= high
         assert found["20-NN accuracy (%)"] > 85
 
@@ -407,9 +407,9 @@ def test_a_contrastive_run_ends_with_figures_of_both_embeddings(tmp_path):
     folder = folder_of(tmp_path, *flags)
     metrics = metrics_of(folder)
     assert metrics["test"].keys() == {"n", "loss"}
-    figures = metrics["figures"]
-    assert figures["20-NN accuracy (%)"] > 40 > figures["untrained: 20-NN accuracy (%)"] > 5
-    assert figures["linear probe accuracy (%)"] > figures["untrained: linear probe accuracy (%)"]
+    scores = metrics["by_name"]
+    assert scores["20-NN accuracy (%)"] > 40 > scores["untrained: 20-NN accuracy (%)"] > 5
+    assert scores["linear probe accuracy (%)"] > scores["untrained: linear probe accuracy (%)"]
     places = np.array([metrics["centroids"][digit] for digit in "0123456789"])
     assert places.shape == (10, 2)
     distances = np.linalg.norm(places[:, None] - places, axis=-1)[np.triu_indices(10, 1)]
@@ -430,7 +430,7 @@ def test_a_contrastive_run_that_goes_on_has_the_same_untrained_embedding(tmp_pat
         assert call(tmp_path / "parts", *CONTRASTIVE) != 0
     assert call(tmp_path / "parts", *CONTRASTIVE) == 0
     whole, parts = (folder_of(tmp_path / out, *CONTRASTIVE) for out in ("whole", "parts"))
-    assert metrics_of(whole)["figures"] == metrics_of(parts)["figures"]
+    assert metrics_of(whole)["by_name"] == metrics_of(parts)["by_name"]
     names = sorted(path.name for path in whole.glob("figures/*.png"))
     assert "embedding.png" in names
     for name in names:
