@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.config import ConfigError, choice
-from slurm import queue
+from slurm import squeue
 from slurm.job import Job
 from slurm.plan import Planned
 from slurm.submissions import Submission
@@ -138,7 +138,7 @@ def chunks(runs: tuple[Planned, ...], longest: int) -> Iterator[tuple[Planned, .
 
 def max_array_size() -> int:
     """How many jobs an array of this cluster may have; SLURM's own default where it does not tell."""
-    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", queue.call("scontrol", "show", "config") or "", re.MULTILINE)
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", squeue.call("scontrol", "show", "config") or "", re.MULTILINE)
     return int(match[1]) if match else 1001
 
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from common import files
-from slurm import queue
+from slurm import squeue
 from slurm.plan import Planned
 from slurm.submissions import Submission, this_process
 
@@ -174,7 +174,7 @@ def slurm_job() -> str | None:
 
 def slurm_says_running() -> bool:
     """Whether this job is neither cancelled nor requeued: a job that SLURM gives time to stop before it preempts."""
-    state = queue.call("squeue", "--noheader", "--jobs", os.environ["SLURM_JOB_ID"], "--format", "%T")
+    state = squeue.call("squeue", "--noheader", "--jobs", os.environ["SLURM_JOB_ID"], "--format", "%T")
     return (state or "").strip() == "RUNNING"
 
 

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from slurm import queue, submissions
+from slurm import squeue, submissions
 from slurm.plan import Planned
 from slurm.submissions import Submission, is_alive, latest_runs
 
@@ -70,10 +70,10 @@ def rows(chosen: Sequence[Submission], accounts: bool = False) -> list[Row]:
     """
     pairs = list(latest_runs(chosen).values())
     jobs = [s.jobs[run.name] for s, run in pairs if run.name in s.jobs and not finished(run)]
-    entries = queue.ask() if jobs else queue.Entries()
+    entries = squeue.ask() if jobs else squeue.Entries()
     found = [row(submission, run, entries) for submission, run in pairs]
     lost = [r for r in found if r.state == "lost" and r.job]
-    endings = queue.endings([r.job for r in lost]) if lost and accounts else {}
+    endings = squeue.endings([r.job for r in lost]) if lost and accounts else {}
     return [ended(r, endings) if r in lost else r for r in found]
 
 
@@ -82,7 +82,7 @@ def finished(run: Planned) -> bool:
     return (Path(run.folder) / "metrics.json").exists()
 
 
-def row(submission: Submission, run: Planned, entries: queue.Entries) -> Row:
+def row(submission: Submission, run: Planned, entries: squeue.Entries) -> Row:
     """One run as it stands now."""
     folder = Path(run.folder)
     record, environment = read(submission.record(run.name)), read(folder / "environment.json")
@@ -116,7 +116,7 @@ def row(submission: Submission, run: Planned, entries: queue.Entries) -> Row:
 
 
 def state_of(
-    submission: Submission, job: str | None, record: Mapping, result: Mapping, entries: queue.Entries
+    submission: Submission, job: str | None, record: Mapping, result: Mapping, entries: squeue.Entries
 ) -> tuple[str, str]:
     """State of a run and the reason for it, from the surest witness to the least."""
     if result:

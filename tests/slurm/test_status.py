@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from slurm import queue, status, submissions
+from slurm import status, submissions
 from slurm.submissions import this_process
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -210,7 +210,7 @@ def test_without_an_answer_of_squeue_it_is_what_the_run_wrote(one, fake_slurm, b
 def test_squeue_that_hangs_is_not_waited_for(one, fake_slurm, monkeypatch):
     submission, _ = one()
     fake_slurm.add("squeue", "exec sleep 600")
-    monkeypatch.setattr(queue, "PATIENCE", 0.1)
+    monkeypatch.setattr(squeue, "PATIENCE", 0.1)
     assert "squeue does not answer" in row_of(submission).reason
 
 
