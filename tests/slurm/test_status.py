@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from slurm import status, submissions
+from slurm import squeue, status, submissions
 from slurm.submissions import this_process
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
