@@ -212,11 +212,11 @@ def draw_embedding(run: runs.Run, data, progress, before, after, metrics) -> Non
 
     plots.learning_curves(progress.rows, run.figures / "learning_curves.png", metrics)
     plots.class_counts(data.counts(), data.class_names, run.figures / "classes.png")
-    panels, scores = {}, metrics["by_name"]
+    panels, by_name = {}, metrics["by_name"]
     for title, points, prefix in (("before training", before, "untrained: "), ("after training", after, "")):
         scores = ", ".join(
-            f"{name.removesuffix(' accuracy (%)')} {scores[prefix + name]:.1f} %"
-            for name in scores
+            f"{name.removesuffix(' accuracy (%)')} {by_name[prefix + name]:.1f} %"
+            for name in by_name
             if not name.startswith("untrained")
         )
         panels[f"{title}\n{scores}"] = points
