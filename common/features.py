@@ -13,12 +13,14 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from common.augment import Augment
-from common.backbones import Backbone
-from common.config import Config, FineTuning, Phase
+from common.augment.layer import Augment
+from common.backbones.networks import Backbone
+from common.config import Config
 from common.data import pipeline
 from common.data.sources import Dataset, Split
 from common.files import StorageError
+from common.fine_tuning import FineTuning
+from common.phase import Phase
 from common.runs import Run
 
 FOLDER = "activations"  # in the run directory, while a phase lasts
@@ -80,7 +82,7 @@ def cut(
     on_disk = size > config.cache_gigabytes * GIGABYTE
     text = f"phase {phase.name}: the frozen layers' activations take {size / 1e6:,.0f} MB"
     if on_disk and not always:
-        print(f"{text}, above --cache-gigabytes {config.cache_gigabytes:g}; computed anew in every epoch", flush=True)
+        print(f"{text}, above --cache-gigabytes {config.cache_gigabytes:g}; computed again in every epoch", flush=True)
         return None
     print(f"{text}; computed once, kept {'on disk' if on_disk else 'in memory'}", flush=True)
     x = activations = keras.Input(lower.output_shape[1:], dtype=lower.output.dtype, name="activations")

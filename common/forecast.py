@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import keras
 
-from common.config import Config, Phase
+from common.config import Config
 from common.data.sources import Dataset
 from common.features import Cut
+from common.phase import Phase
 
 WAIT = 15.0  # seconds of steps after the first one that the rate is taken from
 LONG = 7200.0  # seconds from which on a smaller preset is named
@@ -24,15 +25,16 @@ class Work:
     step: float
 
 
-def work(model: keras.Model, side: int | None = None) -> Work:
+def work(model: keras.Model) -> Work:
     """Count the products of a model whose layers are as trainable as they are now.
 
     Gradients are needed from the first layer that is trained on. Normalisation and activations are left out: they are
     some share of either pass. Layers of a backbone that takes any size have no shapes: each then counts as if it had
-    `side` x `side` places, which is right in proportion if everything is trained.
+    as many places as the resized image, which is right in proportion if everything is trained.
     """
     forward = backward = 0.0
     reached = False
+    side = next((layer.height for layer in model.layers if isinstance(layer, keras.layers.Resizing)), None)
     for layer in leaves(model):
         reached = reached or bool(layer.trainable_variables)
         if hasattr(layer, "kernel"):
@@ -52,14 +54,12 @@ def leaves(model: keras.Model) -> Iterator[keras.layers.Layer]:
             yield layer
 
 
-def survey(
-    config: Config, model: keras.Model, phases: Sequence[Phase], configure: Callable[[Phase], None]
-) -> dict[str, Work]:
+def survey(model: keras.Model, phases: Sequence[Phase], configure: Callable[[Phase], None]) -> dict[str, Work]:
     """The work of each phase by its name. Calls `configure` for each of them, for the first one last."""
     works = {}
     for phase in (*phases[1:], phases[0]):
         configure(phase)
-        works[phase.name] = work(model, config.side(phase))
+        works[phase.name] = work(model)
     return works
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
-from common.config import Phase
+from common.phase import Phase
 
 EPSILON = 1e-8  # of torch's Adam, AdamW and NAdam
 MOMENTUM_DECAY = 0.004  # of torch's NAdam

@@ -7,7 +7,6 @@ metrics.json comes last: a folder that has it is finished.
 
 import csv
 import fcntl
-import gc
 import io
 import json
 import os
@@ -28,9 +27,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from common import devices, files
-from common.config import REPOSITORY, Config, ConfigError, choice, fail, flat, parse
+from common import files, garbage
+from common.command_line import parse
+from common.config import REPOSITORY, Config, flat
+from common.devices import Devices, choose
+from common.errors import ConfigError, choice, fail
 from common.files import CheckpointError
+from common.stopping import Interrupted, StopRequest
 
 if TYPE_CHECKING:
     import numpy as np  # `--help` does without
@@ -38,52 +41,28 @@ if TYPE_CHECKING:
 SNAPSHOT = "snapshot.json"
 INSTRUCTION_SETS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 VERSIONS = ("keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "scikit-learn", "keras-cv", "tensorflow-datasets")
-
-
-SAME_REQUEST = 0.5  # seconds in which further signals say nothing new: SLURM sends SIGTERM several times at once
 LOCK_PATIENCE = 120.0  # seconds: a requeued job may begin before the last process of its former start has ended
-
-
-class Interrupted(BaseException):
-    """The run was asked to stop, and can go on from its last checkpoint.
-
-    It comes out of a signal handler, so in the midst of any call: no Exception, since Keras makes those that pass
-    through a layer's call anew with a text of its own, and others take them for their own failure.
-    """
-
-    def __init__(self, number: signal.Signals):
-        super().__init__(number.name)
-        self.number = number
-
-
-class Diverged(Exception):
-    """The loss or a variable is no finite number any more; `where` says at which phase, epoch and step."""
-
-    def __init__(self, what: str, where: Mapping):
-        super().__init__(f"{what} at phase {where['phase']}, epoch {where['epoch']}, step {where['step']}")
-        self.where = dict(where)
 
 
 @dataclass
 class Run:
     """An open run directory.
 
-    Of several processes that train it together one has it; the others have a folder of their own, that is thrown away
-    at the end, and read the checkpoints of the first.
+    Of several processes that train it together the primary one has it; the others have a folder of their own, that is
+    thrown away at the end, and read the checkpoints of the primary one.
     """
 
     folder: Path
     task: str
     config: Config
-    first: Path | None = None
-    stop: signal.Signals | None = field(default=None, init=False)
-    asked_at: float = field(default=0.0, init=False)
-    can_save: bool = field(default=False, init=False)
+    devices: Devices = field(default_factory=Devices)
+    primary: Path | None = None
+    stop: StopRequest = field(default_factory=StopRequest, init=False)
 
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
-        return (self.first or self.folder) / "checkpoints"
+        return (self.primary or self.folder) / "checkpoints"
 
     @property
     def figures(self) -> Path:
@@ -97,7 +76,7 @@ class Run:
         return json.loads(path.read_text()) if path.is_file() else None
 
     def write_history(self, rows: Sequence[Mapping]) -> None:
-        """Write history.csv anew; a row an epoch."""
+        """Write history.csv; a row an epoch."""
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, rows[0], lineterminator="\n")
         writer.writeheader()
@@ -116,21 +95,10 @@ class Run:
         """Write outcomes.json: which test images were right, by phase and epoch (common/outcomes.py)."""
         files.write_json(self.folder / "outcomes.json", content)
 
-    def finish(self, status: str, metrics: Mapping) -> None:
+    def finish(self, metrics: Mapping, status: str = "completed") -> None:
         """Write metrics.json, which marks the run as finished."""
         content = {"status": status, "task": self.task, "seed": self.config.seed, **metrics}
         files.write_json(self.folder / "metrics.json", content)
-
-    def on_signal(self, number: int, frame: object) -> None:
-        """Stop: at the end of the step where training can save itself, else at once."""
-        now = time.monotonic()
-        if self.stop and now - self.asked_at < SAME_REQUEST:
-            return
-        again = self.stop is not None
-        self.stop, self.asked_at = signal.Signals(number), now
-        if not self.can_save or again:
-            raise Interrupted(self.stop)
-        print(f"\n{self.stop.name}: saving at the end of this step", flush=True)
 
 
 class RunError(RuntimeError):
@@ -138,13 +106,13 @@ class RunError(RuntimeError):
 
 
 @contextmanager
-def open_run(config: Config, task: str, setting: str) -> Iterator[Run]:
+def open_run(config: Config, task: str, setting: str, devices: Devices | None = None) -> Iterator[Run]:
     """Make or reopen the directory of a configuration, and hold it for this process alone.
 
     Raises RunError when another process holds it or it belongs to another configuration, StorageError when it
     cannot be written.
     """
-    run = Run(config.out / task / config.name(), task, config)
+    run = Run(config.out / task / config.name(), task, config, devices or Devices())
     with storage(run.folder):
         run.folder.mkdir(parents=True, exist_ok=True)
         lock = (run.folder / ".lock").open("a+")
@@ -179,10 +147,10 @@ def hold(lock: IO, folder: Path, patience: float) -> None:
 
 
 @contextmanager
-def follow_run(config: Config, task: str) -> Iterator[Run]:
+def follow_run(config: Config, task: str, devices: Devices) -> Iterator[Run]:
     """As `open_run`, for the other processes of a run: nothing that they write or print is kept."""
     with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        run = Run(Path(folder), task, config, first=config.out / task / config.name())
+        run = Run(Path(folder), task, config, devices, primary=config.out / task / config.name())
         run.figures.mkdir()
         yield run
 
@@ -352,40 +320,44 @@ def main(
     draws. Exit codes: 0 finished (a diverged run is a result too); 2 bad input; 1 another known fault; 130 and 143
     stopped by Ctrl-C and SIGTERM, after which the same command goes on.
     """
-    gc.disable()  # it would go through all that the libraries make, again and again, while they are loaded
+    garbage.pause()
     try:
-        command(presets, description, provide, experiment, argv)
-    except BaseException as error:
-        devices.leave(error)
-        raise
+        config = parse(presets, description, argv)
+        devices = choose(config, backend())
+        try:
+            command(config, presets, provide, experiment, devices)
+        except BaseException as error:
+            devices.leave(error)
+            raise
     finally:
-        gc.enable()
+        garbage.resume()
 
 
 def command(
+    config: Config,
     presets: Mapping[str, Config],
-    description: str,
     provide: Callable[[Config], None],
     experiment: Callable[[Config, Run], None],
-    argv: Sequence[str] | None,
+    devices: Devices,
 ) -> None:
-    """What `main` does, ended by SystemExit where something is wrong."""
-    config = parse(presets, description, argv)
+    """What `main` does, ended by SystemExit if something is wrong."""
     task = Path(sys.modules[experiment.__module__].__file__).parent.name
     run = Run(config.out / task / config.name(), task, config)
     try:
-        check_backend()
         if run.result is None or config.overwrite:
             provide(config)
-            devices.join(config)
-            opened = open_run(config, task, config.setting(presets)) if devices.is_first() else follow_run(config, task)
+            devices.join()
+            if devices.is_primary:
+                opened = open_run(config, task, config.setting(presets), devices)
+            else:
+                opened = follow_run(config, task, devices)
             with opened as run:
                 # Another process may have finished it meanwhile.
-                if devices.tell("finished" if run.result else "") == "":
+                if devices.broadcast("finished" if run.result else "") == "":
                     perform(experiment, config, run)
         else:
-            print("this run is finished; --overwrite does it anew", flush=True)
-        if devices.is_first():
+            print("this run is finished; --overwrite does it again", flush=True)
+        if devices.is_primary:
             print(summary(run.folder, run.result), flush=True)
     except ConfigError as error:
         fail(str(error), 2)
@@ -398,28 +370,36 @@ def command(
         print(f"stopped by {number.name}; {again} goes on", file=sys.stderr, flush=True)
         raise SystemExit(128 + number) from None
     except Exception as error:
-        if not devices.is_lost(error):
+        if not devices.is_peer_lost(error):
             raise
         fail("another process of this run has ended, so this one cannot go on; the same command resumes", 1)
 
 
-def check_backend() -> None:
-    """Raise ConfigError for a backend of Keras that is not installed, or that the loop does not know."""
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    choice("KERAS_BACKEND", backend, ("tensorflow", "jax"))
-    if find_spec(backend) is None:
-        raise ConfigError(f"KERAS_BACKEND is {backend}, which is not installed; requirements-dev.txt has JAX for CPUs")
+def backend() -> str:
+    """Keras's backend, without loading it; ends the process for one that is not installed, or that is not supported."""
+    name = os.environ.get("KERAS_BACKEND", "tensorflow")
+    try:
+        choice("KERAS_BACKEND", name, ("tensorflow", "jax"))
+    except ConfigError as error:
+        fail(str(error))
+    if find_spec(name) is None:
+        fail(f"KERAS_BACKEND is {name}, which is not installed; requirements-dev.txt has JAX for CPUs")
+    return name
 
 
 def perform(experiment: Callable[[Config, Run], None], config: Config, run: Run) -> None:
     """Run an experiment under the signal handlers; a diverged one is finished too.
 
-    Of several processes the first one alone heeds the signals: the others end when it has saved and gone.
+    Of several processes the primary one alone heeds the signals: the others end when it has saved and gone.
     """
+    from common import setup  # seconds
+    from common.progress import Diverged
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, run.on_signal if devices.is_first() else signal.SIG_IGN)
+        signal.signal(number, run.stop.on_signal if run.devices.is_primary else signal.SIG_IGN)
+    setup.set_up(config, run.devices)
     try:
         experiment(config, run)
     except Diverged as error:
         print(f"diverged: {error}", flush=True)
-        run.finish("diverged", {"diverged": {"reason": str(error), **error.where}})
+        run.finish({"diverged": {"reason": str(error), **error.where}}, "diverged")

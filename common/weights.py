@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common import checkpoints, files
-from common.config import BACKBONES, ConfigError
+from common.backbones import BACKBONES
+from common.errors import ConfigError
 
 if TYPE_CHECKING:
     import keras  # `locate` does without
@@ -40,7 +41,7 @@ def locate(name: str, weights: str, offline: bool) -> Path | None:
     """Return the file that holds `weights` for the backbone `name`, fetching it where that is allowed.
 
     Args:
-        name: a backbone, one of `common.config.BACKBONES`.
+        name: a backbone, one of `common.backbones.BACKBONES`.
         weights: "imagenet", "none" or the path of a file.
         offline: never reach for the network.
 

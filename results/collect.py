@@ -20,7 +20,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, for `common`
 
 from common import files
-from common.config import REPOSITORY, Config, ConfigError, Parser, choice, fail
+from common.command_line import Parser
+from common.config import REPOSITORY, Config
+from common.errors import ConfigError, choice, fail
 from results import records, tables
 from results.records import completed
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from common.config import ConfigError, flat
+from common.config import flat
+from common.errors import ConfigError
 from results.records import Unusable, find, measured, read_run
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jinja2
 
-from common.config import ConfigError
+from common.errors import ConfigError
 from results.records import Groups, completed, measured, natural
 
 COLUMNS = ("preset", "setting", "metric", "mean", "std", "n", "published", "source", "verdict", "note")

@@ -10,7 +10,8 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from common.config import ConfigError, Parser, fail
+from common.command_line import Parser
+from common.errors import ConfigError, fail
 from common.files import StorageError
 from slurm import commands, plan
 from slurm.plan import Mistakes

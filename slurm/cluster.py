@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.config import ConfigError, choice
+from common.errors import ConfigError, choice
 from slurm import squeue
 from slurm.job import Job
 from slurm.plan import Planned

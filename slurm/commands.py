@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from common.config import ConfigError
+from common.errors import ConfigError
 from slurm import cluster, plan, status, submissions
 from slurm.local import Runner
 from slurm.plan import Planned

@@ -12,7 +12,9 @@ from types import ModuleType
 
 import yaml
 
-from common.config import REPOSITORY, Config, ConfigError, choice, parse_strictly, parse_unchecked
+from common.command_line import parse_strictly, parse_unchecked
+from common.config import REPOSITORY, Config
+from common.errors import ConfigError, choice
 
 Values = Mapping[str, object]
 

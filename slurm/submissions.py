@@ -20,7 +20,8 @@ from pathlib import Path
 import psutil
 
 from common import files
-from common.config import REPOSITORY, ConfigError
+from common.config import REPOSITORY
+from common.errors import ConfigError
 from common.runs import SNAPSHOT, git_state
 from slurm.plan import Planned
 

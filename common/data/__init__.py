@@ -1,1 +1,43 @@
-"""Data sets: what they are called, where they lie, and how they reach the training step."""
+"""Data sets by name. Imports neither Keras nor TensorFlow, so that `--help` is quick."""
+
+from pathlib import Path
+
+from common.errors import ConfigError
+from common.registry import Registry
+
+# Each a function of name and data folder that gives splits, class names and notes (common/data/sources.py).
+DATASETS = Registry(
+    "dataset",
+    {
+        "digits": "common.data.sources:digits",
+        "cifar10": "common.data.sources:from_tfds",
+        "cifar100": "common.data.sources:from_tfds",
+        "mnist": "common.data.sources:from_tfds",
+        "notmnist": "common.data.sources:from_tfds",
+        "fer2013": "common.data.sources:from_tfds",
+    },
+)
+FOLDER = "image_folder:"  # and the path of one
+NAMES = f"{', '.join(DATASETS)} or {FOLDER}PATH"
+
+
+def folder_of(dataset: str) -> Path | None:
+    """The folder of a data set that is one of images."""
+    return Path(dataset.removeprefix(FOLDER)) if dataset.startswith(FOLDER) else None
+
+
+def check(dataset: str) -> None:
+    """Raise ConfigError unless a data set has a name that is known, or is a folder that is there."""
+    folder = folder_of(dataset)
+    if folder is None:
+        DATASETS.check(dataset, also=f"{FOLDER}PATH")
+    elif dataset == FOLDER:
+        raise ConfigError(f"dataset {FOLDER} names no folder; allowed: {FOLDER}PATH")
+    elif not folder.is_dir():
+        raise ConfigError(f"image folder {folder.absolute()} is not there")
+
+
+def identity(dataset: str) -> str:
+    """The name of a data set wherever one stands; of a folder its whole path."""
+    folder = folder_of(dataset)
+    return dataset if folder is None else f"{FOLDER}{folder.resolve()}"

@@ -8,7 +8,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from common.config import BACKBONES, DATASETS, Config, ConfigError, Parser, choice, data_dir, fail
+from common.backbones import BACKBONES
+from common.command_line import Parser
+from common.config import Config
+from common.data import DATASETS
+from common.errors import ConfigError, choice, fail
 
 
 def parser() -> Parser:
@@ -30,14 +34,14 @@ def main() -> None:
     arguments = parser().parse_args()
     try:
         for name in arguments.names:
-            choice("data set", name, DATASETS)
+            choice("data set", name, tuple(DATASETS))
         for name in arguments.weights:
-            choice("backbone", name, BACKBONES)
+            BACKBONES.check(name)
     except ConfigError as error:
         fail(str(error))
     if not arguments.names and not arguments.weights:
         fail(f"nothing to prepare; name data sets ({', '.join(DATASETS)}) or --weights")
-    folder = data_dir(Config(data_dir=arguments.data_dir))
+    folder = Config(data_dir=arguments.data_dir).data_folder
     done = [dataset(name, folder, arguments.check) for name in arguments.names]
     done += [weights(name, arguments.check) for name in arguments.weights]
     sys.exit(0 if all(done) else 1)

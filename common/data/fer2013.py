@@ -5,8 +5,8 @@ from pathlib import Path
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from common.config import ConfigError
 from common.data.sources import ARCHIVES, by_hand
+from common.errors import ConfigError
 
 SIZE = 48
 CLASSES = ("angry", "disgusted", "fearful", "happy", "neutral", "sad", "surprised")

@@ -6,11 +6,11 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from common import devices
 from common.data.sources import Split, decode
+from common.devices import Devices
 
-# (uint8 images, int64 pair of epoch and step) -> uint8 images: augmentation on the host.
-HostAugmentation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+# (uint8 images, int64 labels, int64 pair of epoch and step) -> images and targets: what the host makes of a batch.
+Transform = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 def training(
@@ -19,26 +19,29 @@ def training(
     seed: int,
     epochs: range,
     skip: int = 0,
-    augment: HostAugmentation | None = None,
+    transform: Transform | None = None,
     views: int = 1,
+    devices: Devices | None = None,
 ) -> tf.data.Dataset:
     """Batches of several epochs on end, each epoch in an order of its own.
 
     `epochs` counts from the start of the run, over all phases. `skip` leaves out the first batches of the first
     epoch, so that a run can go on in the middle of one. The split may hold several `views` of its images one after the
-    other, of which each epoch takes the next. Elements: uint8 (b, h, w, c), int64 (b,).
+    other, of which each epoch takes the next. Elements: uint8 (b, h, w, c), int64 (b,), or what `transform` makes of
+    them; with `devices` of several processes each reads its own images of a batch, and the labels of all.
     """
     images = len(split) // views
-    batches = reader(split, batch_size, shared=True)
+    devices = devices or Devices()
+    batches = reader(split, batch_size, devices)
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
         done = tf.where(number == epochs.start, tf.constant(skip, tf.int64), 0)  # and not to be read again
         places = order(images, seed, number)[done * batch_size :]
         dataset = batches(places + tf.cast(number % views * images, tf.int32))
-        if augment is None:
+        if transform is None:
             return dataset
         return dataset.enumerate(done).map(
-            lambda step, batch: (augment(batch[0], tf.stack([number, devices.own_step(step, *batch)])), batch[1]),
+            lambda step, batch: transform(*batch, tf.stack([number, devices.local_step(step, *batch)])),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
 
@@ -63,9 +66,9 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
     return -(-len(split) // batch_size)
 
 
-def evaluation(split: Split, batch_size: int, shared: bool = False) -> tf.data.Dataset:
-    """The split once, in its own order; `shared`: for a model that several processes evaluate together."""
-    return untuned(reader(split, batch_size, shared)(tf.range(len(split))).prefetch(tf.data.AUTOTUNE))
+def evaluation(split: Split, batch_size: int, devices: Devices | None = None) -> tf.data.Dataset:
+    """The split once, in its own order; with `devices`, for a model that they evaluate together."""
+    return untuned(reader(split, batch_size, devices)(tf.range(len(split))).prefetch(tf.data.AUTOTUNE))
 
 
 def pictures(split: Split, indices: np.ndarray) -> np.ndarray:
@@ -80,10 +83,10 @@ def order(n: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
     return tf.argsort(keys, stable=True)
 
 
-def reader(split: Split, batch_size: int, shared: bool = False) -> Callable[[tf.Tensor], tf.data.Dataset]:
+def reader(split: Split, batch_size: int, devices: Devices | None = None) -> Callable[[tf.Tensor], tf.data.Dataset]:
     """A function from indices into a split to batches of the images and labels there; an array is the caller's to hold.
 
-    `shared`: of several processes that train together each reads its own images of a batch, and the labels of all.
+    Of several processes that train together each reads its own images of a batch, and the labels of all.
     """
     # Made here, once: inside a dataset's function they would be copied into its graph.
     places, labels = tf.constant(split.places), tf.constant(split.labels)
@@ -123,10 +126,10 @@ def reader(split: Split, batch_size: int, shared: bool = False) -> Callable[[tf.
 
         dataset = batches(indices)
         return dataset.map(
-            lambda i: (images(tf.gather(places, devices.own(i))), tf.gather(labels, i)), tf.data.AUTOTUNE
+            lambda i: (images(tf.gather(places, devices.local(i))), tf.gather(labels, i)), tf.data.AUTOTUNE
         )
 
-    if shared and not devices.reads_all():
+    if devices and not devices.reads_all:
         return of_this_process
     if isinstance(split.store, np.ndarray):
         return from_array

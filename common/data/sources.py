@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from common.config import ConfigError
+from common.config import Config
+from common.data import DATASETS, folder_of
+from common.errors import ConfigError
 from common.files import StorageError, alone, write_json
 
 if TYPE_CHECKING:
@@ -113,26 +115,18 @@ class Dataset:
         return {name: np.bincount(s.labels, minlength=len(self.class_names)) for name, s in splits.items()}
 
 
-def load(
-    name: str,
-    folder: Path,
-    seed: int,
-    image_size: int,
-    limit_train: int | None = None,
-    limit_test: int | None = None,
-) -> Dataset:
-    """Load a data set by name from this machine; `provide` brings it here.
+def load(config: Config) -> Dataset:
+    """Load a config's data set from this machine; `provide` brings it here.
 
     A data set without a validation split gives a tenth of its training images, stratified and chosen by the seed, with
     all copies of a picture on one side; files, which would all have to be read for that, are not compared. Limits are
     stratified too. Raises ConfigError when the data is not there, or does not fit.
     """
-    if name.startswith("image_folder:"):
-        splits, class_names, notes = image_folder(Path(name.removeprefix("image_folder:")), image_size, folder)
-    elif name == "digits":
-        splits, class_names, notes = digits()
+    name, seed = config.dataset, config.seed
+    if root := folder_of(name):
+        splits, class_names, notes = image_folder(root, config.folder_side, config.data_folder)
     else:
-        splits, class_names, notes = from_tfds(name, folder)
+        splits, class_names, notes = DATASETS.load(name)(name, config.data_folder)
     for split_name, split in splits.items():
         check_labels(name, split_name, split.labels, len(class_names))
     if "test" not in splits:
@@ -142,7 +136,7 @@ def load(
         notes = [*notes, f"test: {len(splits['test']):,} images, held out here"]
         if copies := len(test) - len(splits["test"]):
             notes.append(f"{copies} more left out, as the same pictures are among the others")
-    train = limited(splits["train"], limit_train, seed, "train")
+    train = limited(splits["train"], config.limit_train, seed, "train")
     if "validation" in splits:
         validation = splits["validation"]
     else:
@@ -153,7 +147,7 @@ def load(
             notes = [*notes, f"{copies:,} copies of other training images, kept on one side of the validation split"]
     for label in np.flatnonzero(np.bincount(train.labels, minlength=len(class_names)) == 0):
         raise ConfigError(f"{name}: class {class_names[label]!r} has no training image")
-    test = limited(splits["test"], limit_test, TEST_SEED, "test")
+    test = limited(splits["test"], config.limit_test, TEST_SEED, "test")
     return Dataset(name, tuple(class_names), train, validation, test, tuple(notes))
 
 
@@ -236,7 +230,7 @@ def without_copies(split: Split, *others: Split) -> np.ndarray:
     return np.array([i for i, digest in enumerate(digests(split)) if digest not in known], np.int64)
 
 
-def digits() -> tuple[dict[str, Split], list[str], list[str]]:
+def digits(name: str, folder: Path) -> tuple[dict[str, Split], list[str], list[str]]:
     """scikit-learn's 1,797 handwritten digits, 8x8 grey: embedded, no network."""
     from sklearn.datasets import load_digits
 
@@ -327,11 +321,12 @@ def how_to_get(name: str, folder: Path) -> str:
     return f"{way}; `make demo` needs none"
 
 
-def provide(name: str, folder: Path, offline: bool) -> None:
-    """Fetch a data set that is missing. Raises ConfigError, without loading TensorFlow, where that is not allowed."""
-    if name.startswith("image_folder:") or name == "digits" or tfds_folder(name, folder):
+def provide(config: Config) -> None:
+    """Fetch a data set that is missing. Raises ConfigError, without loading TensorFlow, if that is not allowed."""
+    name, folder = config.dataset, config.data_folder
+    if folder_of(name) or name == "digits" or tfds_folder(name, folder):
         return
-    if not by_hand(name, folder) and (offline or not can_download(name)):
+    if not by_hand(name, folder) and (config.is_offline or not can_download(name)):
         raise ConfigError(f"{name} is not in {folder}. {how_to_get(name, folder)}")
     fetch_tfds(name, folder)
 

@@ -14,12 +14,21 @@ What loss to expect, and over how many seeds: the table in README.md beside this
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
 
 from common import runs
-from common.config import Config, ConfigError, Phase, data_dir, offline, positive
+from common.config import Config
+from common.errors import ConfigError, positive
+from common.phase import Phase
+
+if TYPE_CHECKING:  # `--help` does without
+    import keras
+    import numpy as np
+
+    from common.data.sources import Dataset
+    from common.result import Result
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,7 @@ class SweepConfig(Config):
 
     PROTOCOL = 2
     REPORTED = "last"  # source 003
+    FOLDER_SIDE = 28
 
     task: Literal["reconstruct", "classify"] = "reconstruct"
     """Train an autoencoder, or a classifier on top of an encoder."""
@@ -64,7 +74,7 @@ class SweepConfig(Config):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The one phase."""
-        return (Phase("train", "full", self.epochs, "adam", self.rate, self.dropout, convention=self.convention),)
+        return (Phase("train", self.epochs, "adam", self.rate, convention=self.convention),)
 
     def headline(self) -> tuple[str, ...]:
         """Preset, data set, and the bottleneck or the encoder."""
@@ -111,7 +121,7 @@ def provide(config: SweepConfig) -> None:
     """See that the data and the encoder are on this machine; missing data is fetched, unless offline."""
     from common.data import sources
 
-    sources.provide(config.dataset, data_dir(config), offline(config))
+    sources.provide(config)
     if config.encoder != "random":
         encoder_run(config)
 
@@ -143,53 +153,57 @@ def encoder_run(config: SweepConfig) -> Path:
 
 def experiment(config: SweepConfig, run: runs.Run) -> None:
     """Train one configuration; leave its metrics and figures."""
-    from common import training
     from common.data import sources
 
-    training.set_up(config)
-    data = sources.load(config.dataset, data_dir(config), config.seed, 28, config.limit_train, config.limit_test)
+    data = sources.load(config)
     (reconstruct if config.task == "reconstruct" else classify)(config, run, data)
 
 
-def reconstruct(config: SweepConfig, run: runs.Run, data) -> None:
+def reconstruct(config: SweepConfig, run: runs.Run, data: "Dataset") -> None:
     """Train an autoencoder, and measure principal components beside it."""
     import keras
 
-    from common import training
+    from common.objective import Objective
+    from common.trainer import Trainer
     from tasks.autoencoder_sweep import networks, pca
 
     model = networks.autoencoder(config, data)
-    objective = training.Objective(keras.losses.MeanSquaredError(), accuracy=False)
-    progress = training.train(run, model, config.phases, data, lambda phase: None, objective=objective)
-    metrics = training.results(run, model, config.phases, data, progress, objective)
+    objective = Objective(keras.losses.MeanSquaredError(), scores_classes=False, reported="loss")
+    trainer = Trainer(run, model, data, objective)
+    trainer.fit(config.phases)
+    result = trainer.evaluate("validation", "test")
     curves = pca.curves(data)
-    metrics["by_name"] = pca.losses(curves, config.k)
-    draw_reconstructions(run, model, data, progress, curves, metrics)
-    run.finish("completed", metrics)
+    draw_reconstructions(run, model, data, result, curves)
+    run.finish(result.metrics | {"by_name": pca.losses(curves, config.k)})
 
 
-def classify(config: SweepConfig, run: runs.Run, data) -> None:
+def classify(config: SweepConfig, run: runs.Run, data: "Dataset") -> None:
     """Train a classifier on top of an encoder."""
-    from common import training
+    from common import drawing
+    from common.checkpointer import load_layers
+    from common.trainer import Trainer
     from tasks.autoencoder_sweep import networks
 
     model = networks.classifier(config, data)
     if config.encoder != "random":
-        training.load_layers(model, encoder_run(config), "train", networks.ENCODER, config.REPORTED)
-    progress = training.train(run, model, config.phases, data, lambda phase: None)
-    metrics = training.results(run, model, config.phases, data, progress, of=("train", "validation", "test"))
-    training.draw_classifier(run, data, progress, metrics)
-    run.finish("completed", metrics)
+        load_layers(model, encoder_run(config), "train", networks.ENCODER, config.REPORTED)
+    trainer = Trainer(run, model, data)
+    trainer.fit(config.phases)
+    result = trainer.evaluate("train", "validation", "test")
+    drawing.classifier(run, data, result)
+    run.finish(result.metrics)
 
 
-def draw_reconstructions(run: runs.Run, model, data, progress, curves, metrics) -> None:
+def draw_reconstructions(
+    run: runs.Run, model: "keras.Model", data: "Dataset", result: "Result", curves: dict[str, "np.ndarray"]
+) -> None:
     """Every figure of an autoencoder, into the run directory."""
     import numpy as np
 
     from common import plots
     from common.data import pipeline
 
-    plots.learning_curves(progress.rows, run.figures / "learning_curves.png", metrics)
+    plots.learning_curves(result.rows, run.figures / "learning_curves.png", result.metrics)
     images = pipeline.pictures(data.test, np.linspace(0, len(data.test) - 1, plots.IMAGES_PER_ROW, dtype=int))
     again = model.predict(images, verbose=0).reshape(images.shape)
     names = ("original", "reconstructed")

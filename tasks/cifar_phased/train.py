@@ -18,12 +18,22 @@ import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
 
 from common import runs
-from common.config import AUGMENTATIONS, BACKBONE_FILE, ConfigError, FineTuning, Phase, choice, data_dir, offline
+from common.augment import AUGMENTATIONS
+from common.errors import ConfigError
+from common.fine_tuning import BACKBONE_FILE, FineTuning
+from common.phase import Phase
+
+if TYPE_CHECKING:  # `--help` does without
+    import keras
+
+    from common.backbones.networks import Backbone
+    from common.data.pipeline import Transform
+    from common.data.sources import Dataset
 
 # Stages of the backbone that train in a phase; the head always does.
 TRAINABLE = {
@@ -31,8 +41,28 @@ TRAINABLE = {
     "last_block": ("layer4",),
     "full": ("stem", "layer1", "layer2", "layer3", "layer4"),
 }
-# Classes whose images are followed to where they are predicted; elsewhere it is the class with the lowest F1.
-CHOSEN = {"cifar10": ("frog",), "cifar100": ("apple", "woman")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningPhase(Phase):
+    """A phase, and what of the network it trains."""
+
+    trainable: Literal["head", "last_block", "full"]
+    """Head only; head and last block of the backbone; everything."""
+    dropout: float = 0.0
+    """Dropout rate before the head."""
+    image_size: int | None = None
+    """Side of the square that the backbone sees in this phase, in pixels. None: --image-size."""
+
+    def title(self) -> str:
+        """The phase in the line that announces it."""
+        return f"{self.name} at {self.image_size} pixels" if self.image_size else self.name
+
+    def check(self) -> None:
+        """Raise ConfigError for values that cannot be trained with."""
+        super().check()
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"phase {self.name!r}: dropout is {self.dropout}; allowed: 0 <= dropout < 1")
 
 
 @dataclass(frozen=True)
@@ -53,7 +83,7 @@ class PhasedConfig(FineTuning):
     head_init: Literal["glorot_uniform", "he_normal", "torch"] = "glorot_uniform"
     """Initial weights of the head: Glorot's, its bias zero; He's (source 001) or torch's uniform ones, in either case
     with torch's bias, uniform within 1/sqrt(inputs)."""
-    phases: tuple[Phase, ...] = ()
+    phases: tuple[TuningPhase, ...] = ()
     """The phases, in order."""
 
     SHOWN = ("dataset", "backbone", "batch_norm")
@@ -65,7 +95,7 @@ class PhasedConfig(FineTuning):
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""
         super().check()
-        choice("augmentation", self.augmentation, AUGMENTATIONS)
+        AUGMENTATIONS.check(self.augmentation)
         self.check_cache()
         if self.augment_on == "host" and self.augment_at == "input":
             raise ConfigError(
@@ -74,10 +104,28 @@ class PhasedConfig(FineTuning):
             )
         for phase in self.phases:
             phase.check()
-        self.check_sizes(self.phases)
+        self.check_sizes()
         names = [phase.name for phase in self.phases]
         if len(set(names)) < len(names):
             raise ConfigError(f"phases need different names; these are {', '.join(names)}")
+
+    def side(self, phase: TuningPhase) -> int:
+        """Side of the square that the backbone sees in a phase, in pixels."""
+        return self.image_size if phase.image_size is None else phase.image_size
+
+    def check_sizes(self) -> None:
+        """Raise ConfigError for an image size of a phase that cannot be trained at."""
+        for phase in self.phases:
+            if not 32 <= self.side(phase) <= self.image_size:
+                raise ConfigError(
+                    f"phase {phase.name!r}: image_size is {phase.image_size}; allowed: 32 to --image-size, "
+                    f"{self.image_size}, or None for that"
+                )
+        if self.phases and self.side(self.phases[-1]) < self.image_size:
+            raise ConfigError(
+                f"phase {self.phases[-1].name!r}: image_size is {self.phases[-1].image_size}; the last phase trains at "
+                f"--image-size, {self.image_size}, as the run is measured there"
+            )
 
     def check_cache(self) -> None:
         """Raise ConfigError where there is nothing that could be cached, or no way to."""
@@ -103,13 +151,21 @@ class PhasedConfig(FineTuning):
 
 
 THREE_PHASES = (
-    Phase("head", "head", epochs=5, optimizer="adam", rate=1e-3, dropout=0.5, convention="torch"),
-    Phase("last_block", "last_block", epochs=5, optimizer="adam", rate=1e-4, dropout=0.3, convention="torch"),
-    Phase("full", "full", epochs=15, optimizer="adam", rate=1e-5, dropout=0.2, convention="torch"),
+    TuningPhase(name="head", trainable="head", epochs=5, optimizer="adam", rate=1e-3, dropout=0.5, convention="torch"),
+    TuningPhase(
+        name="last_block",
+        trainable="last_block",
+        epochs=5,
+        optimizer="adam",
+        rate=1e-4,
+        dropout=0.3,
+        convention="torch",
+    ),
+    TuningPhase(name="full", trainable="full", epochs=15, optimizer="adam", rate=1e-5, dropout=0.2, convention="torch"),
 )
 # Training everything from random weights.
 from_random = functools.partial(
-    Phase,
+    TuningPhase,
     trainable="full",
     optimizer="sgd",
     momentum=0.9,
@@ -138,7 +194,11 @@ PRESETS = {
         limit_train=10_000,
         backbone="mobilenet_v2",
         image_size=96,
-        phases=(Phase("full", "full", epochs=25, optimizer="adam", rate=1e-4, dropout=0.2, convention="torch"),),
+        phases=(
+            TuningPhase(
+                name="full", trainable="full", epochs=25, optimizer="adam", rate=1e-4, dropout=0.2, convention="torch"
+            ),
+        ),
     ),
     "two_phase": PhasedConfig(
         preset="two_phase",
@@ -151,10 +211,18 @@ PRESETS = {
         augment_at="input",
         head_init="he_normal",
         phases=(
-            Phase("head", "head", epochs=10, optimizer="adamw", rate=5e-4, weight_decay=1e-4, convention="torch"),
-            Phase(
-                "full",
-                "full",
+            TuningPhase(
+                name="head",
+                trainable="head",
+                epochs=10,
+                optimizer="adamw",
+                rate=5e-4,
+                weight_decay=1e-4,
+                convention="torch",
+            ),
+            TuningPhase(
+                name="full",
+                trainable="full",
                 epochs=125,
                 optimizer="nadam",
                 rate=5e-4,
@@ -179,9 +247,9 @@ PRESETS = {
         image_size=64,
         head_init="torch",
         phases=(
-            from_random("small", epochs=4, rate=0.2, final_rate=0.13, warmup_epochs=1, image_size=32),
-            from_random("medium", epochs=3, rate=0.13, final_rate=0.04, image_size=48),
-            from_random("large", epochs=3, rate=0.04),
+            from_random(name="small", epochs=4, rate=0.2, final_rate=0.13, warmup_epochs=1, image_size=32),
+            from_random(name="medium", epochs=3, rate=0.13, final_rate=0.04, image_size=48),
+            from_random(name="large", epochs=3, rate=0.04),
         ),
     ),
     "demo": PhasedConfig(
@@ -190,9 +258,9 @@ PRESETS = {
         image_size=32,
         augmentation="none",
         phases=(
-            Phase("head", "head", epochs=2, optimizer="adam", rate=1e-3, dropout=0.3),
-            Phase("last_block", "last_block", epochs=3, optimizer="adam", rate=1e-3, dropout=0.2),
-            Phase("full", "full", epochs=10, optimizer="adam", rate=1e-3, dropout=0.1),
+            TuningPhase(name="head", trainable="head", epochs=2, optimizer="adam", rate=1e-3, dropout=0.3),
+            TuningPhase(name="last_block", trainable="last_block", epochs=3, optimizer="adam", rate=1e-3, dropout=0.2),
+            TuningPhase(name="full", trainable="full", epochs=10, optimizer="adam", rate=1e-3, dropout=0.1),
         ),
     ),
 }
@@ -203,51 +271,57 @@ def provide(config: PhasedConfig) -> None:
     from common import weights
     from common.data import sources
 
-    sources.provide(config.dataset, data_dir(config), offline(config))
-    weights.locate(config.backbone, config.weights_source(), offline(config))
+    sources.provide(config)
+    weights.locate(config.backbone, config.weights_source(), config.is_offline)
 
 
 def experiment(config: PhasedConfig, run: runs.Run) -> None:
     """Train one configuration; leave its metrics and figures."""
-    from common import augment, backbones, features, training, weights
+    from common import features, weights
+    from common.backbones import networks
     from common.data import sources
+    from common.trainer import Trainer
+    from tasks.cifar_phased import figures
 
-    training.set_up(config)
-    data = sources.load(
-        config.dataset, data_dir(config), config.seed, config.image_size, config.limit_train, config.limit_test
-    )
+    data = sources.load(config)
     sizes = {config.side(phase) for phase in config.phases}
-    backbone = backbones.build(
-        config.backbone, config.image_size, config.weights_source(), offline(config), any_size=len(sizes) > 1
+    backbone = networks.build(
+        config.backbone, config.image_size, config.weights_source(), config.is_offline, any_size=len(sizes) > 1
     )
     model = build(config, backbone, data)
 
-    def resize(phase: Phase) -> None:
-        backbones.set_image_size(model, config.side(phase))
-
-    def configure(phase: Phase) -> None:
-        resize(phase)
+    def configure(phase: TuningPhase) -> None:
+        networks.set_image_size(model, config.side(phase))
         backbone.set_trainable(TRAINABLE[phase.trainable], config.batch_norm)
         model.get_layer("dropout").rate = phase.dropout
 
-    def cut(phase: Phase) -> features.Cut | None:
+    def cut(phase: TuningPhase) -> features.Cut | None:
         changing = config.augmentation != "none" and not config.cache_views
         return features.cut(config, phase, model, backbone, data, changing, config.cache_views)
 
-    on_host = config.augment_on == "host"
-    host_augment = augment.host_augment(config.augmentation, config.seed) if on_host else None
-    progress = training.train(run, model, config.phases, data, configure, host_augment, cut=cut)
-    metrics = training.results(run, model, config.phases, data, progress, configure=resize)
+    trainer = Trainer(run, model, data, configure=configure, cut=cut, transform=host_transform(config))
+    trainer.fit(config.phases)
+    result = trainer.evaluate("validation", "test")
     weights.export(backbone.model, run.folder / BACKBONE_FILE)  # of the last phase's best epoch
-    draw(config, run, model, data, progress, metrics)
-    run.finish("completed", metrics)
+    intensities = figures.draw(config, run, model, data, result)
+    run.finish(result.metrics | {"intensities": intensities})
 
 
-def build(config: PhasedConfig, backbone, data):
+def host_transform(config: PhasedConfig) -> "Transform | None":
+    """Augmentation in tf.data, if it is done there."""
+    if config.augment_on == "device":
+        return None
+    from common.augment.host import host_augment
+
+    augment = host_augment(config.augmentation, config.seed)
+    return lambda images, labels, batch_seed: (augment(images, batch_seed), labels)
+
+
+def build(config: PhasedConfig, backbone: "Backbone", data: "Dataset") -> "keras.Model":
     """The whole model: uint8 images (b, h, w, c) to float32 logits (b, classes)."""
     import keras
 
-    from common.augment import Augment
+    from common.augment.layer import Augment
 
     shape = (data.train.size, data.train.size, data.train.channels)
     inputs = keras.Input(shape, dtype="uint8", name="image")
@@ -272,60 +346,6 @@ def head_initialisers(head_init: str, inputs: int) -> dict:
         return {}
     kernel = {"kernel_initializer": "he_normal"} if head_init == "he_normal" else {}
     return kernel_and_bias("torch", inputs) | kernel
-
-
-def draw(config: PhasedConfig, run: runs.Run, model, data, progress, metrics) -> None:
-    """Every figure of a run, into the run directory; adds the channels' intensities to the metrics."""
-    import keras
-    import numpy as np
-
-    from common import plots, training
-    from common.data import pipeline
-
-    folder = run.figures
-    confusion = training.draw_classifier(run, data, progress, metrics)
-    plots.learning_rate(progress.rows, folder / "learning_rate.png")
-    plots.generalisation_gap(progress.rows, folder / "generalisation_gap.png")
-    plots.phase_bars(metrics["phases"], folder / "phases.png")
-    weakest = min(metrics["test"]["per_class"], key=lambda scores: scores["f1"])["class"]
-    chosen = CHOSEN.get(config.dataset, (weakest,))
-    plots.class_destinations(confusion, data.class_names, chosen, folder / "destinations.png")
-    with np.load(run.folder / "predictions.npz") as saved:
-        labels, probabilities = saved["test_labels"], saved["test_probabilities"]
-    plots.mistaken_images(
-        lambda places: pipeline.pictures(data.test, places),
-        labels,
-        probabilities,
-        data.class_names,
-        chosen,
-        folder / "mistaken.png",
-    )
-
-    images = pipeline.pictures(data.train, np.linspace(0, len(data.train) - 1, 256, dtype=int))
-    steps = augmentation_steps(config, model, images[:: len(images) // plots.STEPPED_IMAGES])
-    plots.image_steps(steps, "What the network sees of a training image", folder / "augmentation.png")
-    layer = model.get_layer("normalise")
-    # Rescaling computes value * scale + offset of 0 to 255, which is (value / 255 - mean) / deviation.
-    scale, offset = (np.broadcast_to(each, 3) for each in (layer.scale, layer.offset))
-    normalised = keras.Model(model.input, layer.output).predict(images, verbose=0)
-    channels = {"mean": normalised.mean(axis=(0, 1, 2)), "deviation": normalised.std(axis=(0, 1, 2))}
-    metrics["intensities"] = {name: [round(float(each), 4) for each in found] for name, found in channels.items()}
-    plots.channel_intensities(normalised, -offset / (255 * scale), 1 / (255 * scale), folder / "intensities.png")
-
-
-def augmentation_steps(config: PhasedConfig, model, images) -> dict:
-    """Images (n, h, w, c), uint8, at their own size, at the network's, and augmented: by the name of each step."""
-    import keras
-
-    from common.augment import Augment
-
-    resize = model.get_layer("resize")
-    augment = Augment(config.augmentation, config.seed, config.augment_at)
-    resized = resize(keras.ops.cast(images, "float32"))  # of integers it would make integers
-    after = config.augment_at == "input"
-    augmented = augment(resized, training=True) if after else resize(augment(images, training=True))
-    steps = {"original": images, "resized": resized, f"augmented ({config.augmentation})": augmented}
-    return {name: keras.ops.convert_to_numpy(step) for name, step in steps.items()}
 
 
 if __name__ == "__main__":

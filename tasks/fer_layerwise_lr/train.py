@@ -22,12 +22,25 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
 
+from tyro.conf import arg
+
 from common import runs
-from common.config import BACKBONE_FILE, ConfigError, FineTuning, Phase, data_dir, offline, positive
+from common.backbones import STAGES
+from common.data import NAMES
+from common.errors import ConfigError, positive
+from common.fine_tuning import BACKBONE_FILE, FineTuning
+from common.phase import Phase
+
+if TYPE_CHECKING:  # `--help` does without
+    import keras
+
+    from common.backbones.networks import Backbone
+    from common.data.sources import Dataset
+    from common.result import Predictions
 
 
 @dataclass(frozen=True)
@@ -54,8 +67,7 @@ class LayerwiseConfig(FineTuning):
 
     PROTOCOL = 2
 
-    dataset: str = "fer2013"
-    """digits, cifar10, cifar100, mnist, notmnist, fer2013 or image_folder:PATH."""
+    dataset: Annotated[str, arg(help=f"{NAMES}.")] = "fer2013"
     weights: str = "imagenet"
     """Initial weights of the backbone: imagenet, none, a file, or a finished run (folder, or end of its name)."""
     epochs: int = 10
@@ -73,7 +85,7 @@ class LayerwiseConfig(FineTuning):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The one phase. Its rate is the head's; the other groups' are fractions of it."""
-        return (Phase("train", "full", self.epochs, "sgd", self.rates.head, momentum=self.momentum),)
+        return (Phase("train", self.epochs, "sgd", self.rates.head, momentum=self.momentum),)
 
     def headline(self) -> tuple[str, ...]:
         """Preset, data set, backbone and image size."""
@@ -115,45 +127,43 @@ def provide(config: LayerwiseConfig) -> None:
     from common import weights
     from common.data import sources
 
-    sources.provide(config.dataset, data_dir(config), offline(config))
-    weights.locate(config.backbone, config.weights_source(), offline(config))
+    sources.provide(config)
+    weights.locate(config.backbone, config.weights_source(), config.is_offline)
 
 
 def experiment(config: LayerwiseConfig, run: runs.Run) -> None:
     """Train one configuration; leave its metrics and figures."""
-    from common import backbones, features, plots, training, weights
+    from common import drawing, features, plots, weights
+    from common.backbones import networks
     from common.data import sources
+    from common.trainer import Trainer
 
-    training.set_up(config)
-    data = sources.load(
-        config.dataset, data_dir(config), config.seed, config.image_size, config.limit_train, config.limit_test
-    )
-    backbone = backbones.build(config.backbone, config.image_size, config.weights_source(), offline(config))
+    data = sources.load(config)
+    backbone = networks.build(config.backbone, config.image_size, config.weights_source(), config.is_offline)
     model = build(config, backbone, data)
     rates = dataclasses.asdict(config.rates)
-    backbone.set_trainable([stage for stage in backbones.STAGES if rates[stage] > 0], config.batch_norm)
+    backbone.set_trainable([stage for stage in STAGES if rates[stage] > 0], config.batch_norm)
     print("rates:", ", ".join(f"{group} {rate:g}" for group, rate in rates.items()), flush=True)
     group_of = groups(backbone, model)
 
-    progress = training.train(
+    trainer = Trainer(
         run,
         model,
-        config.phases,
         data,
-        lambda phase: None,
-        factor=lambda variable: rates[group_of[variable.path]] / rates["head"],
+        rate_factor=lambda variable: rates[group_of[variable.path]] / rates["head"],
         cut=lambda phase: features.cut(config, phase, model, backbone, data),
     )
-    metrics = training.results(run, model, config.phases, data, progress)
+    trainer.fit(config.phases)
+    result = trainer.evaluate("validation", "test")
     weights.export(backbone.model, run.folder / BACKBONE_FILE)  # of the best epoch
-    apart, by_name = without_copies(run, data)
-    metrics |= {"rates": rates, "test_without_copies": apart, "by_name": by_name | by_class(metrics["test"])}
-    training.draw_classifier(run, data, progress, metrics)
+    apart, by_name = without_copies(data, result.predictions["test"])
+    drawing.classifier(run, data, result)
     plots.group_rates(rates, run.figures / "rates.png")
-    run.finish("completed", metrics)
+    by_name |= by_class(result.metrics["test"])
+    run.finish(result.metrics | {"rates": rates, "test_without_copies": apart, "by_name": by_name})
 
 
-def build(config: LayerwiseConfig, backbone, data):
+def build(config: LayerwiseConfig, backbone: "Backbone", data: "Dataset") -> "keras.Model":
     """The whole model: uint8 images (b, h, w, c) to float32 logits (b, classes)."""
     import keras
 
@@ -165,28 +175,22 @@ def build(config: LayerwiseConfig, backbone, data):
     return keras.Model(inputs, keras.layers.Dense(len(data.class_names), dtype="float32", name="head", **initial)(x))
 
 
-def groups(backbone, model) -> dict[str, str]:
+def groups(backbone: "Backbone", model: "keras.Model") -> dict[str, str]:
     """The group of each variable that may be trained, by the variable's path."""
-    from common import backbones
-
-    layers = {stage: backbone.stage_layers(stage) for stage in backbones.STAGES} | {"head": [model.get_layer("head")]}
+    layers = {stage: backbone.stage_layers(stage) for stage in STAGES} | {"head": [model.get_layer("head")]}
     return {variable.path: group for group, own in layers.items() for layer in own for variable in layer.weights}
 
 
-def without_copies(run: runs.Run, data) -> tuple[dict, dict]:
+def without_copies(data: "Dataset", test: "Predictions") -> tuple[dict, dict]:
     """Metrics of the test images that are not, pixel by pixel, among those trained or validated with; and the count.
 
     FER-2013 holds many of its pictures twice, on either side of the split.
     """
-    import numpy as np
-
     from common.data import sources
     from common.metrics import evaluate
 
     own = sources.without_copies(data.test, data.train, data.validation)
-    with np.load(run.folder / "predictions.npz") as saved:
-        labels, probabilities = saved["test_labels"][own], saved["test_probabilities"][own]
-    apart = evaluate(labels, probabilities, data.class_names)
+    apart = evaluate(test.labels[own], test.probabilities[own], data.class_names)
     del apart["confusion"]
     by_name = {
         "test images that are training images too": len(data.test) - len(own),

@@ -7,10 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from common import training
-from common.callbacks import Progress
-from common.data import pipeline
-from common.data.sources import Dataset
+from common.trainer import Trainer
 
 
 class CrammerSinger(keras.losses.Loss):
@@ -69,8 +66,10 @@ class ValidationLoss(keras.callbacks.Callback):
     taken before its update, norm included.
     """
 
-    def __init__(self, progress: Progress, loss: keras.losses.Loss, data: Dataset, every: int, batch_size: int):
+    def __init__(self, trainer: Trainer, loss: keras.losses.Loss, every: int):
         super().__init__()
+        progress, data = trainer.progress, trainer.data
+        self.trainer = trainer
         self.rows = progress.extra.setdefault("validation", [])
         # What the epoch's running sums of losses and images lack, or have too much, since the last reading.
         self.since = progress.extra.setdefault("since_reading", [0.0, 0])
@@ -79,8 +78,8 @@ class ValidationLoss(keras.callbacks.Callback):
         self.split = data.validation
         self.images = len(data.train)
         self.every = every
-        self.batch_size = batch_size
-        self.steps = pipeline.steps_per_epoch(data.train, batch_size)
+        self.batch_size = trainer.batch_size
+        self.steps = trainer.steps
 
     def on_epoch_begin(self, epoch, logs=None):
         self.first = self.progress.step
@@ -103,6 +102,6 @@ class ValidationLoss(keras.callbacks.Callback):
         """The validation loss now; `evaluate` would reset the running means of the epoch."""
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # during fit the variables are elsewhere
-        scores = training.predict(self.model, self.split, self.batch_size)
+        scores = self.trainer.predict(self.split)
         data_loss = np.mean(ops.convert_to_numpy(self.loss(self.split.labels, scores)))
         return float(data_loss + sum(float(ops.convert_to_numpy(term)) for term in self.model.losses))

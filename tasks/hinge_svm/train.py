@@ -11,12 +11,21 @@ What accuracy to expect, and over how many seeds: the table in README.md beside 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
 
 from common import runs
-from common.config import Config, ConfigError, Phase, data_dir, offline, positive
+from common.config import Config
+from common.errors import ConfigError, positive
+from common.phase import Phase
+
+if TYPE_CHECKING:  # `--help` does without
+    import keras
+    import numpy as np
+
+    from common.data.sources import Dataset
+    from common.result import Result
 
 FIRST_WEIGHTS = 1e-4  # standard deviation of W before training: scores near 0 on pixels of 0 to 255
 
@@ -47,7 +56,7 @@ class SVMConfig(Config):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The one phase."""
-        return (Phase("train", "full", self.epochs, "sgd", self.rate),)
+        return (Phase("train", self.epochs, "sgd", self.rate),)
 
     def headline(self) -> tuple[str, ...]:
         """Preset, data set and loss."""
@@ -87,35 +96,37 @@ def provide(config: SVMConfig) -> None:
     """See that the data is on this machine; what is missing is fetched, unless offline."""
     from common.data import sources
 
-    sources.provide(config.dataset, data_dir(config), offline(config))
+    sources.provide(config)
 
 
 def experiment(config: SVMConfig, run: runs.Run) -> None:
     """Train one configuration; leave its metrics and figures."""
-    from common import training
     from common.data import sources
+    from common.objective import Objective
+    from common.trainer import Trainer
     from tasks.hinge_svm import hinge
 
-    training.set_up(config)
-    data = sources.load(config.dataset, data_dir(config), config.seed, 32, config.limit_train, config.limit_test)
+    data = sources.load(config)
     model = build(config, data)
     loss = hinge.LOSSES[config.loss]()
-    objective = training.Objective(loss)
 
-    def callbacks(progress):
-        return [hinge.ValidationLoss(progress, loss, data, config.validate_every, config.batch_size)]
-
-    progress = training.train(
-        run, model, config.phases, data, lambda phase: None, objective=objective, callbacks=callbacks
+    trainer = Trainer(
+        run,
+        model,
+        data,
+        Objective(loss, reported="loss"),
+        callbacks=lambda trainer: [hinge.ValidationLoss(trainer, loss, config.validate_every)],
     )
-    metrics = training.results(run, model, config.phases, data, progress, objective, ("train", "validation", "test"))
+    trainer.fit(config.phases)
+    result = trainer.evaluate("train", "validation", "test")
     templates = templates_of(model, data)
-    metrics |= {"iterations": progress.extra["validation"], "templates": hinge.summary(templates, data.class_names)}
-    draw(config, run, data, progress, metrics, templates)
-    run.finish("completed", metrics)
+    iterations = trainer.progress.extra["validation"]
+    draw(config, run, data, result, iterations, templates)
+    summary = hinge.summary(templates, data.class_names)
+    run.finish(result.metrics | {"iterations": iterations, "templates": summary})
 
 
-def build(config: SVMConfig, data):
+def build(config: SVMConfig, data: "Dataset") -> "keras.Model":
     """The whole model: uint8 images (b, h, w, c) to float32 scores (b, classes), W x + b of centred pixels."""
     import keras
     from keras import layers, ops, regularizers
@@ -133,7 +144,7 @@ def build(config: SVMConfig, data):
     return keras.Model(inputs, scores)
 
 
-def mean_image(data):
+def mean_image(data: "Dataset") -> "np.ndarray":
     """Mean of the training images: float64 (h, w, c)."""
     import numpy as np
 
@@ -143,7 +154,7 @@ def mean_image(data):
     return total / len(data.train)
 
 
-def templates_of(model, data):
+def templates_of(model: "keras.Model", data: "Dataset") -> "np.ndarray":
     """The weights of each class as an image: float32 (classes, h, w, c)."""
     import keras
 
@@ -151,15 +162,17 @@ def templates_of(model, data):
     return weights.T.reshape(-1, data.train.size, data.train.size, data.train.channels)
 
 
-def draw(config: SVMConfig, run: runs.Run, data, progress, metrics, templates) -> None:
+def draw(
+    config: SVMConfig, run: runs.Run, data: "Dataset", result: "Result", iterations: list[dict], templates: "np.ndarray"
+) -> None:
     """Every figure of a run, into the run directory."""
     import numpy as np
 
-    from common import plots, training
+    from common import drawing, plots
     from common.data import pipeline
 
-    training.draw_classifier(run, data, progress, metrics)
-    plots.loss_by_step(metrics["iterations"], run.figures / "loss_by_step.png")
+    drawing.classifier(run, data, result)
+    plots.loss_by_step(iterations, run.figures / "loss_by_step.png")
     first = [int(np.flatnonzero(data.train.labels == label)[0]) for label in range(len(data.class_names))]
     samples = pipeline.pictures(data.train, np.array(first))
     plots.class_images(samples, data.class_names, "A training image of each class", run.figures / "samples.png")

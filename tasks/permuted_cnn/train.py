@@ -16,12 +16,21 @@ What accuracy to expect, and over how many seeds: the table in README.md beside 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
 
 from common import runs
-from common.config import Config, ConfigError, Phase, data_dir, offline, positive
+from common.config import Config
+from common.errors import ConfigError, positive
+from common.phase import Phase
+
+if TYPE_CHECKING:  # `--help` does without
+    import keras
+    import numpy as np
+
+    from common.data.sources import Dataset
+    from common.result import Result
 
 # Pixels of an image's side, where it is not 28.
 SIDES = {"digits": 8, "cifar10": 32, "cifar100": 32, "fer2013": 48}
@@ -32,6 +41,7 @@ class PermutedConfig(Config):
     """What one run of this task depends on."""
 
     PROTOCOL = 2
+    FOLDER_SIDE = 28
 
     network: Literal["cnn", "mlp"] = "cnn"
     """Convolutions, or the perceptron that is the control."""
@@ -55,7 +65,7 @@ class PermutedConfig(Config):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The one phase."""
-        return (Phase("train", "full", self.epochs, "sgd", self.rate, momentum=self.momentum),)
+        return (Phase("train", self.epochs, "sgd", self.rate, momentum=self.momentum),)
 
     def headline(self) -> tuple[str, ...]:
         """Preset, data set, network and block."""
@@ -89,25 +99,25 @@ def provide(config: PermutedConfig) -> None:
     """See that the data is on this machine; what is missing is fetched, unless offline."""
     from common.data import sources
 
-    sources.provide(config.dataset, data_dir(config), offline(config))
+    sources.provide(config)
 
 
 def experiment(config: PermutedConfig, run: runs.Run) -> None:
     """Train one configuration; leave its metrics and figures."""
-    from common import training
     from common.data import sources
+    from common.trainer import Trainer
 
-    training.set_up(config)
-    data = sources.load(config.dataset, data_dir(config), config.seed, 28, config.limit_train, config.limit_test)
+    data = sources.load(config)
     order = permutation(data.train.size, config.block, config.seed)
     model = build(config, order, data)
-    progress = training.train(run, model, config.phases, data, lambda phase: None)
-    metrics = training.results(run, model, config.phases, data, progress, of=("train", "validation", "test"))
-    draw(run, model, data, progress, metrics)
-    run.finish("completed", metrics | {"permutation": order.tolist()})
+    trainer = Trainer(run, model, data)
+    trainer.fit(config.phases)
+    result = trainer.evaluate("train", "validation", "test")
+    draw(run, model, data, result)
+    run.finish(result.metrics | {"permutation": order.tolist()})
 
 
-def permutation(size: int, block: int | None, seed: int):
+def permutation(size: int, block: int | None, seed: int) -> "np.ndarray":
     """Where each pixel of the permuted image comes from: int64 (size * size,), indices into the flattened image.
 
     Blocks of `block` x `block` pixels, which tile the image, change places and stay whole; every image of a run passes
@@ -124,7 +134,7 @@ def permutation(size: int, block: int | None, seed: int):
     return moved.reshape(count, count, block, block).swapaxes(1, 2).ravel()
 
 
-def build(config: PermutedConfig, order, data):
+def build(config: PermutedConfig, order: "np.ndarray", data: "Dataset") -> "keras.Model":
     """The whole model: uint8 images (b, h, w, c) to float32 logits (b, classes)."""
     import keras
     from keras import layers, ops
@@ -146,7 +156,7 @@ def build(config: PermutedConfig, order, data):
     return keras.Model(inputs, logits)
 
 
-def convolutions(x, padding: str, initialisation: str):
+def convolutions(x: "keras.KerasTensor", padding: str, initialisation: str) -> "keras.KerasTensor":
     """Four convolutions 3x3 with a maximum over 2x2 after each but the first; of padded ones the mean over the image.
 
     Unpadded they leave 512 numbers of 28x28 pixels: sides of 28, 26, 24, 12, 10, 5, 3 and 1.
@@ -166,7 +176,7 @@ def convolutions(x, padding: str, initialisation: str):
     return (layers.Flatten() if padding == "valid" else layers.GlobalAveragePooling2D())(x)
 
 
-def perceptron(x, initialisation: str):
+def perceptron(x: "keras.KerasTensor", initialisation: str) -> "keras.KerasTensor":
     """Two hidden layers of 512 units: the order of its inputs is the order of its weights."""
     from keras import layers
 
@@ -179,15 +189,15 @@ def perceptron(x, initialisation: str):
     return x
 
 
-def draw(run: runs.Run, model, data, progress, metrics) -> None:
+def draw(run: runs.Run, model: "keras.Model", data: "Dataset", result: "Result") -> None:
     """Every figure of a run, into the run directory."""
     import keras
     import numpy as np
 
-    from common import plots, training
+    from common import drawing, plots
     from common.data import pipeline
 
-    training.draw_classifier(run, data, progress, metrics)
+    drawing.classifier(run, data, result)
     images = pipeline.pictures(data.train, np.linspace(0, len(data.train) - 1, plots.IMAGES_PER_ROW, dtype=int))
     permuted = keras.Model(model.input, model.get_layer("permuted").output).predict(images, verbose=0)
     names = ("original", "permuted")

@@ -19,12 +19,20 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
 
 from common import runs
-from common.config import Config, ConfigError, Phase, data_dir, offline, positive
+from common.config import Config
+from common.errors import ConfigError, positive
+from common.phase import Phase
+
+if TYPE_CHECKING:  # `--help` does without
+    import numpy as np
+
+    from common.data.sources import Dataset
+    from common.result import Result
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ class RotationConfig(Config):
     def phases(self) -> tuple[Phase, ...]:
         """The one phase."""
         decay = {"weight_decay": self.weight_decay, "convention": self.convention}
-        return (Phase("train", "full", self.epochs, "adam", self.rate, self.dropout, **decay),)
+        return (Phase("train", self.epochs, "adam", self.rate, **decay),)
 
     def headline(self) -> tuple[str, ...]:
         """Preset, data set, and what is transferred."""
@@ -121,7 +129,7 @@ def provide(config: RotationConfig) -> None:
     """See that the data and the pretext run are on this machine; missing data is fetched, unless offline."""
     from common.data import sources
 
-    sources.provide(config.dataset, data_dir(config), offline(config))
+    sources.provide(config)
     if config.experiment in PRETEXT:
         pretext_run(config)
 
@@ -148,20 +156,19 @@ def pretext_run(config: RotationConfig) -> Path:
 
 def experiment(config: RotationConfig, run: runs.Run) -> None:
     """Train one configuration; leave its metrics and figures."""
-    from common import training
     from common.data import sources
 
-    training.set_up(config)
-    # 32: the side that an image folder's files are resized to.
-    data = sources.load(config.dataset, data_dir(config), config.seed, 32, config.limit_train, config.limit_test)
+    data = sources.load(config)
     if data.train.size < SMALLEST:
         raise ConfigError(f"{config.dataset} has images of {data.train.size} pixels; the network needs {SMALLEST}")
     (embed if config.experiment == "contrastive" else classify)(config, run, data)
 
 
-def classify(config: RotationConfig, run: runs.Run, data) -> None:
+def classify(config: RotationConfig, run: runs.Run, data: "Dataset") -> None:
     """Train the classifier: of the classes, or of upright and turned images."""
-    from common import training
+    from common import drawing
+    from common.checkpointer import load_layers
+    from common.trainer import Trainer
     from tasks.rotation_contrastive import networks, pretext
 
     if config.experiment in ("rotation", "reverse"):
@@ -169,30 +176,33 @@ def classify(config: RotationConfig, run: runs.Run, data) -> None:
     model = networks.classifier(config, data)
     if config.experiment in PRETEXT:
         taken = [networks.block(number) for number in range(1, config.blocks + 1)]
-        training.load_layers(model, pretext_run(config), "train", taken, config.REPORTED)
+        load_layers(model, pretext_run(config), "train", taken, config.REPORTED)
         for name in taken:
             model.get_layer(name).trainable = config.train_blocks
-    progress = training.train(run, model, config.phases, data, lambda phase: None)
-    metrics = training.results(run, model, config.phases, data, progress, of=("train", "validation", "test"))
-    training.draw_classifier(run, data, progress, metrics)
-    run.finish("completed", metrics)
+    trainer = Trainer(run, model, data)
+    trainer.fit(config.phases)
+    result = trainer.evaluate("train", "validation", "test")
+    drawing.classifier(run, data, result)
+    run.finish(result.metrics)
 
 
-def embed(config: RotationConfig, run: runs.Run, data) -> None:
+def embed(config: RotationConfig, run: runs.Run, data: "Dataset") -> None:
     """Train the embedding, and measure how well the classes part in it."""
-    from common import training
+    from common.objective import Objective
+    from common.trainer import Trainer
     from tasks.rotation_contrastive import embedding, networks, pretext
 
     data = pretext.mixed(data, config.seed)
     model = networks.embedder(config, data)
+    objective = Objective(networks.ContrastiveLoss(config.margin), scores_classes=False, reported="loss")
+    trainer = Trainer(run, model, data, objective)
 
-    def points() -> dict:
-        return {name: training.predict(model, getattr(data, name), config.batch_size) for name in ("train", "test")}
+    def points() -> dict[str, "np.ndarray"]:
+        return {name: trainer.predict(getattr(data, name)) for name in ("train", "test")}
 
     initial = model.get_weights()
-    objective = training.Objective(networks.ContrastiveLoss(config.margin), accuracy=False)
-    progress = training.train(run, model, config.phases, data, lambda phase: None, objective=objective)
-    metrics = training.results(run, model, config.phases, data, progress, objective, of=("train", "validation", "test"))
+    trainer.fit(config.phases)
+    result = trainer.evaluate("train", "validation", "test")
     after = points()
     model.set_weights(initial)
     before = points()
@@ -200,19 +210,21 @@ def embed(config: RotationConfig, run: runs.Run, data) -> None:
         embedding.scores((places["train"], data.train.labels), (places["test"], data.test.labels))
         for places in (before, after)
     )
-    metrics["by_name"] = trained | {f"untrained: {name}": value for name, value in untrained.items()}
-    metrics["centroids"] = embedding.centroids(after["test"], data.test.labels, data.class_names)
-    draw_embedding(run, data, progress, before["test"], after["test"], metrics)
-    run.finish("completed", metrics)
+    by_name = trained | {f"untrained: {name}": value for name, value in untrained.items()}
+    draw_embedding(run, data, result, before["test"], after["test"], by_name)
+    centroids = embedding.centroids(after["test"], data.test.labels, data.class_names)
+    run.finish(result.metrics | {"by_name": by_name, "centroids": centroids})
 
 
-def draw_embedding(run: runs.Run, data, progress, before, after, metrics) -> None:
+def draw_embedding(
+    run: runs.Run, data: "Dataset", result: "Result", before: "np.ndarray", after: "np.ndarray", by_name: dict
+) -> None:
     """Every figure of an embedding, into the run directory."""
     from common import plots
 
-    plots.learning_curves(progress.rows, run.figures / "learning_curves.png", metrics)
+    plots.learning_curves(result.rows, run.figures / "learning_curves.png", result.metrics)
     plots.class_counts(data.counts(), data.class_names, run.figures / "classes.png")
-    panels, by_name = {}, metrics["by_name"]
+    panels = {}
     for title, points, prefix in (("before training", before, "untrained: "), ("after training", after, "")):
         scores = ", ".join(
             f"{name.removesuffix(' accuracy (%)')} {by_name[prefix + name]:.1f} %"

@@ -84,7 +84,7 @@ def host(side: int, seen: int):
     """Batches by the recipe on the host, which ships what it was given: a resize is left to the network."""
     import tensorflow as tf
 
-    from common.augment import host_augment
+    from common.augment.host import host_augment
 
     if seen != side:
         return None
@@ -98,7 +98,7 @@ def fused(side: int, seen: int, recipe: str = RECIPE, at: str = "native"):
     """Batches by a recipe in the compiled step."""
     import keras
 
-    from common.augment import Augment
+    from common.augment.layer import Augment
 
     steps = [Augment(recipe, 0, at)]
     if seen != side:
@@ -135,10 +135,10 @@ def training_step(backbone: str, size: int, phase: str):
     from slurm.plan import load_task
 
     task = load_task("cifar_phased")
-    from common import backbones
+    from common.backbones import networks
     from common.data import sources
 
-    network = backbones.build(backbone, size)
+    network = networks.build(backbone, size)
     pixels, labels = images(32), np.zeros(BATCH, np.int64)
     split = sources.whole(pixels, labels, 32)
     data = sources.Dataset("random", tuple("ABCDEFGHIJ"), split, split, split)

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import report
 
-from common import backbones
+from common.backbones import networks
 
 BATCH, SIZE, STEPS, ROUNDS = 64, 96, 3, 5
 
@@ -43,7 +43,7 @@ def main():
     arguments = parser.parse_args()
     images = np.random.default_rng(0).normal(size=(BATCH, SIZE, SIZE, 3)).astype("float32")
     labels = np.zeros(BATCH, "int64")
-    network = backbones.build("mobilenet_v2", SIZE).model
+    network = networks.build("mobilenet_v2", SIZE).model
     models = {
         "composed": compiled(keras.models.clone_model(network, clone_function=composed)),
         "fused": compiled(network),

@@ -50,7 +50,8 @@ def ours(name: str, precision: str, size: int, steps: int) -> dict:
     import keras
     import tensorflow as tf
 
-    from common import backbones, runs, training
+    from common import runs, training
+    from common.backbones import networks
     from common.data import pipeline, sources
     from slurm.plan import load_task
 
@@ -93,7 +94,7 @@ def ours(name: str, precision: str, size: int, steps: int) -> dict:
                     jax.profiler.stop_trace()
                     self.on = False
 
-        model = task.build(config, backbones.build(name, size), data)
+        model = task.build(config, networks.build(name, size), data)
         with runs.open_run(config, "gpu", "") as run:
             progress = training.train(
                 run, model, config.phases, data, lambda phase: None, callbacks=lambda progress: [Profile()]

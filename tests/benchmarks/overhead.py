@@ -117,8 +117,8 @@ def parts_of_a_run() -> dict[str, float]:
 
     # What they keep the training waiting for, while they are written beside it.
     for method in ("state", "new_best", "save", "wait"):
-        setattr(callbacks.Keeper, method, timed("checkpoints", getattr(callbacks.Keeper, method)))
-    callbacks.Keeper.wait = timed("of these, waiting for the disk", callbacks.Keeper.wait)
+        setattr(callbacks.Loop, method, timed("checkpoints", getattr(callbacks.Loop, method)))
+    callbacks.Loop.wait = timed("of these, waiting for the disk", callbacks.Loop.wait)
     task.draw = timed("figures", task.draw)
     training.results = timed("results", training.results)
     train = training.train

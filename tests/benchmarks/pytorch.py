@@ -62,7 +62,8 @@ def ours(name: str, precision: str) -> float:
     """Images per second of the second epoch of our loop."""
     import keras
 
-    from common import backbones, runs, training
+    from common import runs, training
+    from common.backbones import networks
     from common.data import sources
     from slurm.plan import load_task
 
@@ -98,7 +99,7 @@ def ours(name: str, precision: str) -> float:
 
             model = networks.classifier(config, data)
         else:
-            model = task.build(config, backbones.build(case.backbone, case.size), data)
+            model = task.build(config, networks.build(case.backbone, case.size), data)
         with runs.open_run(config, case.task, "") as run:
             progress = training.train(run, model, config.phases, data, lambda phase: None, objective=objective)
         return progress.rows[-1]["images_per_second"]

@@ -10,9 +10,9 @@ import tensorflow as tf
 from keras import ops
 from sklearn.datasets import load_sample_image
 
-from common import augment, backbones
-from common.augment import RECIPES, RECIPES_AT_INPUT, Augment, Recipe, host_augment
-from common.config import AUGMENTATIONS
+from common import augment
+from common.augment import AUGMENTATIONS, RECIPES, RECIPES_AT_INPUT, Augment, Recipe, host_augment
+from common.backbones import networks
 
 # Grey levels out of 255. Device and KerasCV differ by 0.0045 at most and 0.00005 on average, device and the references
 # in double precision by 0.0002 at most, with either backend: single precision, times the steps between pixels.
@@ -294,7 +294,7 @@ def seen(recipe, at, images, side, seed=3):
         return x
 
     network.input_shape = (None, side, side, 3)
-    backbone = backbones.Backbone("identity", network, keras.layers.Identity(dtype="float32"), 3)
+    backbone = networks.Backbone("identity", network, keras.layers.Identity(dtype="float32"), 3)
     inputs = keras.Input(images.shape[1:], dtype="uint8")
     layer = Augment(recipe, seed, at)
     outputs = backbone.extract(inputs, augment=layer) if at == "input" else backbone.extract(layer(inputs))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from common import backbones, config, weights
-from common.backbones import NAMES, STAGES, GroupedConv2D, build
+from common import config, weights
+from common.backbones import NAMES, STAGES, GroupedConv2D, build, networks
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MOBILENET_ENDS = ["blocks.0.0.bn2", "blocks.1.1.add", "blocks.2.2.add", "blocks.4.2.add", "bn2.act"]
@@ -114,7 +114,7 @@ def test_model_sees_images_at_the_size_that_is_set():
     model = keras.Model(image, backbone.extract(image, 64))
     outputs = {}
     for size in (64, 32, 48):
-        backbones.set_image_size(model, size)
+        networks.set_image_size(model, size)
         outputs[size] = model.predict(images, verbose=0)
         fixed = build("resnet18", size)
         fixed.model.set_weights(backbone.model.get_weights())

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from common.config import Config, ConfigError, Phase, data_dir, offline, parse, parse_strictly
+from common.command_line import parse, parse_strictly
+from common.config import Config, data_dir, offline
+from common.errors import ConfigError
+from common.phase import Phase
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tasks" / "cifar_phased" / "train.py"

@@ -16,8 +16,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from common.config import Config, ConfigError, offline
+from common.config import Config, offline
 from common.data import pipeline, sources
+from common.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,8 +18,9 @@ import safetensors.numpy
 import tensorflow as tf
 
 from common import devices
-from common.config import Config, ConfigError
+from common.config import Config
 from common.data import pipeline, sources
+from common.errors import ConfigError
 
 FIXTURES = Path(__file__).parent / "fixtures"
 STEADY = ["--preset", "steady"]

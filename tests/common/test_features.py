@@ -9,11 +9,14 @@ import keras
 import numpy as np
 import pytest
 
-from common import backbones, checkpoints, features, runs, training
-from common.augment import Augment
-from common.config import ConfigError, FineTuning, Phase
+from common import checkpoints, features, runs, training
+from common.augment.layer import Augment
+from common.backbones import networks
 from common.data import pipeline, sources
+from common.errors import ConfigError
 from common.files import StorageError
+from common.fine_tuning import FineTuning
+from common.phase import Phase
 from slurm.plan import load_task
 
 PHASES = (
@@ -48,7 +51,7 @@ def train(out, data, recipe="none", views=0, at="native", stop_after=None, **fie
     config = FineTuning(preset="test", dataset="digits", out=out, batch_size=32, image_size=32, **fields)
     keras.utils.clear_session()
     training.set_up(config)
-    backbone = backbones.build("resnet18", 32)
+    backbone = networks.build("resnet18", 32)
     model = build(config, backbone, recipe, at)
     cuts = []
     with runs.open_run(config, "test", "") as run:
@@ -123,7 +126,7 @@ def test_stopped_in_the_middle_of_a_cached_epoch_and_resumed(tmp_path, data, rec
 )
 def test_the_two_parts_are_the_model(data, name, stages, shape):
     config = FineTuning(backbone=name, image_size=64)
-    backbone = backbones.build(name, 64)
+    backbone = networks.build(name, 64)
     model = build(config, backbone)
     backbone.set_trainable(stages)
     part = features.cut(config, PHASES[0], model, backbone, data)
@@ -137,7 +140,7 @@ def test_the_two_parts_are_the_model(data, name, stages, shape):
 
 
 def test_a_network_whose_images_change_in_size_is_not_cut(data, capsys):
-    backbone = backbones.build("resnet18", 64, any_size=True)
+    backbone = networks.build("resnet18", 64, any_size=True)
     image = keras.Input((8, 8, 1), dtype="uint8", name="image")
     model = keras.Model(image, keras.layers.Dense(10, name="head")(backbone.extract(image, 64)))
     backbone.set_trainable(("layer4",))
@@ -151,17 +154,17 @@ def test_a_network_whose_images_change_in_size_is_not_cut(data, capsys):
 @pytest.mark.parametrize("regime", ["layer", "keep", "follow"])
 def test_a_network_that_follows_the_batches_is_not_cut(data, regime):
     config = FineTuning(image_size=32, batch_norm=regime)
-    backbone = backbones.build("resnet18", 32)
+    backbone = networks.build("resnet18", 32)
     model = build(config, backbone)
     backbone.set_trainable((), regime)
     part = features.cut(config, PHASES[0], model, backbone, data)
     assert (part is None) == (regime == "follow")
 
 
-@pytest.mark.parametrize("stages", [("stem",), ("layer1", "layer2"), backbones.STAGES])
+@pytest.mark.parametrize("stages", [("stem",), ("layer1", "layer2"), STAGES])
 def test_a_network_that_is_trained_from_its_beginning_is_not_cut(data, stages):
     config = FineTuning(cache_features="on", image_size=32)
-    backbone = backbones.build("resnet18", 32)
+    backbone = networks.build("resnet18", 32)
     model = build(config, backbone)
     backbone.set_trainable(stages)
     assert features.cut(config, PHASES[0], model, backbone, data) is None
@@ -169,7 +172,7 @@ def test_a_network_that_is_trained_from_its_beginning_is_not_cut(data, stages):
 
 def test_auto_caches_what_pays_and_fits(data, capsys):
     auto = FineTuning(image_size=32)
-    backbone = backbones.build("resnet18", 32)
+    backbone = networks.build("resnet18", 32)
     model = build(auto, backbone)
     backbone.set_trainable(())
 
@@ -195,7 +198,7 @@ def test_views_are_those_of_the_augmentation(tmp_path, data, precision, gigabyte
     config = FineTuning(out=tmp_path, batch_size=32, image_size=32, precision=precision, cache_gigabytes=gigabytes)
     config = dataclasses.replace(config, cache_features="on", seed=5)
     training.set_up(config)
-    backbone = backbones.build("resnet18", 32)
+    backbone = networks.build("resnet18", 32)
     model = build(config, backbone, "flip_crop", at)
     backbone.set_trainable(())
     part = features.cut(config, PHASES[0], model, backbone, data, views=2)
@@ -224,7 +227,7 @@ def test_views_are_those_of_the_augmentation(tmp_path, data, precision, gigabyte
 
 def test_a_model_without_augmentation_is_cached_too(tmp_path, data):
     config = FineTuning(out=tmp_path, batch_size=32, image_size=32)
-    backbone = backbones.build("resnet18", 32)
+    backbone = networks.build("resnet18", 32)
     model = build(config, backbone, None)
     backbone.set_trainable(("layer4",))
     part = features.cut(config, PHASES[0], model, backbone, data)
@@ -237,7 +240,7 @@ def test_a_model_without_augmentation_is_cached_too(tmp_path, data):
 
 
 def test_views_are_cached_whatever_their_size(data):
-    backbone = backbones.build("resnet18", 32)
+    backbone = networks.build("resnet18", 32)
     config = FineTuning(image_size=32, cache_gigabytes=1e-6)
     model = build(config, backbone, "flip_crop")
     backbone.set_trainable(())
@@ -285,7 +288,7 @@ def test_each_epoch_takes_the_next_view():
 
 def test_no_room_for_the_file_is_one_line(tmp_path, data):
     config = FineTuning(out=tmp_path, image_size=32, cache_features="on", cache_gigabytes=1e-6)
-    backbone = backbones.build("resnet18", 32)
+    backbone = networks.build("resnet18", 32)
     backbone.set_trainable(())
     part = features.cut(config, PHASES[0], build(config, backbone), backbone, data)
     with runs.open_run(config, "test", "") as run:

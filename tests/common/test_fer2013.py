@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config import ConfigError
 from common.data import pipeline, sources
+from common.errors import ConfigError
 
 CLASSES = ("angry", "disgusted", "fearful", "happy", "neutral", "sad", "surprised")
 # Class folders and the kind of the files, by the name of the archive that has them.

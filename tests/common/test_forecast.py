@@ -6,9 +6,12 @@ import keras
 import numpy as np
 import pytest
 
-from common import backbones, forecast
-from common.config import Config, FineTuning, Phase
+from common import forecast
+from common.backbones import networks
+from common.config import Config
 from common.data import sources
+from common.fine_tuning import FineTuning
+from common.phase import Phase
 
 PHASE = Phase("train", "full", 1, "sgd", 0.1)
 
@@ -18,8 +21,8 @@ PHASE = Phase("train", "full", 1, "sgd", 0.1)
     [("mobilenet_v2", 300e6), ("resnet18", 1.8e9)],
 )
 def test_multiplications_are_those_that_are_published(name, published):
-    backbone = backbones.build(name, 224)
-    backbone.set_trainable(backbones.STAGES)
+    backbone = networks.build(name, 224)
+    backbone.set_trainable(STAGES)
     work = forecast.work(backbone.model)
     assert work.forward == pytest.approx(published, rel=0.03)
     assert work.step == 3 * work.forward
@@ -40,7 +43,7 @@ def test_a_frozen_network_has_no_gradients_and_a_trained_end_has_its_own():
 
 def test_phases_of_other_image_sizes_count_by_their_pixels():
     config = FineTuning(image_size=64)
-    backbone = backbones.build("mobilenet_v2", 64, any_size=True)
+    backbone = networks.build("mobilenet_v2", 64, any_size=True)
     phases = [dataclasses.replace(PHASE, name=str(side), image_size=side) for side in (32, 48, None)]
     works = forecast.survey(config, backbone.model, phases, lambda phase: None)
     small, middle, large = (works[name].step for name in ("32", "48", "None"))
@@ -49,7 +52,7 @@ def test_phases_of_other_image_sizes_count_by_their_pixels():
 
 
 def test_a_phase_that_names_the_common_size_counts_as_one_that_does_not():
-    model = backbones.build("mobilenet_v2", 96).model
+    model = networks.build("mobilenet_v2", 96).model
     phases = [dataclasses.replace(PHASE, name=str(side), image_size=side) for side in (96, None)]
     works = forecast.survey(FineTuning(image_size=96), model, phases, lambda phase: None)
     assert works["96"] == works["None"]

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config import ConfigError
 from common.data import pipeline, sources
+from common.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 LETTERS = "ABCDEFGHIJ"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common import optimizers
-from common.config import Phase
+from common.phase import Phase
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from common import files, runs
-from common.config import Config, ConfigError
+from common.config import Config
+from common.errors import ConfigError
 
 PRESETS = {"default": Config(preset="default", dataset="digits")}
 RESULT = {"accuracy": 0.5, "macro_f1": 0.4, "loss": 1.0, "n": 10}

@@ -13,11 +13,13 @@ import pytest
 import scipy.special
 
 from common import checkpoints, files, optimizers, runs, training
-from common.callbacks import Keeper, Progress
-from common.config import Config, Phase
+from common.config import Config
 from common.data import sources
+from common.loop import Loop
 from common.normalisation import BatchNormalization
 from common.outcomes import unpacked
+from common.phase import Phase
+from common.progress import Progress
 
 PHASES = (
     Phase("head", "head", epochs=2, optimizer="adam", rate=1e-3, dropout=0.3),
@@ -209,7 +211,7 @@ def four_steps(folder, bad, before=lambda run, step: None):
     """Feed a keeper an epoch of four steps; the losses that were read after each, and where it found one not finite."""
     config, read, when = Config(preset="test", dataset="digits", out=folder), [], []
     with runs.open_run(config, "test", "") as run:
-        keeper = Keeper(run, None, Progress(), PHASES, images=256, steps=4)
+        keeper = Loop(run, None, Progress(), PHASES, images=256, steps=4)
         keeper.on_epoch_begin(0)
         try:
             for step in range(1, 5):
@@ -233,7 +235,7 @@ def test_a_loss_is_read_before_a_run_that_stops_is_saved(tmp_path, monkeypatch):
     def stop(run, step):
         run.stop = signal.SIGTERM if step == 3 else None
 
-    monkeypatch.delattr(Keeper, "save")
+    monkeypatch.delattr(Loop, "save")
     assert four_steps(tmp_path, 3, stop) == ([[1], [1]], 3)
 
 
@@ -476,7 +478,7 @@ def test_callbacks_of_a_task_see_every_step_and_keep_what_they_saw(tmp_path, dat
 def test_what_callbacks_keep_survives_a_stop(tmp_path, data, place, monkeypatch):
     opened = []
     with monkeypatch.context() as patch:
-        patch.setattr(training, "Keeper", lambda run, *rest: opened.append(run) or Keeper(run, *rest))
+        patch.setattr(training, "Loop", lambda run, *rest: opened.append(run) or Loop(run, *rest))
         stop = with_steps(place, lambda: setattr(opened[0], "stop", signal.SIGTERM))
         with pytest.raises(runs.Interrupted):
             train(tmp_path, data, more=stop)
@@ -548,7 +550,7 @@ def test_a_phase_begins_while_the_last_checkpoint_of_the_one_before_is_written(t
 def test_a_signal_waits_for_the_last_checkpoint(tmp_path, data, monkeypatch):
     """It comes when all steps are done, and the last checkpoint is still being written."""
     opened, save_step = [], checkpoints.save_step
-    monkeypatch.setattr(training, "Keeper", lambda run, *rest: opened.append(run) or Keeper(run, *rest))
+    monkeypatch.setattr(training, "Loop", lambda run, *rest: opened.append(run) or Loop(run, *rest))
 
     def slow(folder, step, *rest):
         if step == 24:

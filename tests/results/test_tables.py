@@ -10,7 +10,8 @@ from made_runs import ACCURACIES, REFERENCE, SETTING, TASK, collect, edit, make_
 from PIL import Image
 from scipy import stats
 
-from common.config import REPOSITORY, parse_strictly
+from common.command_line import parse_strictly
+from common.config import REPOSITORY
 from results import collect as collecting
 from results import tables
 from results.collect import MARKED, main

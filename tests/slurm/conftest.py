@@ -32,7 +32,10 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from common.config import Config, ConfigError, Phase, choice, parse
+from common.config import Config
+from common.errors import ConfigError, choice
+from common.phase import Phase
+from common.command_line import parse
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.config import ConfigError, parse_strictly
+from common.command_line import parse_strictly
+from common.errors import ConfigError
 from slurm import plan
 from slurm.plan import Mistakes, Sweep
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from common import runs
-from common.config import ConfigError
+from common.errors import ConfigError
 from slurm import submissions
 from slurm.submissions import find_run, is_alive, latest_runs, this_process
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config import ConfigError
+from common.errors import ConfigError
 from slurm import cluster, submissions
 from slurm.__main__ import parser
 from slurm.cluster import Profile, minutes

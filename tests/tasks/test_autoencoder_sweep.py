@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from common import checkpoints, training
-from common.callbacks import Keeper
-from common.config import ConfigError, parse_strictly
+from common.command_line import parse_strictly
 from common.data import pipeline, sources
+from common.errors import ConfigError
+from common.loop import Loop
 from slurm.plan import load_task
 from tasks.autoencoder_sweep import networks, pca
 
@@ -334,14 +335,14 @@ def test_a_fine_tuned_run_that_is_stopped_goes_on(finished, cases, tmp_path, mon
     out = tmp_path / "runs"
     shutil.copytree(finished[1], out / "autoencoder_sweep" / finished[1].name)
 
-    def signalled(keeper, batch, logs=None, whole=Keeper.on_train_batch_end):
+    def signalled(keeper, batch, logs=None, whole=Loop.on_train_batch_end):
         if keeper.progress.epoch == 1 and keeper.run.stop is None:
             signal.raise_signal(signal.SIGTERM)
         whole(keeper, batch, logs)
 
     flags = [*TRANSFER, *CASES[4]]
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "on_train_batch_end", signalled)
+        patch.setattr(Loop, "on_train_batch_end", signalled)
         assert call(out, *flags) == 128 + signal.SIGTERM
     assert call(out, *flags) == 0
     assert "resuming: phase train, epoch 2, step " in capsys.readouterr().out

@@ -17,8 +17,10 @@ import yaml
 from PIL import Image
 from scipy import stats
 
-from common import backbones, checkpoints
-from common.config import flat, parse_strictly
+from common import checkpoints
+from common.backbones import networks
+from common.command_line import parse_strictly
+from common.config import flat
 from common.data import sources
 from slurm import plan
 from slurm.plan import load_task
@@ -213,7 +215,7 @@ def heads():
     module = plan.load_task("cifar_phased")
     split = sources.whole(np.zeros((100, 32, 32, 3), np.uint8), np.arange(100), 32)
     data = sources.Dataset("cifar100", tuple(map(str, range(100))), split, split, split)
-    backbone = backbones.build("resnet18", 32)
+    backbone = networks.build("resnet18", 32)
 
     def head(*flags):
         keras.utils.set_random_seed(0)

@@ -21,8 +21,11 @@ import yaml
 from PIL import Image
 
 from common import checkpoints
-from common.callbacks import Keeper
-from common.config import ConfigError, FineTuning, flat, parse_strictly
+from common.command_line import parse_strictly
+from common.config import flat
+from common.errors import ConfigError
+from common.fine_tuning import FineTuning
+from common.loop import Loop
 from common.outcomes import unpacked
 from results import records
 from slurm import plan
@@ -265,7 +268,7 @@ def end_of(folder):
 
 @every_task
 def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(task, demos, tmp_path, monkeypatch, capsys):
-    def signalled(keeper, batch, logs=None, whole=Keeper.on_train_batch_end):
+    def signalled(keeper, batch, logs=None, whole=Loop.on_train_batch_end):
         if len(keeper.progress.rows) == 1 and batch == 0:  # the first step of the second epoch
             signal.raise_signal(signal.SIGTERM)
         whole(keeper, batch, logs)
@@ -273,7 +276,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(task, demos,
     one_by_one = ["--steps-per-execution", "1"]  # to be stopped within an epoch
     command = ["--out", str(tmp_path), *short(task), *one_by_one]
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "on_train_batch_end", signalled)
+        patch.setattr(Loop, "on_train_batch_end", signalled)
         assert call(task, *command) == 128 + signal.SIGTERM
     printed = capsys.readouterr()
     assert "SIGTERM: saving at the end of this step" in printed.out

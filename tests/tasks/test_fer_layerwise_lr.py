@@ -12,9 +12,11 @@ import keras
 import numpy as np
 import pytest
 
-from common import backbones, checkpoints
-from common.config import ConfigError, parse_strictly
+from common import checkpoints
+from common.backbones import networks
+from common.command_line import parse_strictly
 from common.data import sources
+from common.errors import ConfigError
 from slurm.plan import load_task
 
 TASK = load_task("fer_layerwise_lr")
@@ -34,12 +36,12 @@ def data(tmp_path_factory):
 def network(data, name="resnet18"):
     keras.utils.clear_session()
     keras.utils.set_random_seed(0)
-    backbone = backbones.build(name, 32)
+    backbone = networks.build(name, 32)
     return backbone, TASK.build(config(), backbone, data)
 
 
 def test_the_new_head_starts_as_the_presets_say(data):
-    backbone = backbones.build("resnet18", 32)
+    backbone = networks.build("resnet18", 32)
     for preset, check in (("by_depth", "torchs"), ("one_rate", "torchs"), ("frozen", "torchs"), ("demo", "kerass")):
         keras.utils.set_random_seed(0)
         model = TASK.build(config("--preset", preset), backbone, data)

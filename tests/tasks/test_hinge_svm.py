@@ -12,8 +12,9 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 from sklearn.svm import LinearSVC
 
-from common.callbacks import Keeper
-from common.config import ConfigError, parse_strictly
+from common.command_line import parse_strictly
+from common.errors import ConfigError
+from common.loop import Loop
 from slurm.plan import load_task
 from tasks.hinge_svm import hinge
 
@@ -200,13 +201,13 @@ def test_both_losses_are_the_same_after_a_stop_between_two_readings(tmp_path, mo
     flags = ["--preset", "demo", "--limit-train", "300", "--epochs", "3", "--validate-every", "4"]
     _, whole = run(tmp_path / "whole", *flags)
 
-    def stopped(keeper, batch, logs=None, save=Keeper.on_train_batch_end):
+    def stopped(keeper, batch, logs=None, save=Loop.on_train_batch_end):
         if (len(keeper.progress.rows), batch) == (1, 2):  # step 9, one after a reading, in the second epoch
             signal.raise_signal(signal.SIGTERM)
         save(keeper, batch, logs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "on_train_batch_end", stopped)
+        patch.setattr(Loop, "on_train_batch_end", stopped)
         code = in_process.call(load_task("hinge_svm"), "--out", str(tmp_path / "stopped"), *flags)
     assert code == 128 + signal.SIGTERM
     _, resumed = run(tmp_path / "stopped", *flags)

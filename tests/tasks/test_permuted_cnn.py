@@ -11,8 +11,9 @@ import keras
 import numpy as np
 import pytest
 
-from common.config import ConfigError, parse_strictly
+from common.command_line import parse_strictly
 from common.data import pipeline, sources
+from common.errors import ConfigError
 from slurm.plan import load_task
 
 FIXTURES = Path(__file__).parent / "fixtures"

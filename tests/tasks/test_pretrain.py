@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from common import backbones, checkpoints, runs, training
-from common.callbacks import Keeper
-from common.config import parse_strictly
+from common import checkpoints, runs, training
+from common.backbones import networks
+from common.command_line import parse_strictly
 from common.data import sources
+from common.loop import Loop
 from slurm.plan import load_task
 
 TASK = load_task("cifar_phased")
@@ -88,7 +89,7 @@ def test_each_phase_is_measured_at_its_size(finished, flags, phase, size, other)
     for side in (size, other):
         keras.utils.clear_session()
         # A network that knows no other size.
-        model = TASK.build(dataclasses.replace(config, image_size=side), backbones.build("resnet18", side), data)
+        model = TASK.build(dataclasses.replace(config, image_size=side), networks.build("resnet18", side), data)
         checkpoints.assign("weights", model.weights, best(finished, phase))
         run = runs.Run(finished, "cifar_phased", config)
         metrics, _ = training.measure(run, model, data.validation, data, training.CLASSIFICATION)
@@ -104,13 +105,13 @@ def test_each_phase_is_measured_at_its_size(finished, flags, phase, size, other)
 def test_a_run_that_is_stopped_at_either_size_ends_as_one_that_was_not(finished, flags, tmp_path, monkeypatch, capsys):
     for epochs, phase in ((0, "small"), (1, "large")):
 
-        def signalled(keeper, batch, logs=None, whole=Keeper.on_train_batch_end, epochs=epochs):
+        def signalled(keeper, batch, logs=None, whole=Loop.on_train_batch_end, epochs=epochs):
             if len(keeper.progress.rows) == epochs and batch == 0:
                 signal.raise_signal(signal.SIGTERM)
             whole(keeper, batch, logs)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Keeper, "on_train_batch_end", signalled)
+            patch.setattr(Loop, "on_train_batch_end", signalled)
             assert call("--out", str(tmp_path), *flags) == 128 + signal.SIGTERM
         assert f"phase {phase}: 1 epochs of 3 steps" in capsys.readouterr().out
     assert call("--out", str(tmp_path), *flags) == 0
@@ -124,7 +125,7 @@ def test_a_run_starts_from_the_best_weights_of_another(finished, tmp_path):
     for name in (str(finished), finished.name, finished.name[-11:]):
         flags = ["--preset", "demo", "--out", str(finished.parents[1]), "--weights", name, "--image-size", "40"]
         config = parse_strictly(SHORT, "", flags)
-        model = backbones.build(config.backbone, 40, config.weights_source()).model
+        model = networks.build(config.backbone, 40, config.weights_source()).model
         assert len(model.weights) == len(backbone)
         for variable, array in zip(model.weights, backbone, strict=True):
             np.testing.assert_array_equal(np.asarray(variable), array)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from common import checkpoints
-from common.callbacks import Keeper
-from common.config import ConfigError, parse_strictly
+from common.command_line import parse_strictly
 from common.data import pipeline, sources
+from common.errors import ConfigError
+from common.loop import Loop
 from slurm.plan import load_task
 from tasks.rotation_contrastive import embedding, networks, pretext
 
@@ -421,12 +422,12 @@ def test_a_contrastive_run_ends_with_figures_of_both_embeddings(tmp_path):
 def test_a_contrastive_run_that_goes_on_has_the_same_untrained_embedding(tmp_path, monkeypatch):
     assert call(tmp_path / "whole", *CONTRASTIVE) == 0
 
-    def stop(keeper, epoch, logs=None, whole=Keeper.on_epoch_end):
+    def stop(keeper, epoch, logs=None, whole=Loop.on_epoch_end):
         keeper.run.stop = signal.SIGTERM
         whole(keeper, epoch, logs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "on_epoch_end", stop)
+        patch.setattr(Loop, "on_epoch_end", stop)
         assert call(tmp_path / "parts", *CONTRASTIVE) != 0
     assert call(tmp_path / "parts", *CONTRASTIVE) == 0
     whole, parts = (folder_of(tmp_path / out, *CONTRASTIVE) for out in ("whole", "parts"))

@@ -1,0 +1,60 @@
+"""Augmentation in the compiled step."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import keras
+from keras import ops
+
+from common.augment import AUGMENTATIONS
+from common.augment.recipes import NONE, Tensor
+
+
+class Augment(keras.layers.Layer):
+    """Applies a recipe in training, and only casts to float32 otherwise.
+
+    `at` says what the images are: "native", of their own size, or "input", already of the size that the network sees.
+    Recipes may differ in the crop's fraction of the side alone; a blur of 3 pixels is less of a larger image, too.
+
+    The state of its generator is one of the model's variables: restore those, and the same pictures follow. Computes
+    and answers in float32 under every dtype policy, since half precision rounds pixel values.
+
+    Raises:
+        ConfigError: no recipe has this name.
+    """
+
+    def __init__(self, recipe: str, seed: int, at: Literal["native", "input"] = "native", **kwargs: Any):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        named = AUGMENTATIONS.load(recipe)
+        self._recipe = named.at_input() if at == "input" else named
+        self._seeds = keras.random.SeedGenerator(seed)
+        self._apply = as_one_kernel(self._recipe.apply)
+
+    def call(self, images: Tensor, training: bool = False) -> Tensor:
+        """Turn images (n, h, w, c), uint8 or float, 0 to 255, into float32 of the same shape and range."""
+        images = ops.cast(images, "float32")
+        if not training or self._recipe == NONE:
+            return images
+        params = self._recipe.sample(self._uniform, ops.shape(images)[0])
+        return self._apply(images, params)
+
+    def _uniform(self, shape: tuple, low: float, high: float) -> Tensor:
+        return keras.random.uniform(shape, low, high, dtype="float32", seed=self._seeds)
+
+
+def as_one_kernel(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The function, compiled by XLA also where TensorFlow does not compile the step, as on a CPU.
+
+    Its operations are many and small: fused, they pass through memory a few times instead of some fifty.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return function  # JAX compiles the whole of a step
+    import tensorflow as tf
+
+    @functools.cache
+    def compiled(height: int, width: int) -> Callable[..., Tensor]:
+        # One for each size: a function that has seen two of them no longer knows either.
+        return tf.function(function, jit_compile=True, reduce_retracing=True)
+
+    return lambda images, params: compiled(*images.shape[1:3])(images, params)

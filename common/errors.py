@@ -1,0 +1,33 @@
+"""Mistakes in what a user asks for, and the one line that answers them."""
+
+import difflib
+import math
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+
+class ConfigError(ValueError):
+    """A mistake in what the user asked for; its text is the one line that the user reads."""
+
+
+def positive(name: str, value: float) -> None:
+    """Raise ConfigError unless value is above zero, and finite."""
+    if not 0 < value < math.inf:
+        raise ConfigError(f"{name} is {value}; it must be {'finite' if value > 0 else 'above zero'}")
+
+
+def choice(name: str, value: str, allowed: Sequence[str], also: str = "") -> None:
+    """Raise ConfigError unless value is one of the allowed."""
+    if value not in allowed:
+        near = difflib.get_close_matches(value, allowed, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(
+            f"unknown {name} {value!r}; allowed: {', '.join([*allowed, *([also] if also else [])])}{hint}"
+        )
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """End the process with one line on stderr."""
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    raise SystemExit(code)

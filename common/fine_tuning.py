@@ -1,0 +1,115 @@
+"""What the tasks that start from a trained backbone have in common on the command line."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from common.backbones import BACKBONES
+from common.config import Config, file_digest
+from common.errors import ConfigError, positive
+
+BACKBONE_FILE = "backbone.safetensors"  # in the directory of a finished run that has a backbone
+
+
+@dataclass(frozen=True)
+class FineTuning(Config):
+    """The flags of the tasks that start from a trained backbone."""
+
+    weights: str = "none"
+    """Initial weights of the backbone: imagenet, none, a file, or a finished run (folder, or end of its name)."""
+    backbone: Annotated[str, arg(help=f"{', '.join(BACKBONES)}.")] = "resnet18"
+    image_size: int = 224
+    """Side of the square that the backbone sees, in pixels."""
+    batch_norm: Literal["layer", "keep", "follow"] = "layer"
+    """Statistics while training. keep: the pretrained ones; layer: of the batch in trained layers; follow: in all."""
+    cache_features: Literal["auto", "on", "off"] = "auto"
+    """Compute once in a phase what frozen layers make of an image. auto: up to cache-gigabytes; on: beyond, on disk."""
+    cache_gigabytes: float = 2.0
+    """Memory for these activations of a phase, in 1e9 bytes."""
+
+    OPERATIONAL = (*Config.OPERATIONAL, "cache_features", "cache_gigabytes")
+
+    def check(self) -> None:
+        """Raise ConfigError for values that cannot be trained with."""
+        super().check()
+        BACKBONES.check(self.backbone)
+        positive("image-size", self.image_size)
+        if self.image_size < 32:
+            raise ConfigError(f"image-size is {self.image_size}; the backbones need 32 or more")
+        positive("cache-gigabytes", self.cache_gigabytes)
+        if self.batch_norm == "keep" and self.weights == "none":
+            raise ConfigError(
+                "batch-norm is keep, and random weights have no statistics to keep: nothing would be normalised; "
+                "allowed with --weights none: layer, follow"
+            )
+        if self.batch_norm == "follow" and self.cache_features == "on":
+            raise ConfigError(
+                "cache-features is on, and with batch-norm follow the frozen layers give other outputs in every batch; "
+                "allowed with it: auto, off"
+            )
+        if self.cache_features == "on" and self.devices * self.nodes > 1:
+            raise ConfigError("cache-features is on, which several devices cannot share; allowed there: auto, off")
+        self.weights_source()
+
+    def identity(self) -> dict:
+        """Everything that the result depends on, as JSON data; of a file or run of `weights` name and content."""
+        fields = super().identity()
+        # Beside the data set, as in the settings of all records.
+        fields = {key: fields[key] for key in ("preset", "dataset", "weights")} | fields
+        if self.weights in ("none", "imagenet"):
+            return fields
+        path = Path(self.weights_source())
+        state = path.stat()
+        digest = file_digest(path, state.st_size, state.st_mtime_ns)
+        return fields | {"weights": f"{weights_label(path)}@sha256:{digest[:16]}"}
+
+    @property
+    def folder_side(self) -> int:
+        """The largest that the backbone sees."""
+        return self.image_size
+
+    def weights_source(self) -> str:
+        """none, imagenet, or the path of a file: what `weights` comes down to; of a run, the file with its backbone.
+
+        Raises ConfigError if there is no such file or run, or if it is unfinished or has another backbone.
+        """
+        if self.weights in ("none", "imagenet") or Path(self.weights).is_file():
+            return self.weights
+        from common.runs import finished_run  # which takes half a second
+
+        folder = find_run(self.weights, self.out)
+        finished_run(folder, "run", {"backbone": self.backbone}, "--weights takes a run that is completed")
+        if not (folder / BACKBONE_FILE).is_file():
+            raise ConfigError(f"run {folder} has no {BACKBONE_FILE}: it was made by an older version of the code")
+        return str(folder / BACKBONE_FILE)
+
+
+def find_run(name: str, out: Path) -> Path:
+    """The directory of the run that goes by this name: its folder, or its name below `out`, or the end of that.
+
+    Raises ConfigError if there is none, or more than one.
+    """
+    if (Path(name) / "config.json").is_file():
+        return Path(name)
+    runs = sorted(path.parent for path in out.glob("*/*/config.json"))
+    found = [run for run in runs if run.name == name] or [run for run in runs if name and str(run).endswith(name)]
+    if len(found) > 1:
+        raise ConfigError(f"weights {name!r} fits {len(found)} runs in {out}: {found[0].name}, {found[1].name} ...")
+    if not found:
+        raise ConfigError(
+            f"weights {name!r}: no such file or run; allowed: imagenet, none, a file, or a finished run: its folder, "
+            f"or the end of its name in {out}"
+        )
+    return found[0]
+
+
+def weights_label(path: Path) -> str:
+    """What a file of weights is called in names and tables: of a run what made it, elsewhere the file's name."""
+    beside = path.with_name("config.json")
+    if path.name != BACKBONE_FILE or not beside.is_file():
+        return path.name
+    run = json.loads(beside.read_text())["config"]
+    return f"{run['preset']}-{run['backbone']}-s{run['seed']}"

@@ -1,0 +1,188 @@
+"""What happens beside the steps of a phase: watching the loss, taking the time, saying how it goes, saving."""
+
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from common.checkpointer import Checkpointer
+from common.optimizers import learning_rate
+from common.phase import Phase
+from common.progress import Diverged, Progress
+from common.runs import Run
+
+LINE_EVERY = 60.0  # seconds between lines within an epoch without a progress bar
+
+
+class LossWatch:
+    """Reads the loss of a step one step late, so that a GPU has the next step to do meanwhile."""
+
+    def __init__(self) -> None:
+        self.unread: Any = None
+
+    def note(self, loss: Any) -> None:
+        """Keep the loss of a step, which may not have ended yet."""
+        self.unread = loss
+
+    def read(self, where: Mapping) -> None:
+        """Wait for the step, unless that was done, and raise Diverged if its loss is not finite."""
+        if self.unread is not None:
+            loss, self.unread = float(self.unread), None
+            if not math.isfinite(loss):
+                raise Diverged(f"loss is {loss}", where)
+
+
+class Clock:
+    """The time of an epoch and the rate of its steps; the first execution, which compiles, is left out of the rate."""
+
+    def __init__(self, first_step: int, seconds_before: float):
+        self.first_step = first_step
+        self.seconds_before = seconds_before
+        self.started = time.monotonic()
+        self.executed = 0  # steps of the first execution
+        self.first_end = self.last_end = self.started
+
+    def tick(self, steps: int) -> None:
+        """An execution has ended, which makes `steps` since the epoch began or was resumed."""
+        self.last_end = time.monotonic()
+        if not self.executed:
+            self.executed, self.first_end = steps, self.last_end
+
+    def elapsed(self) -> float:
+        """Seconds of the epoch so far, those before a resume included."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def images_per_second(self, images: int, steps: int, batch_size: int) -> float:
+        """Rate of an epoch of so many images and steps; validation is left out."""
+        done = self.first_step + self.executed
+        if steps == done:
+            return (images - self.first_step * batch_size) / (self.last_end - self.started)
+        return (images - done * batch_size) / (self.last_end - self.first_end)
+
+
+class Report:
+    """The lines of a phase: one an epoch, and one a minute within an epoch without a progress bar."""
+
+    def __init__(self, phase: Phase, epochs: int, once: float):
+        """`epochs` of the run are left when the phase begins; its first epoch takes `once` seconds more than others."""
+        self.phase = phase
+        self.epochs = epochs
+        self.once = once
+        self.said_at = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether it is time for a line within an epoch."""
+        return not sys.stdout.isatty() and time.monotonic() - self.said_at > LINE_EVERY
+
+    def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        """The line within an epoch, numbered from 0."""
+        text = f"{self.phase.name} {epoch + 1}/{self.phase.epochs}  step {step} of {steps}  loss {loss:.4f}"
+        print(text, flush=True)
+        self.said_at = time.monotonic()
+
+    def epoch(self, row: Mapping) -> None:
+        """The line of an epoch, with the time that the rest of the run would take at this epoch's pace."""
+        minutes, seconds = divmod(round((self.epochs - row["epoch"]) * (row["seconds"] - self.once)), 60)
+        self.once = 0.0
+        accuracy, val_accuracy = (
+            f" accuracy {row[key]:.2%}" if key in row else "" for key in ("accuracy", "val_accuracy")
+        )
+        print(
+            f"{row['phase']} {row['epoch']}/{self.phase.epochs}  "
+            f"loss {row['loss']:.4f}{accuracy}  validation loss {row['val_loss']:.4f}{val_accuracy}  "
+            f"{row['images_per_second']:,.0f} images/s  {row['seconds']:.0f} s  "
+            f"at this pace {minutes}:{seconds:02d} min left",
+            flush=True,
+        )
+
+
+class Loop(keras.callbacks.Callback):
+    """Saves a row, a checkpoint, and the best and last weights at each epoch's end, and the state within an epoch.
+
+    The latter if the run is asked to stop, and when `checkpoint_minutes` have passed. Raises Interrupted after the
+    former, and Diverged at the first loss that is not finite.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        progress: Progress,
+        phases: Sequence[Phase],
+        images: int,
+        steps: int,
+        checkpointer: Checkpointer,
+        metrics: Mapping[str, np.ndarray] | None,
+        once: float,
+    ):
+        """`metrics` are the running sums of an epoch that was left in its middle; `once`: see Report."""
+        super().__init__()
+        self.run = run
+        self.progress = progress
+        self.phase = phases[progress.phase]
+        self.images = images
+        self.steps = steps
+        self.checkpointer = checkpointer
+        self.begun = metrics
+        self.watch = LossWatch()
+        self.report = Report(self.phase, sum(phase.epochs for phase in phases[progress.phase :]), once)
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping | None = None) -> None:
+        if self.begun is not None:
+            self.checkpointer.assign_metrics(self.model, self.begun)
+            self.begun = None
+        self.clock = Clock(self.progress.step, self.progress.seconds)
+        self.report.said_at = self.clock.started
+
+    def on_train_batch_end(self, batch: int, logs: Mapping) -> None:
+        self.read_loss()
+        self.progress.step = self.clock.first_step + batch + 1
+        self.watch.note(logs["loss"])
+        ends = self.progress.step == self.steps
+        if ends or not self.clock.executed:
+            self.read_loss()  # which waits for the step, so that the times are right
+        self.clock.tick(batch + 1)
+        if ends:
+            return  # the epoch's end saves
+        if self.report.is_due():
+            self.read_loss()
+            self.report.step(self.progress.epoch, self.progress.step, self.steps, float(logs["loss"]))
+        asked = self.run.stop.signal is not None
+        if asked or self.checkpointer.is_due():
+            self.read_loss()
+            self.progress.seconds = self.clock.elapsed()
+            self.checkpointer.save_step(self.model, self.progress)
+        if asked:  # by a request that came before the state was saved
+            self.run.stop.heed()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping) -> None:
+        if not all(math.isfinite(value) for value in logs.values()):
+            raise Diverged(f"validation loss is {logs['val_loss']}", self.progress.where(self.phase.name))
+        row = {
+            "phase": self.phase.name,
+            "epoch": epoch + 1,
+            "rate": self.rate(),
+            **{key: logs[key] for key in ("loss", "accuracy", "val_loss", "val_accuracy") if key in logs},
+            "seconds": round(self.clock.elapsed(), 3),
+            "images_per_second": round(
+                self.clock.images_per_second(self.images, self.steps, self.run.config.batch_size), 1
+            ),
+        }
+        self.checkpointer.save_epoch(self.model, self.progress, row)
+        self.report.epoch(row)
+        self.run.stop.heed()
+
+    def read_loss(self) -> None:
+        """Wait for the last step. Raises Diverged if its loss is not finite."""
+        self.watch.read(self.progress.where(self.phase.name))
+
+    def rate(self) -> float:
+        """The rate of the last step that moved the weights; the optimiser's own is that of the step to come."""
+        rate = learning_rate(self.phase, self.steps)
+        if callable(rate):
+            optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+            rate = rate(keras.ops.maximum(optimizer.iterations - 1, 0))
+        return float(keras.ops.convert_to_numpy(rate))

@@ -1,0 +1,53 @@
+"""What holds for a whole process that trains: seeds, devices, precision, repeats that are bit-identical."""
+
+import os
+
+import keras
+import tensorflow as tf
+
+from common import garbage
+from common.config import Config
+from common.devices import Devices
+from common.workrounds import keep_state_as_it_is
+
+
+def set_up(config: Config, devices: Devices) -> None:
+    """Seed everything, choose devices and precision, and make repeats bit-identical if that is asked for."""
+    garbage.resume()
+    if keras.backend.backend() != "tensorflow":
+        tf.config.set_visible_devices([], "GPU")  # tf.data must not take the memory that the model needs
+    if keras.backend.backend() == "jax":
+        keep_state_as_it_is()
+    tf.get_logger().setLevel("ERROR")  # it warns of each phase's compilation
+    devices.activate()
+    keras.utils.set_random_seed(config.seed)
+    precision = config.precision
+    if precision == "auto":
+        precision = "mixed_float16" if on_gpu() else "float32"
+    keras.config.set_dtype_policy(precision)
+    if is_deterministic(config):
+        tf.config.experimental.enable_op_determinism()
+
+
+def on_gpu() -> bool:
+    """Whether Keras's backend computes on a GPU."""
+    return any(device.startswith("gpu") for device in keras.distribution.list_devices())
+
+
+def is_deterministic(config: Config) -> bool:
+    """Whether TensorFlow's operations must give the same bits each time."""
+    return config.deterministic == "yes" or (config.deterministic == "auto" and not on_gpu())
+
+
+def environment(config: Config, devices: Devices, model: keras.Model) -> dict:
+    """Facts of a compiled model's surroundings for environment.json."""
+    return {
+        "backend": keras.backend.backend(),
+        "devices": devices.names(),
+        "gpus": devices.gpus(),
+        "precision": keras.config.dtype_policy().name,
+        "jit_compile": bool(model.jit_compile),
+        "steps_per_execution": model.steps_per_execution,
+        "op_determinism": is_deterministic(config),
+        "onednn": os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1",
+    }

@@ -1,0 +1,54 @@
+"""A request to stop, by Ctrl-C or by SLURM: heeded at once, or at the end of a step that can save itself."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SAME_REQUEST = 0.5  # seconds in which further signals say nothing new: SLURM sends SIGTERM several times at once
+
+
+class Interrupted(BaseException):
+    """The run was asked to stop, and can go on from its last checkpoint.
+
+    It comes out of a signal handler, so in the midst of any call: no Exception, since Keras raises those that pass
+    through a layer's call again with a text of its own, and others take them for their own failure.
+    """
+
+    def __init__(self, number: signal.Signals):
+        super().__init__(number.name)
+        self.number = number
+
+
+class StopRequest:
+    """What signals have asked of this process."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self.time = 0.0
+        self.deferring = False
+
+    def on_signal(self, number: int, frame: object) -> None:
+        """The signal handler. A second request is heeded at once."""
+        now = time.monotonic()
+        if self.signal and now - self.time < SAME_REQUEST:
+            return
+        again = self.signal is not None
+        self.signal, self.time = signal.Signals(number), now
+        if again or not self.deferring:
+            self.heed()
+        print(f"\n{self.signal.name}: saving at the end of this step", flush=True)
+
+    def heed(self) -> None:
+        """Raise Interrupted if there is a request."""
+        if self.signal:
+            raise Interrupted(self.signal)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Leave a first request to the block, which looks at `signal` and saves."""
+        self.deferring = True
+        try:
+            yield
+        finally:
+            self.deferring = False

@@ -1,0 +1,307 @@
+"""The training of a model: a list of phases, each one compile and fit, resumable at any instant."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+from scipy.special import softmax
+
+from common import checkpoints, features, optimizers, setup
+from common.checkpointer import Checkpointer, load_weights
+from common.data import pipeline
+from common.data.sources import Dataset, Split
+from common.forecast import Forecast, survey, work
+from common.loop import Loop
+from common.metrics import cross_entropy, evaluate
+from common.objective import CLASSIFICATION, Objective
+from common.phase import Phase
+from common.progress import Progress
+from common.result import Predictions, Result, brief, is_right, write_predictions
+from common.runs import Run, write_environment
+from common.workrounds import TensorBoard, Unread
+
+
+class Trainer:
+    """Trains a model of uint8 images through all phases, from the last checkpoint if there is one, and measures it.
+
+    Args:
+        run: the open run directory.
+        model: images to outputs; not compiled.
+        data: what to train, validate and test with.
+        objective: what to train for.
+        configure: sets what a phase changes in the model.
+        rate_factor: of a variable, the factor between its learning rate and the phase's.
+        cut: which part of the model a phase trains on what the rest, which is frozen, makes of the images.
+        transform: changes training batches on the host.
+        callbacks: makes further callbacks of Keras for a phase, given this trainer.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        model: keras.Model,
+        data: Dataset,
+        objective: Objective = CLASSIFICATION,
+        *,
+        configure: Callable[[Phase], None] | None = None,
+        rate_factor: optimizers.Factor | None = None,
+        cut: Callable[[Phase], features.Cut | None] | None = None,
+        transform: pipeline.Transform | None = None,
+        callbacks: Callable[["Trainer"], Sequence[keras.callbacks.Callback]] | None = None,
+    ):
+        self.run = run
+        self.model = model
+        self.data = data
+        self.objective = objective
+        self.configure = configure or (lambda phase: None)
+        self.rate_factor = rate_factor
+        self.cut = cut or (lambda phase: None)
+        self.transform = transform
+        self.callbacks = callbacks or (lambda trainer: ())
+        self.batch_size = run.config.batch_size
+        self.steps = pipeline.steps_per_epoch(data.train, self.batch_size)
+        self.phases: Sequence[Phase] = ()
+        self.progress = Progress()
+
+    def fit(self, phases: Sequence[Phase]) -> None:
+        """Train through these phases, each from the best weights of the one before; the last one's best are kept.
+
+        Raises Interrupted if the run is asked to stop, and Diverged at the first loss or weight that is not finite.
+        """
+        self.phases = phases
+        with Checkpointer(self.run, self.model, phases, self.steps) as checkpointer:
+            checkpoint = checkpointer.latest()
+            if checkpoint:
+                self.progress = Progress(**checkpoint.data)
+            first = self.progress.phase
+            forecast = not setup.on_gpu()
+            for index in range(first, len(phases)):
+                trains = self.progress.epoch < phases[index].epochs
+                resumed = checkpoint if index == first else None
+                self.fit_phase(checkpointer, resumed, index == first, forecast and trains)
+                forecast = forecast and not trains
+                checkpointer.load_best(self.progress, phases[index].name)
+                self.progress.end_phase()
+        if self.run.devices.is_primary:
+            # A run that was killed between its last checkpoint and the history of that has no epoch left to write it.
+            self.run.write_history(self.progress.rows)
+
+    def fit_phase(
+        self, checkpointer: Checkpointer, checkpoint: checkpoints.Checkpoint | None, is_first: bool, forecast: bool
+    ) -> None:
+        """Train the phase that the progress is in, from a checkpoint if there is one."""
+        run, progress = self.run, self.progress
+        ahead = self.phases[progress.phase :]
+        phase = ahead[0]
+        works = survey(self.model, ahead, self.configure) if forecast else {}
+        self.configure(phase)
+        part = self.cut(phase) if progress.epoch < phase.epochs else None
+        foretold = Forecast(run.config, ahead, works, progress.epoch, self.data, part) if works else None
+        trained = part.upper if part else self.model
+        together = steps_per_execution(run.config.steps_per_execution, run.config.devices, self.steps, progress.step)
+        self.compile(trained, phase, together)
+        if is_first:
+            epochs = sum(phase.epochs for phase in self.phases)
+            write_environment(run, epochs=epochs, **setup.environment(run.config, run.devices, trained))
+        if checkpoint:
+            print(f"resuming: phase {phase.name}, epoch {progress.epoch + 1}, step {progress.step}", flush=True)
+            checkpoints.assign("model", self.model.variables, checkpoint.arrays)
+            checkpoints.assign("optimizer", trained.optimizer.variables, checkpoint.arrays)
+        self.announce(phase, together, trained)
+        begun = checkpoint.arrays if checkpoint and progress.step else None
+        try:
+            data, seconds = self.cached(part, foretold)
+            progress.seconds += seconds  # a part of this epoch
+            if begun is not None:
+                self.make_metrics(trained, data)
+            loop = Loop(run, progress, self.phases, len(self.data.train), self.steps, checkpointer, begun, seconds)
+            more = [*self.callbacks(self), *([foretold] if foretold and not part else [])]
+            self.fit_epochs(trained, phase, data, [*more, loop], part.views if part else 0)
+        finally:
+            data = None  # and with it what `features.cached` has made
+            features.forget(run)
+
+    def compile(self, trained: keras.Model, phase: Phase, together: int) -> None:
+        """Compile what is trained, to run `together` steps at a time, with every variable of its optimiser made."""
+        optimizer = optimizers.make(phase, self.steps, self.rate_factor)
+        # Before compile: wrapped for mixed_float16, Keras 3.15's Nadam would lose track of one of its variables.
+        optimizer.build(trained.trainable_variables)
+        loss, metrics = self.run.devices.weighted(self.objective.loss), self.objective.metrics()
+        trained.compile(optimizer=optimizer, loss=loss, metrics=metrics, steps_per_execution=together)
+        trained.optimizer.build(trained.trainable_variables)
+        self.run.devices.prepare(trained, pipeline.evaluation(self.data.validation, 1))
+
+    def announce(self, phase: Phase, together: int, trained: keras.Model) -> None:
+        """Print the line of a phase that begins."""
+        at_once = f", {together} at a time" * (together > 1)
+        print(
+            f"phase {phase.title()}: {phase.epochs} epochs of {self.steps} steps{at_once}, "
+            f"{parameters(trained.trainable_variables):,} of {parameters(self.model.weights):,} parameters trained",
+            flush=True,
+        )
+
+    def cached(self, part: features.Cut | None, forecast: Forecast | None) -> tuple[Dataset, float]:
+        """The data to train with, and the seconds that it took to compute what frozen layers make of it."""
+        if not part:
+            return self.data, 0.0
+        began = time.monotonic()
+        data = features.cached(self.run, part, self.data)
+        seconds = time.monotonic() - began
+        if forecast:
+            images = len(self.data.train) * max(part.views, 1) + len(self.data.validation)
+            forecast.print(seconds / (images * work(part.lower).forward))
+        return data, seconds
+
+    def make_metrics(self, trained: keras.Model, data: Dataset) -> None:
+        """Let Keras make the variables of metrics, which it does at the first batch."""
+        one, number = self.evaluation(data.validation.take(np.arange(1)), 1)
+        trained.evaluate(one, verbose=0, steps=number)
+
+    def fit_epochs(
+        self,
+        trained: keras.Model,
+        phase: Phase,
+        data: Dataset,
+        callbacks: Sequence[keras.callbacks.Callback],
+        views: int,
+    ) -> None:
+        """The epochs of a phase that are left; a first, begun one by itself, since it has fewer steps."""
+        run, progress = self.run, self.progress
+        before = sum(p.epochs for p in self.phases[: progress.phase])
+        begun = [range(progress.epoch, progress.epoch + 1)] if progress.step else []
+        whole = range(progress.epoch + len(begun), phase.epochs)
+        if run.config.tensorboard:
+            callbacks = [*callbacks, TensorBoard(run.folder / "tensorboard" / phase.name)]
+        validation, validation_steps = self.evaluation(data.validation, self.batch_size)
+        run.devices.seed_replicas(trained)
+        with run.stop.deferred():
+            for epochs in filter(len, [*begun, whole]):
+                batches = pipeline.training(
+                    data.train,
+                    self.batch_size,
+                    run.config.seed,
+                    range(before + epochs.start, before + epochs.stop),
+                    progress.step,
+                    self.transform,
+                    max(views, 1),
+                    run.devices,
+                )
+                steps = self.steps - progress.step
+                verbose = 1 if sys.stdout.isatty() else 0
+                params = {"verbose": verbose, "epochs": epochs.stop, "steps": steps}
+                trained.fit(
+                    run.devices.shard(batches),
+                    initial_epoch=epochs.start,
+                    epochs=epochs.stop,
+                    steps_per_epoch=steps,
+                    validation_data=validation,
+                    validation_steps=validation_steps,
+                    callbacks=Unread(callbacks, add_history=True, add_progbar=verbose > 0, model=trained, **params),
+                    shuffle=False,  # done in the pipeline
+                )
+        run.stop.heed()  # asked for after the last epoch was saved
+
+    def evaluation(self, split: Split, batch_size: int) -> tuple:
+        """The split once, for all devices, and how many steps that takes if Keras has to know."""
+        devices = self.run.devices
+        size = devices.evaluation_batch(len(split), batch_size)
+        batches = devices.shard(pipeline.evaluation(split, size, devices))
+        return batches, devices.steps(pipeline.steps_per_epoch(split, size))
+
+    def predict(self, split: Split, model: keras.Model | None = None) -> np.ndarray:
+        """What the model, or another one, gives for each image of a split, in its order: float32 (n, ...)."""
+        model = model or self.model
+        batches, steps = self.evaluation(split, self.batch_size)
+        # Keras 3.15 would put a copy of the network for each of several steps into one graph.
+        together, model.steps_per_execution = model.steps_per_execution, 1
+        try:
+            return model.predict(batches, verbose=0, steps=steps)[: len(split)]
+        finally:
+            model.steps_per_execution = together
+
+    def measure(self, split: Split) -> tuple[dict, Predictions | None]:
+        """Metrics of the model as it is on a split, and a classifier's predictions."""
+        metrics, predictions = {"n": len(split)}, None
+        if self.objective.scores_classes:
+            scores = self.predict(split)
+            predictions = Predictions(split.labels, softmax(scores.astype(np.float64), axis=1).astype(np.float32))
+            metrics = evaluate(split.labels, predictions.probabilities, self.data.class_names)
+            metrics["loss"] = cross_entropy(split.labels, scores)
+        if self.objective.reported == "loss":
+            batches, steps = self.evaluation(split, self.batch_size)
+            metrics["loss"] = float(self.model.evaluate(batches, verbose=0, return_dict=True, steps=steps)["loss"])
+        return metrics, predictions
+
+    def evaluate(self, *splits: str) -> Result:
+        """Measure the best and the last epoch of each phase on these splits, and the last phase's reported one in full.
+
+        Writes predictions.npz and outcomes.json of a classifier. `running` is the training loss (and accuracy) as a
+        mean over the steps of the epoch, dropout included. The model ends with the reported weights. To be called after
+        training, when every choice has been made on the validation split.
+        """
+        run, data = self.run, self.data
+        parts = {name: getattr(data, name) for name in splits}
+        reported = run.config.REPORTED
+        by_phase, right, final = {}, {}, {}
+        for phase in self.phases:
+            self.configure(phase)
+            rows = [row for row in self.progress.rows if row["phase"] == phase.name]
+            measured, states = {}, {}
+            for kind in sorted(("best", "last"), key=reported.__eq__):  # the reported one last: its weights stay
+                entry = getattr(self.progress, kind)[phase.name]
+                epoch = entry["epoch"]
+                if epoch not in measured:
+                    load_weights(run, self.model, entry)
+                    measured[epoch] = {name: self.measure(part) for name, part in parts.items()}
+                final = measured[epoch]
+                states[kind] = {
+                    "epoch": epoch,
+                    "running": {key: rows[epoch - 1][key] for key in ("loss", "accuracy") if key in rows[epoch - 1]},
+                    **{name: brief(metrics) for name, (metrics, _) in final.items()},
+                }
+                if self.objective.scores_classes:
+                    right[f"{phase.name}/{kind}"] = is_right(final["test"][1])
+            by_phase[phase.name] = {
+                "epochs": len(rows),
+                "best_epoch": states["best"]["epoch"],
+                "seconds": round(sum(row["seconds"] for row in rows), 1),
+                "images_per_second": float(np.median([row["images_per_second"] for row in rows])),
+                **{name: states[reported][name] for name in parts},
+                **states,
+            }
+        last = self.phases[-1].name
+        predictions = {name: own for name, (_, own) in final.items() if own}
+        if predictions:
+            del right[f"{last}/{reported}"]  # the predictions say it
+            write_predictions(run, data, predictions, right)
+        counts = data.counts()
+        metrics = {
+            **{name: {k: v for k, v in metrics.items() if k != "confusion"} for name, (metrics, _) in final.items()},
+            "reported": reported,
+            "running": by_phase[last][reported]["running"],
+            "phases": by_phase,
+            "images": {name: int(count.sum()) for name, count in counts.items()},
+            "class_counts": {name: count.tolist() for name, count in counts.items()},
+            "notes": list(data.notes),
+        }
+        confusion = {name: np.array(metrics["confusion"]) for name, (metrics, own) in final.items() if own}
+        return Result(metrics, self.progress.rows, predictions, confusion)
+
+
+def steps_per_execution(most: int, devices: int, steps: int, done: int) -> int:
+    """How many steps Keras runs in one go: a divisor of an epoch's steps, and of those that are left of a begun one.
+
+    Keras 3.15 would run past the end of an epoch otherwise. On JAX it warns at the end of an evaluation, and on several
+    devices it fails: there it is one.
+    """
+    if keras.backend.backend() == "jax" or devices > 1:
+        return 1
+    return math.gcd(most, steps, done)
+
+
+def parameters(variables: Sequence) -> int:
+    """How many numbers these variables hold."""
+    return sum(math.prod(v.shape) for v in variables)

@@ -1,0 +1,58 @@
+"""The figures of one run, in its directory."""
+
+import keras
+import numpy as np
+
+from common import drawing, plots
+from common.augment.layer import Augment
+from common.data import pipeline
+from common.data.sources import Dataset
+from common.fine_tuning import FineTuning
+from common.result import Result
+from common.runs import Run
+
+# Classes whose images are followed to where they are predicted; elsewhere it is the class with the lowest F1.
+CHOSEN = {"cifar10": ("frog",), "cifar100": ("apple", "woman")}
+
+
+def draw(config: FineTuning, run: Run, model: keras.Model, data: Dataset, result: Result) -> dict[str, list[float]]:
+    """Draw every figure of a run; mean and deviation of each colour channel as the network sees it."""
+    folder = run.figures
+    drawing.classifier(run, data, result)
+    plots.learning_rate(result.rows, folder / "learning_rate.png")
+    plots.generalisation_gap(result.rows, folder / "generalisation_gap.png")
+    plots.phase_bars(result.metrics["phases"], folder / "phases.png")
+    weakest = min(result.metrics["test"]["per_class"], key=lambda scores: scores["f1"])["class"]
+    chosen = CHOSEN.get(config.dataset, (weakest,))
+    plots.class_destinations(result.confusion["test"], data.class_names, chosen, folder / "destinations.png")
+    test = result.predictions["test"]
+    plots.mistaken_images(
+        lambda places: pipeline.pictures(data.test, places),
+        test.labels,
+        test.probabilities,
+        data.class_names,
+        chosen,
+        folder / "mistaken.png",
+    )
+
+    images = pipeline.pictures(data.train, np.linspace(0, len(data.train) - 1, 256, dtype=int))
+    steps = augmentation_steps(config, model, images[:: len(images) // plots.STEPPED_IMAGES])
+    plots.image_steps(steps, "What the network sees of a training image", folder / "augmentation.png")
+    layer = model.get_layer("normalise")
+    # Rescaling computes value * scale + offset of 0 to 255, which is (value / 255 - mean) / deviation.
+    scale, offset = (np.broadcast_to(each, 3) for each in (layer.scale, layer.offset))
+    normalised = keras.Model(model.input, layer.output).predict(images, verbose=0)
+    channels = {"mean": normalised.mean(axis=(0, 1, 2)), "deviation": normalised.std(axis=(0, 1, 2))}
+    plots.channel_intensities(normalised, -offset / (255 * scale), 1 / (255 * scale), folder / "intensities.png")
+    return {name: [round(float(each), 4) for each in found] for name, found in channels.items()}
+
+
+def augmentation_steps(config: FineTuning, model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Images (n, h, w, c), uint8, at their own size, at the network's, and augmented: by the name of each step."""
+    resize = model.get_layer("resize")
+    augment = Augment(config.augmentation, config.seed, config.augment_at)
+    resized = resize(keras.ops.cast(images, "float32"))  # of integers it would make integers
+    after = config.augment_at == "input"
+    augmented = augment(resized, training=True) if after else resize(augment(images, training=True))
+    steps = {"original": images, "resized": resized, f"augmented ({config.augmentation})": augmented}
+    return {name: keras.ops.convert_to_numpy(step) for name, step in steps.items()}
