@@ -1,1 +1,1 @@
-"""Data sets: what they are called, where they lie, and how they reach the training step."""
+"""Data sets: their names, where they are stored, and how they reach the training step."""
