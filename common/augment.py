@@ -1,8 +1,8 @@
-"""Random augmentation: recipes of parameters, applied in the compiled step (Keras) or in tf.data (KerasCV).
+"""Random augmentation: recipes, applied in the compiled step (Keras) or in tf.data (KerasCV).
 
-A recipe draws the parameters of every image on its own, then applies them. `Augment` does so inside the model, on
-the accelerator, before or after the resize to what the network sees; `host_augment` gives the recipes to tf.data,
-before the resize.
+A recipe draws parameters for each image independently and applies them. `Augment` does so inside the model, on the
+accelerator, before or after the resize to the network's input size; `host_augment` does so in tf.data, before the
+resize.
 """
 
 import functools
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-# Tensors of the backend in `Augment`, of TensorFlow in `host_augment`.
+# A tensor of the backend in `Augment`, of TensorFlow in `host_augment`.
 Tensor = Any
 # (shape, low, high) -> float32 tensor, uniform over [low, high).
 Uniform = Callable[[tuple, float, float], Tensor]
@@ -24,9 +24,9 @@ Uniform = Callable[[tuple, float, float], Tensor]
 class Recipe:
     """Ranges of the random changes to an image. The default changes nothing.
 
-    The numbers mean what they mean in torchvision's RandomHorizontalFlip, RandomCrop, RandomAffine, ColorJitter and
-    GaussianBlur, except that translations are not rounded to whole pixels (they would be coarse at 32 x 32), the
-    colours change in a fixed order, and the kernel of the blur always has 3 x 3 taps.
+    The values have the same meaning as in torchvision's RandomHorizontalFlip, RandomCrop, RandomAffine, ColorJitter and
+    GaussianBlur, with three exceptions: translations are not rounded to whole pixels (too coarse at 32 x 32), colours
+    change in a fixed order, and the blur kernel is always 3 x 3.
     """
 
     flip_horizontal: float = 0.0
@@ -46,13 +46,13 @@ class Recipe:
     jitter: float = 0.0
     """Probability that colours change."""
     brightness: float = 0.0
-    """Factor on the pixels is in 1 +- this."""
+    """The factor on the pixels is 1 +- up to this."""
     contrast: float = 0.0
-    """Factor on the distance from the image's mean grey is in 1 +- this."""
+    """The factor on the distance from the image's mean grey is 1 +- up to this."""
     saturation: float = 0.0
-    """Factor on the distance from the pixel's own grey is in 1 +- this."""
+    """The factor on the distance from the pixel's own grey is 1 +- up to this."""
     hue: float = 0.0
-    """Largest turn of the hue of HSV either way, as a fraction of the circle."""
+    """Largest change of the HSV hue either way, as a fraction of the circle."""
     blur: float = 0.0
     """Probability of a Gaussian blur."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
@@ -61,10 +61,11 @@ class Recipe:
     def sample(self, uniform: Uniform, n: int | Tensor) -> dict[str, Tensor]:
         """Draw the parameters of n images, each of shape (n,).
 
-        Plain operators only: `uniform` decides whether these are tensors of the backend, of TensorFlow or of NumPy.
+        This uses plain operators only: `uniform` decides whether the results are tensors of the backend, of TensorFlow
+        or of NumPy.
 
         Returns:
-            bool: flip_x, flip_y, jitter, blur. float32: crop_x, crop_y (where the crop lies in its room, in [0, 1)),
+            bool: flip_x, flip_y, jitter, blur. float32: crop_x, crop_y (position of the crop in [0, 1)),
             angle (degrees, clockwise), shift_x, shift_y (fractions of width and height, right and down), scale,
             shear (degrees), brightness, contrast, saturation (factors), hue (turns), sigma (pixels).
         """
@@ -95,11 +96,11 @@ class Recipe:
         }
 
     def apply(self, images: Tensor, params: dict[str, Tensor]) -> Tensor:
-        """Change float32 images (n, h, w, c), 0 to 255, by the parameters that `sample` drew; same shape and range.
+        """Change float32 images (n, h, w, c), 0 to 255, by the parameters from `sample`; same shape and range.
 
-        Affine map, flips and crop are one interpolation, so an image is softened once at most, and flips and crops
-        alone reproduce pixels exactly. Colours change between the warp and the blur. With other than 3 channels they
-        change in brightness and contrast only.
+        Affine map, flips and crop are one interpolation, so an image is softened at most once, and flips and crops
+        alone reproduce pixels exactly. Colours change after that and before the blur; unless there are 3 channels, only
+        brightness and contrast change.
         """
         if self == Recipe():
             return images
@@ -111,10 +112,10 @@ class Recipe:
         return images
 
 
-# For images of their own size, before they are resized.
+# For images at their native size, before the resize.
 RECIPES = {
     "none": Recipe(),
-    # Padding of 4 pixels at 32, as is usual for CIFAR.
+    # 4 pixels of padding at 32, the usual choice for CIFAR.
     "flip_crop": Recipe(flip_horizontal=0.5, crop_padding=1 / 8),
     # Source 001.
     "affine_colour_blur": Recipe(
@@ -133,22 +134,22 @@ RECIPES = {
         blur_sigma=(0.1, 2.0),
     ),
 }
-# For images of the size that the network sees, as in the sources: 000 pads 224 pixels by 4. Whole pixels at any size:
-# 2 at 96, 1 below 84 down to the 32 that the backbones need at least.
+# For images at the network's input size, as in the sources: 000 pads 224 pixels by 4. Rounded to whole pixels: 2 at 96,
+# 1 from 83 down to 32, the smallest size of the backbones.
 RECIPES_AT_INPUT = RECIPES | {"flip_crop": replace(RECIPES["flip_crop"], crop_padding=4 / 224)}
 
 
 class Augment(keras.layers.Layer):
     """Applies a recipe in training, and only casts to float32 otherwise.
 
-    `at` says what the images are: "native", of their own size, or "input", already of the size that the network sees.
-    The recipes differ in the crop's fraction of the side alone; a blur of 3 pixels is less of a larger image, too.
+    `at` is the size of the images: "native" before the resize, "input" after it. The recipes differ only in the crop's
+    fraction of the side. A blur of 3 pixels is weaker in a larger image.
 
-    The state of its generator is one of the model's variables: restore those, and the same pictures follow. Computes
-    and answers in float32 under every dtype policy, since half precision rounds pixel values.
+    The generator's state is one of the model's variables: if they are restored, the same images follow. Inputs are
+    computed and returned in float32 under every dtype policy, since half precision would round pixel values.
 
     Raises:
-        ValueError: the recipe has no such name.
+        ValueError: there is no recipe of this name.
     """
 
     def __init__(self, recipe: str, seed: int, at: Literal["native", "input"] = "native", **kwargs):
@@ -158,7 +159,7 @@ class Augment(keras.layers.Layer):
         self._apply = _as_one_kernel(self._recipe.apply)
 
     def call(self, images: Tensor, training: bool = False) -> Tensor:
-        """Turn images (n, h, w, c), uint8 or float, 0 to 255, into float32 of the same shape and range."""
+        """Augment images (n, h, w, c), uint8 or float, 0 to 255; returns float32 of the same shape and range."""
         images = ops.cast(images, "float32")
         if not training or self._recipe == Recipe():
             return images
@@ -170,14 +171,14 @@ class Augment(keras.layers.Layer):
 
 
 def host_augment(recipe: str, seed: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Give the recipe as a function for `tf.data.Dataset.map`, made of KerasCV's operations, with any backend of Keras.
+    """Return the recipe as a function for `tf.data.Dataset.map`, built from KerasCV's operations, with any backend.
 
-    The function takes a batch of uint8 images (n, h, w, c) and a seed of this batch, int64 (2,), for example (epoch,
-    step). It returns uint8 of the same shape and depends on nothing but its two arguments and `seed`: KerasCV's own
-    generators hold state, which a resumed run could not restore.
+    The function takes a batch of uint8 images (n, h, w, c) and a seed for this batch, int64 (2,), for example (epoch,
+    step). It returns uint8 of the same shape and depends only on its two arguments and `seed`. KerasCV's own generators
+    have a state that a resumed run could not restore.
 
     Raises:
-        ValueError: the recipe has no such name.
+        ValueError: there is no recipe of this name.
     """
     chosen = _named(recipe, RECIPES)
     import tensorflow as tf
@@ -204,17 +205,17 @@ def host_augment(recipe: str, seed: int) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _as_one_kernel(function):
-    """The function, compiled by XLA also where TensorFlow does not compile the step, as on a CPU.
+    """The function compiled by XLA, even if TensorFlow does not compile the step, as on a CPU.
 
-    Its operations are many and small: fused, they pass through memory a few times instead of some fifty.
+    Its many small operations, fused, pass over memory a few times instead of about fifty times.
     """
     if keras.backend.backend() != "tensorflow":
-        return function  # JAX compiles the whole of a step
+        return function  # JAX compiles the whole step
     import tensorflow as tf
 
     @functools.cache
     def compiled(height, width):
-        # One for each size: a function that has seen two of them no longer knows either.
+        # One function per size: after two sizes, a single one would be retraced for an unknown size.
         return tf.function(function, jit_compile=True, reduce_retracing=True)
 
     return lambda images, params: compiled(*images.shape[1:3])(images, params)
@@ -231,16 +232,16 @@ def _per_image(values):
 
 
 def _crop_shift(position, side, padding, floor):
-    """Whole pixels from the image's edge to the crop's, for positions in [0, 1)."""
+    """Offset of the crop from the image's edge, in whole pixels, for positions in [0, 1)."""
     room = round(side * padding)
     return floor(position * (2 * room + 1)) - room
 
 
 def _warp(images, params, crop_padding):
-    """Follow every pixel of the result back through crop, flips and affine map, and read the image there.
+    """Map every pixel of the result back through crop, flips and affine map, and interpolate the image there.
 
-    All of them are one affine map an image, composed here of its parameters alone: about the centre of the image, a
-    pixel (x, y) of the result lies at (x_x x + x_y y + x_0, y_x x + y_y y + y_0) in the image.
+    Together they are one affine map per image: relative to the image's centre, pixel (x, y) of the result comes from
+    (x_x x + x_y y + x_0, y_x x + y_y y + y_0) in the image.
     """
     _, height, width, _ = images.shape
     p = {name: values[:, None, None] for name, values in params.items()}
@@ -262,17 +263,17 @@ def _warp(images, params, crop_padding):
 
 
 def _read(images, x, y):
-    """Interpolate images (n, h, w, c) bilinearly at x and y (n, h, w), in pixels; zeros lie all around them.
+    """Interpolate images (n, h, w, c) bilinearly at x and y (n, h, w), in pixels; outside the images are zeros.
 
-    `keras.ops.image.affine_transform` would do, but XLA cannot compile its TensorFlow kernel, and its JAX version
-    interpolates over the channels too.
+    Not `keras.ops.image.affine_transform`: XLA cannot compile its TensorFlow kernel, and its JAX version also
+    interpolates over channels.
     """
     _, height, width, channels = images.shape
     x, y = ops.clip(x, -1.0, width), ops.clip(y, -1.0, height)
     left, top = ops.floor(x), ops.floor(y)
     right_share, bottom_share = (x - left)[..., None], (y - top)[..., None]
 
-    # Zeros for every neighbour of a point at -1 and at the side's length.
+    # Zeros, so that points at -1 and at the side's length have neighbours.
     images = ops.pad(images, ((0, 0), (1, 2), (1, 2), (0, 0)))
     row = width + 3
     first = ops.arange(ops.shape(images)[0], dtype="int32") * ((height + 3) * row)
@@ -292,7 +293,7 @@ def _blend(grey, images, factor):
 
 
 def _grey(images):
-    """Luma of ITU-R BT.601 as torchvision and tf.image round it. No matrix product: those are cut to TF32 on a GPU."""
+    """Luma (ITU-R BT.601), rounded as in torchvision and tf.image; no matrix product, which a GPU does in TF32."""
     if images.shape[-1] != 3:
         return images
     red, green, blue = ops.split(images, 3, axis=-1)
@@ -300,7 +301,7 @@ def _grey(images):
 
 
 def _colour(images, params):
-    """Brightness, contrast, saturation, hue: torchvision's ColorJitter, which shuffles the four, in its own order."""
+    """Brightness, contrast, saturation, hue: torchvision's ColorJitter, but always in this order."""
     images = ops.clip(images * _per_image(params["brightness"]), 0.0, 255.0)
     images = _blend(ops.mean(_grey(images), axis=(1, 2, 3), keepdims=True), images, params["contrast"])
     if images.shape[-1] != 3:
@@ -312,7 +313,7 @@ def _colour(images, params):
 
 
 def _blur(images, sigma):
-    """Gaussian of 3 x 3 taps, the border mirrored as in torchvision's GaussianBlur."""
+    """Gaussian blur, 3 x 3, with the border mirrored as in torchvision's GaussianBlur."""
     side = ops.exp(-0.5 / _per_image(sigma) ** 2)
     centre, side = 1 / (1 + 2 * side), side / (1 + 2 * side)
     images = ops.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
@@ -321,17 +322,17 @@ def _blur(images, sigma):
 
 
 def _keras_cv(recipe):
-    """What `recipe.apply` does, by KerasCV and on TensorFlow's tensors, as (images, params) -> images.
+    """`recipe.apply` with KerasCV's operations on TensorFlow's tensors: (images, params) -> images.
 
-    KerasCV's own ranges mean other things than torchvision's (its brightness adds, its saturation scales that of HSV,
-    its blur darkens the border), so its operations get their parameters from here.
+    KerasCV's own ranges have other meanings than torchvision's (its brightness adds, its saturation scales HSV's, its
+    blur darkens the border), so its operations are called with the recipe's parameters.
     """
-    # Only the host's way needs them, and they take seconds to import.
+    # Only augmentation on the host needs them, and importing them takes seconds.
     import tensorflow as tf
     from keras_cv import layers
     from keras_cv.src.utils import preprocessing
 
-    # Nothing is drawn by these layers, but one without a seed fails when operations must be deterministic.
+    # These layers draw nothing, but without a seed they fail if operations must be deterministic.
     settings = {"seed": 1, "dtype": "float32"}
     flip = layers.RandomFlip("horizontal_and_vertical", **settings)
     zoom = layers.RandomZoom(0.0, **settings)

@@ -1,9 +1,8 @@
-"""The convolutional networks that the fine-tuning tasks start from, cut into the same five stages.
+"""The convolutional networks that the fine-tuning tasks start from, divided into the same five stages.
 
-All are as in PyTorch, so that its ImageNet weights load and give its outputs: layers bear the names of the modules
-of torchvision (the ResNets) and timm (MobileNetV2), every convolution with a stride, and the max pool, pads
-symmetrically (Keras' padding="same" would shift each by a pixel), and a bottleneck's stride sits in its 3x3
-convolution ("v1.5").
+All are built as in PyTorch, so that its ImageNet weights load and give the same outputs. Layers have the names of the
+modules of torchvision (ResNets) and timm (MobileNetV2). Strided convolutions and the max pooling pad symmetrically
+(Keras' padding="same" would shift them by a pixel). A bottleneck's stride is in its 3x3 convolution ("v1.5").
 
 Sources: He et al. 2015, arXiv:1512.03385 (ResNet, table 1); Xie et al. 2016, arXiv:1611.05431 (ResNeXt, table 1);
 Zagoruyko and Komodakis 2016, arXiv:1605.07146 (Wide ResNet); Sandler et al. 2018, arXiv:1801.04381 (MobileNetV2,
@@ -25,7 +24,7 @@ STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 MIN_IMAGE_SIZE = 32
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# torch's momentum of 0.1 is the weight of the new value, Keras' the weight of the old one.
+# torch's momentum of 0.1 is the weight of the new value; Keras' is that of the old one.
 BATCH_NORM_MOMENTUM = 0.9
 
 
@@ -35,9 +34,9 @@ class Backbone:
 
     Attributes:
         name: one of `NAMES`.
-        model: normalised images (batch, size, size, 3) -> pooled features (batch, `features`), which come in the
-            compute dtype of the policy that was set when it was built.
-        normalise: layer from images of 0 to 255 to what the weights expect, in float32 under any policy.
+        model: normalised images (batch, size, size, 3) -> pooled features (batch, `features`), in the compute dtype of
+            the policy that was set when it was built.
+        normalise: layer from images of 0 to 255 to the weights' input range, in float32 under any policy.
         features: number of features.
 
     """
@@ -48,24 +47,24 @@ class Backbone:
     features: int
 
     def stage_layers(self, stage: str) -> list[layers.Layer]:
-        """Return the layers with weights of one of `STAGES`, in order; the five lists hold each layer once.
+        """Return the layers with weights in one of `STAGES`, in order; each layer is in exactly one stage.
 
-        In MobileNetV2 they are its blocks by resolution: "stem" is conv_stem and blocks.0, "layer1" blocks.1, "layer2"
-        blocks.2, "layer3" blocks.3 and blocks.4, "layer4" blocks.5, blocks.6 and conv_head. The last block is
+        In MobileNetV2 the stages are its blocks by resolution: "stem" is conv_stem and blocks.0, "layer1" blocks.1,
+        "layer2" blocks.2, "layer3" blocks.3 and blocks.4, "layer4" blocks.5, blocks.6 and conv_head. The last block is
         "layer4" in every backbone.
         """
         _check_stages([stage])
         return [layer for layer in self.model.layers if layer.weights and _stage_of(layer.name) == stage]
 
     def extract(self, images, side: int | None = None, augment: layers.Layer | None = None):
-        """Turn images (batch, h, w, 1 or 3) of 0 to 255 into features (batch, `features`): resize, colour, normalise.
+        """Turn images (batch, h, w, 1 or 3) of 0 to 255 into features (batch, `features`).
 
-        Bilinear, in float32 under any policy, by layers named resize, grey_to_colour and normalise. `side` is that of
-        the square that the network sees, if it takes any size; `augment` is given the resized images, float32 of 0 to
-        255.
+        The images are resized bilinearly, grey is repeated as three channels, and the result is normalised, all in
+        float32 under any policy, by layers named resize, grey_to_colour and normalise. `side` is the input size of a
+        network that takes any size. `augment` gets the resized images, float32 of 0 to 255.
         """
         side = self.model.input_shape[1] or side
-        images = ops.cast(images, "float32")  # of whole numbers, a resize would make whole numbers
+        images = ops.cast(images, "float32")  # resizing integers would return integers
         x = layers.Resizing(side, side, dtype="float32", name="resize")(images)
         if augment is not None:
             x = augment(x)
@@ -74,9 +73,9 @@ class Backbone:
         return self.model(self.normalise(x))
 
     def halves(self) -> tuple[keras.Model, list[keras.Model]] | None:
-        """Cut the network below its first stage that is trained: a model below, and models above, one or none.
+        """Cut the network below the first trainable stage: a frozen model, and a list of at most one model above it.
 
-        None where no more than the stem is frozen, whose output is larger than the image.
+        None if only the stem is frozen or nothing is: the stem's output is larger than the image.
         """
         frozen = list(itertools.takewhile(self._is_frozen, STAGES))
         if len(frozen) < 2:
@@ -92,12 +91,12 @@ class Backbone:
     def set_trainable(self, stages: Collection[str], batch_norm: str = "layer") -> None:
         """Make exactly `stages` trainable and freeze the rest.
 
-        Takes effect when the model that is trained is compiled again.
+        Takes effect when the model is compiled again.
 
         Args:
             stages: names of `STAGES`.
-            batch_norm: which statistics batch normalisation uses meanwhile: keep, layer or follow, as
-                `BatchNormalization.fine_tune` has them.
+            batch_norm: which statistics batch normalisation uses in training: keep, layer or follow (see
+                `BatchNormalization.fine_tune`).
 
         Raises:
             ValueError: a name that is not in `STAGES`.
@@ -114,11 +113,11 @@ class Backbone:
 
 
 def set_image_size(model: keras.Model, side: int) -> None:
-    """Let a model that begins with `Backbone.extract`, of any size, see images of so many pixels from now on."""
+    """Set the input size, in pixels, of a model that begins with `Backbone.extract` on a backbone of any size."""
     layer = model.get_layer("resize")
     if (layer.height, layer.width) != (side, side):
         layer.height = layer.width = side
-        # What Keras has compiled so far resizes to the former size.
+        # The functions that Keras has compiled still resize to the old size.
         model.train_function = model.test_function = model.predict_function = None
 
 
@@ -130,15 +129,15 @@ def build(name: str, image_size: int, weights: str = "none", offline: bool = Fal
         image_size: side of the images in pixels, at least 32.
         weights: "none" (random), "imagenet", or the path of a `.safetensors` file with the names and layout of
             torchvision (the ResNets) or timm (MobileNetV2).
-        offline: never reach for the network.
-        any_size: take images of every size; else of `image_size` alone, so that all shapes are known.
+        offline: never use the network.
+        any_size: accept images of any size; otherwise only `image_size`, so that all shapes are known.
 
     Returns:
         The backbone, with every stage trainable.
 
     Raises:
-        ValueError: an unknown name, or images that are too small.
-        common.weights.WeightsError: weights that are absent or do not fit.
+        ValueError: unknown name, or images that are too small.
+        common.weights.WeightsError: weights that are missing or do not fit.
 
     """
     if name not in NAMES:
@@ -160,7 +159,7 @@ def build(name: str, image_size: int, weights: str = "none", offline: bool = Fal
 
 @dataclass(frozen=True)
 class _ResNet:
-    """One column of table 1: a kind of block, its number in each stage, and the shape of its 3x3 convolutions."""
+    """One column of table 1: the block, its count in each stage, and the shape of its 3x3 convolutions."""
 
     block: Callable
     depths: tuple[int, int, int, int]
@@ -174,7 +173,7 @@ def _resnet(name: str, image_size: int | None) -> keras.Model:
     image = keras.Input((image_size, image_size, 3), name="image")
     x = _conv_norm(image, 64, kernel=7, stride=2, conv="conv1", norm="bn1")
     x = layers.ReLU(name="relu")(x)
-    # torch pads this pool with minus infinity; after a ReLU no value is below 0, so zeros give the same.
+    # torch pads this pooling with minus infinity; after a ReLU, zeros give the same result.
     x = layers.MaxPooling2D(3, strides=2, name="maxpool")(_pad(x, 1, "maxpool"))
     for stage, depth in enumerate(config.depths, start=1):
         for index in range(depth):
@@ -206,16 +205,16 @@ def _bottleneck(x, planes: int, stride: int, config: _ResNet, name: str):
 
 
 def _shortcut(x, channels: int, stride: int, name: str):
-    """Return `x`, projected by a 1x1 convolution where its shape changes (He et al., option B)."""
+    """Return `x`, projected by a 1x1 convolution if its shape changes (He et al., option B)."""
     if stride == 1 and x.shape[-1] == channels:
         return x
     return _conv_norm(x, channels, 1, stride, f"{name}.downsample.0", f"{name}.downsample.1")
 
 
 def _conv_norm(x, channels: int, kernel: int, stride: int, conv: str, norm: str, groups: int = 1):
-    """Convolve without bias, padding symmetrically by half the kernel, and normalise over the batch."""
-    # He et al. 2015 (arXiv:1502.01852) with the fan-out, as torchvision and timm: a depthwise filter's fan-out is that
-    # of one channel, as in timm. One initialiser for each layer: the same one called twice gives the same numbers.
+    """Add a convolution without bias, with symmetric padding by half the kernel, and batch normalisation."""
+    # He et al. 2015 (arXiv:1502.01852) by fan-out, as in torchvision and timm (depthwise: that of one channel). A new
+    # initialiser for each layer: one that is called twice returns the same numbers.
     initializer = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
     if 1 < groups == channels == x.shape[-1]:
         convolution = layers.DepthwiseConv2D(
@@ -239,7 +238,7 @@ def _conv_norm(x, channels: int, kernel: int, stride: int, conv: str, norm: str,
 
 
 def _padding(stride: int) -> str:
-    return "same" if stride == 1 else "valid"  # without a stride "same" is symmetric too
+    return "same" if stride == 1 else "valid"  # "same" is symmetric if there is no stride
 
 
 def _pad(x, pixels: int, name: str):
@@ -248,12 +247,12 @@ def _pad(x, pixels: int, name: str):
 
 @keras.saving.register_keras_serializable(package="keras_studies")
 class GroupedConv2D(layers.Conv2D):
-    """`Conv2D` in groups that also trains on a CPU.
+    """A grouped `Conv2D` that also trains on a CPU.
 
-    TensorFlow has no gradient kernel for grouped convolutions on a CPU, so Keras compiles them with XLA, whose CPU
-    gradient is unusable: 12 s for one step of one layer (batch 8, 56x56x128, 32 groups, 2 cores) against 0.1 s
-    here; JAX is XLA too. Without an accelerator the kernel is therefore spread to a dense one with zeros
-    between the groups: the same function and gradient, at the arithmetic of a layer without groups.
+    TensorFlow has no CPU gradient kernel for grouped convolutions, so Keras compiles them with XLA, whose CPU gradient
+    is unusable: 12 s for one step of one layer (batch 8, 56x56x128, 32 groups, 2 cores), 0.1 s here. JAX uses XLA too.
+    Without an accelerator, the kernel is therefore expanded to a dense one, with zeros between the groups: the same
+    function and gradient, at the cost of a layer without groups.
     """
 
     def convolution_op(self, inputs, kernel):
@@ -264,7 +263,7 @@ class GroupedConv2D(layers.Conv2D):
 
 
 def dense_kernel(kernel, groups: int):
-    """Return the kernel (h, w, groups * i, o) without groups of the same function as `kernel` (h, w, i, o)."""
+    """Return the ungrouped kernel (h, w, groups * i, o) of the same function as `kernel` (h, w, i, o)."""
     _, _, inputs, outputs = kernel.shape
     group_of_input = ops.arange(groups * inputs) // inputs
     group_of_output = ops.arange(outputs) // (outputs // groups)
@@ -292,9 +291,9 @@ def _mobilenet(image_size: int | None) -> keras.Model:
 
 
 def _inverted_residual(x, channels: int, stride: int, expansion: int, name: str):
-    """Expand by a 1x1 convolution, filter by channel and project, with a shortcut where the shape allows (table 1)."""
+    """Add a 1x1 expansion, a depthwise convolution and a projection, with a shortcut if the shape allows (table 1)."""
     shortcut, wide = x, x.shape[-1] * expansion
-    # timm's names: without an expansion the projection is conv_pw, and the numbers are one lower.
+    # In timm, without an expansion the projection is called conv_pw and the numbers are one lower.
     first, project = (1, "conv_pw") if expansion == 1 else (2, "conv_pwl")
     if expansion > 1:
         x = _conv_norm_relu6(x, wide, 1, 1, f"{name}.conv_pw", f"{name}.bn1")
@@ -311,7 +310,7 @@ def _conv_norm_relu6(x, channels: int, kernel: int, stride: int, conv: str, norm
 
 
 def _stage_of(layer_name: str) -> str:
-    """Return the stage of a layer of the five by its name, in either family."""
+    """Return the stage of a layer by its name, in either family."""
     first, _, rest = layer_name.partition(".")
     if first in STAGES:
         return first
@@ -338,7 +337,7 @@ _RESNETS = {
 
 @dataclass(frozen=True)
 class _Blocks:
-    """One row of table 2: t, c, n and s there, and the stage that it belongs to."""
+    """One row of table 2 (t, c, n and s there), and the stage it belongs to."""
 
     expansion: int
     channels: int
@@ -347,7 +346,7 @@ class _Blocks:
     stage: str
 
 
-# By resolution, 1/4, 1/8, 1/16, 1/32 of the image, as in a ResNet; the place in the list is the number in timm's names.
+# Stages by resolution (1/4 to 1/32 of the image), as in a ResNet; the list index is the number in timm's names.
 _MOBILENET = (
     _Blocks(1, 16, 1, 1, "stem"),
     _Blocks(6, 24, 2, 2, "layer1"),

@@ -14,7 +14,7 @@ from common import weights
 from common.weights import WeightsError, load_safetensors
 
 ROOT = Path(__file__).parents[2]
-PREPARE = "where there is a network, run: python -m common.data prepare --weights "
+PREPARE = "on a machine with a network, run: python -m common.data prepare --weights "
 
 
 def small_model():
