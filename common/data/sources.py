@@ -399,7 +399,7 @@ def image_folder(root: Path, size: int, cache: Path) -> tuple[dict[str, Split], 
     ConfigError for a folder without such images.
     """
     if not root.is_dir():
-        raise ConfigError(f"image folder {root} does not exist (looked in {Path.cwd()})")
+        raise ConfigError(f"image folder {root} is not there (looked in {Path.cwd()})")
     parts = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
     if parts and "train" not in parts:
         raise ConfigError(f"image folder {root} has {' and '.join(parts)} but no train")
