@@ -224,7 +224,7 @@ def test_latest_falls_back_to_the_one_before_and_says_so(tmp_path, capsys, damag
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES, Path.unlink])
-def test_latest_falls_back_where_a_best_state_is_damaged(tmp_path, capsys, damage):
+def test_latest_falls_back_if_a_best_state_is_damaged(tmp_path, capsys, damage):
     bests = [save_best(tmp_path, 1)]
     save_step(tmp_path, 1, bests[0])
     bests.append(save_best(tmp_path, 2))

@@ -646,7 +646,7 @@ def test_unreadable_files_are_counted_named_and_skipped(damaged, tmp_path, monke
     assert load(f"image_folder:{folder}", tmp_path / "cache").notes[0].startswith("6 unreadable")
 
 
-def test_unreadable_files_are_skipped_where_nothing_can_be_remembered(damaged, capsys, unwritable_folder):
+def test_unreadable_files_are_skipped_if_the_cache_cannot_be_written(damaged, capsys, unwritable_folder):
     folder, bad = damaged
     with unwritable_folder() as cache:
         for _ in range(2):

@@ -99,7 +99,7 @@ def test_float16_tensors_become_float32(tmp_path):
 
 
 @pytest.mark.parametrize("classifier", ["fc", "classifier"])  # of torchvision's ResNets, and of timm's MobileNetV2
-def test_safetensors_classifier_is_passed_over_where_the_model_has_none(tmp_path, classifier):
+def test_safetensors_classifier_is_skipped_if_the_model_has_none(tmp_path, classifier):
     tensors = {name.replace("fc.", f"{classifier}."): tensor for name, tensor in torch_tensors().items()}
     save_file(tensors, tmp_path / "m.safetensors")
     headless = keras.Sequential(small_model().layers[:-1])

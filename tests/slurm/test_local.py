@@ -111,7 +111,7 @@ def test_wave_waits_for_the_one_before(tmp_path, make_run, make_submission, monk
     assert found["last"][0] >= found["late"][1]
 
 
-def test_lines_tell_each_change_once(run, capsys):
+def test_each_change_is_one_line(run, capsys):
     run({"a": "", "b": "sys.exit('error: too bad')"}, 1)
     lines = capsys.readouterr().out.splitlines()
     ends = [line.split("  ")[1:] for line in lines if "completed" in line or "failed" in line]
@@ -178,7 +178,7 @@ def test_more_runs_than_gpus_share_them(run, programs, tmp_path):
     assert sorted(gpu for _, _, gpu in said(tmp_path).values()) == ["0", "0", "1", "1"]
 
 
-def test_without_gpus_nothing_is_said(run, programs, tmp_path):
+def test_without_gpus_none_are_assigned(run, programs, tmp_path):
     run({"a": ""}, 1)
     assert said(tmp_path)["a"][2] is None
 

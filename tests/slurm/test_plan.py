@@ -262,7 +262,7 @@ def test_combinations_with_the_same_mistake_are_counted(mistakes):
     assert line.endswith("(optimizer=adam momentum=0.5 width=1 and 3 more)")
 
 
-def test_value_that_is_right_beside_others_only_is_no_mistake(toy):
+def test_value_that_is_right_only_next_to_others_is_no_mistake(toy):
     assert len(toy({"momentum": [0.5, 0.9], "optimizer": ["sgd"]})) == 2
 
 

@@ -113,7 +113,7 @@ def test_running(one, fake_slurm):
 
 
 @pytest.mark.parametrize("word", ["COMPLETING", "CONFIGURING", "SUSPENDED"])
-def test_running_in_another_way_is_said(one, fake_slurm, word):
+def test_other_states_of_a_running_job_are_shown(one, fake_slurm, word):
     submission, run = one()
     write_record(submission, run, "running", start())
     fake_slurm.queue(_100=f"{word}|None")
@@ -435,14 +435,12 @@ def test_table_of_many_submissions_names_each_once(make_submission, make_run, fa
     assert "grid 0" not in alone
 
 
-def test_nothing_submitted_is_said(launch):
+def test_nothing_submitted_is_reported(launch):
     told = launch("status")
     assert (told.code, told.out.strip()) == (0, "nothing was submitted yet")
 
 
-def test_status_of_a_submission_shows_its_own_runs_also_where_a_later_one_has_them(
-    make_submission, make_run, fake_slurm
-):
+def test_status_of_a_submission_shows_its_own_runs_even_if_a_later_one_has_them(make_submission, make_run, fake_slurm):
     run = make_run(NAMES[0])
     first = make_submission(run, make_run(NAMES[1]), name="first", time=at(0))
     make_submission(run, name="second", time=at(1))

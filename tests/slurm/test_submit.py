@@ -207,7 +207,7 @@ def test_rest_of_one_run_is_no_array(launch, fake_slurm, read_directives):
 
 
 @pytest.mark.parametrize("body", ["exit 1", "echo nothing of use"])
-def test_where_the_cluster_does_not_tell_its_limit_it_is_slurms_default(fake_slurm, body):
+def test_if_the_cluster_does_not_say_its_limit_it_is_slurms_default(fake_slurm, body):
     fake_slurm.add("scontrol", body)
     assert cluster.max_array_size() == 1001
 
