@@ -1,10 +1,15 @@
 # The two commands a newcomer needs: `make demo` and `make test`. Both set up .venv from nothing.
 PYTHON ?= python3
 BIN := .venv/bin
-# The GPU set where an NVIDIA driver answers, the CPU set elsewhere; REQUIREMENTS=... overrides.
+# The GPU set if an NVIDIA driver answers, otherwise the CPU set; REQUIREMENTS=... overrides.
 REQUIREMENTS ?= $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,requirements-cpu.txt)
 
-.PHONY: help demo test test-slurm test-page lint format lock clean
+# What `make test-fast` runs, less what trains: about a minute of CPU time together.
+FAST := tests/test_readmes.py $(addprefix tests/common/,test_config.py test_metrics.py test_outcomes.py) \
+  $(addprefix tests/slurm/,test_plan.py test_job.py test_status.py test_submissions.py) tests/results/test_tables.py \
+  tests/tasks/test_every_task.py
+
+.PHONY: help demo test test-fast test-slurm test-page lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -17,10 +22,13 @@ test: lint ## set up, lint, and run every test; the loop and the augmentation on
 	$(BIN)/python -m pytest
 	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/common/test_training.py tests/common/test_optimizers.py tests/common/test_augment.py
 
+test-fast: lint ## set up, lint, and run the tests that train nothing, before each commit (under 2 minutes)
+	$(BIN)/python -m pytest -m "not trains" $(FAST)
+
 test-slurm: .venv/installed-dev ## test the launcher on a private SLURM cluster (as root; installs slurm-wlm, munge)
 	$(BIN)/python tests/slurm/cluster.py run --max-array 3 -- $(BIN)/python -m pytest tests/slurm/test_cluster.py
 
-test-page: .venv/installed-dev ## test the results page in Chromium (installs it as root where there is none)
+test-page: .venv/installed-dev ## test the results page in Chromium (installs it, as root, if it is missing)
 	command -v chromium > /dev/null || { apt-get update -q && apt-get install -y -q chromium; }
 	$(BIN)/python -m pytest tests/results/test_page.py
 
@@ -28,11 +36,11 @@ lint: .venv/installed-dev ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: .venv/installed-dev ## mend what ruff can mend
+format: .venv/installed-dev ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: .venv/installed-dev ## pin anew from pyproject.toml: requirements.txt, -cpu, -dev
+lock: .venv/installed-dev ## pin again from pyproject.toml: requirements.txt, -cpu, -dev
 	$(BIN)/uv pip compile -q --upgrade --universal pyproject.toml --extra cpu -o requirements-cpu.txt
 	$(BIN)/uv pip compile -q --upgrade --universal pyproject.toml --extra dev -c requirements-cpu.txt -o requirements-dev.txt
 	$(BIN)/uv pip compile -q --upgrade --python-platform linux pyproject.toml --extra gpu -c requirements-cpu.txt -o requirements.txt

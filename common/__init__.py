@@ -2,7 +2,7 @@
 
 import os
 
-# TensorFlow reads both once, as it is imported. oneDNN's convolutions are its fast ones on any x86-64 processor, but by
-# default it takes them on those with AVX-512 alone.
+# TensorFlow reads both when it is imported. oneDNN's convolutions are faster on any x86-64 processor, but TensorFlow
+# enables them by default only for AVX-512.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -1,7 +1,7 @@
-"""Checkpoints: all variables and the position in training, in safetensors files that carry their digest.
+"""Checkpoints: all variables and the position in training, in safetensors files named after their digest.
 
-`.keras` and `.weights.h5` leave out the state of the random generators, so a run resumed from them draws other
-dropout masks; here every variable of the model and of the optimiser is kept.
+`.keras` and `.weights.h5` omit the state of the random generators, so a run resumed from them would draw other dropout
+masks. Here every variable of the model and of the optimiser is saved.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ from common import files
 from common.files import CheckpointError
 
 KEPT = 2
-# NumPy's types, in the byte order that files have, and their names in safetensors.
+# NumPy's dtypes, in the files' byte order, and their names in safetensors.
 DTYPES = {"|b1": "BOOL", "|i1": "I8", "|u1": "U8"}
 DTYPES |= {f"<{kind}{size}": f"{kind.upper()}{8 * size}" for kind in "fiu" for size in (2, 4, 8)}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What one file holds: arrays by name, and JSON data beside them."""
+    """Content of one file: arrays by name, and JSON data."""
 
     path: Path
     arrays: dict[str, np.ndarray]
@@ -34,24 +34,24 @@ class Checkpoint:
 
 
 def gather(group: str, variables: Sequence) -> dict[str, np.ndarray]:
-    """Keras variables as arrays by name, which stay as they are when the variables change."""
+    """Arrays of Keras variables by name; they do not change when the variables do."""
     return dict(zip(names(group, variables), map(snapshot, variables), strict=True))
 
 
 def snapshot(variable) -> np.ndarray:
-    """A variable's array as it is now."""
-    held = getattr(variable, "value", None)  # a method, in TensorFlow's own variables
+    """The current value of a variable, as an array that later steps do not change."""
+    held = getattr(variable, "value", None)  # a method of TensorFlow's own variables
     if hasattr(held, "read_value"):
-        # On a CPU TensorFlow's tensor is the variable's own memory, without a copy: whoever changes the variable while
-        # there is such a tensor gives it other memory first.
+        # On a CPU this shares the variable's memory. TensorFlow gives the variable new memory before it changes the
+        # value while such a tensor exists.
         return np.asarray(held.read_value())
-    # A copy, or with JAX a view of memory that the next step may write to.
+    # With JAX this may be a view of memory that the next step overwrites.
     array = np.asarray(variable)
     return array if array.flags.owndata else array.copy()
 
 
 def assign(group: str, variables: Sequence, arrays: Mapping[str, np.ndarray]) -> None:
-    """The reverse of `gather`. Raises CheckpointError, before it changes anything, where the two do not fit."""
+    """The reverse of `gather`. Raises CheckpointError, before anything is changed, if names or shapes differ."""
     saved = {name: array for name, array in arrays.items() if name.startswith(f"{group}/")}
     expected = names(group, variables)
     for name in sorted(set(expected) ^ set(saved)):
@@ -68,17 +68,17 @@ def assign(group: str, variables: Sequence, arrays: Mapping[str, np.ndarray]) ->
 
 
 def names(group: str, variables: Sequence) -> list[str]:
-    """`<group>/<index>/<path>` for the variables of a model, `<group>/<index>` for those of its optimiser and metrics.
+    """`<group>/<index>/<path>` for the variables of a model, `<group>/<index>` for those of optimiser and metrics.
 
-    Keras numbers some of the latter by how many there were before in the process.
+    The latter get no path, since Keras numbers some of them by how many the process has made before.
     """
     paths = [f"/{v.path}" if group in ("model", "weights") else "" for v in variables]
     return [f"{group}/{i:04d}{path}" for i, path in enumerate(paths)]
 
 
 def save(folder: Path, stem: str, arrays: Mapping[str, np.ndarray], data: Mapping) -> Path:
-    """Write `<stem>-<digest>.safetensors` whole or not at all, and return its path."""
-    # The widest numbers first, so that each lies at a multiple of its size.
+    """Write `<stem>-<digest>.safetensors` atomically, and return its path."""
+    # The widest dtypes first, so that every array is aligned.
     ordered = dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))
     flat = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in ordered.values())
     parts = [header(ordered, data), *map(memoryview, flat)]
@@ -91,11 +91,10 @@ def save(folder: Path, stem: str, arrays: Mapping[str, np.ndarray], data: Mappin
 
 
 def header(arrays: Mapping[str, np.ndarray], data: Mapping) -> bytes:
-    """What a safetensors file begins with, before the arrays one after the other.
+    """The header of a safetensors file, which the arrays follow.
 
-    By hand, since the library's `save` copies all arrays and lets no other thread run meanwhile, so that training
-    stands still (tests/benchmarks/checkpoints.py). Its `save_file` lets them run, but makes files that only their owner
-    may read.
+    Built here because the library's `save` copies all arrays and blocks all other threads, so training would stop
+    (tests/benchmarks/checkpoints.py). Its `save_file` does not block, but makes files that only their owner may read.
     """
     entries, start = {"__metadata__": {"data": json.dumps(data)}}, 0
     for name, array in arrays.items():
@@ -108,26 +107,26 @@ def header(arrays: Mapping[str, np.ndarray], data: Mapping) -> bytes:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint. Raises CheckpointError when it is no checkpoint, or does not fit the digest in its name."""
+    """Read a checkpoint. Raises CheckpointError if it is not one, or does not match the digest in its name."""
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest()[:16] != path.stem.rpartition("-")[2]:
-        raise CheckpointError(f"checkpoint {path.name} is damaged: its content does not fit its digest")
+        raise CheckpointError(f"checkpoint {path.name} is damaged: its content does not match its digest")
     try:
         return Checkpoint(path, safetensors.numpy.load(content), read_data(path))
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path.name} is no checkpoint: {error}") from error
+        raise CheckpointError(f"{path.name} is not a checkpoint: {error}") from error
 
 
 def read_data(path: Path) -> dict:
-    """The JSON data of a checkpoint alone."""
+    """Only the JSON data of a checkpoint."""
     with safetensors.safe_open(path, framework="numpy") as file:
         return json.loads(file.metadata()["data"])
 
 
 def save_step(folder: Path, step: int, arrays: Mapping[str, np.ndarray], data: Mapping) -> Path:
-    """Save the state of training after so many steps; keep the newest two, and the weights that they name."""
+    """Save the state of training after `step` steps; keep the newest two checkpoints and the weights they name."""
     path = save(folder, f"step-{step:09d}", arrays, data)
-    # What lies ahead of this one was passed over when the run resumed: damaged, and never to be counted among the two.
+    # Checkpoints of later steps were skipped as damaged when the run resumed, so they do not count among the two.
     behind = [old for old in steps(folder) if step_of(old) < step]
     kept = [path, *behind[: KEPT - 1]]
     for old in set(steps(folder)) - set(kept):
@@ -140,7 +139,7 @@ def save_step(folder: Path, step: int, arrays: Mapping[str, np.ndarray], data: M
 
 
 def named_by(path: Path) -> set[str]:
-    """Names of the files of weights that a checkpoint needs; none if it has been damaged since it was written."""
+    """Names of the weights files that a checkpoint needs; empty if the checkpoint is damaged."""
     try:
         return weights_files(read_data(path))
     except safetensors.SafetensorError:
@@ -148,12 +147,12 @@ def named_by(path: Path) -> set[str]:
 
 
 def weights_files(data: Mapping) -> set[str]:
-    """Names of the files with the weights of each phase's best and last epoch, in a checkpoint's data."""
+    """Names of the files with the weights of each phase's best and last epoch, from a checkpoint's data."""
     return {entry["file"] for kind in ("best", "last") for entry in data.get(kind, {}).values()}
 
 
 def step_of(path: Path) -> int:
-    """The number of steps in a checkpoint's name."""
+    """The step number in a checkpoint's name."""
     return int(path.stem.split("-")[1])
 
 
@@ -164,9 +163,9 @@ def steps(folder: Path) -> list[Path]:
 
 
 def latest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole, with the weights that it needs whole too; None without any.
+    """The newest checkpoint that is intact, together with the weights it needs; None if there are no checkpoints.
 
-    Says which ones it passed over. Raises CheckpointError when there are checkpoints and none is whole.
+    Prints a warning for each one that is skipped. Raises CheckpointError if there are checkpoints but none is intact.
     """
     found = steps(folder)
     for path in found:
@@ -176,7 +175,7 @@ def latest(folder: Path) -> Checkpoint | None:
                 load(folder / file)
             return checkpoint
         except (CheckpointError, OSError) as error:
-            print(f"warning: {error}; falling back to the checkpoint before it", flush=True)
+            print(f"warning: {error}; falling back to the previous checkpoint", flush=True)
     if found:
-        raise CheckpointError(f"no checkpoint in {folder} is whole; --overwrite starts anew")
+        raise CheckpointError(f"no checkpoint in {folder} is intact; --overwrite starts from scratch")
     return None

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Atomic writes, and a lock between processes."""
 
 import contextlib
 import fcntl
@@ -9,18 +9,18 @@ from pathlib import Path
 
 
 class StorageError(OSError):
-    """A file that could not be written; its text is the one line that the user reads."""
+    """A file that could not be written; the message is the one line that the user reads."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is damaged or does not fit; its text is the one line that the user reads."""
+    """A checkpoint that is damaged or does not fit; the message is the one line that the user reads."""
 
 
 def write(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a file, part after part, so that a crash at any instant leaves the old one or the new one.
+    """Write the parts to a file atomically: a crash at any instant leaves either the old file or the new one.
 
-    The bytes go aside, are flushed to the disk, and take the name at the end. Raises StorageError, with what was
-    written so far removed, when the disk is full or the folder cannot be written.
+    The bytes go to a temporary file, are flushed to the disk, and the file is renamed. Raises StorageError, after
+    removing the temporary file, if the disk is full or the folder cannot be written.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -43,9 +43,9 @@ def write(path: Path, *parts: bytes | memoryview) -> None:
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Go on when no other process is within, on any machine that shares this file system; `path` is the lock's file.
+    """Hold a lock among all processes that share this file system; `path` is the lock file.
 
-    The kernel lets go of it when a process ends, however it ends. Raises OSError where the file cannot be made.
+    The kernel releases it when the process ends, even if it is killed. Raises OSError if the file cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as lock:
@@ -58,5 +58,5 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, data: object) -> None:
-    """`write` for JSON data; a number that JSON does not know (nan, inf) raises ValueError."""
+    """`write` for JSON data. Raises ValueError for numbers that JSON does not have (nan, inf)."""
     write(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())

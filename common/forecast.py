@@ -1,4 +1,4 @@
-"""How long a run will take on a CPU, from the time of its first steps and the arithmetic of each phase."""
+"""A forecast of a run's time on a CPU, from the time of its first steps and the arithmetic of each phase."""
 
 import math
 import time
@@ -12,25 +12,25 @@ from common.data.sources import Dataset
 from common.features import Cut
 from common.phase import Phase
 
-WAIT = 15.0  # seconds of steps after the first one that the rate is taken from
-LONG = 7200.0  # seconds from which on a smaller preset is named
-BACKWARD = 2  # a layer's gradients by its kernel and by its input take twice its forward pass
+WAIT = 15.0  # seconds of steps, after the first one, from which the pace is measured
+LONG = 7200.0  # seconds above which the forecast suggests a smaller preset
+BACKWARD = 2  # a layer's two gradients (kernel, input) take twice its forward pass
 
 
 @dataclass(frozen=True)
 class Work:
-    """Multiplications an image: of a forward pass, and of a training step with what a phase trains."""
+    """Multiplications per image: in a forward pass, and in a training step of a phase."""
 
     forward: float
     step: float
 
 
 def work(model: keras.Model) -> Work:
-    """Count the products of a model whose layers are as trainable as they are now.
+    """Count the multiplications of a model, given which of its layers are trainable now.
 
-    Gradients are needed from the first layer that is trained on. Normalisation and activations are left out: they are
-    some share of either pass. Layers of a backbone that takes any size have no shapes: each then counts as if it had
-    as many places as the resized image, which is right in proportion if everything is trained.
+    Gradients are needed from the first trainable layer onwards. Normalisation and activations are not counted; they
+    take a similar share of either pass. Layers of a backbone that takes any size have no shapes: each of them counts as
+    if it had as many positions as the resized image, which gives the right ratios if everything is trained.
     """
     forward = backward = 0.0
     reached = False
@@ -46,7 +46,7 @@ def work(model: keras.Model) -> Work:
 
 
 def leaves(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    """The layers of a model and of the models in it, in order."""
+    """The layers of a model and of its nested models, in order."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from leaves(layer)
@@ -55,7 +55,7 @@ def leaves(model: keras.Model) -> Iterator[keras.layers.Layer]:
 
 
 def survey(model: keras.Model, phases: Sequence[Phase], configure: Callable[[Phase], None]) -> dict[str, Work]:
-    """The work of each phase by its name. Calls `configure` for each of them, for the first one last."""
+    """The work of each phase by name. Calls `configure` for each of them, ending with the first."""
     works = {}
     for phase in (*phases[1:], phases[0]):
         configure(phase)
@@ -64,7 +64,7 @@ def survey(model: keras.Model, phases: Sequence[Phase], configure: Callable[[Pha
 
 
 class Forecast(keras.callbacks.Callback):
-    """Says once, within a minute of the first step, how long all phases will take from here."""
+    """Prints once, within a minute of the first step, how long the remaining training will take."""
 
     def __init__(
         self,
@@ -75,9 +75,9 @@ class Forecast(keras.callbacks.Callback):
         data: Dataset,
         part: Cut | None = None,
     ):
-        """`phases` are those ahead, with `done` epochs of the first one behind; `part` is trained in it, on a cache.
+        """`phases` are the remaining ones, the first with `done` epochs behind it; `part` is what it trains on a cache.
 
-        Frozen layers whose outputs are cached in a later phase count in every epoch of it.
+        In later phases, frozen layers are counted in every epoch, even if their outputs will be cached.
         """
         super().__init__()
         self.config = config
@@ -88,12 +88,14 @@ class Forecast(keras.callbacks.Callback):
             each = self.here if phase == phases[0] else whole
             epochs = phase.epochs - (done if phase == phases[0] else 0)
             self.ahead += epochs * (len(data.train) * each.step + len(data.validation) * each.forward)
-            self.ahead += 2 * (len(data.validation) + len(data.test)) * whole.forward  # best and last epoch, measured
+            self.ahead += (
+                2 * (len(data.validation) + len(data.test)) * whole.forward
+            )  # results of the best and the last epoch
         self.begun: float | None = None
         self.said = False
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Take the time from the end of the first execution, which compiles."""
+        """Measure from the end of the first execution, which compiles."""
         if self.said:
             return
         if self.begun is None:
@@ -104,17 +106,17 @@ class Forecast(keras.callbacks.Callback):
             self.say()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """An epoch that is over before says it too."""
+        """Print the forecast if the epoch ends before enough time has passed."""
         if not self.said and hasattr(self, "taken"):
             self.say()
-        self.begun = None  # the steps of the next epoch count from one again
+        self.begun = None  # step numbers restart in the next epoch
 
     def say(self) -> None:
-        """Print the forecast, from the time of these steps."""
+        """Print the forecast from the measured steps."""
         self.print(self.taken / (self.steps * self.config.batch_size * self.here.step))
 
     def print(self, pace: float) -> None:
-        """Print the forecast, given the seconds that a multiplication takes."""
+        """Print the forecast, given the seconds per multiplication."""
         self.said = True
         smaller = self.config.SMALLER.get(self.config.preset)
         print(sentence(self.ahead * pace, smaller), flush=True)

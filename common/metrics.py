@@ -1,4 +1,4 @@
-"""Classification metrics of one model on one split, as a dict that goes into ``metrics.json`` as it is."""
+"""Classification metrics of one model on one split, as a dict for ``metrics.json``."""
 
 from collections.abc import Sequence
 
@@ -33,8 +33,8 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequenc
         in the macro means.
 
     Raises:
-        ValueError: wrong shapes, no images, labels that are no integers or out of range, values that are
-            not finite or are no probabilities, or the wrong number of class names.
+        ValueError: wrong shapes, no images, labels that are not integers or out of range, values that are not finite
+            or not probabilities, or the wrong number of class names.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
     _check(labels, probabilities, class_names)
@@ -59,15 +59,15 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequenc
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Image counts (classes, classes) by true class, a row each, and predicted class; both are integers (n,)."""
-    # scikit-learn's confusion_matrix warns about a single class, even when told of it.
+    """Image counts (classes, classes), rows by true and columns by predicted class; both inputs are integers (n,)."""
+    # scikit-learn's confusion_matrix warns about a single class, even if `labels` names it.
     return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
 def cross_entropy(labels: np.ndarray, scores: np.ndarray) -> float:
     """Mean cross-entropy (nats) of labels, integers (n,), given scores (logits), floats (n, classes).
 
-    Of the scores, as a probability in float32 is 0 where the score lies some 100 below the highest.
+    It takes scores, since a float32 probability is 0 if its score is about 100 below the highest.
     """
     scores = scores.astype(np.float64)
     return float(np.mean(logsumexp(scores, axis=1) - scores[np.arange(len(labels)), labels]))
@@ -93,7 +93,7 @@ def _check(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[
     finite = np.isfinite(probabilities).all(axis=1)
     if not finite.all():
         raise ValueError(f"probabilities are not finite in {np.sum(~finite)} of {len(labels)} rows")
-    # Logits passed by mistake would give a right accuracy and a meaningless loss.
+    # Logits by mistake would give the right accuracy and a meaningless loss.
     sums = probabilities.sum(axis=1, dtype=np.float64)
     if probabilities.min() < 0 or np.abs(sums - 1).max() > SUM_TOLERANCE:
         raise ValueError("probabilities must be 0 or more and add up to 1 in each row; are these logits?")

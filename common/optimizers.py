@@ -1,4 +1,4 @@
-"""The optimiser of a phase: its schedule, rates by variable, and updates that pass over memory once."""
+"""The optimiser of a phase: schedule, a rate per variable, and updates that pass over memory once."""
 
 import math
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from common.phase import Phase
 EPSILON = 1e-8  # of torch's Adam, AdamW and NAdam
 MOMENTUM_DECAY = 0.004  # of torch's NAdam
 
-# Of a variable: the factor between its learning rate and the phase's.
+# Ratio of a variable's learning rate to the phase's.
 Factor = Callable[[keras.Variable], float]
 
 
 def make(phase: Phase, steps: int, factor: Factor | None = None) -> keras.optimizers.Optimizer:
-    """A new optimiser for a phase of so many steps an epoch; with `factor`, each variable's rate is so many times its.
+    """A new optimiser for a phase; `steps` is the number per epoch, `factor` scales the rate of each variable.
 
-    On TensorFlow, SGD, Adam and AdamW update by its own kernels.
+    On TensorFlow, SGD, Adam and AdamW use its own update kernels.
     """
     maker = MAKERS[phase.convention][phase.optimizer]
     if keras.backend.backend() == "tensorflow":
@@ -29,17 +29,17 @@ def make(phase: Phase, steps: int, factor: Factor | None = None) -> keras.optimi
         maker = by_variable(maker, factor)
     more = {"momentum": phase.momentum} if phase.optimizer == "sgd" else {}
     optimizer = maker(learning_rate(phase, steps), global_clipnorm=phase.clip_norm, **more)
-    # None, where Keras would go over all weights to take nothing away; AdamW refuses it as an argument.
+    # None instead of 0: with 0, Keras would pass over all weights. AdamW does not accept None as an argument.
     optimizer.weight_decay = phase.weight_decay if phase.convention == "keras" and phase.weight_decay else None
     return optimizer
 
 
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up from a share `start` of the peak, then a cosine to the floor that goes on rising and falling.
+    """Linear warm-up from the fraction `start` of the peak, then a cosine that falls to the floor and rises again.
 
-    The cosine is that of SGDR (Loshchilov and Hutter 2017, equation 5) without restarts: after `half_period` steps
-    it has come down to the floor, after two of them up to the peak again, as PyTorch's CosineAnnealingLR does past
-    its T_max. `warmup` and `half_period` are in steps; the rate is computed at every `hold`th step and kept between.
+    The cosine is that of SGDR (Loshchilov and Hutter 2017, equation 5) without restarts: it reaches the floor after
+    `half_period` steps and the peak again after twice as many, like PyTorch's CosineAnnealingLR beyond T_max. `warmup`
+    and `half_period` are in steps. The rate is computed at every `hold`th step and kept constant in between.
     """
 
     def __init__(self, peak: float, floor: float, start: float, warmup: int, half_period: int, hold: int = 1):
@@ -70,7 +70,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def learning_rate(phase: Phase, steps: int) -> float | WarmupCosine:
-    """The rate of a phase with so many steps an epoch: a number or a schedule."""
+    """The learning rate of a phase with `steps` steps per epoch: a number or a schedule."""
     if phase.schedule == "constant":
         return phase.rate
     descent = phase.cosine_epochs or phase.epochs - phase.warmup_epochs
@@ -85,9 +85,9 @@ def learning_rate(phase: Phase, steps: int) -> float | WarmupCosine:
 
 
 class TorchSGD(keras.optimizers.SGD):
-    """SGD whose momentum gathers gradients, as torch's does: a new rate holds for all that they have gathered.
+    """SGD whose momentum accumulates gradients, as in torch: a new rate applies to all of them.
 
-    Keras gathers steps, each at the rate of its time.
+    Keras accumulates steps, each scaled by the rate at its time.
     """
 
     def update_step(self, gradient, variable, learning_rate):
@@ -99,31 +99,31 @@ class TorchSGD(keras.optimizers.SGD):
 
 
 class TorchAdam(keras.optimizers.Adam):
-    """Adam with torch's epsilon, which it adds to sqrt(v / (1 - beta_2^t)); Keras adds its own to sqrt(v)."""
+    """Adam with torch's epsilon, which is added to sqrt(v / (1 - beta_2^t)); Keras adds its epsilon to sqrt(v)."""
 
     @property
     def epsilon(self):
-        """What Keras's formula has to add at this step for torch's result (scalar)."""
+        """The epsilon (scalar) with which Keras's formula gives torch's result at this step."""
         return EPSILON * ops.sqrt(1 - ops.power(self.beta_2, ops.cast(self.iterations + 1, "float32")))
 
     @epsilon.setter
     def epsilon(self, value):
-        """Keras's value, which its constructor sets, is not used."""
+        """Ignore the value that Keras's constructor sets."""
 
 
 class TorchNadam(keras.optimizers.Nadam):
-    """NAdam whose momentum grows as slowly as torch's: mu_t = beta_1 (1 - 0.96^(0.004 t) / 2); Keras: 0.96^t.
+    """NAdam whose momentum grows slowly, as in torch: mu_t = beta_1 (1 - 0.96^(0.004 t) / 2); Keras has 0.96^t.
 
     Dozat 2016, with the momentum schedule of Sutskever et al. 2013.
     """
 
     def mu(self, step):
-        """The momentum of a step (from 1)."""
+        """The momentum at a step (from 1)."""
         return self.beta_1 * (1 - 0.5 * ops.power(0.96, MOMENTUM_DECAY * ops.cast(step, "float32")))
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         self.assign(self._u_product, self._u_product * self.mu(self.iterations + 1))
-        # Past Keras's Nadam, which would multiply the product by its own momentum.
+        # Skip Keras's Nadam, which would multiply the product by its own momentum.
         super(keras.optimizers.Nadam, self)._backend_update_step(grads, trainable_variables, learning_rate)
 
     def update_step(self, gradient, variable, learning_rate):
@@ -135,7 +135,7 @@ class TorchNadam(keras.optimizers.Nadam):
         mu, following = self.mu(self.iterations + 1), self.mu(self.iterations + 2)
         product = ops.convert_to_tensor(self._u_product)
         ahead = m * (following / (1 - product * following)) + gradient * ((1 - mu) / (1 - product))
-        # expm1: one minus beta_2^t, which is close to one, would lose digits
+        # expm1, since 1 - beta_2^t loses digits while beta_2^t is close to 1
         v_hat = v / -ops.expm1(math.log(self.beta_2) * ops.cast(self.iterations + 1, "float32"))
         self.assign_sub(variable, ahead * ops.cast(learning_rate, variable.dtype) / (ops.sqrt(v_hat) + EPSILON))
 
@@ -154,7 +154,7 @@ MAKERS = {
 def with_decay(
     maker: type[keras.optimizers.Optimizer], decay: float, decoupled: bool
 ) -> type[keras.optimizers.Optimizer]:
-    """The optimiser with torch's weight decay: added to the clipped gradient, or decoupled at the variable's rate."""
+    """The optimiser with torch's weight decay: added to the clipped gradient, or decoupled (at the variable's rate)."""
 
     class WithDecay(maker):
         def update_step(self, gradient, variable, learning_rate):
@@ -168,12 +168,12 @@ def with_decay(
 
 
 def by_variable(maker: type[keras.optimizers.Optimizer], factor: Factor) -> type[keras.optimizers.Optimizer]:
-    """The optimiser with a learning rate for each variable: `factor` times that of the optimiser.
+    """The optimiser with a learning rate per variable: `factor` times that of the optimiser.
 
-    It scales the rate, not the gradient, which Adam's step does not depend on. All else is that of one optimiser: one
-    state to keep, one count of steps, one scale of the loss under mixed precision, one norm to clip by. Keras 3.15's
-    MultiOptimizer has one for each of its parts, and hides its rates from callbacks under mixed_float16. Keras's own
-    weight decay, which it applies elsewhere, goes by the optimiser's own rate; torch's by the variable's.
+    It scales the rate, because Adam's step does not depend on the scale of the gradient. There is still one state, one
+    step count, one loss scale and one norm to clip by. Keras 3.15's MultiOptimizer has one of each per part, and under
+    mixed_float16 callbacks cannot find its rates. Keras's weight decay uses the optimiser's rate, torch's that of the
+    variable.
     """
 
     class ByVariable(maker):
@@ -182,7 +182,7 @@ def by_variable(maker: type[keras.optimizers.Optimizer], factor: Factor) -> type
             self.factors = [factor(variable) for variable in variables]
 
         def update_step(self, gradient, variable, learning_rate):
-            # By its index, as Keras finds its moments: what comes here is TensorFlow's own variable, without a path.
+            # By index, as Keras finds its moments: here a variable is TensorFlow's, without a path.
             own = learning_rate * self.factors[self._get_variable_index(variable)]
             super().update_step(gradient, variable, own)
 
@@ -190,11 +190,11 @@ def by_variable(maker: type[keras.optimizers.Optimizer], factor: Factor) -> type
 
 
 def by_kernel(maker: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
-    """The optimiser with its update as one of TensorFlow's kernels, if it has one: a pass over each variable's memory.
+    """The optimiser with TensorFlow's update kernel, if there is one: it passes over each variable's memory once.
 
-    Keras's own update, the same formula, is a dozen operations, and in a step that XLA does not compile each of them
-    passes over memory by itself. JAX compiles its step. Dense gradients; without Nesterov's momentum and AMSGrad, which
-    `make` does not ask for.
+    Keras's own update has the same formula as a dozen operations. In a step that XLA does not compile, each of them
+    passes over memory. JAX compiles its step. For dense gradients only, without Nesterov momentum and AMSGrad, which
+    `make` does not use.
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""Which images a classifier got right, as short texts for a record: what comparisons image by image need."""
+"""Which images a classifier got right, packed for a record, so that runs can be compared image by image."""
 
 import base64
 import zlib
@@ -8,9 +8,10 @@ import numpy as np
 
 
 def packed(labels: np.ndarray, predicted: np.ndarray, right: Mapping[str, np.ndarray]) -> dict:
-    """Outcomes as JSON data: 20 to 30 kB for 10,000 images of 100 classes, with a bit an image for each of `right`.
+    """Pack outcomes as JSON data: 20 to 30 kB for 10,000 images of 100 classes.
 
-    `labels` and `predicted` are classes, int (n,), each below 65,536; `right`, bool (n,) each, by the name of a state.
+    `labels` and `predicted` are classes below 65,536, int (n,). `right` says by state (such as a phase's best epoch)
+    which predictions were right, bool (n,) each; it takes one bit per image.
     """
     return {
         "n": len(labels),
@@ -32,7 +33,7 @@ def unpacked(outcomes: Mapping) -> tuple[np.ndarray, np.ndarray, dict[str, np.nd
 
 
 def text(values: np.ndarray) -> str:
-    """Bytes, uint8, as compressed text."""
+    """Compress uint8 values to text."""
     return base64.b85encode(zlib.compress(np.ascontiguousarray(values).tobytes(), 9)).decode()
 
 

@@ -1,8 +1,8 @@
-"""Where ImageNet weights come from, and loading them into a backbone with every tensor accounted for.
+"""Sources of ImageNet weights, and loading them into a backbone with every tensor accounted for.
 
-They come from the Hugging Face hub, one safetensors file each: torchvision's, those of the published runs, for the
-ResNets, and timm's for MobileNetV2. A file that does not fit is one line that names the first wrong tensor, and
-nothing has been assigned by then.
+They come from the Hugging Face hub, one safetensors file per backbone: torchvision's for the ResNets, as in the
+published runs, and timm's for MobileNetV2. If a file does not fit, the error is one line that names the first wrong
+tensor, and nothing has been assigned.
 """
 
 from pathlib import Path
@@ -15,11 +15,11 @@ from common.backbones import BACKBONES
 from common.errors import ConfigError
 
 if TYPE_CHECKING:
-    import keras  # `locate` does without
+    import keras  # not loaded by `locate`
 
 REPOSITORIES = {name: f"timm/{name}.tv_in1k" for name in BACKBONES} | {"mobilenet_v2": "timm/mobilenetv2_100.ra_in1k"}
 
-# torch's name of each variable of a Keras layer. A convolution and a batch normalisation both say "weight".
+# torch's name for each variable of a Keras layer; "weight" belongs to both convolution and batch normalisation.
 TORCH_NAMES = {
     "kernel": "weight",
     "gamma": "weight",
@@ -34,22 +34,22 @@ DEPTHWISE_AXES = (2, 3, 0, 1)  # (channels, 1, h, w) -> (h, w, channels, 1)
 
 
 class WeightsError(ConfigError):
-    """Weights that are absent, unreadable, or do not fit the model. The message is one line."""
+    """Weights that are missing, unreadable, or do not fit the model. The message is one line."""
 
 
 def locate(name: str, weights: str, offline: bool) -> Path | None:
-    """Return the file that holds `weights` for the backbone `name`, fetching it where that is allowed.
+    """Return the file of `weights` for the backbone `name`; download it if necessary and allowed.
 
     Args:
         name: a backbone, one of `common.backbones.BACKBONES`.
         weights: "imagenet", "none" or the path of a file.
-        offline: never reach for the network.
+        offline: never use the network.
 
     Returns:
-        A file that exists, or None for "none". What is already on this machine is found without a network.
+        An existing file, or None for "none". Files already on this machine are found without a network.
 
     Raises:
-        WeightsError: no such file; or ImageNet weights are absent and `offline` is set or no host answers.
+        WeightsError: no such file; or ImageNet weights are missing and cannot or may not be downloaded.
 
     """
     if weights == "none":
@@ -66,7 +66,7 @@ def locate(name: str, weights: str, offline: bool) -> Path | None:
 
 
 def is_present(name: str) -> Path | None:
-    """Return the local copy of the ImageNet weights of `name`, or None. Needs no network and no Keras."""
+    """Return the local copy of the ImageNet weights of `name`, or None. Uses neither network nor Keras."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(_repository(name), "model.safetensors")
@@ -74,7 +74,7 @@ def is_present(name: str) -> Path | None:
 
 
 def fetch(name: str) -> Path:
-    """Download the ImageNet weights of `name` unless they are here, showing progress, and return their path.
+    """Return the path of the ImageNet weights of `name`; download them, with progress, if they are missing.
 
     Raises:
         WeightsError: no host answers, or it does not have the file.
@@ -86,7 +86,7 @@ def fetch(name: str) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     try:
-        # hf_hub_download tries an unreachable host for half a minute; this asks once.
+        # hf_hub_download retries an unreachable host for half a minute; this asks once.
         get_hf_file_metadata(hf_hub_url(_repository(name), "model.safetensors"), timeout=10)
         return Path(hf_hub_download(_repository(name), "model.safetensors"))
     except Exception as error:  # the library raises many kinds
@@ -96,10 +96,10 @@ def fetch(name: str) -> Path:
 def load_safetensors(model, path: str | Path) -> None:
     """Assign every variable of a Keras `model` from a safetensors file with torch's names and layout.
 
-    A variable "layer1.0.bn1/moving_mean" is the tensor "layer1.0.bn1.running_mean": layers must bear the names
-    of torch's modules. Convolution kernels are turned from OIHW to HWIO (depthwise ones to HWIO with the channels as
-    I), linear ones from (out, in) to (in, out), and float16 becomes the type of the variable. `num_batches_tracked`,
-    and a classifier (`fc`, `classifier`) that the model does not have, are passed over.
+    Layers must have the names of torch's modules: variable "layer1.0.bn1/moving_mean" is tensor
+    "layer1.0.bn1.running_mean". Convolution kernels are transposed from OIHW to HWIO (depthwise: I is the channels),
+    linear ones from (out, in) to (in, out); float16 is cast to the dtype of the variable. `num_batches_tracked` is
+    skipped, and so is a classifier (`fc`, `classifier`) that the model does not have.
 
     Raises:
         WeightsError: the file is missing, unreadable, of another format, or a tensor is missing, unexpected or
@@ -123,25 +123,25 @@ def load_safetensors(model, path: str | Path) -> None:
 
 
 def export(model: "keras.Model", path: Path) -> None:
-    """Write every variable of a backbone to the file that `load_safetensors` reads it from, bit for bit.
+    """Write every variable of a backbone to a file from which `load_safetensors` restores it bit for bit.
 
     Raises:
         StorageError: the file cannot be written.
 
     """
-    # Every run with a backbone writes it: a tenth of what its checkpoints take, and who starts from the run needs
-    # neither its model nor its code.
+    # Every run with a backbone writes this file. It is a tenth of the size of the checkpoints, and starting from it
+    # needs neither the run's model nor its code.
     from safetensors.numpy import save
 
     tensors = {
         name: np.ascontiguousarray(np.transpose(checkpoints.snapshot(variable), np.argsort(axes)))
         for name, (variable, axes) in _by_torch_name(model).items()
     }
-    files.write(path, save(tensors, {"format": "pt"}))  # which PyTorch's libraries ask for
+    files.write(path, save(tensors, {"format": "pt"}))  # required by PyTorch's libraries
 
 
 def _by_torch_name(model) -> dict[str, tuple]:
-    """Return each variable of a model with its axes in torch's layout, by its name there."""
+    """Return {torch's name: (variable, its axes in torch's layout)} for each variable of a model."""
     return {
         f"{layer.name}.{TORCH_NAMES[variable.name]}": (variable, _keras_axes(layer, variable))
         for layer in model.layers
@@ -150,7 +150,7 @@ def _by_torch_name(model) -> dict[str, tuple]:
 
 
 def _assign(path: Path, expected: dict, arrays: dict[str, np.ndarray]) -> None:
-    """Assign `arrays` to `expected`, {name: (variable, axes)}, once all names and shapes are known to fit."""
+    """Assign `arrays` to `expected`, {name: (variable, axes)}, after checking all names and shapes."""
     for name, (variable, axes) in expected.items():
         stored_shape = tuple(variable.shape[axes.index(axis)] for axis in range(len(axes)))
         if name not in arrays:
@@ -172,7 +172,7 @@ def _keras_axes(layer, variable) -> tuple[int, ...]:
 
 
 def _surplus(name: str) -> bool:
-    """Tell whether a torch tensor has no place in a Keras backbone: counters, and the ImageNet classifier."""
+    """Whether a torch tensor has no counterpart in a Keras backbone: counters and the ImageNet classifier."""
     return name.endswith(".num_batches_tracked") or name.startswith(("fc.", "classifier."))
 
 
@@ -184,7 +184,7 @@ def _repository(name: str) -> str:
 
 def _absent(name: str, reason: str) -> WeightsError:
     return WeightsError(
-        f"ImageNet weights of {name} {reason}; where there is a network, run: "
+        f"ImageNet weights of {name} {reason}; on a machine with a network, run: "
         f"python -m common.data prepare --weights {name}"
     )
 

@@ -1,4 +1,4 @@
-"""Runs side by side in the terminal: what differs in config and surroundings, and every metric."""
+"""Runs side by side in the terminal: differences in config and environment, and every metric."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,14 +12,14 @@ from results.records import Unusable, find, measured, read_run
 
 
 def chosen(names: Sequence[str], runs: Path, kept: Path) -> list[dict]:
-    """The runs of these names or folders, as records. Raises ConfigError for one that is not there or not finished."""
+    """Records of the runs with these names or folders. Raises ConfigError for a missing or unfinished one."""
     if len(names) < 2:
         raise ConfigError("--compare needs two runs or more")
     return [one(name, runs, kept) for name in names]
 
 
 def one(name: str, runs: Path, kept: Path) -> dict:
-    """A run by its folder, or by the beginning or another part of its name that no other run has."""
+    """The record of a run by its folder, or by a part of its name that no other run has."""
     try:
         if (Path(name) / "config.json").is_file():
             return read_run(Path(name).resolve())
@@ -40,8 +40,8 @@ def one(name: str, runs: Path, kept: Path) -> dict:
 
 
 def show(found: Sequence[Mapping]) -> None:
-    """Print the differences and the metrics, a column a run."""
-    console = Console(markup=False)  # names may hold what it would take for its own
+    """Print the differences and the metrics, one column per run."""
+    console = Console(markup=False)  # names may contain what looks like markup
     names = [record["run"] for record in found]
     columns = [f"run {number}" for number in range(1, len(names) + 1)]
     for column, record in zip(columns, found, strict=True):
@@ -61,18 +61,18 @@ def show(found: Sequence[Mapping]) -> None:
 
 
 def differing(columns: Sequence[Mapping]) -> dict[str, list[str]]:
-    """Keys whose values are not all the same, with the values; a key that one lacks has a dash there."""
+    """Keys whose values differ, with the values; a missing value is a dash."""
     rows = {key: [str(c[key]) if key in c else "–" for c in columns] for c in columns for key in c}
     return {key: values for key, values in sorted(rows.items()) if len(set(values)) > 1}
 
 
 def surroundings(environment: Mapping) -> dict:
-    """An environment's facts on one level, without the times of its starts."""
+    """An environment as a flat dict, without the list of starts."""
     return flat({key: value for key, value in environment.items() if key != "starts"})
 
 
 def metrics(found: Sequence[Mapping]) -> dict[str, list[str]]:
-    """Every metric of any of the runs."""
+    """Status and every metric of the runs, one row each; a missing value is a dash."""
     each = [measured(record["metrics"]) for record in found]
     names = dict.fromkeys(name for values in each for name in values)
     status = {"status": [record["metrics"]["status"] for record in found]}

@@ -1,4 +1,4 @@
-"""Finished runs as records, and what is measured in them. Knows runs by their files alone."""
+"""Finished runs as records, and their metrics. Knows runs by their files only."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from common import files
 from common.config import flat
 
-# Name in the tables: where metrics.json has it.
+# Name in the tables -> split and key in metrics.json.
 MEASURES = {
     "test accuracy (%)": ("test", "accuracy"),
     "test macro F1 (%)": ("test", "macro_f1"),
@@ -23,24 +23,24 @@ MEASURES = {
     "train loss": ("train", "loss"),
     "running train loss": ("running", "loss"),
 }
-UNCOMMITTED = "code=uncommitted"  # ends the setting of runs whose code no commit holds
-RECORD_LIMIT = 2**20  # bytes; more does not belong in git
+UNCOMMITTED = "code=uncommitted"  # appended to the setting of runs whose code is in no commit
+RECORD_LIMIT = 2**20  # bytes; larger files do not belong in git
 
 Groups = Mapping[tuple[str, str], Sequence[dict]]
 
 
 class Unusable(Exception):
-    """A run that no table can rest on; its text says why."""
+    """A run that cannot be used in a table; the message is the reason."""
 
 
 def read_run(folder: Path) -> dict:
-    """A finished run directory as a record: what tables and figures across runs are made from.
+    """A finished run directory as a record, from which tables and figures across runs are made.
 
-    Keys: run, task, setting, protocol, config, environment, metrics, history (one dict an epoch), and outcomes of a
-    classifier. Holds no paths and no host names. Raises Unusable for an unfinished or damaged run.
+    Keys: run, task, setting, protocol, config, environment, metrics, history (one dict per epoch) and, for classifiers,
+    outcomes. Contains no paths and no host names. Raises Unusable for an unfinished or damaged run.
     """
     if not (folder / "metrics.json").is_file():
-        raise Unusable("unfinished: it has no metrics.json; its command, given again, goes on")
+        raise Unusable("unfinished: it has no metrics.json; the same command again continues it")
     config, environment, metrics = (read_json(folder / f"{n}.json") for n in ("config", "environment", "metrics"))
     record = {
         "run": folder.name,
@@ -58,7 +58,7 @@ def read_run(folder: Path) -> dict:
 
 
 def read_record(path: Path) -> dict:
-    """A record from its file. Raises Unusable for a damaged one."""
+    """Read a record from its file. Raises Unusable if it is damaged."""
     record = read_json(path)
     if isinstance(record.get("metrics"), dict):
         rename_old(record["metrics"])
@@ -67,13 +67,13 @@ def read_record(path: Path) -> dict:
 
 
 def rename_old(metrics: dict) -> None:
-    """Give what metrics.json had until November 2026 the name that it has today."""
+    """Rename a key that metrics.json had until November 2026."""
     if "figures" in metrics:
         metrics["by_name"] = metrics.pop("figures")
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object. Raises Unusable for anything else."""
+    """Read a JSON object. Raises Unusable for anything else."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON number")
@@ -90,8 +90,8 @@ def read_json(path: Path) -> dict:
 
 
 def read_history(path: Path) -> list[dict]:
-    """Rows of history.csv with numbers as numbers, and None for one that is not finite; none without the file."""
-    if not path.is_file():  # a run that diverges in its first epoch has none
+    """Rows of history.csv with numbers, None if not finite; empty if the file does not exist."""
+    if not path.is_file():  # a run that diverges in its first epoch does not have it
         return []
     try:
         with path.open(newline="") as file:
@@ -102,7 +102,7 @@ def read_history(path: Path) -> list[dict]:
 
 
 def number(text: str) -> int | float | None:
-    """A number in its JSON form; None for one that is empty or not finite."""
+    """Text as a number; None if it is empty or not finite."""
     if re.fullmatch(r"-?\d+", text):
         return int(text)
     value = float(text or "nan")
@@ -110,19 +110,19 @@ def number(text: str) -> int | float | None:
 
 
 def check(record: Mapping, task: str, name: str) -> None:
-    """Raise Unusable unless a record is complete and is the one that its file's name says."""
+    """Raise Unusable unless a record is complete and matches the name of its file."""
     try:
         config, metrics = record["config"], record["metrics"]
         if (record["run"], record["task"]) != (name, task) or not name.endswith(f"-s{config['seed']}"):
-            raise Unusable(f"damaged: it is not in its own place: task {record['task']}, seed {config['seed']}")
+            raise Unusable(f"damaged: it is in the wrong place: task {record['task']}, seed {config['seed']}")
         if metrics["seed"] != config["seed"] or metrics["status"] not in ("completed", "diverged"):
-            raise Unusable("damaged: metrics.json does not fit config.json")
+            raise Unusable("damaged: metrics.json does not match config.json")
         if metrics["status"] == "completed":
             if not record["history"]:
                 raise Unusable("damaged: history.csv holds no epochs")
             if list(metrics.get("phases", {})) != list(dict.fromkeys(row["phase"] for row in record["history"])):
                 raise Unusable("damaged: metrics.json and history.csv differ in their phases")
-        # What is read later must not fail there.
+        # Try here what is read later, so that it cannot fail there.
         config["dataset"].split(), record["setting"].split(), label(record), measured(metrics)
         if metrics.get("phases"):
             judge = "val_accuracy" if "val_accuracy" in record["history"][0] else "val_loss"
@@ -132,7 +132,7 @@ def check(record: Mapping, task: str, name: str) -> None:
 
 
 def without_paths(record: dict) -> dict:
-    """A record with the folder of its images, if it was trained on some, cut down to its name."""
+    """A record in which the path of an image folder is reduced to the folder's name."""
     dataset = record["config"]["dataset"]
     if not dataset.startswith("image_folder:"):
         return record
@@ -144,7 +144,7 @@ def without_paths(record: dict) -> dict:
 
 
 def unknown_code(record: Mapping) -> str:
-    """Why nobody can find the code of a run again; empty if it can be found."""
+    """Why the code of a run cannot be found in git; empty if it can."""
     states = [record["environment"], *record["environment"]["starts"]]
     if any(state["commit"] is None for state in states):
         return "its code has no commit"
@@ -154,7 +154,7 @@ def unknown_code(record: Mapping) -> str:
 
 
 def measured(metrics: Mapping) -> dict[str, float]:
-    """Every metric of one run by its name in the tables: percent, points, nats (loss) or images per second."""
+    """Every metric of a run by its name in the tables, in percent, points, nats (loss) or images per second."""
     values = {}
     for name, (split, key) in MEASURES.items():
         if key in metrics.get(split, {}):
@@ -175,21 +175,22 @@ def measured(metrics: Mapping) -> dict[str, float]:
 
 
 def label(record: Mapping, current: int = 1) -> tuple[str, str]:
-    """Preset and setting of a run. Runs of uncommitted code, or of a protocol before the current one, stand apart."""
+    """Preset and setting of a run; the setting also marks uncommitted code and protocols older than `current`."""
     apart = [f"protocol={protocol(record)}"] if protocol(record) < current else []
     apart += [UNCOMMITTED] if unknown_code(record) else []
     return record["config"]["preset"], " ".join([record["setting"], *apart]).strip()
 
 
 def protocol(record: Mapping) -> int:
-    """The protocol of its task that a run followed; records from before there were numbers have the first."""
+    """The number of the protocol that a run followed; old records without a number followed the first."""
     return record.get("protocol") or 1
 
 
 def find(task: str, runs: Path, records: Path, complaints: list[str]) -> tuple[list[dict], list[dict]]:
-    """Finished runs of a task, once each, sorted by name: all of them, and those from run directories.
+    """Finished runs of a task, sorted by name: all of them, and separately those that have a run directory.
 
-    Where a run directory and a record of one name differ, the run directory counts, unless its code is unknown.
+    If a run directory and a record of the same name differ, the run directory is used, unless its code is uncommitted.
+    Appends to `complaints` what a reader should know.
     """
     folders = [path for path in sorted((runs / task).glob("*")) if path.is_dir()]
     here = usable(read_run, folders, f"{task}/", complaints)
@@ -209,7 +210,7 @@ def find(task: str, runs: Path, records: Path, complaints: list[str]) -> tuple[l
 
 
 def usable(read: Callable[[Path], dict], paths: Sequence[Path], place: str, complaints: list[str]) -> dict[str, dict]:
-    """Records by name of what can be read; the rest become complaints."""
+    """Read the records, by name; those that cannot be used become complaints."""
     found = {}
     for path in paths:
         try:
@@ -236,17 +237,17 @@ def keep(found: Sequence[Mapping], folder: Path, complaints: list[str]) -> None:
 
 
 def group(records: Sequence[dict], complaints: list[str], current: int = 1) -> Groups:
-    """Runs that differ in the seed alone, by (preset, setting), sorted; `current` is the task's protocol of today.
+    """Group runs that differ only in the seed by (preset, setting), sorted; `current` is the task's current protocol.
 
-    A setting tells how a config differs from its preset, so a preset that was changed between two runs leaves them
-    with one setting and two configs, and so two names: these get the differing fields added. So do runs on different
-    numbers of images, since a copy of a data set may hold a part of it; a diverged run, which does not say how many,
-    stays with the rest.
+    A setting says how a config differs from its preset. If a preset changed between two runs, they have the same
+    setting but different configs; the fields that differ are then added to the setting. The same holds for runs on
+    different numbers of images, since a copy of a data set may be incomplete. A diverged run does not record that
+    number and stays with the others.
     """
     counts = {run_of_seeds(record): record["metrics"]["images"] for record in records if "images" in record["metrics"]}
     variants = defaultdict(lambda: defaultdict(list))
     for record in records:
-        # The digest in the name covers the config but for fields that the run's code did not have yet.
+        # The hash in the name covers the config, except for fields that the code of the run did not have yet.
         digest = run_of_seeds(record).rsplit("-", 1)[-1]
         images = record["metrics"].get("images", counts.get(run_of_seeds(record)))
         variants[label(record, current)][json.dumps([digest, images])].append(record)
@@ -258,7 +259,7 @@ def group(records: Sequence[dict], complaints: list[str], current: int = 1) -> G
             fields = {key: value for key, value in members[-1]["config"].items() if key != "seed"}
             configs.append(flat(fields | {"run": digest, "images": images}))
         names = sorted({key for config in configs for key in config} - {"run"})
-        # A field that not all of them have is one that the code of some did not know.
+        # A field that some of them lack is one that their code did not have yet.
         shared = [key for key in names if all(key in config for config in configs)]
         differing = [key for key in shared if len({json.dumps(config[key]) for config in configs}) > 1]
         differing = differing or ["run"]
@@ -273,7 +274,7 @@ def group(records: Sequence[dict], complaints: list[str], current: int = 1) -> G
 
 
 def natural(text: str) -> list[tuple[float, str]]:
-    """A key that sorts texts by the size of the numbers in them: k=2 before k=10."""
+    """A sort key that compares the numbers in a text by value: k=2 comes before k=10."""
     parts = re.split(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)", text)
     return [(float(part), "") if odd % 2 else (0.0, part) for odd, part in enumerate(parts)]
 
@@ -284,5 +285,5 @@ def run_of_seeds(record: Mapping) -> str:
 
 
 def completed(records: Sequence[dict]) -> list[dict]:
-    """Those that did not diverge."""
+    """The records of runs that did not diverge."""
     return [record for record in records if record["metrics"]["status"] == "completed"]

@@ -1,1 +1,1 @@
-"""The launcher: a sweep's grid of runs, on this machine or on SLURM through submitit."""
+"""The launcher: runs the runs of a sweep on this machine, or on SLURM through submitit."""

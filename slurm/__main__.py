@@ -1,4 +1,4 @@
-"""Turn a sweep into runs, on this machine or on SLURM, and see how they go.
+"""Turn a sweep into runs, on this machine or on SLURM, and watch them.
 
 python -m slurm submit cifar_phased --sweep phases --seeds 0:3 --dry-run   # what would run
 python -m slurm submit cifar_phased --sweep phases --seeds 0:3             # as SLURM arrays
@@ -25,7 +25,7 @@ examples:
   python -m slurm submit cifar_phased --set preset=demo --seeds 0:3 --cluster local --jobs 2
 
 KEY is a key of config.json or a flag of train.py: batch_size, phases.1.rate. A run that is finished, queued or
-running is left out; the same command again goes on with those that were stopped.""",
+running is left out; the same command again continues those that were stopped.""",
     "status": """
 examples:
   python -m slurm status                                  every run, by submission
@@ -35,23 +35,23 @@ examples:
     "logs": """
 examples:
   python -m slurm logs e92274a4-s0              a run, by its name or the end of it
-  python -m slurm logs e92274a4-s0 --follow     and what it prints until it ends""",
+  python -m slurm logs e92274a4-s0 --follow     keep printing until it ends""",
     "cancel": """
 example:
   python -m slurm cancel cifar_phased-20260131-120000
 
-Runs that have begun save first; `resubmit` goes on with them.""",
+Runs that have started save first; `resubmit` continues them.""",
     "resubmit": """
 examples:
   python -m slurm resubmit cifar_phased-20260131-120000            all that is not finished
   python -m slurm resubmit cifar_phased-20260131-120000 --failed   those that failed or were lost
 
-A new submission, with the code as it is now; each run goes on from its last checkpoint.""",
+A new submission, with the code as it is now; each run continues from its last checkpoint.""",
 }
 
 
 def parser() -> Parser:
-    """The command line."""
+    """The parser of the command line."""
     raw = argparse.RawDescriptionHelpFormatter
     top = Parser(prog="python -m slurm", description=__doc__, formatter_class=raw)
     names = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -67,7 +67,7 @@ def parser() -> Parser:
     submit_.add_argument("task", metavar="TASK", help=f"one of {', '.join(plan.tasks())}")
     what = submit_.add_mutually_exclusive_group()
     what.add_argument("--sweep", metavar="NAME", help="a sweep of the task's sweeps.yaml")
-    several = {"nargs": "+", "action": "extend", "default": []}  # a flag given twice adds to the first
+    several = {"nargs": "+", "action": "extend", "default": []}  # a flag given twice adds up
     what.add_argument("--grid", metavar="KEY=V1,V2", help="one run for every combination", **several)
     submit_.add_argument("--seeds", metavar="0:5", help="0:5 is 0 to 4; or 0,3,7 (default: the sweep's, else 0)")
     submit_.add_argument("--set", metavar="KEY=VALUE", help="for every run", **several)
@@ -75,22 +75,26 @@ def parser() -> Parser:
     submit_.add_argument("--jobs", type=int, metavar="N", help="with --cluster local: runs at once (default 1)")
     add_cluster(submit_)
 
-    status_ = command("status", commands.status_, "show how runs go")
+    status_ = command("status", commands.status_, "show the state of runs")
     status_.add_argument("what", nargs="?", metavar="TASK|SUBMISSION", help="default: every submission")
     status_.add_argument("--watch", action="store_true", help="refresh until nothing is queued or running")
     status_.add_argument("--json", action="store_true", help="for scripts; times in seconds")
 
-    logs_ = command("logs", commands.logs, "print what a run of the last submission printed, over all its starts")
-    logs_.add_argument("run", metavar="RUN", help="name of the run, or the end of it as `status` shows it")
-    logs_.add_argument("--follow", action="store_true", help="go on until the run ends")
+    logs_ = command("logs", commands.logs, "print the output of a run in its last submission, over all its starts")
+    logs_.add_argument("run", metavar="RUN", help="name of the run, or its end as `status` shows it")
+    logs_.add_argument("--follow", action="store_true", help="keep printing until the run ends")
 
-    cancel_ = command("cancel", commands.cancel, "stop the runs of a submission, and take the others out of the queue")
+    cancel_ = command(
+        "cancel", commands.cancel, "stop the running runs of a submission and remove the others from the queue"
+    )
     cancel_.add_argument("submission", metavar="SUBMISSION", help="as `submit` and `status` print it")
 
-    resubmit_ = command("resubmit", commands.resubmit, "submit again what is not finished of a submission")
+    resubmit_ = command("resubmit", commands.resubmit, "submit the unfinished runs of a submission again")
     resubmit_.add_argument("submission", metavar="SUBMISSION", help="as `submit` and `status` print it")
     resubmit_.add_argument("--failed", action="store_true", help="only runs that failed or were lost")
-    resubmit_.add_argument("--snapshot", action="store_true", help="with the code that it began with, not today's")
+    resubmit_.add_argument(
+        "--snapshot", action="store_true", help="use the submission's copy of the code, not the current code"
+    )
     resubmit_.add_argument(
         "--dry-run", action="store_true", help="print the runs, and the batch scripts; submit nothing"
     )
@@ -100,7 +104,7 @@ def parser() -> Parser:
 
 
 def add_cluster(command: Parser) -> None:
-    """The flags that say where runs go."""
+    """Add the flags that say where and with what resources runs are made."""
     command.add_argument("--cluster", choices=("slurm", "local"), help="default: slurm; resubmit: as before")
     group = command.add_argument_group("with --cluster slurm")
     group.add_argument(
@@ -108,17 +112,17 @@ def add_cluster(command: Parser) -> None:
         metavar="NAME",
         help="slurm/clusters/NAME.toml, or a .toml file (default: default; resubmit: as before)",
     )
-    group.add_argument("--time", help="limit of one start: minutes, H:MM:SS, D-HH:MM:SS")
+    group.add_argument("--time", help="time limit of one start: minutes, H:MM:SS, D-HH:MM:SS")
     for key in ("partition", "account", "qos", "constraint"):
         group.add_argument(f"--{key}", help="as sbatch has it")
     group.add_argument("--cpus", type=int, metavar="N", help="CPU cores on each node of a run")
     group.add_argument("--memory", metavar="32G", help="memory on each node of a run")
-    group.add_argument("--gpus", type=int, metavar="N", help="GPUs for each device of a run; 0: none")
+    group.add_argument("--gpus", type=int, metavar="N", help="GPUs per device of a run; 0: none")
     group.add_argument("--max-parallel", type=int, metavar="N", help="runs at once")
 
 
 def main() -> None:
-    """Run a command; a mistake is one line on stderr, or one for each mistake in a grid, and exit code 2."""
+    """Run a command; every mistake is one line on stderr, with exit code 2."""
     arguments = parser().parse_args()
     try:
         raise SystemExit(arguments.function(arguments))

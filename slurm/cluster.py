@@ -1,4 +1,4 @@
-"""A submission on SLURM: the profile of a cluster, the arrays, the batch script; submitit does the submitting."""
+"""Submission to SLURM through submitit: cluster profiles, job arrays, batch scripts."""
 
 import contextlib
 import dataclasses
@@ -21,12 +21,12 @@ from slurm.plan import Planned
 from slurm.submissions import Submission
 
 PROFILES = Path(__file__).parent / "clusters"
-FOREVER = 10**6  # submitit's bound on timeouts; ours is in slurm/job.py, and asks whether a run gets anywhere
+FOREVER = 10**6  # submitit's limit on timeouts; slurm/job.py has its own, which counts starts without progress
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What a cluster wants to know of a job; the keys of slurm/clusters/*.toml."""
+    """What a cluster needs to know about a job; the keys of slurm/clusters/*.toml."""
 
     time: str = "24:00:00"
     """Time limit of one start: minutes, H:MM:SS or D-HH:MM:SS."""
@@ -35,22 +35,22 @@ class Profile:
     memory: str = "32G"
     """Memory on each node of a run."""
     gpus: int = 1
-    """GPUs for each device of a run; 0 where the cluster has none."""
+    """GPUs per device of a run; 0 if the cluster has none."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
     max_parallel: int = 16
-    """Runs at once."""
+    """Most runs at the same time."""
     signal_seconds: int = 120
-    """So long before the time limit a run is told to save."""
+    """Seconds before the time limit at which a run is signalled to save."""
     setup: tuple[str, ...] = ()
-    """Lines of shell before train.py starts, such as `module load cuda`."""
+    """Shell commands to run before train.py, such as `module load cuda`."""
     sbatch: Mapping[str, str | int] = field(default_factory=dict)
     """Any other option of sbatch, by its long name."""
 
     def check(self) -> None:
-        """Raise ConfigError for values that SLURM would not take."""
+        """Raise ConfigError for values that SLURM would reject."""
         for key in ("partition", "account", "qos", "constraint"):
             if not isinstance(getattr(self, key), str | None):
                 raise ConfigError(f"{key} is {getattr(self, key)!r}; allowed: a text")
@@ -67,15 +67,15 @@ class Profile:
         minutes(self.time)
 
     def signal_before(self) -> int:
-        """Seconds before the limit at which SLURM signals: never so early that a start gets nowhere.
+        """Seconds before the limit at which SLURM signals; at most about half of it, so that a start gets work done.
 
-        SLURM looks twice a minute only, and so may signal up to a minute earlier than it is told.
+        SLURM checks every 30 s and may signal up to a minute early.
         """
         return max(5, min(self.signal_seconds, (60 * minutes(self.time) - 60) // 2))
 
 
 def minutes(text: str | int) -> int:
-    """A time limit in minutes, rounded up. Raises ConfigError for anything but SLURM's spellings and above zero."""
+    """A time limit in minutes, rounded up. Raises ConfigError for zero and for formats that SLURM does not have."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d\d))?(?::(\d\d))?", str(text))
     if not match:
         raise ConfigError(f"time is {text!r}; allowed: minutes, MM:SS, H:MM:SS, or D-HH:MM:SS")
@@ -92,9 +92,9 @@ def minutes(text: str | int) -> int:
 
 
 def load_profile(name: str) -> dict:
-    """What a profile says, by its name in slurm/clusters or by its path.
+    """The keys and values of a profile, given by its name in slurm/clusters or by its path.
 
-    Raises ConfigError where it is not there, is not TOML, or has a key or value that is not allowed.
+    Raises ConfigError if it does not exist, is not TOML, or has a key that is not allowed.
     """
     path = Path(name) if name.endswith(".toml") else PROFILES / f"{name}.toml"
     if not path.is_file():
@@ -111,15 +111,15 @@ def load_profile(name: str) -> dict:
 
 @dataclass(frozen=True)
 class Array:
-    """Runs that become one job array."""
+    """The runs of one job array."""
 
     runs: tuple[Planned, ...]
     parameters: Mapping[str, object]
-    """Of submitit's SlurmExecutor."""
+    """Parameters of submitit's SlurmExecutor."""
 
 
 def arrays(runs: Sequence[Planned], profile: Profile, code: Path, name: str) -> Iterator[Array]:
-    """The runs by what they need, in arrays that the cluster takes."""
+    """Group the runs by wave, nodes and devices, in arrays no longer than the cluster allows."""
 
     def needs(run: Planned) -> tuple[int, int, int]:
         return run.wave, run.nodes, run.devices
@@ -131,19 +131,19 @@ def arrays(runs: Sequence[Planned], profile: Profile, code: Path, name: str) -> 
 
 
 def chunks(runs: tuple[Planned, ...], longest: int) -> Iterator[tuple[Planned, ...]]:
-    """Pieces of no more than so many."""
+    """Cut the runs into pieces of at most `longest`."""
     for first in range(0, len(runs), longest):
         yield runs[first : first + longest]
 
 
 def max_array_size() -> int:
-    """How many jobs an array of this cluster may have; SLURM's own default where it does not tell."""
+    """How many jobs an array of this cluster may have; SLURM's default if it does not say."""
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", squeue.call("scontrol", "show", "config") or "", re.MULTILINE)
     return int(match[1]) if match else 1001
 
 
 def parameters(profile: Profile, nodes: int, devices: int, code: Path, name: str) -> dict:
-    """Parameters of submitit's SlurmExecutor for runs of this size."""
+    """Parameters of submitit's SlurmExecutor for runs on this many nodes with this many devices each."""
     chosen = {
         "job_name": name,
         "time": minutes(profile.time),
@@ -158,9 +158,9 @@ def parameters(profile: Profile, nodes: int, devices: int, code: Path, name: str
         "constraint": profile.constraint,
         "signal_delay_s": profile.signal_before(),
         "array_parallelism": profile.max_parallel,
-        # The job imports the code as it was submitted.
+        # The job imports the submission's copy of the code.
         "setup": [*profile.setup, f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"],
-        # Since SLURM 22.05 srun does not take over the number of CPUs from sbatch by itself.
+        # Since SLURM 22.05 srun does not inherit the number of CPUs from sbatch.
         "srun_args": ["--cpus-per-task", str(profile.cpus)],
         "additional_parameters": {"requeue": True} | dict(profile.sbatch),
     }
@@ -177,7 +177,7 @@ def script(array: Array, folder: Path) -> str:
 
 
 def submit(submission: Submission, profile: Profile) -> Submission:
-    """Hand the runs to SLURM. Raises ConfigError with SLURM's own words where it does not take them."""
+    """Submit the runs to SLURM. Raises ConfigError with SLURM's own message if it refuses them."""
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -190,7 +190,7 @@ def submit(submission: Submission, profile: Profile) -> Submission:
                 jobs = executor.submit_array([Job.of(submission, run) for run in array.runs])
             ids = {run.name: submitted.job_id for run, submitted in zip(array.runs, jobs, strict=True)}
             submission = submission.changed(jobs={**submission.jobs, **ids})
-            # One array after the other: max_parallel holds for all of them, and a wave waits for the one before.
+            # One array after the other: max_parallel then limits all of them, and a wave waits for the one before.
             before = {"dependency": f"afterany:{jobs[0].job_id.split('_')[0]}"}
     except (FailedJobError, FailedSubmissionError, RuntimeError) as error:
         if not submission.jobs:
@@ -202,8 +202,8 @@ def submit(submission: Submission, profile: Profile) -> Submission:
 
 
 def cancel(jobs: Sequence[str]) -> None:
-    """Take jobs out of the queue; those that run save and stop. Raises ConfigError where SLURM refuses."""
-    # By array: a list of a thousand elements would be long, and an id that the queue has forgotten makes scancel fail.
+    """Cancel jobs; those that are running save and stop. Raises ConfigError if SLURM refuses."""
+    # By array: a thousand elements would be a long list, and scancel fails for an id that has left the queue.
     arrays = sorted({job.split("_")[0] for job in jobs}, key=int)
     done = subprocess.run(["scancel", *arrays], capture_output=True, text=True, check=False)
     if done.returncode:

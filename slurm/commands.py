@@ -1,4 +1,4 @@
-"""What the commands of the launcher do; each returns the exit code."""
+"""The launcher's commands; each returns an exit code."""
 
 import argparse
 import contextlib
@@ -21,20 +21,20 @@ from slurm.local import Runner
 from slurm.plan import Planned
 from slurm.submissions import Submission
 
-WIDE = 220  # columns where the output is no terminal
+WIDE = 220  # columns if the output is not a terminal
 PROFILE_FLAGS = ("time", "cpus", "memory", "gpus", "partition", "account", "qos", "constraint", "max_parallel")
 TO_REPEAT = ("failed", "lost")
 
 
 def submit(arguments: argparse.Namespace) -> int:
-    """Expand a sweep or a grid, check every run, and hand them over."""
+    """Expand a sweep or a grid, check every run, and submit them or run them here."""
     fixed = plan.pairs(arguments.set, "--set")
     if arguments.sweep:
         sweep = plan.load_sweep(arguments.task, arguments.sweep)
     else:
         grid = plan.pairs(arguments.grid, "--grid")
         sweep = plan.Sweep(grid={key: values.split(",") for key, values in grid.items()})
-    gc.disable()  # a fifth of the time that hundreds of configurations take, for garbage that is none
+    gc.disable()  # it takes a fifth of the time for hundreds of configurations, and finds nothing
     runs = plan.in_waves(arguments.task, sweep, fixed, plan.seeds(arguments.seeds or sweep.seeds))
     gc.enable()
     asked = [*([f"sweep {arguments.sweep}"] if arguments.sweep else []), *arguments.grid, *arguments.set]
@@ -46,9 +46,7 @@ def resubmit(arguments: argparse.Namespace) -> int:
     before = submissions.load(arguments.submission)
     states = {row.run: row.state for row in status.rows([before], accounts=True)}
     if arguments.snapshot and not before.code.is_dir():
-        raise ConfigError(
-            f"the copy of the code of {before.id} is not there any more; without --snapshot: today's code"
-        )
+        raise ConfigError(f"the copy of the code of {before.id} no longer exists; without --snapshot: the current code")
     if arguments.failed:
         runs = [run for run in before.runs if states[run.name] in TO_REPEAT]
     else:
@@ -64,9 +62,9 @@ def hand_over(
     runs: Sequence[Planned],
     before: Submission | None = None,
 ) -> int:
-    """Say what will run, leave out what need not, and give it to SLURM or run it here.
+    """Print what will run, skip what need not, and submit the rest to SLURM or run it here.
 
-    `before` is the submission whose runs these are, if they are submitted again.
+    `before` is the submission that the runs come from, if they are submitted again.
     """
     profile = None
     if where == "slurm":
@@ -75,9 +73,9 @@ def hand_over(
         profile = cluster.Profile(**(known or cluster.load_profile(arguments.profile or "default")) | changes)
         profile.check()
         if not arguments.dry_run and shutil.which("sbatch") is None:
-            raise ConfigError("no sbatch on this machine: submit on the cluster's login node, or with --cluster local")
+            raise ConfigError("no sbatch on this machine: submit on the cluster's login node, or use --cluster local")
     elif any(run.nodes > 1 for run in runs):
-        raise ConfigError("nodes is above 1, and this is one machine; --cluster slurm has more")
+        raise ConfigError("nodes is above 1, but this is one machine; use --cluster slurm")
     at_once = 1 if arguments.jobs is None else arguments.jobs
     if at_once < 1:
         raise ConfigError(f"jobs is {at_once}; it must be above zero")
@@ -86,7 +84,7 @@ def hand_over(
     busy = [run for run in runs if run not in left and run.wave < max(waves, default=0) and not status.finished(run)]
     if busy:
         raise ConfigError(
-            f"{len(busy)} runs that others of these need are under way; submit again when they have ended"
+            f"{len(busy)} runs that others of these need are not finished yet; submit again when they have ended"
         )
     for run in left:
         print(f"  {run.name}  {run.label}")
@@ -97,8 +95,8 @@ def hand_over(
         return 0
     if before:
         if not Path(before.directory).is_dir():
-            raise ConfigError(f"folder {before.directory}, from which {before.id} was submitted, is not there any more")
-        os.chdir(before.directory)  # what is relative in the flags stays so
+            raise ConfigError(f"folder {before.directory}, from which {before.id} was submitted, no longer exists")
+        os.chdir(before.directory)  # so that relative paths in the flags still hold
     code = before.code if before and arguments.snapshot else None
     submission = submissions.create(task, where, title, left, profile and dataclasses.asdict(profile), code)
     if profile is None:
@@ -106,13 +104,13 @@ def hand_over(
         return run_here(submission, at_once)
     submission = cluster.submit(submission, profile)
     arrays = sorted({job.split("_")[0] for job in submission.jobs.values()}, key=int)
-    print(f"jobs {' '.join(arrays)}; `python -m slurm status {submission.id}` shows how they go")
+    print(f"jobs {' '.join(arrays)}; `python -m slurm status {submission.id}` shows their state")
     print(f"submission {submission.id}")
     return 0
 
 
 def leave_out(runs: Sequence[Planned]) -> list[Planned]:
-    """The runs that are neither finished nor queued or running already; the others are counted aloud."""
+    """The runs that are not finished, queued or running; prints how many others there are, and why."""
     states = {row.folder: row for row in status.rows(submissions.every()) if row.state in status.ACTIVE}
     left = []
     skipped: dict[str, int] = {}
@@ -139,7 +137,7 @@ def show_scripts(task: str, profile: cluster.Profile, runs: Sequence[Planned]) -
 
 
 def run_here(submission: Submission, at_once: int) -> int:
-    """Run a submission on this machine; exit code 1 where a run failed, 130 where it was stopped."""
+    """Run a submission on this machine; exit code 1 if a run failed, 130 if it was stopped."""
     runner = Runner(submission, at_once)
     rows = runner.run(Console())
     print(status.counts(rows))
@@ -147,13 +145,13 @@ def run_here(submission: Submission, at_once: int) -> int:
         if row.state not in status.FINISHED:
             print(f"  {row.run}  {row.label}  {row.state}  {row.reason}")
     if runner.stopping:
-        print(f"`python -m slurm resubmit {submission.id}`, or the same command, goes on")
+        print(f"`python -m slurm resubmit {submission.id}`, or the same command, continues")
         return 128 + signal.SIGINT
     return int(any(row.state not in status.FINISHED for row in rows))
 
 
 def show(what: str | None) -> list[Submission]:
-    """The submissions that are meant: of a task, one, or all."""
+    """All submissions, those of one task, or one by its id."""
     every = submissions.every()
     if what is None:
         return every
@@ -166,7 +164,7 @@ def show(what: str | None) -> list[Submission]:
 
 
 def status_(arguments: argparse.Namespace) -> int:
-    """Show how runs go."""
+    """Show the state of runs."""
     chosen = show(arguments.what)
     titles = {submission.id: submission.title for submission in chosen}
     if arguments.json:
@@ -189,7 +187,7 @@ def status_(arguments: argparse.Namespace) -> int:
 
 
 def logs(arguments: argparse.Namespace) -> int:
-    """Print what a run printed."""
+    """Print the output of a run."""
     submission, run = submissions.find_run(arguments.run)
     path = submission.log(run.name)
     position = 0
@@ -205,9 +203,7 @@ def logs(arguments: argparse.Namespace) -> int:
             break
         time.sleep(status.REFRESH)
     if not path.exists():
-        raise ConfigError(
-            f"{run.name} has printed nothing yet: it is {row.state}{f' ({row.reason})' * bool(row.reason)}"
-        )
+        raise ConfigError(f"{run.name} has no output yet: it is {row.state}{f' ({row.reason})' * bool(row.reason)}")
     return 0
 
 
@@ -225,7 +221,7 @@ def cancel(arguments: argparse.Namespace) -> int:
         os.kill(submission.runner["pid"], signal.SIGTERM)
     else:
         for row in active:
-            with contextlib.suppress(ProcessLookupError):  # it has just ended
+            with contextlib.suppress(ProcessLookupError):  # it has already ended
                 os.kill(status.read(submission.record(row.run))["starts"][-1]["pid"], signal.SIGTERM)
-    print(f"cancelled: {status.counts(active)}; `python -m slurm resubmit {submission.id}` goes on")
+    print(f"cancelled: {status.counts(active)}; `python -m slurm resubmit {submission.id}` continues")
     return 0

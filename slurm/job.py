@@ -1,6 +1,6 @@
-"""One run as a job: train.py as a child process, from the code as it was submitted, with a record of each start.
+"""One run as a job: train.py as a child process, from the submission's copy of the code, with a record of each start.
 
-submitit calls it under SLURM, the local runner here. What comes of it is the run directory; nothing is returned.
+Under SLURM submitit calls it, on this machine the local runner. Its result is the run directory; nothing is returned.
 """
 
 import dataclasses
@@ -18,19 +18,19 @@ from slurm import squeue
 from slurm.plan import Planned
 from slurm.submissions import Submission, this_process
 
-# train.py was told to stop: with its own exit code, or by Python's default before it listens for signals.
+# train.py was stopped by a signal: its own exit code, or Python's default before its handlers are set.
 STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
-TRIES = 3  # starts without a new checkpoint, after which a run is not started again by itself
-TAIL = 4000  # bytes of the log in which a reason is looked for
+TRIES = 3  # starts without a new checkpoint, after which a run is not restarted automatically
+TAIL = 4000  # bytes at the end of the log that are searched for a reason
 
 
 class RunFailed(RuntimeError):
-    """train.py ended by its own fault; its text is the reason."""
+    """train.py failed through its own fault; the message is the reason."""
 
 
 @dataclass
 class Job:
-    """What is needed to run one run, and to run it again after it was stopped."""
+    """What is needed to start one run, and to start it again after it was stopped."""
 
     task: str
     flags: tuple[str, ...]
@@ -39,11 +39,11 @@ class Job:
     code: Path
     """The snapshot of the code."""
     directory: Path
-    """Working directory, for what is relative in the flags."""
+    """Working directory, for relative paths in the flags."""
     record: Path
-    """Where the starts are written down."""
+    """File of the starts."""
     log: Path
-    """What train.py prints, over all starts."""
+    """Output of train.py, over all starts."""
     child: subprocess.Popen | None = field(default=None, init=False, repr=False)
     terminated: bool = field(default=False, init=False, repr=False)
     size: int = field(default=0, init=False, repr=False)
@@ -62,23 +62,23 @@ class Job:
         )
 
     def __call__(self) -> None:
-        """Run under SLURM. Raises RunFailed, so that SLURM's own record of the job says failed too."""
+        """Run under SLURM. Raises RunFailed, so that SLURM records the job as failed too."""
         signal.signal(signal.SIGTERM, self.on_term)
         self.start()
         code = wait(self.child)
         if rank() > 0:
-            return  # the first process of a run speaks for all
+            return  # the primary process reports for all
         if code in STOPPED and self.terminated and slurm_says_running():
-            os.kill(os.getpid(), signal.SIGUSR2)  # preempted, with time left: submitit requeues
+            os.kill(os.getpid(), signal.SIGUSR2)  # preempted with time left: makes submitit requeue the job
         if self.end(code) != "completed":
             raise RunFailed(self.reason(code))
 
     def on_term(self, number: int, frame: object) -> None:
-        """SLURM sends SIGTERM to all processes of a job, train.py too; a second one would not let it save."""
+        """Remember SIGTERM. SLURM sends it to train.py too, and a second one would keep that from saving."""
         self.terminated = True
 
     def checkpoint(self):
-        """What submitit calls at SIGUSR2, before it requeues the job: stop train.py, which saves."""
+        """Stop train.py, which saves. submitit calls this at SIGUSR2, before it requeues the job."""
         from submitit.helpers import DelayedSubmission
 
         again = DelayedSubmission(dataclasses.replace(self))
@@ -90,11 +90,11 @@ class Job:
         if code in STOPPED:
             self.close("requeued")
             return again
-        # It came to its end while the signal was on its way: nothing to requeue.
+        # The run ended before the signal reached it: nothing to requeue.
         raise SystemExit(0 if self.end(code) == "completed" else 1)
 
     def start(self, **options: object) -> None:
-        """Start train.py, and write that down. Raises RunFailed where starting has got nowhere."""
+        """Start train.py and record the start. Raises RunFailed after `TRIES` starts without a new checkpoint."""
         starts = self.read().get("starts", [])
         newest = newest_checkpoint(self.folder)
         idle = [start for start in starts[-TRIES:] if start["checkpoint"] == newest]
@@ -106,8 +106,8 @@ class Job:
         command = [sys.executable, "-u", str(self.code / "tasks" / self.task / "train.py"), *self.flags]
         start = {"time": now(), "job": slurm_job(), "checkpoint": newest}
         with self.output.open("ab") as output:
-            # What is blocked here stays blocked in the child: SLURM sends SIGUSR2 to every process of the job, and
-            # train.py would end by it without saving.
+            # Blocked in the child too: SLURM sends SIGUSR2 to every process of the job, and it would end train.py
+            # without saving.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
             try:
                 self.child = subprocess.Popen(
@@ -116,7 +116,7 @@ class Job:
                 try:
                     self.write(state="running", reason="", starts=[*starts, start | this_process(self.child.pid)])
                 except files.StorageError:
-                    self.child.terminate()  # which saves; nobody would look after it
+                    self.child.terminate()  # it saves; without a record nobody could find it
                     self.child.wait()
                     raise
             finally:
@@ -128,18 +128,18 @@ class Job:
         return self.log if rank() == 0 else self.log.with_suffix(f".{rank()}.log")
 
     def end(self, code: int) -> str:
-        """Write down how a start ended, and return it: completed, stopped or failed."""
+        """Record how a start ended, and return it: completed, stopped or failed."""
         state = "completed" if code == 0 else "stopped" if code in STOPPED else "failed"
         self.close(state, "" if code == 0 else self.reason(code))
         return state
 
     def close(self, state: str, reason: str = "") -> None:
-        """Write down the end of a start."""
+        """Record the end of a start."""
         starts = self.read()["starts"]
         self.write(state=state, reason=reason, starts=[*starts[:-1], starts[-1] | {"ended": now()}])
 
     def reason(self, code: int) -> str:
-        """Why a start ended with this code, in a line."""
+        """Why a start ended with this exit code, in one line."""
         if code in STOPPED:
             return f"stopped by {signal.Signals(abs(code) % 128).name}"
         if code < 0:
@@ -148,21 +148,21 @@ class Job:
         with self.output.open("rb") as log:
             log.seek(max(self.size, self.output.stat().st_size - TAIL))
             lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-        told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        return (told or lines or [f"exit code {code}"])[-1]
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        return (errors or lines or [f"exit code {code}"])[-1]
 
     def read(self) -> dict:
         """The record so far."""
         return json.loads(self.record.read_text()) if self.record.exists() else {}
 
     def write(self, **fields: object) -> None:
-        """Change the record; of a run's several processes the first does."""
+        """Change fields of the record; only the primary process writes."""
         if rank() == 0:
             files.write_json(self.record, self.read() | fields)
 
 
 def rank() -> int:
-    """The number of this process among those of its job."""
+    """Rank of this process in its job, from 0."""
     return int(os.environ.get("SLURM_PROCID", "0"))
 
 
@@ -173,25 +173,25 @@ def slurm_job() -> str | None:
 
 
 def slurm_says_running() -> bool:
-    """Whether this job is neither cancelled nor requeued: a job that SLURM gives time to stop before it preempts."""
+    """Whether SLURM still lists this job as running: neither cancelled nor requeued, so about to be preempted."""
     state = squeue.call("squeue", "--noheader", "--jobs", os.environ["SLURM_JOB_ID"], "--format", "%T")
     return (state or "").strip() == "RUNNING"
 
 
 def newest_checkpoint(folder: Path) -> str:
-    """A run's last checkpoint by its step, or nothing: the digest in its name changes with the seconds it tells."""
+    """Name of a run's last checkpoint without the digest, which changes with the recorded seconds; empty if none."""
     return max((path.name.rpartition("-")[0] for path in folder.glob("checkpoints/step-*")), default="")
 
 
 def now() -> str:
-    """ISO 8601, UTC."""
+    """The current time, ISO 8601, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def wait(child: subprocess.Popen) -> int:
-    """Exit code of a child, as Popen gives it; it stays to be reaped.
+    """Exit code of a child, as Popen gives it; the child is not reaped.
 
-    Popen.wait must not be called in a signal handler while the same wait is under way below it; this may.
+    Unlike Popen.wait, this may be called in a signal handler that interrupts the same wait.
     """
     result = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status

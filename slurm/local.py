@@ -1,4 +1,4 @@
-"""Runs on this machine, a bounded number at a time, with a view of how they go."""
+"""Runs on this machine: a limited number at a time, with a live table of their states."""
 
 import os
 import shutil
@@ -18,22 +18,22 @@ from slurm.submissions import Submission, this_process
 
 
 class Runner:
-    """Works a submission's runs off, and stops them when it is asked to."""
+    """Makes the runs of a submission, and stops them on a signal."""
 
     def __init__(self, submission: Submission, at_once: int):
         self.submission = submission.changed(runner=this_process())
         self.at_once = at_once
         self.stopping = False
         self.running: dict[str, Job] = {}
-        self.lock = threading.RLock()  # a second signal may come while the first is being dealt with
+        self.lock = threading.RLock()  # a second signal may come while the first is handled
         self.gpus = gpus()
-        self.told: dict[str, tuple] = {}
+        self.printed: dict[str, tuple] = {}
         self.places: SimpleQueue[int] = SimpleQueue()
         for place in range(at_once):
             self.places.put(place)
 
     def run(self, console: Console) -> list[status.Row]:
-        """Run them all, and return how they stand then. Ctrl-C and SIGTERM stop them, each saved."""
+        """Make all runs and return their final rows. Ctrl-C and SIGTERM stop the runs, which save first."""
         before = {number: signal.signal(number, self.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             for wave in sorted({run.wave for run in self.submission.runs}):
@@ -42,22 +42,22 @@ class Runner:
                     ends = [pool.submit(self.one, run) for run in runs]
                     self.watch(console, ends)
                 for end in ends:
-                    end.result()  # a fault of the launcher itself
+                    end.result()  # raises if the launcher itself failed
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
         return self.rows()
 
     def one(self, run: Planned) -> None:
-        """One run from its start to its end."""
+        """Make one run, from start to end."""
         place = self.places.get()
         try:
             ours = Job.of(self.submission, run)
             with self.lock:
                 if self.stopping:
                     return
-                # A session of its own, so that the terminal's Ctrl-C does not reach it beside our signal: a second
-                # one would not let it save.
+                # In its own session: otherwise the terminal's Ctrl-C would reach it besides our signal, and a second
+                # signal keeps it from saving.
                 ours.start(start_new_session=True, env=self.environment(run, place))
                 self.running[run.name] = ours
             code = wait(ours.child)
@@ -66,39 +66,39 @@ class Runner:
             ours.child.wait()
             ours.end(code)
         except RunFailed:
-            pass  # written down
+            pass  # recorded by the job
         finally:
             self.places.put(place)
 
     def environment(self, run: Planned, place: int) -> dict[str, str]:
-        """The environment of a run: of several GPUs, those of its place. Places share GPUs where there are too few."""
+        """The environment of a run, which assigns it the GPUs of its place; places share GPUs if there are too few."""
         size = max(run.devices for run in self.submission.runs)
         groups = [self.gpus[i : i + size] for i in range(0, len(self.gpus) - size + 1, size)]
         if not groups:
             return dict(os.environ)
         chosen = {"CUDA_VISIBLE_DEVICES": ",".join(groups[place % len(groups)][: run.devices])}
         if self.at_once > len(groups):
-            # Either backend takes nearly all of a GPU's memory at once if it is not told otherwise.
+            # By default either backend allocates nearly all of a GPU's memory at the start.
             chosen |= {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         return os.environ | chosen
 
     def on_signal(self, number: int, frame: object) -> None:
-        """Start no more runs, and stop those that run: the first time each saves, the second time at once."""
+        """Start no more runs and stop the running ones: they save at the first signal, and not at a second one."""
         again = self.stopping
         self.stopping = True
         with self.lock:
             for ours in self.running.values():
                 os.kill(ours.child.pid, signal.SIGTERM)
         if not again:
-            # Not print, which the signal may have interrupted.
+            # Not print: the signal may have interrupted one.
             os.write(1, b"\nstopping: each run saves at the end of its step; once more stops at once\n")
 
     def rows(self) -> list[status.Row]:
-        """How the runs stand."""
+        """The current rows of the runs."""
         return status.rows([self.submission])
 
     def watch(self, console: Console, ends: list[Future]) -> None:
-        """Show how the runs go until they have ended: a table on a terminal, elsewhere a line for each change."""
+        """Show the runs until all have ended: a table on a terminal, otherwise a line per change."""
 
         def done() -> bool:
             return all(end.done() for end in ends)
@@ -110,10 +110,10 @@ class Runner:
         while True:
             last = done()
             for row in self.rows():
-                told = (row.state, row.epoch if row.state == "running" else None)
-                if self.told.get(row.run, ("queued", None)) != told:
+                shown = (row.state, row.epoch if row.state == "running" else None)
+                if self.printed.get(row.run, ("queued", None)) != shown:
                     print(status.line(row), flush=True)
-                self.told[row.run] = told
+                self.printed[row.run] = shown
             if last:
                 return
             time.sleep(status.REFRESH)

@@ -1,4 +1,4 @@
-"""From a sweep to its runs: the grid is expanded, and every configuration is read by the task's own parser."""
+"""From a sweep to its runs: expand the grid and read every configuration with the task's own parser."""
 
 import dataclasses
 import functools
@@ -21,10 +21,10 @@ Values = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Sweep:
-    """One entry of a task's sweeps.yaml: `preset` with one value of every list in `grid`, over `seeds`.
+    """One entry of a task's sweeps.yaml: `preset` with every combination of the values in `grid`, for each seed.
 
-    `runs`, where given, is a list of settings that go together, each of which meets every combination of the grid.
-    `after` names a sweep of the task whose runs this one's read, and which therefore come first.
+    `runs` is a list of settings that belong together; each is combined with every combination of the grid. `after`
+    names a sweep of the same task that must be finished first, because this one reads its runs.
     """
 
     about: str = ""
@@ -37,20 +37,20 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Planned:
-    """One run to be made: the flags of train.py, and where they lead."""
+    """One run to be made: the flags of train.py, and the resulting run directory."""
 
     name: str
-    """Of the run directory."""
+    """Name of the run directory."""
     folder: str
     """The run directory."""
     label: str
-    """What sets it apart from the other runs of its grid."""
+    """What distinguishes it from the other runs of its grid."""
     seed: int
     flags: tuple[str, ...]
     devices: int = 1
     nodes: int = 1
     wave: int = 0
-    """It starts when all runs of the waves before have ended."""
+    """It starts when all runs of earlier waves have ended."""
 
 
 def tasks() -> list[str]:
@@ -59,23 +59,23 @@ def tasks() -> list[str]:
 
 
 def load_task(task: str) -> ModuleType:
-    """A task's train.py as a module; it imports neither Keras nor TensorFlow before it trains."""
+    """A task's train.py as a module; importing it loads neither Keras nor TensorFlow."""
     choice("task", task, tasks())
     path = REPOSITORY / "tasks" / task / "train.py"
     spec = importlib.util.spec_from_file_location(f"tasks.{task}.train", path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look up their module here
     spec.loader.exec_module(module)
     return module
 
 
 def load_sweep(task: str, name: str) -> Sweep:
-    """A sweep by its name. Raises ConfigError where sweeps.yaml has none of that name, or cannot be read."""
+    """A sweep by its name. Raises ConfigError if sweeps.yaml does not have it or cannot be read."""
     path = REPOSITORY / "tasks" / task / "sweeps.yaml"
     try:
         sweeps = yaml.safe_load(path.read_text()) or {}
     except FileNotFoundError:
-        raise ConfigError(f"{task} names no sweeps: {path} is not there") from None
+        raise ConfigError(f"{task} names no sweeps: {path} does not exist") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(sweeps, dict) or not all(map(is_text, sweeps)):
@@ -85,7 +85,7 @@ def load_sweep(task: str, name: str) -> Sweep:
 
 
 def read_sweep(entry: object, where: str) -> Sweep:
-    """A sweep from YAML's data. Raises ConfigError for what is not one."""
+    """A sweep from parsed YAML. Raises ConfigError if it is not a valid one."""
     if not isinstance(entry, dict):
         raise ConfigError(f"{where}: it must have keys: {', '.join(f.name for f in dataclasses.fields(Sweep))}")
     for key, value in entry.items():
@@ -105,12 +105,12 @@ def read_sweep(entry: object, where: str) -> Sweep:
 
 
 def is_text(value: object) -> bool:
-    """Whether YAML has read a text here, and not a number or another thing."""
+    """Whether YAML read a string here, not a number or anything else."""
     return isinstance(value, str)
 
 
 def seeds(text: str) -> tuple[int, ...]:
-    """`0:5` is 0 to 4; `0,3` and `7` name seeds one by one. Raises ConfigError for anything else."""
+    """Seeds from text: `0:5` is 0 to 4; `0,3` and `7` list them. Raises ConfigError for anything else."""
     span = re.fullmatch(r"(\d+):(\d+)", text)
     if span and int(span[1]) < int(span[2]):
         return tuple(range(int(span[1]), int(span[2])))
@@ -134,7 +134,7 @@ def pairs(items: Sequence[str], flag: str) -> dict[str, str]:
 
 
 def combinations(sweep: Sweep, fixed: Mapping[str, str]) -> list[Values]:
-    """One value of every list, with each of the settings that go together; without the keys that are fixed."""
+    """Every combination of the grid with each of `runs`, without the keys that are fixed."""
     products = itertools.product(*sweep.grid.values())
     both = itertools.product((dict(zip(sweep.grid, values, strict=True)) for values in products), sweep.runs or ({},))
     found = [{key.replace("-", "_"): value for key, value in (grid | run).items()} for grid, run in both]
@@ -142,7 +142,7 @@ def combinations(sweep: Sweep, fixed: Mapping[str, str]) -> list[Values]:
 
 
 def flags(values: Values) -> list[str]:
-    """Config keys and values as train.py's command line; booleans as `--key` and `--no-key`, none as None."""
+    """Config keys and values as flags of train.py; booleans become `--key` and `--no-key`."""
     words = []
     for key, value in values.items():
         flag = key.replace("_", "-")
@@ -151,15 +151,15 @@ def flags(values: Values) -> list[str]:
         elif str(value) in ("True", "true", "False", "false"):
             words.append(f"--{flag}" if str(value).lower() == "true" else f"--no-{flag}")
         else:
-            # A value may begin with a dash, but not with two: --key=value, which tyro takes apart for both.
+            # --key=value, since a value may begin with a dash.
             words.append(f"--{flag}={value}")
     return words
 
 
 def plan(task: str, sweep: Sweep, fixed: Mapping[str, str], chosen: Sequence[int]) -> list[Planned]:
-    """Every run of a sweep, all of them checked; seeds outermost, so that the table has each row early.
+    """Every run of a sweep, checked; all settings of the first seed come first, so that every table row fills early.
 
-    `fixed` holds for every run; a key of the grid that it names leaves the grid. Raises Mistakes.
+    `fixed` applies to every run, and its keys are removed from the grid. Raises Mistakes.
     """
     presets = load_task(task).PRESETS
     grid = combinations(sweep, fixed)
@@ -169,7 +169,9 @@ def plan(task: str, sweep: Sweep, fixed: Mapping[str, str], chosen: Sequence[int
     for key in sorted({key for values in grid for key in values} & set(operational) - {"overwrite"}):
         raise ConfigError(f"{key} does not change what a run computes, so it is no key of a grid; --set {key}=... is")
     if any("overwrite" in fixed | values for values in grid):
-        raise ConfigError("overwrite would start a run anew each time that it is requeued; delete its folder instead")
+        raise ConfigError(
+            "overwrite would restart a run from scratch whenever it is requeued; delete its folder instead"
+        )
     preset = {"preset": sweep.preset} if sweep.preset else {}
 
     def parse(values: Values) -> Config:
@@ -192,7 +194,7 @@ def plan(task: str, sweep: Sweep, fixed: Mapping[str, str], chosen: Sequence[int
 def configurations(presets: Mapping[str, Config], settings: Sequence[Values], seed: int) -> list[Config]:
     """The configuration of each setting, as the task's parser reads it. Raises ConfigError at the first mistake.
 
-    The parser takes some 10 ms, so it reads each value once, by itself, and not in every combination that has it.
+    The parser takes about 10 ms, so it reads each value once on its own, not in every combination that contains it.
     """
 
     @functools.cache
@@ -212,7 +214,7 @@ def configurations(presets: Mapping[str, Config], settings: Sequence[Values], se
 
 
 def put(target, source, path: Sequence[str]):
-    """A config with the value that another one has at a path of fields and, in a tuple, places."""
+    """A copy of `target` with the value of `source` at a path of field names and tuple indices."""
     if not path:
         return source
     first, *rest = path
@@ -225,10 +227,10 @@ def put(target, source, path: Sequence[str]):
 def look_closer(
     grid: Sequence[Values], fixed: Mapping[str, str], parse: Callable[[Values], Config]
 ) -> list[tuple[str, Values]]:
-    """Every mistake, with the values that make it: a parser names its first alone, so values are tried one by one.
+    """Every mistake with the values that cause it. A parser reports only its first, so values are tried one by one.
 
-    A value that is wrong by itself, beside any one of the others, and in every combination, is to blame; the others are
-    judged without it.
+    A value is to blame if it is wrong on its own, next to any one other value, and in every combination. The other
+    values are then judged without it.
     """
     singles: list[Values] = []
     for single in ({key: value} for values in (fixed, *grid) for key, value in values.items()):
@@ -239,7 +241,7 @@ def look_closer(
         try:
             parse(values)
         except ConfigError as error:
-            return re.sub(r"(--[\w.-]+)=[^\s;]+", r"\1", str(error))  # a key that is not known, whatever its value
+            return re.sub(r"(--[\w.-]+)=[^\s;]+", r"\1", str(error))  # an unknown key is one mistake for all its values
         return None
 
     def fault(single: Values, beside: Values) -> str | None:
@@ -274,9 +276,9 @@ def look_closer(
 def in_waves(
     task: str, sweep: Sweep, fixed: Mapping[str, str], chosen: Sequence[int], later: tuple[str, ...] = ()
 ) -> list[Planned]:
-    """`plan`, with the runs that a sweep needs before its own. `later` are the sweeps that wait for this one.
+    """`plan`, preceded by the runs that the sweep needs. `later` are the sweeps that wait for this one.
 
-    `fixed` holds for those too, but for what the sweep's own grid is about.
+    `fixed` applies to those runs too, except for the keys of this sweep's own grid.
     """
     before: list[Planned] = []
     mistakes: list[tuple[str, Values]] = []
@@ -301,28 +303,28 @@ def in_waves(
 
 
 def describe(values: Values) -> str:
-    """`key=value ...`."""
+    """Values as text: `key=value ...`."""
     return " ".join(f"{key}={value}" for key, value in values.items())
 
 
 def planned_run(task: str, label: str, words: Sequence[str], config: Config) -> Planned:
-    """The run that a configuration leads to."""
+    """The run of a configuration."""
     name = config.name()
     folder = (config.out / task / name).absolute()
-    # Jobs run a copy of the code, whose default for --out is inside that copy.
+    # Jobs run a copy of the code; without --out they would write inside that copy.
     complete = (*words, f"--seed={config.seed}", f"--out={config.out.absolute()}")
     return Planned(name, str(folder), label, config.seed, complete, config.devices, config.nodes)
 
 
 class Mistakes(ConfigError):
-    """What the task's parser refuses in a grid: each mistake with the values that make it."""
+    """What the task's parser rejects in a grid: each mistake with the values that cause it."""
 
     def __init__(self, found: Sequence[tuple[str, Values]]):
         super().__init__("the grid has mistakes")
         self.found = found
 
     def lines(self) -> list[str]:
-        """What the user reads: a line for each mistake, with the first values that make it."""
+        """One line for the user per mistake, with the first values that cause it."""
         by_text: dict[str, list[str]] = {}
         for text, values in self.found:
             by_text.setdefault(text, []).append(describe(values))

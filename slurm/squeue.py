@@ -1,4 +1,4 @@
-"""What SLURM's own commands say: squeue, and sacct where there is one."""
+"""The queue, from SLURM's squeue and, if installed, sacct."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 BAD = ("BOOT_FAIL", "CANCELLED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")
-PATIENCE = 30  # seconds that a command of SLURM may take
+PATIENCE = 30  # seconds after which a SLURM command counts as failed
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Entries:
 
 
 def call(*command: str) -> str | None:
-    """What a command prints, or None where it is not there or fails."""
+    """Output of a command; None if it does not exist, fails, or takes longer than `PATIENCE`."""
     if shutil.which(command[0]) is None:
         return None
     try:
@@ -42,8 +42,8 @@ def call(*command: str) -> str | None:
 
 
 def ask() -> Entries:
-    """The user's jobs, each element of an array by itself."""
-    # By user and not by job: one id that the queue has forgotten makes squeue fail.
+    """The user's jobs in the queue, one entry per array element."""
+    # By user, not by job: squeue fails if a single id has left the queue.
     text = call("squeue", "--noheader", "--array", "--user", str(os.getuid()), "--format", "%i|%T|%r")
     if text is None:
         return Entries(answered=False)
@@ -52,7 +52,7 @@ def ask() -> Entries:
 
 
 def endings(jobs: Sequence[str]) -> dict[str, str]:
-    """How jobs ended that have left the queue, where sacct answers: OUT_OF_MEMORY, NODE_FAIL, ..."""
+    """How jobs that have left the queue ended (OUT_OF_MEMORY, NODE_FAIL, ...); empty if sacct does not answer."""
     arrays = ",".join(sorted({job.split("_")[0] for job in jobs}))
     command = ("sacct", "--noheader", "--parsable2", "--allocations", "--array", "--jobs", arrays)
     text = call(*command, "--format", "JobID,State")

@@ -1,4 +1,4 @@
-"""How runs go: from their directories, their records, and SLURM's queue."""
+"""The state of runs, from their directories, their records and SLURM's queue."""
 
 import csv
 import dataclasses
@@ -19,7 +19,7 @@ from slurm import squeue, submissions
 from slurm.plan import Planned
 from slurm.submissions import Submission, is_alive, latest_runs
 
-REFRESH = 2.0  # seconds between two looks
+REFRESH = 2.0  # seconds
 COLOURS = {
     "completed": "green",
     "running": "cyan",
@@ -31,15 +31,21 @@ COLOURS = {
     "stopped": "yellow",
     "cancelled": "yellow",
 }
-LEAST_IMPORTANT = ("host", "restarts", "images/s", "phase", "elapsed")  # these go first where the terminal is narrow
-FOLDED = 20  # characters of a label in a line, at least
+LEAST_IMPORTANT = (
+    "host",
+    "restarts",
+    "images/s",
+    "phase",
+    "elapsed",
+)  # dropped in this order if the terminal is narrow
+FOLDED = 20  # least width of a label
 FINISHED = ("completed", "diverged")
 ACTIVE = ("queued", "running", "requeued")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run as it stands now; times in seconds."""
+    """One run's current state; times in seconds."""
 
     run: str
     submission: str
@@ -54,9 +60,9 @@ class Row:
     val_accuracy: float | None = None
     images_per_second: float | None = None
     elapsed: float | None = None
-    """In train.py, over all starts of this submission."""
+    """Time in train.py, over all starts of this submission."""
     eta: float | None = None
-    """What the rest takes at the pace of the last epoch."""
+    """Time left, at the pace of the last epoch."""
     host: str | None = None
     restarts: int = 0
     job: str | None = None
@@ -64,9 +70,9 @@ class Row:
 
 
 def rows(chosen: Sequence[Submission], accounts: bool = False) -> list[Row]:
-    """A row for each run of these submissions; a run that several name is the last one's.
+    """A row for each run of these submissions; a run in several of them belongs to the last one.
 
-    `accounts`: ask sacct of runs that are lost, which is dear for SLURM and so not to be done every other second.
+    `accounts`: ask sacct about lost runs, which is too expensive for SLURM to repeat at every refresh.
     """
     pairs = list(latest_runs(chosen).values())
     jobs = [s.jobs[run.name] for s, run in pairs if run.name in s.jobs and not finished(run)]
@@ -78,12 +84,12 @@ def rows(chosen: Sequence[Submission], accounts: bool = False) -> list[Row]:
 
 
 def finished(run: Planned) -> bool:
-    """Whether a run has its metrics.json."""
+    """Whether a run is finished: it has its metrics.json."""
     return (Path(run.folder) / "metrics.json").exists()
 
 
 def row(submission: Submission, run: Planned, entries: squeue.Entries) -> Row:
-    """One run as it stands now."""
+    """The row of one run."""
     folder = Path(run.folder)
     record, environment = read(submission.record(run.name)), read(folder / "environment.json")
     result = read(folder / "metrics.json")
@@ -118,14 +124,16 @@ def row(submission: Submission, run: Planned, entries: squeue.Entries) -> Row:
 def state_of(
     submission: Submission, job: str | None, record: Mapping, result: Mapping, entries: squeue.Entries
 ) -> tuple[str, str]:
-    """State of a run and the reason for it, from the surest witness to the least."""
+    """State of a run and the reason for it, from the most reliable source to the least."""
     if result:
         return result["status"], result.get("diverged", {}).get("reason", "")
     written, reason = record.get("state"), record.get("reason", "")
     if submission.cluster == "local":
         return local_state(submission, record)
     entry = entries.get(job)
-    if written == "failed" and not (entry and entry.state == "PENDING"):  # a node that fails may have SLURM requeue it
+    if written == "failed" and not (
+        entry and entry.state == "PENDING"
+    ):  # after a node failure SLURM may have requeued it
         return written, reason
     if entry and entry.state == "PENDING":
         return ("requeued" if written else "queued"), entry.reason
@@ -136,27 +144,27 @@ def state_of(
     if submission.cancelled:
         return "cancelled", reason
     if not entries.answered:
-        return written or "queued", "squeue does not answer; this is the last that the run wrote"
+        return written or "queued", "squeue does not answer; this is the last state that the run wrote"
     if written == "stopped":
         return written, reason
-    return "lost", "not in SLURM's queue any more, and it left no word"
+    return "lost", "no longer in SLURM's queue, and it wrote no reason"
 
 
 def local_state(submission: Submission, record: Mapping) -> tuple[str, str]:
-    """State of a run that the local runner has, or had."""
+    """State and reason of a run of the local runner."""
     written, reason = record.get("state"), record.get("reason", "")
     if is_alive(submission.runner):
         return written or "queued", reason
     if written == "running":
         alive = is_alive(record["starts"][-1])
-        return ("running", "the launcher is gone") if alive else ("lost", "its process is gone, and left no word")
-    return written or "cancelled", reason or "the launcher ended before it came to this run"
+        return ("running", "the launcher has ended") if alive else ("lost", "its process ended and wrote no reason")
+    return written or "cancelled", reason or "the launcher ended before it started this run"
 
 
 def ended(lost: Row, endings: Mapping[str, str]) -> Row:
-    """A lost run with what SLURM's accounts, or else the last line of the job's own log, say of its end."""
-    if told := endings.get(lost.job):
-        return dataclasses.replace(lost, state="failed", reason=f"SLURM says {told}")
+    """A lost run with the reason from SLURM's accounting, otherwise with the last line of the job's own log."""
+    if ending := endings.get(lost.job):
+        return dataclasses.replace(lost, state="failed", reason=f"SLURM says {ending}")
     log = submissions.FOLDER / lost.submission / "submitit" / f"{lost.job}_0_log.err"
     lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), None)
@@ -164,7 +172,7 @@ def ended(lost: Row, endings: Mapping[str, str]) -> Row:
 
 
 def elapsed(starts: Sequence[Mapping], state: str) -> float | None:
-    """How long the starts took together; one whose end was not written counts if it is the last, and runs."""
+    """Seconds of all starts together; a start without a recorded end counts only if it is still running."""
     if not starts:
         return None
     now = datetime.now(UTC).isoformat()
@@ -175,7 +183,7 @@ def elapsed(starts: Sequence[Mapping], state: str) -> float | None:
 
 
 def read(path: Path) -> dict:
-    """A JSON file, or nothing where there is none yet."""
+    """Content of a JSON file; empty if the file does not exist yet."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -183,7 +191,7 @@ def read(path: Path) -> dict:
 
 
 def read_history(path: Path) -> list[dict]:
-    """Rows of history.csv, or none."""
+    """Rows of history.csv; empty if the file does not exist yet."""
     try:
         with path.open(newline="") as file:
             return list(csv.DictReader(file))
@@ -192,12 +200,12 @@ def read_history(path: Path) -> list[dict]:
 
 
 def number(text: str | None) -> float | None:
-    """A cell of history.csv."""
+    """A cell of history.csv as a number; None if it is empty."""
     return float(text) if text else None
 
 
 def table(chosen: Sequence[Row], titles: Mapping[str, str], width: int) -> Group:
-    """The rows for a terminal of so many columns: a table a submission, and below it what is to be said of its runs."""
+    """The rows for a terminal of `width` columns: a table per submission, with the reasons of its runs below it."""
     parts: list = []
     for submission in dict.fromkeys(row.submission for row in chosen):
         ours = [row for row in chosen if row.submission == submission]
@@ -208,13 +216,13 @@ def table(chosen: Sequence[Row], titles: Mapping[str, str], width: int) -> Group
 
 
 def counts(chosen: Sequence[Row]) -> str:
-    """`3 completed, 9 queued`."""
+    """Number of runs by state, such as `3 completed, 9 queued`."""
     found = Counter(row.state for row in chosen)
     return ", ".join(f"{found[state]} {state}" for state in COLOURS if found[state])
 
 
 def one_table(chosen: Sequence[Row], width: int) -> Table:
-    """The table of one submission, without columns that say nothing, or the same in each row, or do not fit."""
+    """The table of one submission, without columns that are empty, the same in every row, or too wide."""
     cells = {
         "run": [short(row.run) for row in chosen],
         "what": [row.label for row in chosen],
@@ -248,14 +256,14 @@ def one_table(chosen: Sequence[Row], width: int) -> Table:
 
 
 def needed_width(cells: Mapping[str, Sequence]) -> int:
-    """Characters that the columns take with two between them; the labels may be folded."""
+    """Width of the columns, with two spaces between them; labels may be folded."""
     widest = {name: max(len(text) for text in (name, *values)) for name, values in cells.items()}
     widest["what"] = min(widest.get("what", 0), FOLDED)
     return sum(widest.values()) + 2 * len(cells)
 
 
 def line(row: Row) -> str:
-    """A run in one line, for a log."""
+    """A run as one line of a log."""
     accuracy = "" if row.val_accuracy is None else f"  validation accuracy {row.val_accuracy:.2%}"
     epoch = f"  {row.phase} {row.epoch}/{row.epochs}" if row.epoch else ""
     reason = f"  {row.reason}" if row.reason else ""
@@ -263,7 +271,7 @@ def line(row: Row) -> str:
 
 
 def short(run: str) -> str:
-    """The end of a run's name, which tells it from others: hash and seed."""
+    """The end of a run's name, which identifies it: hash and seed."""
     return "-".join(run.split("-")[-2:])
 
 
@@ -277,7 +285,7 @@ def duration(value: float | None) -> str:
 
 
 def watch(look: Callable[[], Group], console: Console, done: Callable[[], bool]) -> None:
-    """Show what `look` gives, anew every two seconds, until it is done."""
+    """Show what `look` returns, refreshed every two seconds, until `done`."""
     with Live(look(), console=console, auto_refresh=False, vertical_overflow="visible") as live:
         while not done():
             time.sleep(REFRESH)

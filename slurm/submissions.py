@@ -1,9 +1,9 @@
-"""What was submitted, when and how: a folder for each submission, so that another shell, or another day, can ask.
+"""What was submitted, when and how: one folder per submission, so that any later command can read it.
 
 submission.json   the runs, their flags, the jobs of the scheduler
-code/             the code as it was at submission, which the jobs run
+code/             a copy of the code at submission, which the jobs run
 runs/<run>.json   a record of each run's starts, written by its job
-logs/<run>.log    what train.py printed, over all its starts
+logs/<run>.log    output of train.py, over all starts
 submitit/         submitit's own files
 """
 
@@ -38,40 +38,40 @@ class Submission:
     cluster: str
     """slurm or local."""
     title: str
-    """What was asked for, in words."""
+    """What was asked for, as text."""
     time: str
     """ISO 8601, UTC."""
     directory: str
-    """Where it was submitted from; what is relative in the flags is relative to it."""
+    """Where it was submitted from; relative paths in the flags start here."""
     runs: tuple[Planned, ...]
     jobs: Mapping[str, str]
-    """SLURM's job of each run, as squeue writes it: 1234_5."""
+    """SLURM's job id by run, as squeue writes it: 1234_5."""
     profile: Mapping | None = None
-    """What SLURM was told of the jobs."""
+    """The cluster profile that was used."""
     runner: Mapping | None = None
-    """The process that takes care of local runs."""
+    """The process that makes the local runs."""
     cancelled: bool = False
 
     @property
     def folder(self) -> Path:
-        """Where it is kept."""
+        """Its folder."""
         return FOLDER / self.id
 
     @property
     def code(self) -> Path:
-        """The snapshot that the jobs run."""
+        """The copy of the code that the jobs run."""
         return self.folder / "code"
 
     def record(self, run: str) -> Path:
-        """The record of a run's starts."""
+        """File of a run's starts."""
         return self.folder / "runs" / f"{run}.json"
 
     def log(self, run: str) -> Path:
-        """What a run printed."""
+        """File of a run's output."""
         return self.folder / "logs" / f"{run}.log"
 
     def changed(self, **fields: object) -> "Submission":
-        """The same with some fields changed, here and on disk."""
+        """A copy with some fields changed, which is also written to disk."""
         after = dataclasses.replace(self, **fields)
         files.write_json(self.folder / "submission.json", dataclasses.asdict(after))
         return after
@@ -85,7 +85,10 @@ def create(
     profile: Mapping | None = None,
     code: Path | None = None,
 ) -> Submission:
-    """Make a submission's folder, with a copy of the code: as it is now, or of another submission's copy."""
+    """Create a submission's folder with a copy of the current code or, if `code` is given, of that folder.
+
+    Raises StorageError if the folder cannot be written.
+    """
     source = code or REPOSITORY
     try:
         FOLDER.mkdir(parents=True, exist_ok=True)
@@ -111,19 +114,19 @@ def create(
 
 
 def new_folder(task: str) -> Path:
-    """Make a folder that is named by the task and the time."""
+    """Create a folder named after the task and the time."""
     while True:
         folder = FOLDER / f"{task}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
         try:
             folder.mkdir()
         except FileExistsError:
-            time.sleep(0.2)  # two in one second
+            time.sleep(0.2)  # another submission in the same second
         else:
             return folder
 
 
 def load(name: str) -> Submission:
-    """A submission by its id. Raises ConfigError, with the latest ids, where there is none."""
+    """A submission by its id. Raises ConfigError, with the latest ids, if there is none."""
     try:
         content = json.loads((FOLDER / name / "submission.json").read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -146,14 +149,14 @@ def every() -> list[Submission]:
 
 
 def latest_runs(chosen: Sequence[Submission]) -> dict[str, tuple[Submission, Planned]]:
-    """Each run directory with the last submission that named it."""
+    """Each run directory with the last submission that has it."""
     return {run.folder: (submission, run) for submission in chosen for run in submission.runs}
 
 
 def find_run(text: str) -> tuple[Submission, Planned]:
-    """The run of this name, or with a name that ends so; of several folders the one submitted last.
+    """The run with this name, or with a name that ends in it; of several folders the one submitted last.
 
-    Raises ConfigError where there is none, or runs of different names.
+    Raises ConfigError if there is none, or if runs of different names match.
     """
     matches = {
         run.name: (submission, run)
@@ -169,13 +172,13 @@ def find_run(text: str) -> tuple[Submission, Planned]:
 
 
 def this_process(pid: int | None = None) -> dict:
-    """What tells a process from any other, later one: its number, its start, its host."""
+    """What identifies a process even after its number is reused: number, start time, host."""
     process = psutil.Process(pid)
     return {"pid": process.pid, "began": process.create_time(), "host": socket.gethostname()}
 
 
 def is_alive(process: Mapping | None) -> bool:
-    """Whether a process of this host is still there; those of other hosts count as gone."""
+    """Whether a process is running on this host; processes of other hosts count as ended."""
     if process is None or process["host"] != socket.gethostname():
         return False
     try:

@@ -14,6 +14,13 @@ import submitit  # noqa: F401
 import common  # noqa: F401  its settings of TensorFlow, before a test imports that
 
 
+def pytest_collection_modifyitems(items):
+    """Mark the tests that train a demo, which `make test-fast` leaves out."""
+    for item in items:
+        if "demos" in item.fixturenames:
+            item.add_marker(pytest.mark.trains)
+
+
 @pytest.fixture
 def unwritable_folder():
     """Opens a folder, with these files, that this process may read but not write, whoever runs it."""

@@ -10,11 +10,11 @@ from common.augment.recipes import NONE, Recipe, Tensor, crop_shift, per_image
 
 
 def host_augment(recipe: str, seed: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Give the recipe as a function for `tf.data.Dataset.map`, made of KerasCV's operations, with any backend of Keras.
+    """Return the recipe as a function for `tf.data.Dataset.map`, built from KerasCV's operations, with any backend.
 
-    The function takes a batch of uint8 images (n, h, w, c) and a seed of this batch, int64 (2,), for example (epoch,
-    step). It returns uint8 of the same shape and depends on nothing but its two arguments and `seed`: KerasCV's own
-    generators hold state, which a resumed run could not restore.
+    The function takes a batch of uint8 images (n, h, w, c) and a seed for this batch, int64 (2,), for example (epoch,
+    step). It returns uint8 of the same shape and depends only on its two arguments and `seed`. KerasCV's own generators
+    have a state that a resumed run could not restore.
 
     Raises:
         ConfigError: no recipe has this name.
@@ -42,16 +42,16 @@ def host_augment(recipe: str, seed: int) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def keras_cv(recipe: Recipe) -> Callable[..., Tensor]:
-    """What `recipe.apply` does, by KerasCV and on TensorFlow's tensors, as (images, params) -> images.
+    """`recipe.apply` with KerasCV's operations on TensorFlow's tensors: (images, params) -> images.
 
-    KerasCV's own ranges mean other things than torchvision's (its brightness adds, its saturation scales that of HSV,
-    its blur darkens the border), so its operations get their parameters from here.
+    KerasCV's own ranges have other meanings than torchvision's (its brightness adds, its saturation scales HSV's, its
+    blur darkens the border), so its operations are called with the recipe's parameters.
     """
-    # Only the host's way needs them, and they take seconds to import.
+    # Only augmentation on the host needs them, and importing them takes seconds.
     from keras_cv import layers
     from keras_cv.src.utils import preprocessing
 
-    # Nothing is drawn by these layers, but one without a seed fails when operations must be deterministic.
+    # These layers draw nothing, but without a seed they fail if operations must be deterministic.
     settings = {"seed": 1, "dtype": "float32"}
     flip = layers.RandomFlip("horizontal_and_vertical", **settings)
     zoom = layers.RandomZoom(0.0, **settings)

@@ -17,8 +17,8 @@ class Augment(keras.layers.Layer):
     `at` says what the images are: "native", of their own size, or "input", already of the size that the network sees.
     Recipes may differ in the crop's fraction of the side alone; a blur of 3 pixels is less of a larger image, too.
 
-    The state of its generator is one of the model's variables: restore those, and the same pictures follow. Computes
-    and answers in float32 under every dtype policy, since half precision rounds pixel values.
+    The generator's state is one of the model's variables: if they are restored, the same images follow. Inputs are
+    computed and returned in float32 under every dtype policy, since half precision would round pixel values.
 
     Raises:
         ConfigError: no recipe has this name.
@@ -32,7 +32,7 @@ class Augment(keras.layers.Layer):
         self._apply = as_one_kernel(self._recipe.apply)
 
     def call(self, images: Tensor, training: bool = False) -> Tensor:
-        """Turn images (n, h, w, c), uint8 or float, 0 to 255, into float32 of the same shape and range."""
+        """Augment images (n, h, w, c), uint8 or float, 0 to 255; returns float32 of the same shape and range."""
         images = ops.cast(images, "float32")
         if not training or self._recipe == NONE:
             return images
@@ -44,17 +44,17 @@ class Augment(keras.layers.Layer):
 
 
 def as_one_kernel(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The function, compiled by XLA also where TensorFlow does not compile the step, as on a CPU.
+    """The function compiled by XLA, even if TensorFlow does not compile the step, as on a CPU.
 
-    Its operations are many and small: fused, they pass through memory a few times instead of some fifty.
+    Its many small operations, fused, pass over memory a few times instead of about fifty times.
     """
     if keras.backend.backend() != "tensorflow":
-        return function  # JAX compiles the whole of a step
+        return function  # JAX compiles the whole step
     import tensorflow as tf
 
     @functools.cache
     def compiled(height: int, width: int) -> Callable[..., Tensor]:
-        # One for each size: a function that has seen two of them no longer knows either.
+        # One function per size: after two sizes, a single one would be retraced for an unknown size.
         return tf.function(function, jit_compile=True, reduce_retracing=True)
 
     return lambda images, params: compiled(*images.shape[1:3])(images, params)

@@ -17,9 +17,9 @@ Uniform = Callable[[tuple, float, float], Tensor]
 class Recipe:
     """Ranges of the random changes to an image. The default changes nothing.
 
-    The numbers mean what they mean in torchvision's RandomHorizontalFlip, RandomCrop, RandomAffine, ColorJitter and
-    GaussianBlur, except that translations are not rounded to whole pixels (they would be coarse at 32 x 32), the
-    colours change in a fixed order, and the kernel of the blur always has 3 x 3 taps.
+    The values have the same meaning as in torchvision's RandomHorizontalFlip, RandomCrop, RandomAffine, ColorJitter and
+    GaussianBlur, with three exceptions: translations are not rounded to whole pixels (too coarse at 32 x 32), colours
+    change in a fixed order, and the blur kernel is always 3 x 3.
     """
 
     flip_horizontal: float = 0.0
@@ -41,13 +41,13 @@ class Recipe:
     jitter: float = 0.0
     """Probability that colours change."""
     brightness: float = 0.0
-    """Factor on the pixels is in 1 +- this."""
+    """The factor on the pixels is 1 +- up to this."""
     contrast: float = 0.0
-    """Factor on the distance from the image's mean grey is in 1 +- this."""
+    """The factor on the distance from the image's mean grey is 1 +- up to this."""
     saturation: float = 0.0
-    """Factor on the distance from the pixel's own grey is in 1 +- this."""
+    """The factor on the distance from the pixel's own grey is 1 +- up to this."""
     hue: float = 0.0
-    """Largest turn of the hue of HSV either way, as a fraction of the circle."""
+    """Largest change of the HSV hue either way, as a fraction of the circle."""
     blur: float = 0.0
     """Probability of a Gaussian blur."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
@@ -61,10 +61,11 @@ class Recipe:
     def sample(self, uniform: Uniform, n: int | Tensor) -> dict[str, Tensor]:
         """Draw the parameters of n images, each of shape (n,).
 
-        Plain operators only: `uniform` decides whether these are tensors of the backend, of TensorFlow or of NumPy.
+        This uses plain operators only: `uniform` decides whether the results are tensors of the backend, of TensorFlow
+        or of NumPy.
 
         Returns:
-            bool: flip_x, flip_y, jitter, blur. float32: crop_x, crop_y (where the crop lies in its room, in [0, 1)),
+            bool: flip_x, flip_y, jitter, blur. float32: crop_x, crop_y (position of the crop in [0, 1)),
             angle (degrees, clockwise), shift_x, shift_y (fractions of width and height, right and down), scale,
             shear (degrees), brightness, contrast, saturation (factors), hue (turns), sigma (pixels).
         """
@@ -95,11 +96,11 @@ class Recipe:
         }
 
     def apply(self, images: Tensor, params: dict[str, Tensor]) -> Tensor:
-        """Change float32 images (n, h, w, c), 0 to 255, by the parameters that `sample` drew; same shape and range.
+        """Change float32 images (n, h, w, c), 0 to 255, by the parameters from `sample`; same shape and range.
 
-        Affine map, flips and crop are one interpolation, so an image is softened once at most, and flips and crops
-        alone reproduce pixels exactly. Colours change between the warp and the blur. With other than 3 channels they
-        change in brightness and contrast only.
+        Affine map, flips and crop are one interpolation, so an image is softened at most once, and flips and crops
+        alone reproduce pixels exactly. Colours change after that and before the blur; unless there are 3 channels, only
+        brightness and contrast change.
         """
         if self == Recipe():
             return images
@@ -117,16 +118,16 @@ def per_image(values: Tensor) -> Tensor:
 
 
 def crop_shift(position: Tensor, side: int, padding: float, floor: Callable[[Tensor], Tensor]) -> Tensor:
-    """Whole pixels from the image's edge to the crop's, for positions in [0, 1)."""
+    """Offset of the crop from the image's edge, in whole pixels, for positions in [0, 1)."""
     room = round(side * padding)
     return floor(position * (2 * room + 1)) - room
 
 
 def warp(images: Tensor, params: dict[str, Tensor], crop_padding: float) -> Tensor:
-    """Follow every pixel of the result back through crop, flips and affine map, and read the image there.
+    """Map every pixel of the result back through crop, flips and affine map, and interpolate the image there.
 
-    All of them are one affine map an image, composed here of its parameters alone: about the centre of the image, a
-    pixel (x, y) of the result lies at (x_x x + x_y y + x_0, y_x x + y_y y + y_0) in the image.
+    Together they are one affine map per image: relative to the image's centre, pixel (x, y) of the result comes from
+    (x_x x + x_y y + x_0, y_x x + y_y y + y_0) in the image.
     """
     _, height, width, _ = images.shape
     p = {name: values[:, None, None] for name, values in params.items()}
@@ -148,17 +149,17 @@ def warp(images: Tensor, params: dict[str, Tensor], crop_padding: float) -> Tens
 
 
 def read(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Interpolate images (n, h, w, c) bilinearly at x and y (n, h, w), in pixels; zeros lie all around them.
+    """Interpolate images (n, h, w, c) bilinearly at x and y (n, h, w), in pixels; outside the images are zeros.
 
-    `keras.ops.image.affine_transform` would do, but XLA cannot compile its TensorFlow kernel, and its JAX version
-    interpolates over the channels too.
+    Not `keras.ops.image.affine_transform`: XLA cannot compile its TensorFlow kernel, and its JAX version also
+    interpolates over channels.
     """
     _, height, width, channels = images.shape
     x, y = ops.clip(x, -1.0, width), ops.clip(y, -1.0, height)
     left, top = ops.floor(x), ops.floor(y)
     right_share, bottom_share = (x - left)[..., None], (y - top)[..., None]
 
-    # Zeros for every neighbour of a point at -1 and at the side's length.
+    # Zeros, so that points at -1 and at the side's length have neighbours.
     images = ops.pad(images, ((0, 0), (1, 2), (1, 2), (0, 0)))
     row = width + 3
     first = ops.arange(ops.shape(images)[0], dtype="int32") * ((height + 3) * row)
@@ -179,7 +180,7 @@ def blend(grey: Tensor, images: Tensor, factor: Tensor) -> Tensor:
 
 
 def grey_of(images: Tensor) -> Tensor:
-    """Luma of ITU-R BT.601 as torchvision and tf.image round it. No matrix product: those are cut to TF32 on a GPU."""
+    """Luma (ITU-R BT.601), rounded as in torchvision and tf.image; no matrix product, which a GPU does in TF32."""
     if images.shape[-1] != 3:
         return images
     red, green, blue = ops.split(images, 3, axis=-1)
@@ -187,7 +188,7 @@ def grey_of(images: Tensor) -> Tensor:
 
 
 def colour(images: Tensor, params: dict[str, Tensor]) -> Tensor:
-    """Brightness, contrast, saturation, hue: torchvision's ColorJitter, which shuffles the four, in its own order."""
+    """Brightness, contrast, saturation, hue: torchvision's ColorJitter, but always in this order."""
     images = ops.clip(images * per_image(params["brightness"]), 0.0, 255.0)
     images = blend(ops.mean(grey_of(images), axis=(1, 2, 3), keepdims=True), images, params["contrast"])
     if images.shape[-1] != 3:
@@ -199,7 +200,7 @@ def colour(images: Tensor, params: dict[str, Tensor]) -> Tensor:
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian of 3 x 3 taps, the border mirrored as in torchvision's GaussianBlur."""
+    """Gaussian blur, 3 x 3, with the border mirrored as in torchvision's GaussianBlur."""
     side = ops.exp(-0.5 / per_image(sigma) ** 2)
     centre, side = 1 / (1 + 2 * side), side / (1 + 2 * side)
     images = ops.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")

@@ -16,9 +16,9 @@ BATCH_NORM_MOMENTUM = 0.9
 
 
 def conv_norm(x: Tensor, channels: int, kernel: int, stride: int, conv: str, norm: str, groups: int = 1) -> Tensor:
-    """Convolve without bias, padding symmetrically by half the kernel, and normalise over the batch."""
-    # He et al. 2015 (arXiv:1502.01852) with the fan-out, as torchvision and timm: a depthwise filter's fan-out is that
-    # of one channel, as in timm. One initialiser for each layer: the same one called twice gives the same numbers.
+    """Add a convolution without bias, with symmetric padding by half the kernel, and batch normalisation."""
+    # He et al. 2015 (arXiv:1502.01852) by fan-out, as in torchvision and timm (depthwise: that of one channel). A new
+    # initialiser for each layer: one that is called twice returns the same numbers.
     initializer = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
     if 1 < groups == channels == x.shape[-1]:
         convolution = layers.DepthwiseConv2D(
@@ -43,7 +43,7 @@ def conv_norm(x: Tensor, channels: int, kernel: int, stride: int, conv: str, nor
 
 def padding(stride: int) -> str:
     """Keras's word for padding by half the kernel, if that is done by a layer of its own at a stride."""
-    return "same" if stride == 1 else "valid"  # without a stride "same" is symmetric too
+    return "same" if stride == 1 else "valid"  # "same" is symmetric if there is no stride
 
 
 def pad(x: Tensor, pixels: int, name: str) -> Tensor:
@@ -53,12 +53,12 @@ def pad(x: Tensor, pixels: int, name: str) -> Tensor:
 
 @keras.saving.register_keras_serializable(package="keras_studies")
 class GroupedConv2D(layers.Conv2D):
-    """`Conv2D` in groups that also trains on a CPU.
+    """A grouped `Conv2D` that also trains on a CPU.
 
-    TensorFlow has no gradient kernel for grouped convolutions on a CPU, so Keras compiles them with XLA, whose CPU
-    gradient is unusable: 12 s for one step of one layer (batch 8, 56x56x128, 32 groups, 2 cores) against 0.1 s
-    here; JAX is XLA too. Without an accelerator the kernel is therefore spread to a dense one with zeros
-    between the groups: the same function and gradient, at the arithmetic of a layer without groups.
+    TensorFlow has no CPU gradient kernel for grouped convolutions, so Keras compiles them with XLA, whose CPU gradient
+    is unusable: 12 s for one step of one layer (batch 8, 56x56x128, 32 groups, 2 cores), 0.1 s here. JAX uses XLA too.
+    Without an accelerator, the kernel is therefore expanded to a dense one, with zeros between the groups: the same
+    function and gradient, at the cost of a layer without groups.
     """
 
     def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class GroupedConv2D(layers.Conv2D):
 
 
 def dense_kernel(kernel: Tensor, groups: int) -> Tensor:
-    """Return the kernel (h, w, groups * i, o) without groups of the same function as `kernel` (h, w, i, o)."""
+    """Return the ungrouped kernel (h, w, groups * i, o) of the same function as `kernel` (h, w, i, o)."""
     _, _, inputs, outputs = kernel.shape
     group_of_input = ops.arange(groups * inputs) // inputs
     group_of_output = ops.arange(outputs) // (outputs // groups)

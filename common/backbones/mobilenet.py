@@ -11,7 +11,7 @@ from common.backbones.blocks import Tensor, conv_norm
 
 @dataclass(frozen=True)
 class Blocks:
-    """One row of table 2: t, c, n and s there, and the stage that it belongs to."""
+    """One row of table 2 (t, c, n and s there), and the stage it belongs to."""
 
     expansion: int
     channels: int
@@ -47,9 +47,9 @@ class MobileNet:
 
 
 def inverted_residual(x: Tensor, channels: int, stride: int, expansion: int, name: str) -> Tensor:
-    """Expand by a 1x1 convolution, filter by channel and project, with a shortcut where the shape allows (table 1)."""
+    """Add a 1x1 expansion, a depthwise convolution and a projection, with a shortcut if the shape allows (table 1)."""
     shortcut, wide = x, x.shape[-1] * expansion
-    # timm's names: without an expansion the projection is conv_pw, and the numbers are one lower.
+    # In timm, without an expansion the projection is called conv_pw and the numbers are one lower.
     first, project = (1, "conv_pw") if expansion == 1 else (2, "conv_pwl")
     if expansion > 1:
         x = conv_norm_relu6(x, wide, 1, 1, f"{name}.conv_pw", f"{name}.bn1")

@@ -24,9 +24,9 @@ class Backbone:
 
     Attributes:
         name: one of `BACKBONES`.
-        model: normalised images (batch, size, size, 3) -> pooled features (batch, `features`), which come in the
-            compute dtype of the policy that was set when it was built.
-        normalise: layer from images of 0 to 255 to what the weights expect, in float32 under any policy.
+        model: normalised images (batch, size, size, 3) -> pooled features (batch, `features`), in the compute dtype of
+            the policy that was set when it was built.
+        normalise: layer from images of 0 to 255 to the weights' input range, in float32 under any policy.
         features: number of features.
         stage_of: from the name of a layer to its stage.
 
@@ -39,10 +39,10 @@ class Backbone:
     stage_of: Callable[[str], str]
 
     def stage_layers(self, stage: str) -> list[layers.Layer]:
-        """Return the layers with weights of one of `STAGES`, in order; the five lists hold each layer once.
+        """Return the layers with weights in one of `STAGES`, in order; each layer is in exactly one stage.
 
-        In MobileNetV2 they are its blocks by resolution: "stem" is conv_stem and blocks.0, "layer1" blocks.1, "layer2"
-        blocks.2, "layer3" blocks.3 and blocks.4, "layer4" blocks.5, blocks.6 and conv_head. The last block is
+        In MobileNetV2 the stages are its blocks by resolution: "stem" is conv_stem and blocks.0, "layer1" blocks.1,
+        "layer2" blocks.2, "layer3" blocks.3 and blocks.4, "layer4" blocks.5, blocks.6 and conv_head. The last block is
         "layer4" in every backbone.
         """
         check_stages([stage])
@@ -51,14 +51,14 @@ class Backbone:
     def extract(
         self, images: keras.KerasTensor, side: int | None = None, augment: layers.Layer | None = None
     ) -> keras.KerasTensor:
-        """Turn images (batch, h, w, 1 or 3) of 0 to 255 into features (batch, `features`): resize, colour, normalise.
+        """Turn images (batch, h, w, 1 or 3) of 0 to 255 into features (batch, `features`).
 
-        Bilinear, in float32 under any policy, by layers named resize, grey_to_colour and normalise. `side` is that of
-        the square that the network sees, if it takes any size; `augment` is given the resized images, float32 of 0 to
-        255.
+        The images are resized bilinearly, grey is repeated as three channels, and the result is normalised, all in
+        float32 under any policy, by layers named resize, grey_to_colour and normalise. `side` is the input size of a
+        network that takes any size. `augment` gets the resized images, float32 of 0 to 255.
         """
         side = self.model.input_shape[1] or side
-        images = ops.cast(images, "float32")  # of whole numbers, a resize would make whole numbers
+        images = ops.cast(images, "float32")  # resizing integers would return integers
         x = layers.Resizing(side, side, dtype="float32", name="resize")(images)
         if augment is not None:
             x = augment(x)
@@ -67,9 +67,9 @@ class Backbone:
         return self.model(self.normalise(x))
 
     def halves(self) -> tuple[keras.Model, list[keras.Model]] | None:
-        """Cut the network below its first stage that is trained: a model below, and models above, one or none.
+        """Cut the network below the first trainable stage: a frozen model, and a list of at most one model above it.
 
-        None where no more than the stem is frozen, whose output is larger than the image.
+        None if only the stem is frozen or nothing is: the stem's output is larger than the image.
         """
         frozen = list(itertools.takewhile(self._is_frozen, STAGES))
         if len(frozen) < 2:
@@ -85,12 +85,12 @@ class Backbone:
     def set_trainable(self, stages: Collection[str], batch_norm: str = "layer") -> None:
         """Make exactly `stages` trainable and freeze the rest.
 
-        Takes effect when the model that is trained is compiled again.
+        Takes effect when the model is compiled again.
 
         Args:
             stages: names of `STAGES`.
-            batch_norm: which statistics batch normalisation uses meanwhile: keep, layer or follow, as
-                `BatchNormalization.fine_tune` has them.
+            batch_norm: which statistics batch normalisation uses in training: keep, layer or follow (see
+                `BatchNormalization.fine_tune`).
 
         Raises:
             ValueError: a name that is not in `STAGES`.
@@ -107,11 +107,11 @@ class Backbone:
 
 
 def set_image_size(model: keras.Model, side: int) -> None:
-    """Let a model that begins with `Backbone.extract`, of any size, see images of so many pixels from now on."""
+    """Set the input size, in pixels, of a model that begins with `Backbone.extract` on a backbone of any size."""
     layer = model.get_layer("resize")
     if (layer.height, layer.width) != (side, side):
         layer.height = layer.width = side
-        # What Keras has compiled so far resizes to the former size.
+        # The functions that Keras has compiled still resize to the old size.
         model.train_function = model.test_function = model.predict_function = None
 
 
@@ -123,8 +123,8 @@ def build(name: str, image_size: int, weights: str = "none", offline: bool = Fal
         image_size: side of the images in pixels, at least 32.
         weights: "none" (random), "imagenet", or the path of a `.safetensors` file with the names and layout of
             torchvision (the ResNets) or timm (MobileNetV2).
-        offline: never reach for the network.
-        any_size: take images of every size; else of `image_size` alone, so that all shapes are known.
+        offline: never use the network.
+        any_size: accept images of any size; otherwise only `image_size`, so that all shapes are known.
 
     Returns:
         The backbone, with every stage trainable.

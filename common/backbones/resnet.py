@@ -16,7 +16,7 @@ from common.backbones.blocks import Tensor, conv_norm, pad
 
 @dataclass(frozen=True)
 class ResNet:
-    """One column of table 1: a kind of block, its number in each stage, and the shape of its 3x3 convolutions."""
+    """One column of table 1: the block, its count in each stage, and the shape of its 3x3 convolutions."""
 
     name: str
     block: Callable[..., Tensor]
@@ -29,7 +29,7 @@ class ResNet:
         image = keras.Input((side, side, 3), name="image")
         x = conv_norm(image, 64, kernel=7, stride=2, conv="conv1", norm="bn1")
         x = layers.ReLU(name="relu")(x)
-        # torch pads this pool with minus infinity; after a ReLU no value is below 0, so zeros give the same.
+        # torch pads this pooling with minus infinity; after a ReLU, zeros give the same result.
         x = layers.MaxPooling2D(3, strides=2, name="maxpool")(pad(x, 1, "maxpool"))
         for stage, depth in enumerate(self.depths, start=1):
             for index in range(depth):
@@ -66,7 +66,7 @@ def bottleneck(x: Tensor, planes: int, stride: int, shape: ResNet, name: str) ->
 
 
 def shortcut_of(x: Tensor, channels: int, stride: int, name: str) -> Tensor:
-    """Return `x`, projected by a 1x1 convolution where its shape changes (He et al., option B)."""
+    """Return `x`, projected by a 1x1 convolution if its shape changes (He et al., option B)."""
     if stride == 1 and x.shape[-1] == channels:
         return x
     return conv_norm(x, channels, 1, stride, f"{name}.downsample.0", f"{name}.downsample.1")

@@ -1,4 +1,4 @@
-"""Fetch data sets and weights before they are needed, or say what is there.
+"""Fetch data sets and weights before they are needed, or check which are present.
 
 python -m common.data prepare cifar10 cifar100 --weights resnet18 mobilenet_v2   # on a machine with a network
 python -m common.data prepare cifar10 --weights resnet18 --check                 # no network; exit code 1: missing
@@ -16,7 +16,7 @@ from common.errors import ConfigError, choice, fail
 
 
 def parser() -> Parser:
-    """The command line."""
+    """The parser of the command line."""
     top = Parser(
         prog="python -m common.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -25,12 +25,12 @@ def parser() -> Parser:
     prepare.add_argument("names", nargs="*", metavar="NAME", help=f"data sets: {', '.join(DATASETS)}")
     prepare.add_argument("--weights", nargs="+", default=[], metavar="NAME", help=f"backbones: {', '.join(BACKBONES)}")
     prepare.add_argument("--data-dir", type=Path, help="folder of data sets (default: $TFDS_DATA_DIR, else TFDS's)")
-    prepare.add_argument("--check", action="store_true", help="fetch nothing; exit code 1 where something is missing")
+    prepare.add_argument("--check", action="store_true", help="fetch nothing; exit code 1 if something is missing")
     return top
 
 
 def main() -> None:
-    """Fetch or check each of the names; exit code 1 where one is missing, 2 for bad input."""
+    """Fetch or check each name; exit code 1 if one is missing, 2 for bad input."""
     arguments = parser().parse_args()
     try:
         for name in arguments.names:
@@ -48,13 +48,13 @@ def main() -> None:
 
 
 def report(kind: str, name: str, found: Path | None, missing: str = "missing") -> bool:
-    """Print one line, and return whether it is there."""
+    """Print one line, and return whether the item was found."""
     print(f"{kind:<8} {name:<16} {found or missing}")
     return found is not None
 
 
 def dataset(name: str, folder: Path, check: bool) -> bool:
-    """Fetch or check one data set."""
+    """Fetch or check one data set; return whether it is present."""
     from common.data import sources
 
     if name == "digits":
@@ -70,7 +70,7 @@ def dataset(name: str, folder: Path, check: bool) -> bool:
 
 
 def weights(name: str, check: bool) -> bool:
-    """Fetch or check the ImageNet weights of one backbone."""
+    """Fetch or check the ImageNet weights of one backbone; return whether they are present."""
     from common import weights
 
     found = weights.is_present(name)

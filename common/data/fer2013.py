@@ -10,12 +10,12 @@ from common.errors import ConfigError
 
 SIZE = 48
 CLASSES = ("angry", "disgusted", "fearful", "happy", "neutral", "sad", "surprised")
-# Some of the archives name folders so.
+# Folder names that some archives use instead.
 SPELLINGS = {"disgust": "disgusted", "fear": "fearful", "surprise": "surprised"}
 
 
 class Fer2013(tfds.core.GeneratorBasedBuilder):
-    """Splits `train` and `test`, from folders `train/<class>/*` and `test/<class>/*` of PNG or JPEG files."""
+    """Splits `train` and `test`, from the folders `train/<class>/*` and `test/<class>/*` of PNG or JPEG files."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -60,7 +60,7 @@ class Fer2013(tfds.core.GeneratorBasedBuilder):
 
 
 def decode(content: bytes):
-    """The bytes of a file as a uint8 array (48, 48, 1); None for what is no image of that size."""
+    """The bytes of a file as a uint8 array (48, 48, 1); None if it is not an image of that size."""
     try:
         if tf.io.is_jpeg(content):
             image = tf.io.decode_jpeg(content, channels=1, dct_method="INTEGER_ACCURATE")

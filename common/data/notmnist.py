@@ -10,7 +10,7 @@ from common.data.sources import ARCHIVES, by_hand
 
 
 class Notmnist(tfds.core.GeneratorBasedBuilder):
-    """One split, `train`, with every readable image; the files that cannot be read are named in the metadata."""
+    """One split, `train`, with every readable image; the metadata lists the unreadable files."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -29,7 +29,7 @@ class Notmnist(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        # TFDS's own `manual_dir` is for data sets that cannot be had otherwise: it fails where the folder is missing.
+        # TFDS's `manual_dir` is for data sets that must be downloaded by hand: it fails if the folder is missing.
         archive = by_hand("notmnist", Path(self._data_dir_root)) or dl_manager.download(ARCHIVES["notmnist"].url)
         return {"train": self._generate_examples(dl_manager.iter_archive(archive))}
 

@@ -1,4 +1,4 @@
-"""tf.data pipelines: native-resolution uint8 batches, in an order that depends on the seed and the epoch alone."""
+"""tf.data pipelines: uint8 batches at native resolution, in an order that depends only on seed and epoch."""
 
 import weakref
 from collections.abc import Callable
@@ -23,19 +23,20 @@ def training(
     views: int = 1,
     devices: Devices | None = None,
 ) -> tf.data.Dataset:
-    """Batches of several epochs on end, each epoch in an order of its own.
+    """Batches of consecutive epochs, each in its own order.
 
-    `epochs` counts from the start of the run, over all phases. `skip` leaves out the first batches of the first
-    epoch, so that a run can go on in the middle of one. The split may hold several `views` of its images one after the
-    other, of which each epoch takes the next. Elements: uint8 (b, h, w, c), int64 (b,), or what `transform` makes of
-    them; with `devices` of several processes each reads its own images of a batch, and the labels of all.
+    `epochs` counts from the start of the run, over all phases. `skip` leaves out the first batches of the first epoch,
+    so that a run can resume within one. The split may contain several `views` of its images, one after the other; the
+    epochs use them in turn. Elements: uint8 (b, h, w, c), int64 (b,), or
+    what `transform` makes of them. With `devices` of several processes, each reads its own images of a batch and all of
+    its labels.
     """
     images = len(split) // views
     devices = devices or Devices()
     batches = reader(split, batch_size, devices)
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
-        done = tf.where(number == epochs.start, tf.constant(skip, tf.int64), 0)  # and not to be read again
+        done = tf.where(number == epochs.start, tf.constant(skip, tf.int64), 0)  # these images are not read
         places = order(images, seed, number)[done * batch_size :]
         dataset = batches(places + tf.cast(number % views * images, tf.int32))
         if transform is None:
@@ -50,11 +51,11 @@ def training(
 
 
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Without TensorFlow's autotuner: as many reads at once as there are cores, 16 at most.
+    """The data set without TensorFlow's autotuner: it reads with one thread per core, at most 16.
 
-    The end of an iterator waits for the autotuner, which TensorFlow 2.21 now and then fails to wake up: it may sleep
-    for as long as it has run before (`tests/benchmarks/autotuner.py`). On several devices TensorFlow reads on by
-    pipelines of its own, which have one still.
+    The end of an iterator waits for the autotuner. TensorFlow 2.21 sometimes fails to wake it, and it may then sleep
+    for as long as it has run before (`tests/benchmarks/autotuner.py`). On several devices TensorFlow wraps this in
+    pipelines of its own, which still have an autotuner.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -62,17 +63,17 @@ def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
-    """Batches of one epoch; the last may be smaller."""
+    """Number of batches in an epoch; the last one may be smaller."""
     return -(-len(split) // batch_size)
 
 
 def evaluation(split: Split, batch_size: int, devices: Devices | None = None) -> tf.data.Dataset:
-    """The split once, in its own order; with `devices`, for a model that they evaluate together."""
+    """Batches of the split, once and in its own order; with `devices`, they evaluate together."""
     return untuned(reader(split, batch_size, devices)(tf.range(len(split))).prefetch(tf.data.AUTOTUNE))
 
 
 def pictures(split: Split, indices: np.ndarray) -> np.ndarray:
-    """Some of the images as an array: uint8 (n, h, w, c)."""
+    """The images at these indices of the split, as an array: uint8 (n, h, w, c)."""
     images, _ = next(iter(untuned(reader(split.take(indices), len(indices))(tf.range(len(indices))))))
     return images.numpy()
 
@@ -84,15 +85,15 @@ def order(n: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
 
 
 def reader(split: Split, batch_size: int, devices: Devices | None = None) -> Callable[[tf.Tensor], tf.data.Dataset]:
-    """A function from indices into a split to batches of the images and labels there; an array is the caller's to hold.
+    """A function from indices of a split to batches of images and labels; the caller must keep a NumPy store alive.
 
-    Of several processes that train together each reads its own images of a batch, and the labels of all.
+    Of several processes that train together, each reads its own images of a batch and all of its labels.
     """
-    # Made here, once: inside a dataset's function they would be copied into its graph.
+    # Created once, here: inside a dataset's function they would be copied into its graph.
     places, labels = tf.constant(split.places), tf.constant(split.labels)
 
     def batches(indices: tf.Tensor) -> tf.data.Dataset:
-        # As slices: index by index takes a fifth of the time of a step of the linear machine, on one core.
+        # Slices: single indices would take a fifth of a step of the linear machine, on one core.
         starts = tf.data.Dataset.range(0, tf.size(indices, tf.int64), batch_size)
         return starts.map(lambda start: indices[start : start + batch_size])
 
@@ -102,7 +103,7 @@ def reader(split: Split, batch_size: int, devices: Devices | None = None) -> Cal
         return dataset.batch(batch_size)
 
     def from_array(indices: tf.Tensor) -> tf.data.Dataset:
-        # TensorFlow keeps the functions that it calls for ever: the array must not be a part of one.
+        # TensorFlow never frees the functions that it calls, so they must not hold the array.
         store, dtype, shape = weakref.ref(split.store), split.store.dtype, split.store.shape[1:]
 
         def rows(own: tf.Tensor) -> tf.Tensor:
@@ -147,5 +148,5 @@ def read(path: tf.Tensor, size: int) -> tf.Tensor:
         resized = tf.image.resize(image, [size, size], antialias=True)
         return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
 
-    # It would change nothing at its own size, and take three times as long as decoding 64 pixels.
+    # At the right size resizing changes nothing, but takes three times as long as decoding 64 pixels.
     return tf.ensure_shape(tf.cond(side == size, lambda: image, resized), [size, size, 3])

@@ -26,26 +26,26 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 VALIDATION_SHARE = 0.1
-TEST_SHARE = 0.2  # where a data set has no test split of its own
-# The test images of such a data set are the same for every seed of a run.
+TEST_SHARE = 0.2  # if a data set has no test split
+# Such a test split is the same for every seed of a run.
 TEST_SEED = 0
-MANUAL = "manual"  # in the data folder
+MANUAL = "manual"  # folder in the data folder, for archives that a user downloads
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif"}
 
 
 @dataclass(frozen=True)
 class Archive:
-    """What one of the project's own TFDS data sets is made from."""
+    """The archive from which one of the project's own TFDS data sets is built."""
 
     files: tuple[str, ...]
-    """Names that it may have in `MANUAL`."""
+    """Accepted file names in `MANUAL`."""
     page: str
-    """Where a user gets it."""
+    """The web page where a user can download it."""
     url: str | None = None
-    """Where it can be fetched without logging in."""
+    """Address for a download without logging in."""
 
 
-# The project's own TFDS data sets, each a module beside this one.
+# The project's own TFDS data sets, one module each in this package.
 ARCHIVES = {
     "notmnist": Archive(
         ("notMNIST_small.tar.gz",),
@@ -60,11 +60,11 @@ ARCHIVES = {
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels of one split: those at `places` of a store that several splits share.
+    """Images and labels of one split: the entries at `places` of a store that several splits share.
 
-    `store` is a uint8 tensor (m, height, width, channels), or a text tensor (m,) of file names, which are decoded, cut
-    to a centred square and resized to `size` on the way; or a NumPy array (m, ...), in memory or on disk, of what a
-    network made of the images. `places` and `labels` are int64 (n,).
+    `store` is a uint8 tensor (m, height, width, channels); or a string tensor (m,) of file names, which are decoded,
+    cropped to a centred square and resized to `size` when they are read; or a NumPy array (m, ...), in memory or on
+    disk, of a network's outputs for the images. `places` and `labels` are int64 (n,).
     """
 
     store: "tf.Tensor | np.ndarray"
@@ -77,7 +77,7 @@ class Split:
 
     @property
     def in_files(self) -> bool:
-        """Whether the images are decoded from files on the way."""
+        """Whether the images are decoded from files."""
         return self.store.ndim == 1
 
     @property
@@ -86,12 +86,12 @@ class Split:
         return 3 if self.in_files else self.store.shape[-1]
 
     def take(self, indices: np.ndarray) -> "Split":
-        """The images at these indices among its own."""
+        """The part of this split at these indices."""
         return replace(self, places=self.places[indices], labels=self.labels[indices])
 
 
 def whole(images: np.ndarray, labels: np.ndarray, size: int) -> Split:
-    """A split of all these images (uint8) or file names."""
+    """A split of all of these images (uint8) or file names."""
     import tensorflow as tf
 
     with tf.device("CPU"):
@@ -100,7 +100,7 @@ def whole(images: np.ndarray, labels: np.ndarray, size: int) -> Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set, ready to be trained on; `notes` are what a reader of its metrics should know."""
+    """A data set, ready for training; `notes` say what a reader of its metrics should know."""
 
     name: str
     class_names: tuple[str, ...]
@@ -116,11 +116,11 @@ class Dataset:
 
 
 def load(config: Config) -> Dataset:
-    """Load a config's data set from this machine; `provide` brings it here.
+    """Load a config's data set from this machine; `provide` downloads it.
 
-    A data set without a validation split gives a tenth of its training images, stratified and chosen by the seed, with
-    all copies of a picture on one side; files, which would all have to be read for that, are not compared. Limits are
-    stratified too. Raises ConfigError when the data is not there, or does not fit.
+    If there is no validation split, a tenth of the training images becomes one: stratified, drawn by the seed, with all
+    copies of an image on one side. Image files are not compared, since all of them would have to be read. Limits are
+    stratified too. Raises ConfigError if the data is missing or unsuitable.
     """
     name, seed = config.dataset, config.seed
     if root := folder_of(name):
@@ -152,7 +152,7 @@ def load(config: Config) -> Dataset:
 
 
 def check_labels(name: str, split: str, labels: np.ndarray, classes: int) -> None:
-    """Raise ConfigError unless there are labels and each is one of 0 .. classes-1."""
+    """Raise ConfigError unless there are labels and all of them are in 0 .. classes-1."""
     if len(labels) == 0:
         raise ConfigError(f"{name}: the {split} split has no images")
     if labels.min() < 0 or labels.max() >= classes:
@@ -162,9 +162,9 @@ def check_labels(name: str, split: str, labels: np.ndarray, classes: int) -> Non
 def stratified(
     split: Split, share: float | int, seed: int, name: str, originals: np.ndarray | None = None
 ) -> tuple[Split, Split]:
-    """Two parts, the second with this share of each class, or so many images in all, each class by its share.
+    """Split in two, stratified by class; `share` is the second part's fraction, or its number of images if an integer.
 
-    With `originals`, as `firsts` gives them, copies stay in one part. Raises ConfigError if a class is too small.
+    With `originals`, from `firsts`, copies of an image stay in one part. Raises ConfigError if a class is too small.
     """
     from sklearn.model_selection import train_test_split
 
@@ -182,9 +182,9 @@ def stratified(
 
 
 def together(labels: np.ndarray, originals: np.ndarray, order: np.ndarray, size: int) -> np.ndarray:
-    """The first images of an order, as many of each class as its first `size` have, copies all in or all out: int64.
+    """The first images of an order, with the class counts of its first `size` images and copies kept together: int64.
 
-    A picture's copies come with it, at the place of the first of them, if their classes have room for all.
+    An image is taken with all its copies, at the position of the first of them, if their classes have room for all.
     """
     room = np.bincount(labels[order[:size]], minlength=labels.max() + 1)
     taken = []
@@ -200,7 +200,7 @@ def together(labels: np.ndarray, originals: np.ndarray, order: np.ndarray, size:
 
 
 def limited(split: Split, limit: int | None, seed: int, name: str) -> Split:
-    """So many images of it, each class by its share. Raises ConfigError for a number that cannot be had."""
+    """A stratified part of `limit` images; all if None. Raises ConfigError for a number that is not possible."""
     if limit is None or limit == len(split):
         return split
     classes = len(np.unique(split.labels))
@@ -212,26 +212,26 @@ def limited(split: Split, limit: int | None, seed: int, name: str) -> Split:
 
 
 def digests(split: Split) -> list[bytes]:
-    """SHA-256 of each image's pixels, or of its file's content."""
+    """SHA-256 of each image's pixels, or of the content of its file."""
     rows = split.store.numpy()[split.places]
     contents = map(Path.read_bytes, map(Path, map(bytes.decode, rows))) if split.in_files else rows
     return [hashlib.sha256(content).digest() for content in contents]
 
 
 def firsts(split: Split) -> np.ndarray:
-    """The index of the first image that is the same, pixel by pixel, for each image of a split: int64 (n,)."""
+    """For each image of a split, the index of the first image with the same pixels: int64 (n,)."""
     seen: dict[bytes, int] = {}
     return np.array([seen.setdefault(digest, i) for i, digest in enumerate(digests(split))], np.int64)
 
 
 def without_copies(split: Split, *others: Split) -> np.ndarray:
-    """Which images of a split are not, pixel by pixel, among others: int64 (m,); files are told apart by content."""
+    """Indices of the images whose pixels, or whose file's content, none of the other splits has: int64 (m,)."""
     known = {digest for other in others for digest in digests(other)}
     return np.array([i for i, digest in enumerate(digests(split)) if digest not in known], np.int64)
 
 
 def digits(name: str, folder: Path) -> tuple[dict[str, Split], list[str], list[str]]:
-    """scikit-learn's 1,797 handwritten digits, 8x8 grey: embedded, no network."""
+    """scikit-learn's 1,797 handwritten digits, 8x8 grey, embedded in its package."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -241,15 +241,15 @@ def digits(name: str, folder: Path) -> tuple[dict[str, Split], list[str], list[s
 
 
 def tfds_folder(name: str, folder: Path) -> Path | None:
-    """Where a prepared TFDS data set lies (its newest version); no network."""
+    """Folder of the newest version of a prepared TFDS data set, or None; uses no network."""
     found = [p.parent for p in (folder / name).glob("*/dataset_info.json")]
-    # Its neighbours may be what a preparation that was killed left: "incomplete.ABC123_3.0.2".
+    # A preparation that was killed leaves folders such as "incomplete.ABC123_3.0.2".
     versions = [p for p in found if re.fullmatch(r"\d+(\.\d+)*", p.name)]
     return max(versions, key=lambda p: [int(n) for n in p.name.split(".")], default=None)
 
 
 def fetch_tfds(name: str, folder: Path) -> Path:
-    """Download and prepare a TFDS data set. Raises ConfigError where that cannot be done."""
+    """Download and prepare a TFDS data set; returns its folder. Raises ConfigError if that fails."""
     if not can_download(name) and not by_hand(name, folder):
         raise ConfigError(f"{name} is not in {folder}. {how_to_get(name, folder)}")
     import tensorflow as tf
@@ -261,9 +261,9 @@ def fetch_tfds(name: str, folder: Path) -> Path:
     failures = (*failures, ExtractError, tarfile.ReadError, zipfile.BadZipFile)
     try:
         if name in ARCHIVES:
-            importlib.import_module(f"common.data.{name}")  # which makes its builder known
+            importlib.import_module(f"common.data.{name}")  # registers its builder
         with alone(folder / f".{name}.lock"):
-            if found := tfds_folder(name, folder):  # another process has made it meanwhile
+            if found := tfds_folder(name, folder):  # another process has made it in the meantime
                 return found
             print(f"fetching {name} into {folder} ...", flush=True)
             builder = tfds.builder(name, data_dir=folder)
@@ -277,9 +277,9 @@ def fetch_tfds(name: str, folder: Path) -> Path:
 
 
 def ask_hosts(builder: "tfds.core.DatasetBuilder", archive: str | None, downloads: Path) -> None:
-    """Raise OSError where a host that is about to be needed does not answer; `archive` is the URL of our own data set.
+    """Raise OSError if a host that is needed does not answer; `archive` is the URL of one of our own data sets.
 
-    TFDS tries for three and a half minutes where a name cannot be resolved, and far longer where packets are dropped.
+    TFDS retries for three and a half minutes if a name cannot be resolved, and far longer if packets are dropped.
     """
     import requests
     from tensorflow_datasets.core.download.resource import get_dl_fname
@@ -296,18 +296,18 @@ def ask_hosts(builder: "tfds.core.DatasetBuilder", archive: str | None, download
 
 
 def by_hand(name: str, folder: Path) -> Path | None:
-    """The archive of one of the project's own data sets, where a user has put it."""
+    """Path of the archive that a user has put into `MANUAL`, or None."""
     named = [folder / MANUAL / file for file in ARCHIVES[name].files] if name in ARCHIVES else []
     return next(filter(Path.is_file, named), None)
 
 
 def can_download(name: str) -> bool:
-    """Whether a data set can be fetched without a user who logs in."""
+    """Whether a data set can be fetched without logging in."""
     return name not in ARCHIVES or ARCHIVES[name].url is not None
 
 
 def how_to_get(name: str, folder: Path) -> str:
-    """What to do where a data set is missing."""
+    """What to do about a missing data set, as a message."""
     command = f"`python -m common.data prepare {name} --data-dir {folder}`"
     if can_download(name):
         way = f"With a network, {command} fetches it"
@@ -322,7 +322,7 @@ def how_to_get(name: str, folder: Path) -> str:
 
 
 def provide(config: Config) -> None:
-    """Fetch a data set that is missing. Raises ConfigError, without loading TensorFlow, if that is not allowed."""
+    """Fetch a data set if it is missing. Raises ConfigError, without loading TensorFlow, if that is not allowed."""
     name, folder = config.dataset, config.data_folder
     if folder_of(name) or name == "digits" or tfds_folder(name, folder):
         return
@@ -332,7 +332,7 @@ def provide(config: Config) -> None:
 
 
 def from_tfds(name: str, folder: Path) -> tuple[dict[str, Split], list[str], list[str]]:
-    """A TFDS image classification data set, decoded into memory. No network."""
+    """A TFDS image classification data set, decoded into memory: splits, class names, notes. Uses no network."""
     prepared = tfds_folder(name, folder)
     if prepared is None:
         raise ConfigError(f"{name} is not in {folder}. {how_to_get(name, folder)}")
@@ -340,21 +340,23 @@ def from_tfds(name: str, folder: Path) -> tuple[dict[str, Split], list[str], lis
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    # From the folder, not by name: by name TFDS asks its servers for newer versions.
+    # From the folder: given a name, TFDS asks its servers for newer versions.
     try:
         builder = tfds.builder_from_directory(prepared)
         present = [split for split in ("train", "validation", "test") if split in builder.info.splits]
         splits = {split: read_tfds(builder, split) for split in present}
     except (OSError, tf.errors.OpError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"{name} in {prepared} is damaged: {reason}; delete that folder and fetch it anew") from error
+        raise ConfigError(
+            f"{name} in {prepared} is damaged: {reason}; delete that folder and fetch it again"
+        ) from error
     notes = tfds_notes(name, splits)
     if unreadable := (builder.info.metadata or {}).get("unreadable"):
         notes.append(f"{len(unreadable)} unreadable image files skipped: {', '.join(unreadable)}")
     return splits, builder.info.features["label"].names, notes
 
 
-# Sizes of the whole data sets: a copy that holds less is used, and said.
+# Sizes of the complete data sets. An incomplete copy is used, with a note.
 WHOLE = {
     "cifar10": (50_000, 10_000),
     "cifar100": (50_000, 10_000),
@@ -364,19 +366,19 @@ WHOLE = {
 
 
 def tfds_notes(name: str, splits: dict[str, Split]) -> list[str]:
-    """A note for each split that holds fewer images than the published data set."""
+    """A note for each split with fewer images than the published data set."""
     full = dict(zip(("train", "test"), WHOLE.get(name, ()), strict=False))
     return [f"{len(splits[s]):,} of {n:,} {s} images" for s, n in full.items() if len(splits[s]) < n]
 
 
 def read_tfds(builder, split: str) -> Split:
-    """All of one split, in the order on disk."""
+    """All images of one split, in the order on disk."""
     import tensorflow_datasets as tfds
 
     images = np.empty((builder.info.splits[split].num_examples, *builder.info.features["image"].shape), np.uint8)
     labels = np.empty(len(images), np.int64)
     start = 0
-    config = tfds.ReadConfig(try_autocache=False)  # the cache would be a second copy, in pieces that stay behind
+    config = tfds.ReadConfig(try_autocache=False)  # the cache would be a second copy that is not freed
     stored = builder.as_dataset(split=split, shuffle_files=False, read_config=config)
     for batch in stored.batch(512).prefetch(1).as_numpy_iterator():
         end = start + len(batch["label"])
@@ -386,9 +388,10 @@ def read_tfds(builder, split: str) -> Split:
 
 
 def image_folder(root: Path, size: int, cache: Path) -> tuple[dict[str, Split], list[str], list[str]]:
-    """Images in class folders: `root/<split>/<class>/*` with train, val and test, or `root/<class>/*` alone.
+    """Images in class folders: `root/<split>/<class>/*` with train, val and test, or `root/<class>/*`.
 
-    Files that cannot be decoded are named and left out. Raises ConfigError for a folder without such images.
+    Returns splits, class names and notes. Files that cannot be decoded are left out and named in a note. Raises
+    ConfigError for a folder without such images.
     """
     if not root.is_dir():
         raise ConfigError(f"image folder {root} is not there (looked in {Path.cwd()})")
@@ -403,7 +406,7 @@ def image_folder(root: Path, size: int, cache: Path) -> tuple[dict[str, Split], 
     for name, folder in parts.items():
         extra = sorted({p.name for p in folder.iterdir() if p.is_dir()} - set(class_names))
         if extra:
-            raise ConfigError(f"{folder} has a class that train has not: {extra[0]}")
+            raise ConfigError(f"{folder} has a class that train does not have: {extra[0]}")
         listed = [(p, i) for i, c in enumerate(class_names) for p in sorted((folder / c).glob("**/*"))]
         listed = [(p, i) for p, i in listed if p.suffix.lower() in IMAGE_SUFFIXES]
         corrupt = undecodable([p for p, _ in listed], cache)
@@ -420,7 +423,7 @@ def image_folder(root: Path, size: int, cache: Path) -> tuple[dict[str, Split], 
 
 
 def undecodable(paths: Sequence[Path], cache: Path) -> list[Path]:
-    """Those of the files that cannot be decoded; remembered in the data folder, as decoding all takes a while."""
+    """The files that cannot be decoded; the result is cached in the data folder, since decoding all takes time."""
     from tqdm import tqdm
 
     states = [(p, p.stat() if p.exists() else p.lstat()) for p in paths]  # a link may lead nowhere
@@ -440,7 +443,7 @@ def undecodable(paths: Sequence[Path], cache: Path) -> list[Path]:
 
 
 def is_readable(path: Path) -> bool:
-    """Whether the decoder that training uses takes the file."""
+    """Whether training's decoder can decode the file."""
     import tensorflow as tf
 
     try:
@@ -456,7 +459,7 @@ def decode(content):
 
     return tf.cond(
         tf.io.is_jpeg(content),
-        # As PIL decodes. TensorFlow's own choice is a faster transform, off by up to 11 grey levels.
+        # The same values as PIL. TensorFlow's default transform is faster, but off by up to 11 grey levels.
         lambda: tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
         lambda: tf.io.decode_image(content, channels=3, expand_animations=False),
     )

@@ -499,7 +499,7 @@ def test_host_needs_no_global_generator(monkeypatch):
 
 
 @pytest.mark.parametrize("make", [Augment, host_augment])
-def test_an_unknown_recipe_is_told_the_known_ones(make):
+def test_an_unknown_recipe_lists_the_known_ones(make):
     with pytest.raises(ValueError, match="'blur'; there are: none, flip_crop, affine_colour_blur"):
         make("blur", 0)
 

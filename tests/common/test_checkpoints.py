@@ -169,7 +169,7 @@ def test_nothing_is_unpickled(tmp_path):
         with pytest.raises(CheckpointError) as error:
             checkpoints.load(path)
         assert "\n" not in str(error.value)
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is intact"):
         checkpoints.latest(tmp_path)
 
 
@@ -224,7 +224,7 @@ def test_latest_falls_back_to_the_one_before_and_says_so(tmp_path, capsys, damag
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES, Path.unlink])
-def test_latest_falls_back_where_a_best_state_is_damaged(tmp_path, capsys, damage):
+def test_latest_falls_back_if_a_best_state_is_damaged(tmp_path, capsys, damage):
     bests = [save_best(tmp_path, 1)]
     save_step(tmp_path, 1, bests[0])
     bests.append(save_best(tmp_path, 2))
@@ -237,7 +237,7 @@ def test_latest_falls_back_where_a_best_state_is_damaged(tmp_path, capsys, damag
 def test_no_whole_checkpoint_is_an_error(tmp_path):
     for path in (save_step(tmp_path, 1), save_step(tmp_path, 2)):
         flip(path)
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole; --overwrite"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is intact; --overwrite"):
         checkpoints.latest(tmp_path)
 
 

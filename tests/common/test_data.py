@@ -122,7 +122,7 @@ def split_of(images):
     return sources.whole(np.asarray(images, np.uint8), np.arange(len(images)) % 3, images[0].shape[0])
 
 
-def test_copies_are_told_apart_to_the_bit():
+def test_copies_are_compared_bit_by_bit():
     images = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
     nearly = images[1].copy()
     nearly[3, 3, 2] ^= 1
@@ -647,7 +647,7 @@ def test_unreadable_files_are_counted_named_and_skipped(damaged, tmp_path, monke
     assert load(f"image_folder:{folder}", tmp_path / "cache").notes[0].startswith("6 unreadable")
 
 
-def test_unreadable_files_are_skipped_where_nothing_can_be_remembered(damaged, capsys, unwritable_folder):
+def test_unreadable_files_are_skipped_if_the_cache_cannot_be_written(damaged, capsys, unwritable_folder):
     folder, bad = damaged
     with unwritable_folder() as cache:
         for _ in range(2):
@@ -666,7 +666,7 @@ def test_image_folder_mistakes_are_named(tmp_path):
             load(f"image_folder:{root}", root / "cache", **options)
         assert "\n" not in str(error.value)
 
-    refused({"train/a": 3, "train/b": 3, "test/a": 2, "test/c": 2}, "test has a class that train has not: c")
+    refused({"train/a": 3, "train/b": 3, "test/a": 2, "test/c": 2}, "test has a class that train does not have: c")
     refused({"test/a": 3, "test/b": 3}, "has test but no train")
     refused({"a": 3}, "1 class folders; at least two")
     refused({}, "0 class folders; at least two")

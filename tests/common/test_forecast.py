@@ -79,7 +79,7 @@ def images(count):
     return sources.Split(np.zeros((count, 1), np.uint8), np.arange(count), np.arange(count), 1)
 
 
-def test_it_says_once_what_the_steps_after_the_first_one_tell(monkeypatch, capsys):
+def test_it_prints_once_a_forecast_from_the_steps_after_the_first(monkeypatch, capsys):
     """Two phases of 640 images, the second with three times the work: 10 s a step in the first one."""
     clock = iter(np.arange(0.0, 1000.0, 10.0))
     monkeypatch.setattr(forecast.time, "monotonic", lambda: next(clock))

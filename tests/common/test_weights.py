@@ -14,7 +14,7 @@ from common import weights
 from common.weights import WeightsError, load_safetensors
 
 ROOT = Path(__file__).parents[2]
-PREPARE = "where there is a network, run: python -m common.data prepare --weights "
+PREPARE = "on a machine with a network, run: python -m common.data prepare --weights "
 
 
 def small_model():
@@ -99,7 +99,7 @@ def test_float16_tensors_become_float32(tmp_path):
 
 
 @pytest.mark.parametrize("classifier", ["fc", "classifier"])  # of torchvision's ResNets, and of timm's MobileNetV2
-def test_safetensors_classifier_is_passed_over_where_the_model_has_none(tmp_path, classifier):
+def test_safetensors_classifier_is_skipped_if_the_model_has_none(tmp_path, classifier):
     tensors = {name.replace("fc.", f"{classifier}."): tensor for name, tensor in torch_tensors().items()}
     save_file(tensors, tmp_path / "m.safetensors")
     headless = keras.Sequential(small_model().layers[:-1])

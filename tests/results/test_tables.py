@@ -361,23 +361,3 @@ def test_records_that_are_committed_give_what_is(tmp_path):
     for name, picture in drawn.items():  # to a grey level: another processor may round otherwise
         assert picture.shape == committed[name].shape, name
         assert np.abs(picture - committed[name]).mean() < 1, name
-
-
-# What the repository's own folders hold, and not what runs have left in them.
-ELSEWHERE = {".venv", "runs", "submissions", "templates"}
-DOCUMENTS = [
-    path for path in sorted(REPOSITORY.glob("**/*.md")) if not ELSEWHERE & {*path.relative_to(REPOSITORY).parts}
-]
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_no_link_is_dead(path):
-    text = path.read_text()
-    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
-    for link in links:
-        place, _, anchor = link.partition("#")
-        target = (path.parent / place) if place else path
-        assert target.exists(), link
-        if anchor:
-            titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
-            assert anchor in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, link

@@ -201,7 +201,7 @@ def test_killed_run_says_by_what(make):
 
 
 @pytest.mark.parametrize("end", ["raise SystemExit(143)", "import os; os.kill(os.getpid(), 15)"])
-def test_run_that_was_told_to_stop_has_not_failed(make, end):
+def test_run_that_was_stopped_has_not_failed(make, end):
     job = make(end)
     with pytest.raises(RunFailed, match="stopped by SIGTERM"):
         job()
@@ -289,7 +289,7 @@ def test_checkpoint_in_the_middle_of_a_run(make, wait_for):
     assert record(job)["state"] == "requeued"
 
 
-def test_run_that_slurm_has_told_to_stop_is_not_told_again(make, wait_for):
+def test_run_that_slurm_has_signalled_is_not_signalled_again(make, wait_for):
     """SIGTERM goes to every process of a job; train.py would take a second one for "at once"."""
     end = "time.sleep(0.3); raise SystemExit(143)"
     program = WAITS.format(code=1, end=end)  # a SIGTERM from us would end it with 1

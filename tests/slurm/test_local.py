@@ -58,7 +58,7 @@ def said(tmp_path):
 
 
 def most_at_once(times):
-    """The largest number of runs that were under way at a time."""
+    """The largest number of runs at the same time."""
     return max(sum(begun <= moment < ended for begun, ended, *_ in times) for moment, *_ in times)
 
 
@@ -111,7 +111,7 @@ def test_wave_waits_for_the_one_before(tmp_path, make_run, make_submission, monk
     assert found["last"][0] >= found["late"][1]
 
 
-def test_lines_tell_each_change_once(run, capsys):
+def test_each_change_is_one_line(run, capsys):
     run({"a": "", "b": "sys.exit('error: too bad')"}, 1)
     lines = capsys.readouterr().out.splitlines()
     ends = [line.split("  ")[1:] for line in lines if "completed" in line or "failed" in line]
@@ -178,7 +178,7 @@ def test_more_runs_than_gpus_share_them(run, programs, tmp_path):
     assert sorted(gpu for _, _, gpu in said(tmp_path).values()) == ["0", "0", "1", "1"]
 
 
-def test_without_gpus_nothing_is_said(run, programs, tmp_path):
+def test_without_gpus_none_are_assigned(run, programs, tmp_path):
     run({"a": ""}, 1)
     assert said(tmp_path)["a"][2] is None
 
@@ -208,7 +208,7 @@ def test_runs_of_a_sweep_are_done_here(launch, tree):
     assert all((folder / "metrics.json").exists() for folder in folders)
 
 
-def test_failed_run_is_told_with_its_reason_and_exit_code_1(launch):
+def test_failed_run_is_shown_with_its_reason_and_exit_code_1(launch):
     does = "does=assert config.width != 2, 'two is too much'"
     told = launch("submit", "toy", "--grid", "width=1,2,3", "--set", does, "--cluster", "local")
     assert told.code == 1
@@ -319,7 +319,7 @@ def test_cancel_stops_a_local_submission(start_launcher, launch, tree, wait_for)
     assert len(list(tree.glob("results/runs/toy/*/saved"))) == 2
 
 
-def test_runs_whose_launcher_was_killed_are_still_told_and_can_be_cancelled(start_launcher, launch, tree, wait_for):
+def test_runs_whose_launcher_was_killed_are_still_shown_and_can_be_cancelled(start_launcher, launch, tree, wait_for):
     process = start_launcher(*STOPPED_GRID)
     wait_for(lambda: len(list(tree.glob("results/runs/toy/*/began"))) == 3)
     process.kill()

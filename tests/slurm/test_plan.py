@@ -235,7 +235,7 @@ def test_planning_imports_neither_keras_nor_tensorflow():
 # Mistakes
 
 
-def test_every_mistake_is_told_at_once_and_blamed_on_its_value(mistakes):
+def test_all_mistakes_are_reported_at_once_and_blamed_on_their_values(mistakes):
     lines = mistakes({"colour": ["red", "pink"], "width": [1, 0, -3], "rate": [0.1, "fast"]})
     assert len(lines) == 4
     assert "error: unknown colour 'pink'; allowed: red, green, blue (colour=pink)" in lines
@@ -244,12 +244,12 @@ def test_every_mistake_is_told_at_once_and_blamed_on_its_value(mistakes):
     assert any(line.endswith("(rate=fast)") for line in lines)
 
 
-def test_mistakes_are_told_where_no_combination_is_right(mistakes):
+def test_mistakes_are_reported_if_no_combination_is_right(mistakes):
     lines = mistakes({"colour": ["pink"], "width": [0]})
     assert sorted(line.rpartition(" (")[2] for line in lines) == ["colour=pink)", "width=0)"]
 
 
-def test_mistake_is_told_once_for_all_seeds(mistakes):
+def test_mistake_is_reported_once_for_all_seeds(mistakes):
     assert len(mistakes({"width": [0, 1]}, seeds=(0, 1, 2))) == 1
 
 
@@ -263,7 +263,7 @@ def test_combinations_with_the_same_mistake_are_counted(mistakes):
     assert line.endswith("(optimizer=adam momentum=0.5 width=1 and 3 more)")
 
 
-def test_value_that_is_right_beside_others_only_is_no_mistake(toy):
+def test_value_that_is_right_only_next_to_others_is_no_mistake(toy):
     assert len(toy({"momentum": [0.5, 0.9], "optimizer": ["sgd"]})) == 2
 
 
@@ -296,13 +296,13 @@ def test_a_fixed_value_that_the_grid_makes_right_is_not_blamed_for_another_mista
 
 
 @pytest.mark.parametrize("grid", [{"rate": ["fast"]}, {"rate": [0.1, "fast"], "width": [1, 2]}])
-def test_fixed_values_that_are_wrong_together_are_told_beside_a_mistake_of_the_grid(mistakes, grid):
+def test_fixed_values_that_are_wrong_together_are_reported_besides_a_mistake_of_the_grid(mistakes, grid):
     (line,) = mistakes(grid, fixed={"batch_size": "6", "devices": "4"})
     assert "cannot share equally" in line
     assert line.endswith("(batch_size=6 devices=4)")
 
 
-def test_all_fixed_mistakes_are_told(mistakes):
+def test_all_fixed_mistakes_are_reported(mistakes):
     lines = mistakes({}, fixed={"colour": "pink", "width": "0"})
     assert len(lines) == 2
 
@@ -379,7 +379,7 @@ def test_sweeps_that_never_begin_are_one_line(after_sweeps, launch, sweep):
     assert told.line.startswith("error: ")
 
 
-def test_mistakes_of_all_waves_are_told_at_once(after_sweeps):
+def test_mistakes_of_all_waves_are_reported_at_once(after_sweeps):
     with pytest.raises(Mistakes) as caught:
         after_sweeps("more")
     assert len(caught.value.lines()) == 2

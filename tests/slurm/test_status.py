@@ -113,7 +113,7 @@ def test_running(one, fake_slurm):
 
 
 @pytest.mark.parametrize("word", ["COMPLETING", "CONFIGURING", "SUSPENDED"])
-def test_running_in_another_way_is_said(one, fake_slurm, word):
+def test_other_states_of_a_running_job_are_shown(one, fake_slurm, word):
     submission, run = one()
     write_record(submission, run, "running", start())
     fake_slurm.queue(_100=f"{word}|None")
@@ -186,7 +186,7 @@ def test_local_run_outlives_its_launcher(one, programs):
     write_record(submission, run, "running", start(**this_process()))
     row = row_of(submission)
     assert row.state == "running"
-    assert "launcher is gone" in row.reason
+    assert "the launcher has ended" in row.reason
 
 
 # SLURM's answers
@@ -251,7 +251,7 @@ def test_sacct_of_an_array_is_read_by_its_elements(make_submission, make_run, fa
     assert [(row.state, row.reason) for row in status.rows([submission], accounts=True)] == [
         ("failed", "SLURM says OUT_OF_MEMORY"),
         ("failed", "SLURM says TIMEOUT"),
-        ("lost", "not in SLURM's queue any more, and it left no word"),
+        ("lost", "no longer in SLURM's queue, and it wrote no reason"),
     ]
     (call,) = fake_slurm.calls("sacct")
     assert call[call.index("--jobs") + 1] == "100"
@@ -289,7 +289,7 @@ def test_without_accounts_a_lost_run_is_lost(one, fake_slurm, body):
     assert row_of(submission).state == "lost"
 
 
-def test_a_lost_run_is_told_with_the_last_words_of_its_job(one, fake_slurm):
+def test_a_lost_run_is_shown_with_the_last_line_of_its_job(one, fake_slurm):
     submission, _ = one()
     folder = submission.folder / "submitit"
     folder.mkdir()
@@ -400,7 +400,7 @@ def test_names_and_states_are_whole_at_any_width(all_states, width):
     assert max(map(len, text.splitlines())) <= width
 
 
-def test_each_run_is_one_line_where_there_is_room(all_states):
+def test_each_run_is_one_line_if_there_is_room(all_states):
     lines = printed(all_states, 220).splitlines()
     assert lines[0] == f"{all_states.id}  sweep s: " + ", ".join(
         f"1 {state}"
@@ -435,14 +435,12 @@ def test_table_of_many_submissions_names_each_once(make_submission, make_run, fa
     assert "grid 0" not in alone
 
 
-def test_nothing_submitted_is_said(launch):
+def test_nothing_submitted_is_reported(launch):
     told = launch("status")
     assert (told.code, told.out.strip()) == (0, "nothing was submitted yet")
 
 
-def test_status_of_a_submission_shows_its_own_runs_also_where_a_later_one_has_them(
-    make_submission, make_run, fake_slurm
-):
+def test_status_of_a_submission_shows_its_own_runs_even_if_a_later_one_has_them(make_submission, make_run, fake_slurm):
     run = make_run(NAMES[0])
     first = make_submission(run, make_run(NAMES[1]), name="first", time=at(0))
     make_submission(run, name="second", time=at(1))
@@ -494,7 +492,7 @@ def test_logs_prints_the_log_as_it_is(logged):
 def test_logs_of_a_run_that_has_not_begun_say_so(logged, launch):
     told = launch("logs", "00000001-s1")
     assert told.code == 2
-    assert "printed nothing yet" in told.line
+    assert "has no output yet" in told.line
     assert "queued" in told.line
 
 

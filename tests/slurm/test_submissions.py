@@ -55,7 +55,7 @@ def test_editing_afterwards_changes_nothing(create, tree):
     assert contents(made.code) == before
 
 
-def test_snapshot_tells_the_commit_that_it_was_made_from(create, monkeypatch):
+def test_snapshot_has_the_commit_that_it_was_made_from(create, monkeypatch):
     facts = runs.git_state()
     made = create("r")
     assert json.loads((made.code / "snapshot.json").read_text()) == facts
@@ -192,7 +192,7 @@ def test_other_process_of_the_same_number_is_another():
     assert not is_alive(this_process() | {"began": this_process()["began"] - 100})
 
 
-def test_processes_of_other_hosts_count_as_gone():
+def test_processes_of_other_hosts_count_as_ended():
     assert not is_alive(this_process() | {"host": "elsewhere"})
     assert not is_alive(None)
 

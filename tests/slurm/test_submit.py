@@ -207,7 +207,7 @@ def test_rest_of_one_run_is_no_array(launch, fake_slurm, read_directives):
 
 
 @pytest.mark.parametrize("body", ["exit 1", "echo nothing of use"])
-def test_where_the_cluster_does_not_tell_its_limit_it_is_slurms_default(fake_slurm, body):
+def test_if_the_cluster_does_not_say_its_limit_it_is_slurms_default(fake_slurm, body):
     fake_slurm.add("scontrol", body)
     assert cluster.max_array_size() == 1001
 
@@ -621,7 +621,7 @@ def test_cancel_names_the_arrays_that_have_something_left(launch, fake_slurm):
     assert submissions.load(told.submission).cancelled
 
 
-def test_cancelled_runs_are_told_as_cancelled(launch, fake_slurm):
+def test_cancelled_runs_are_shown_as_cancelled(launch, fake_slurm):
     told = launch("submit", "toy", "--grid", "width=1,2")
     fake_slurm.queue(_100_0="PENDING|Priority", _100_1="PENDING|Priority")
     launch("cancel", told.submission)
@@ -698,7 +698,7 @@ def test_resubmit_snapshot_without_the_copy_is_one_line(launch, fake_slurm):
     shutil.rmtree(submissions.load(told.submission).code)
     again = launch("resubmit", told.submission, "--snapshot")
     assert (again.code, again.err.count("\n")) == (2, 1)
-    assert "is not there any more; without --snapshot" in again.err
+    assert "no longer exists; without --snapshot" in again.err
 
 
 def test_resubmit_dry_run_submits_nothing(launch, fake_slurm):
@@ -716,7 +716,7 @@ def test_resubmit_keeps_the_directory_that_flags_are_relative_to(launch, fake_sl
     assert submissions.load(again.submission).directory == str(tree)
 
 
-def test_resubmit_from_a_directory_that_is_gone_is_one_line(launch, fake_slurm, tree, monkeypatch, tmp_path):
+def test_resubmit_from_a_deleted_directory_is_one_line(launch, fake_slurm, tree, monkeypatch, tmp_path):
     (tree / "passing").mkdir()
     monkeypatch.chdir(tree / "passing")
     told = launch("submit", "toy", "--set", "width=1")
@@ -746,7 +746,7 @@ def test_several_nodes_are_refused_on_one_machine(launch, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     told = launch("submit", "toy", "--set", "nodes=2", "batch_size=64", "--cluster", "local")
     assert told.code == 2
-    assert "nodes is above 1, and this is one machine" in told.line
+    assert "nodes is above 1, but this is one machine" in told.line
 
 
 def test_resubmit_uses_the_code_as_it_is_now(launch, fake_slurm, tree):

@@ -32,7 +32,7 @@ from slurm import plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TASKS = sorted(path.parent.name for path in REPOSITORY.glob("tasks/*/train.py"))
-READMES = ["README.md", *(f"tasks/{task}/README.md" for task in TASKS)]
+READMES = ["README.md", "common/README.md", *(f"tasks/{task}/README.md" for task in TASKS)]
 COMMAND = re.compile(r"python tasks/(\w+)/train\.py([^\n`#]*)")
 NEEDS_FILES = re.compile(r"--[\w.-]+[ =](image_folder:\S+|\S*/\S*)")
 

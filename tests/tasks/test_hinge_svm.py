@@ -163,7 +163,7 @@ def test_the_model_is_linear_in_the_pixels_less_their_mean(tmp_path):
     np.testing.assert_allclose(model.predict(images, verbose=0), expected, atol=1e-4)
 
 
-def test_the_validation_loss_is_read_every_so_many_steps(tmp_path):
+def test_the_validation_loss_is_read_at_regular_steps(tmp_path):
     folder, metrics = run(tmp_path, "--preset", "demo", "--epochs", "3", "--validate-every", "7")
     steps = -(-1293 // 50) * 3
     assert [row["step"] for row in metrics["iterations"]] == list(range(7, steps + 1, 7))
@@ -241,7 +241,7 @@ def test_bad_input_is_one_line():
         parse_strictly(presets, "", ["--validate-every", "0"])
 
 
-def test_summary_tells_colour_and_symmetry():
+def test_summary_has_colour_and_symmetry():
     rng = np.random.default_rng(0)
     blue = rng.normal(size=(6, 6, 3)) + np.array([0.0, 0.0, 5.0])
     half = rng.normal(size=(6, 3, 1))

@@ -165,7 +165,7 @@ def test_the_cnn_is_that_of_the_source():
 
 
 @pytest.mark.parametrize(("side", "left"), [(24, 1), (28, 1), (32, 2), (48, 4)])
-def test_the_source_has_so_many_weights(side, left):
+def test_the_number_of_weights_is_that_of_the_formula(side, left):
     model = TASK.build(published("--block", "None"), np.arange(side * side), letters(side=side))
     pairs = itertools.pairwise((1, 64, 128, 256, 512))
     convolutions = sum(9 * inputs * outputs + outputs for inputs, outputs in pairs)

@@ -234,7 +234,7 @@ def base(tmp_path_factory):
 
 
 @pytest.mark.parametrize("trained", [True, False])
-def test_the_reverse_transfer_tells_turned_images_by_the_blocks_of_the_base_run(base, trained):
+def test_the_reverse_transfer_trains_or_keeps_the_blocks_of_the_base_run(base, trained):
     out, source = base
     flags = [*REVERSE, *([] if trained else ["--no-train-blocks"])]
     assert call(out, *flags) == 0
