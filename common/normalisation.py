@@ -4,15 +4,15 @@ from typing import Any
 
 import keras
 
+from common.workrounds import batch_norm_kernel
+
 
 @keras.saving.register_keras_serializable(package="keras_studies")
 class BatchNormalization(keras.layers.BatchNormalization):
     """Keras's layer for images (b, h, w, c), with TensorFlow's fused kernel if TensorFlow is the backend.
 
-    Keras composes the layer from elementwise operations, each of which passes over memory. With the kernel, MobileNetV2
-    at 96 pixels trains 1.6 times as fast on 2 cores (tests/benchmarks/batch_normalisation.py). Function, gradients and
-    moving statistics are the same, up to rounding. XLA fuses by itself, so other backends use Keras's code. If devices
-    share a batch, the statistics are those of the whole batch, for which there is no kernel.
+    Other backends use Keras's code, and so do devices that share a batch, by whose whole it is normalised. Moving
+    statistics are as Keras has them.
     """
 
     keep_statistics = False  # use the moving statistics in training too, and do not update them
@@ -40,22 +40,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
             self.synchronized = True
             return super().call(inputs, training=training, mask=mask)
         if not (training and self.trainable):
-            outputs, *_ = tf.compat.v1.nn.fused_batch_norm(
-                inputs,
-                self.gamma.value,
-                self.beta.value,
-                self.moving_mean.value,
-                self.moving_variance.value,
-                epsilon=self.epsilon,
-                is_training=False,
-            )
-            return outputs
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs, self.gamma.value, self.beta.value, epsilon=self.epsilon, is_training=True
-        )
-        # The kernel returns the unbiased variance; Keras uses the biased one.
-        count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
-        variance *= (count - 1) / count
+            return batch_norm_kernel.by_moving_statistics(self, inputs)
+        outputs, mean, variance = batch_norm_kernel.by_batch_statistics(self, inputs)
         self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
         self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
         return outputs

@@ -22,7 +22,7 @@ def make(phase: Phase, steps: int, factor: Factor | None = None) -> keras.optimi
     """
     maker = MAKERS[phase.convention][phase.optimizer]
     if keras.backend.backend() == "tensorflow":
-        maker = by_kernel(maker)
+        maker = on_tensorflow(maker)
     if phase.convention == "torch" and phase.weight_decay:
         maker = with_decay(maker, phase.weight_decay, decoupled=phase.optimizer == "adamw")
     if factor:
@@ -151,6 +151,20 @@ MAKERS = {
 }
 
 
+def on_tensorflow(maker: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
+    """The optimiser with TensorFlow's update kernel, if there is one."""
+    from common.workrounds import update_kernels as kernels
+
+    kernel = {
+        keras.optimizers.SGD: kernels.sgd,
+        keras.optimizers.Adam: kernels.adam,
+        keras.optimizers.AdamW: kernels.adam,
+        TorchSGD: kernels.torch_sgd,
+        TorchAdam: kernels.adam,
+    }.get(maker)
+    return kernels.by_kernel(maker, kernel) if kernel else maker
+
+
 def with_decay(
     maker: type[keras.optimizers.Optimizer], decay: float, decoupled: bool
 ) -> type[keras.optimizers.Optimizer]:
@@ -187,72 +201,3 @@ def by_variable(maker: type[keras.optimizers.Optimizer], factor: Factor) -> type
             super().update_step(gradient, variable, own)
 
     return ByVariable
-
-
-def by_kernel(maker: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
-    """The optimiser with TensorFlow's update kernel, if there is one: it passes over each variable's memory once.
-
-    Keras's own update has the same formula as a dozen operations. In a step that XLA does not compile, each of them
-    passes over memory. JAX compiles its step. For dense gradients only, without Nesterov momentum and AMSGrad, which
-    `make` does not use.
-    """
-    import tensorflow as tf
-
-    def sgd(self, gradient, variable, learning_rate):
-        if not self.momentum:
-            tf.raw_ops.ResourceApplyGradientDescent(var=handle(variable), alpha=learning_rate, delta=gradient)
-            return
-        tf.raw_ops.ResourceApplyKerasMomentum(
-            var=handle(variable),
-            accum=handle(self.momentums[self._get_variable_index(variable)]),
-            lr=learning_rate,
-            grad=gradient,
-            momentum=self.momentum,
-        )
-
-    def torch_sgd(self, gradient, variable, learning_rate):
-        if not self.momentum:
-            sgd(self, gradient, variable, learning_rate)
-            return
-        tf.raw_ops.ResourceApplyMomentum(
-            var=handle(variable),
-            accum=handle(self.momentums[self._get_variable_index(variable)]),
-            lr=learning_rate,
-            grad=gradient,
-            momentum=self.momentum,
-        )
-
-    def adam(self, gradient, variable, learning_rate):
-        index = self._get_variable_index(variable)
-        step = ops.cast(self.iterations + 1, variable.dtype)
-        tf.raw_ops.ResourceApplyAdam(
-            var=handle(variable),
-            m=handle(self._momentums[index]),
-            v=handle(self._velocities[index]),
-            beta1_power=ops.power(self.beta_1, step),
-            beta2_power=ops.power(self.beta_2, step),
-            lr=learning_rate,
-            beta1=self.beta_1,
-            beta2=self.beta_2,
-            epsilon=self.epsilon,
-            grad=gradient,
-        )
-
-    def handle(variable):
-        return (variable.value if isinstance(variable, keras.Variable) else variable).handle
-
-    kernels = {
-        keras.optimizers.SGD: sgd,
-        keras.optimizers.Adam: adam,
-        keras.optimizers.AdamW: adam,
-        TorchSGD: torch_sgd,
-        TorchAdam: adam,
-    }
-    if maker not in kernels:
-        return maker
-
-    class ByKernel(maker):
-        def update_step(self, gradient, variable, learning_rate):
-            kernels[maker](self, ops.cast(gradient, variable.dtype), variable, ops.cast(learning_rate, variable.dtype))
-
-    return ByKernel

@@ -21,7 +21,9 @@ from common.phase import Phase
 from common.progress import Progress
 from common.result import Predictions, Result, brief, is_right, write_predictions
 from common.runs import Run, write_environment
-from common.workrounds import TensorBoard, Unread
+from common.workrounds.executions import one_at_a_time, steps_per_execution
+from common.workrounds.optimizer_variables import built
+from common.workrounds.step_logs import TensorBoard, Unread
 
 
 class Trainer:
@@ -126,9 +128,7 @@ class Trainer:
 
     def compile(self, trained: keras.Model, phase: Phase, together: int) -> None:
         """Compile what is trained, to run `together` steps at a time, with every variable of its optimiser made."""
-        optimizer = optimizers.make(phase, self.steps, self.rate_factor)
-        # Before compile: wrapped for mixed_float16, Keras 3.15's Nadam would lose track of one of its variables.
-        optimizer.build(trained.trainable_variables)
+        optimizer = built(optimizers.make(phase, self.steps, self.rate_factor), trained)
         loss, metrics = self.run.devices.weighted(self.objective.loss), self.objective.metrics()
         trained.compile(optimizer=optimizer, loss=loss, metrics=metrics, steps_per_execution=together)
         trained.optimizer.build(trained.trainable_variables)
@@ -215,12 +215,8 @@ class Trainer:
         """What the model, or another one, gives for each image of a split, in its order: float32 (n, ...)."""
         model = model or self.model
         batches, steps = self.evaluation(split, self.batch_size)
-        # Keras 3.15 would put a copy of the network for each of several steps into one graph.
-        together, model.steps_per_execution = model.steps_per_execution, 1
-        try:
+        with one_at_a_time(model):
             return model.predict(batches, verbose=0, steps=steps)[: len(split)]
-        finally:
-            model.steps_per_execution = together
 
     def measure(self, split: Split) -> tuple[dict, Predictions | None]:
         """Metrics of the model as it is on a split, and a classifier's predictions."""
@@ -289,17 +285,6 @@ class Trainer:
         }
         confusion = {name: np.array(metrics["confusion"]) for name, (metrics, own) in final.items() if own}
         return Result(metrics, self.progress.rows, predictions, confusion)
-
-
-def steps_per_execution(most: int, devices: int, steps: int, done: int) -> int:
-    """How many steps Keras runs in one go: a divisor of an epoch's steps, and of those that are left of a begun one.
-
-    Keras 3.15 would run past the end of an epoch otherwise. On JAX it warns at the end of an evaluation, and on several
-    devices it fails: there it is one.
-    """
-    if keras.backend.backend() == "jax" or devices > 1:
-        return 1
-    return math.gcd(most, steps, done)
 
 
 def parameters(variables: Sequence) -> int:

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from common.data.sources import Split, decode
 from common.devices import Devices
+from common.workrounds.autotuner import untuned
 
 # (uint8 images, int64 labels, int64 pair of epoch and step) -> images and targets: what the host makes of a batch.
 Transform = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -48,18 +49,6 @@ def training(
 
     dataset = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(epoch)
     return untuned(dataset.prefetch(tf.data.AUTOTUNE))
-
-
-def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The data set without TensorFlow's autotuner: it reads with one thread per core, at most 16.
-
-    The end of an iterator waits for the autotuner. TensorFlow 2.21 sometimes fails to wake it, and it may then sleep
-    for as long as it has run before (`tests/benchmarks/autotuner.py`). On several devices TensorFlow wraps this in
-    pipelines of its own, which still have an autotuner.
-    """
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return dataset.with_options(options)
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:

@@ -6,7 +6,6 @@ the number of devices does not divide. With several processes each reads its own
 are small and show how large the whole batch is.
 """
 
-import functools
 import os
 import resource
 import sys
@@ -17,6 +16,7 @@ import tensorflow as tf
 
 from common.devices import Devices, check_count
 from common.errors import ConfigError
+from common.workrounds.jax_batches import lay_out_each_batch
 
 KERAS = "KERAS_DISTRIBUTION_"  # of its variables
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # set by srun
@@ -137,32 +137,3 @@ def surroundings() -> tuple[str | None, int, int | None]:
     if all(name in os.environ for name in SLURM):
         return None, int(os.environ["SLURM_NTASKS"]), None
     return None, 1, None
-
-
-@functools.cache
-def lay_out_each_batch() -> None:
-    """Let Keras 3.15.1 lay out each batch by its own size, and return predictions whole.
-
-    It lays out all batches of an epoch as the first one, and fails at a last one that the devices do not divide; and
-    predictions that lie on other machines cannot be read.
-    """
-    import keras
-    from keras.src.backend.jax.trainer import JAXEpochIterator, JAXTrainer
-
-    def laid_out(self, distribution):
-        mesh = distribution.device_mesh.backend_mesh
-        for batch in self.data_adapter.get_jax_iterator():
-            n = len(jax.tree.leaves(batch)[-1])
-            layout = jax.NamedSharding(mesh, jax.P() if n % mesh.size else jax.P(mesh.axis_names))
-            yield jax.tree.map(
-                lambda a, n=n, to=layout: jax.make_array_from_process_local_data(to, a, (n, *a.shape[1:])), batch
-            )
-
-    def predict_step(self, state, data):
-        outputs, rest = predict_part(self, state, data)
-        mesh = keras.distribution.distribution().device_mesh.backend_mesh
-        return jax.lax.with_sharding_constraint(outputs, jax.NamedSharding(mesh, jax.P())), rest
-
-    predict_part = JAXTrainer.predict_step
-    JAXEpochIterator._get_distributed_iterator = laid_out
-    JAXTrainer.predict_step = predict_step

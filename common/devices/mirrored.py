@@ -2,7 +2,7 @@
 
 The parts of a last, smaller batch differ by an image at most, and weigh in the gradient by their size. If a batch has
 fewer images than there are devices, each device computes all of them, and the reported training loss counts them as
-often. Keras 3.15.1 lacks some of this: `weighted`, `prepare` and `seed_replicas` say what they mend.
+often.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from common.devices import Devices, check_count
+from common.workrounds import mirrored
 
 if TYPE_CHECKING:
     import keras  # not before `join`
-
-DRAWS_APART = 1_000_003  # between the seeds of two replicas
 
 
 class Mirrored(Devices):
@@ -62,52 +61,14 @@ class Mirrored(Devices):
         return batch_size
 
     def weighted(self, loss: "keras.losses.Loss") -> "keras.losses.Loss":
-        """Keras sums the gradients of the replicas' means divided by the number of replicas.
-
-        That is the gradient of the mean over the batch if the parts are equal. The value stays the mean of the part,
-        from which Keras gets the right mean over the epoch.
-        """
-        import keras
-
-        count = self.count
-
-        class Weighted(keras.losses.Loss):
-            def __call__(self, y_true, y_pred, sample_weight=None):
-                value = loss(y_true, y_pred, sample_weight)
-                context = tf.distribute.get_replica_context()
-                if context is None:
-                    return value
-                n = tf.cast(tf.shape(y_true)[0], value.dtype)
-                in_gradient = value * (n * count / context.all_reduce("SUM", n))
-                return in_gradient + tf.stop_gradient(value - in_gradient)
-
-        return Weighted(name=loss.name)
+        return mirrored.weighted(loss, self.count)
 
     def prepare(self, model: "keras.Model", batches: tf.data.Dataset) -> None:
-        """Keras clips each replica's gradient, and looks for overflow in the first's alone, before it sums them.
-
-        Here they are summed first. It makes the variables of the metrics from the mean of the parts of a first batch,
-        which must be equal for that.
-        """
-        whole, single = model.optimizer, getattr(model.optimizer, "inner_optimizer", model.optimizer)
-        apply = whole.apply
-
-        def apply_sum(grads, trainable_variables=None):
-            grads = tf.distribute.get_replica_context().all_reduce("SUM", list(grads))
-            return apply(grads, trainable_variables)
-
-        whole.apply = apply_sum
-        single._all_reduce_sum_gradients = lambda grads_and_vars: grads_and_vars
-        model._symbolic_build(data_batch=next(iter(batches)))
-        model._maybe_symbolic_build = lambda **_: None
+        mirrored.sum_gradients_first(model)
+        mirrored.make_metrics(model, batches)
 
     def seed_replicas(self, model: "keras.Model") -> None:
-        """From the same state they would draw the same; the first replica's, which checkpoints hold, decides."""
-        for variable in model.variables:
-            if variable.name == "seed_generator_state":
-                seed, count = variable.numpy()
-                for number, state in enumerate(variable.value.values):
-                    state.assign([seed + number * DRAWS_APART, count])
+        mirrored.seed_replicas(model)
 
     def replica_values(self, variables: Sequence["keras.Variable"]) -> list[list]:
         return [[variable.value.values[number] for variable in variables] for number in range(self.count)]

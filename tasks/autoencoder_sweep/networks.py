@@ -4,8 +4,8 @@ import keras
 from keras import layers, ops
 
 from common.data.sources import Dataset
-from common.dense import Dense
 from common.initialisation import dense, kernel_and_bias
+from common.workrounds.dense import Dense
 
 
 class Autoencoder(keras.Model):

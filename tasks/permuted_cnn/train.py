@@ -180,8 +180,8 @@ def perceptron(x: "keras.KerasTensor", initialisation: str) -> "keras.KerasTenso
     """Two hidden layers of 512 units: the order of its inputs is the order of its weights."""
     from keras import layers
 
-    from common.dense import Dense
     from common.initialisation import kernel_and_bias
+    from common.workrounds.dense import Dense
 
     x = layers.Flatten()(x)
     for _ in range(2):

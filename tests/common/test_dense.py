@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from common.dense import Dense
+from common.workrounds.dense import Dense
 
 
 def arrays(*shapes):

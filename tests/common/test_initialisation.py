@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from common.dense import Dense
+from common.workrounds.dense import Dense
 from common.initialisation import kernel_and_bias
 
 FIXTURE = Path(__file__).parent / "fixtures" / "torch_initialisation.npz"

@@ -1,0 +1,23 @@
+"""Keras 3.15.1 reads the logs of every step, and so waits for each step to end."""
+
+from collections.abc import Mapping
+
+import keras
+
+
+class Unread(keras.callbacks.CallbackList):
+    """Hands a step's logs on as they are on the device; whoever needs a number reads it.
+
+    A GPU then has the next step to do meanwhile (tests/benchmarks/README.md, "On a GPU").
+    """
+
+    def on_train_batch_end(self, batch: int, logs: Mapping | None = None) -> None:
+        for callback in self.callbacks:
+            callback.on_train_batch_end(batch, logs)
+
+
+class TensorBoard(keras.callbacks.TensorBoard):
+    """Writes by the epoch; Keras's own reads the logs of each step as well, and makes nothing of them."""
+
+    def on_train_batch_end(self, batch: int, logs: Mapping | None = None) -> None:
+        super().on_train_batch_end(batch)
