@@ -1,4 +1,8 @@
-"""TensorFlow 2.21 has no CPU gradient kernel for grouped convolutions."""
+"""Keras 3.15.1 has a grouped convolution compiled by XLA, whose gradient is unusable on a CPU.
+
+One step of one layer (batch 8, 56x56x128, 32 groups) took 12 s on 2 cores. `tests/benchmarks/grouped_convolution.py`
+compares what is left.
+"""
 
 import functools
 
@@ -12,17 +16,36 @@ Tensor = keras.KerasTensor
 class GroupedConv2D(layers.Conv2D):
     """A grouped `Conv2D` that also trains on a CPU.
 
-    TensorFlow has no CPU gradient kernel for grouped convolutions, so Keras compiles them with XLA, whose CPU gradient
-    is unusable: 12 s for one step of one layer (batch 8, 56x56x128, 32 groups, 2 cores), 0.1 s here. JAX uses XLA too.
-    Without an accelerator, the kernel is therefore expanded to a dense one, with zeros between the groups: the same
-    function and gradient, at the cost of a layer without groups.
+    On TensorFlow 2.21 oneDNN's kernels do it, which Keras does not call. JAX is XLA too: there, and without oneDNN, the
+    kernel is expanded to a dense one, with zeros between the groups: the same function and gradient, at the cost of a
+    layer without groups.
     """
 
     def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         """Convolve `inputs` (batch, rows, columns, channels) with `kernel` (h, w, channels / groups, filters)."""
         if has_accelerator():
             return super().convolution_op(inputs, kernel)
+        if keras.backend.backend() == "tensorflow" and has_grouped_kernels():
+            import tensorflow as tf
+
+            return tf.nn.conv2d(inputs, kernel, self.strides, self.padding.upper())
         return super().convolution_op(inputs, dense_kernel(kernel, self.groups))
+
+
+@functools.cache
+def has_grouped_kernels() -> bool:
+    """Whether TensorFlow computes the gradient of a grouped convolution on this CPU, as it does by oneDNN."""
+    import tensorflow as tf
+
+    with tf.init_scope(), tf.device("CPU"):
+        kernel = tf.ones((3, 3, 2, 4))
+        try:
+            with tf.GradientTape() as tape:
+                tape.watch(kernel)
+                outputs = tf.nn.conv2d(tf.ones((1, 4, 4, 4)), kernel, 1, "SAME")
+            return tape.gradient(outputs, kernel) is not None
+        except tf.errors.OpError:
+            return False
 
 
 def dense_kernel(kernel: Tensor, groups: int) -> Tensor:

@@ -1,8 +1,8 @@
 """TensorFlow 2.21's update kernels, which pass over each variable's memory once.
 
 Keras 3.15.1 writes an update as a dozen operations of the same formula; in a step that XLA does not compile, each of
-them passes over memory. The autoencoder trains 1.2 to 1.3 times as fast with them (tests/benchmarks/README.md). JAX compiles
-its step. For dense gradients only, without Nesterov momentum and AMSGrad.
+them passes over memory. The autoencoder trains 1.2 to 1.3 times as fast with them (tests/benchmarks/README.md). JAX
+compiles its step. For dense gradients only, without Nesterov momentum and AMSGrad.
 """
 
 from collections.abc import Callable
