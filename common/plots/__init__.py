@@ -3,6 +3,7 @@
 Figures across the runs of a task, which its report draws, are in `across`.
 """
 
+from common.plots import across
 from common.plots.base import BLUE, GREEN, LEGEND_BELOW, ORANGE, SPLIT_COLOURS, TEST_ONCE, VERMILION, save_figure
 from common.plots.classifier import (
     class_counts,
@@ -41,6 +42,7 @@ __all__ = [
     "STEPPED_IMAGES",
     "TEST_ONCE",
     "VERMILION",
+    "across",
     "channel_intensities",
     "class_counts",
     "class_destinations",
