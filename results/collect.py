@@ -1,7 +1,7 @@
 """Tables over seeds, with the published numbers beside them, from finished runs.
 
     python results/collect.py                      # every task
-    python results/collect.py cifar_phased --keep  # one task; its runs are kept as records, for git
+    python results/collect.py TASK --keep          # one task; its runs are kept as records, for git
     python results/collect.py --strict             # exit code 1 where anything was left out or is in doubt
     python results/collect.py --compare RUN RUN    # what differs between runs, in the terminal
 
@@ -12,9 +12,12 @@ read from run directories or from records. Runs that a table leaves out are name
 """
 
 import argparse
+import importlib.util
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, for `common`
@@ -23,136 +26,122 @@ from common import files
 from common.command_line import Parser
 from common.config import REPOSITORY, Config
 from common.errors import ConfigError, choice, fail
-from results import records, tables
-from results.records import completed
+from common.measured import declared
+from common.report import Report, Runs, protocol
+from results import records, rows, tables
+from results.rows import Row
 
 # On lines of their own: a text may speak of them.
 MARKED = re.compile(r"^(<!-- results -->)$.*?^(<!-- /results -->)$", re.DOTALL | re.MULTILINE)
-# Functions of results/drawings.py.
-FIGURES = {
-    "cifar_phased": ("phases", "curves", "batch_norm"),
-    "hinge_svm": ("validation_loss",),
-    "permuted_cnn": ("curves", "locality"),
-    "autoencoder_sweep": ("sweep", "transfer"),
-    "rotation_contrastive": ("curves", "transferred_blocks", "contrastive"),
-    "fer_layerwise_lr": ("curves", "arms", "batch_norm"),
-}
-# The row that says what a task is about, in the overview: preset, setting, metric. Elsewhere one is chosen.
-HEADLINES = {
-    "hinge_svm": ("best", "dataset=cifar10 loss=weston_watkins", "test accuracy (%)"),
-    "permuted_cnn": (
-        "permuted",
-        "dataset=notmnist network=cnn protocol=1: block=1 minus block=None",
-        "difference in test accuracy (points)",
-    ),
-    "rotation_contrastive": (
-        "transfer",
-        "dataset=cifar10 protocol=1: transfer blocks=2 train_blocks=True minus base",
-        "difference in test accuracy (points)",
-    ),
-}
-# Settings to compare, seed by seed (tables.Pair).
-PAIRS = {
-    "cifar_phased": [
-        (("three_phase", "batch_norm=keep"), ("three_phase", "batch_norm=layer")),
-        (("three_phase", "batch_norm=keep"), ("three_phase", "batch_norm=follow")),
-        (("laptop", ""), ("one_phase", "")),
-        (("laptop", ""), ("one_phase", "phases.0.rate=1e-05")),
-        (
-            ("laptop", ""),
-            ("one_phase", "phases.0.trainable=head phases.0.name=head phases.0.rate=0.001 phases.0.dropout=0.5"),
-        ),
-    ],
-    "hinge_svm": [(("best", "loss=weston_watkins"), ("best", "loss=crammer_singer"))],
-    "permuted_cnn": [
-        (("permuted", "block=1"), ("permuted", "block=None")),
-        (("permuted", "network=cnn"), ("permuted", "network=mlp")),
-    ],
-    "autoencoder_sweep": [
-        (("autoencoder", "dropout=0.1"), ("autoencoder", "")),
-        (("autoencoder", "dropout=0.3"), ("autoencoder", "")),
-        (("transfer", "encoder=pretrained"), ("transfer", "encoder=random")),
-        (("transfer", "train_encoder=True"), ("transfer", "train_encoder=False")),
-    ],
-    "rotation_contrastive": [
-        (("base", "weight_decay=0.001"), ("base", "")),
-        (("base", "batch_size=128"), ("base", "")),
-        (("transfer", "train_blocks=True"), ("transfer", "train_blocks=False")),
-        (("reverse", "train_blocks=True"), ("reverse", "train_blocks=False")),
-        *((("reverse", f"train_blocks={t}"), ("rotation", "")) for t in (True, False)),
-        *((("transfer", f"blocks={n} train_blocks={t}"), ("base", "")) for n in (1, 2, 3) for t in (True, False)),
-    ],
-    "fer_layerwise_lr": [
-        (("by_depth", ""), ("one_rate", "")),
-        (("by_depth", ""), ("frozen", "")),
-        (("one_rate", ""), ("frozen", "")),
-        (("by_depth", "batch_norm=keep"), ("by_depth", "batch_norm=layer")),
-        (("by_depth", "batch_norm=keep"), ("by_depth", "batch_norm=follow")),
-        *((("by_depth", ""), (arm, "")) for arm in ("reversed", "geometric_mean")),
-        *((("by_depth", ""), (arm, "rates.head=0.001")) for arm in ("reversed", "geometric_mean")),
-    ],
-}
 
 
-def collect(task: str, runs: Path, root: Path, keeping: bool, complaints: list[str]) -> list[dict]:
-    """Make everything of one task anew, and print it. Returns its records, and adds complaints, a line each."""
-    results = root / "results"
-    found, here = records.find(task, runs, results / "records", complaints)
+@dataclass(frozen=True)
+class Task:
+    """What a task's pages are made of."""
+
+    name: str
+    report: Report
+    runs: Runs
+    """All of them, in the groups of its table."""
+    by_protocol: Sequence[Runs]
+    """Those that completed, the newest protocol first."""
+
+
+def load(name: str, runs: Path, root: Path, keeping: bool, complaints: list[str]) -> Task:
+    """Read a task's report and runs, and keep the runs as records if asked to. Adds complaints, a line each."""
+    report = load_report(root / "tasks" / name / "report.py")
+    found, here = records.find(name, runs, root / "results" / "records", complaints)
     if keeping:
-        records.keep(here, results / "records", complaints)
-    current = protocol(root / "tasks" / task / "train.py")
-    groups = records.group(found, complaints, current)
-    rows = tables.tabulate(groups, tables.read_references(root / "tasks" / task / "reference.csv"), PAIRS.get(task, ()))
-    if not rows:
-        complaints.append(f"nothing to tabulate: {task}: no finished runs, no records, no reference.csv")
-        return []
-    table = tables.csv_text(rows)
-    text = tables.markdown(table)
-    (results / "tables").mkdir(parents=True, exist_ok=True)
-    for kind, content in (("csv", table), ("md", text), ("tex", tables.latex(table))):
-        files.write(results / "tables" / f"{task}.{kind}", content.encode())
-    fill(root / "tasks" / task / "README.md", tables.compact(table))
-    draw(task, found, results / "figures")
-    print(f"# {task}\n\n{text}", flush=True)
-    return found
+        records.keep(here, root / "results" / "records", complaints)
+    found = [report.renew(record) for record in found]
+    by_number = defaultdict(list)
+    for record in found:
+        by_number[protocol(record)].append(record)
+    by_protocol = [records.group(by_number[n], [], n).completed for n in sorted(by_number, reverse=True)]
+    current = current_protocol(root / "tasks" / name / "train.py")
+    return Task(name, report, records.group(found, complaints, current), by_protocol)
 
 
-def draw(task: str, found: Sequence[dict], folder: Path) -> None:
-    """Draw every figure of a task from the runs of one protocol, the newest that has what it shows."""
-    if not completed(found):
-        return
-    from results import drawings
-
-    for name in FIGURES.get(task, ()):
-        path = folder / f"{task}_{name}.png"
-        path.unlink(missing_ok=True)
-        for number in sorted({records.protocol(record) for record in found}, reverse=True):
-            groups = records.group([r for r in found if records.protocol(r) == number], [], number)
-            drawn = {key: members for key, group in groups.items() if (members := completed(group))}
-            if drawn and not path.is_file():
-                getattr(drawings, name)(drawn, path)
+def load_report(path: Path) -> Report:
+    """The report of a task; an empty one if it has none."""
+    if not path.is_file():
+        return Report()
+    spec = importlib.util.spec_from_file_location(f"tasks.{path.parent.name}.report", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not isinstance(getattr(module, "REPORT", None), Report):
+        raise ConfigError(f"{path}: it must have REPORT = Report(...), from common.report")
+    return module.REPORT
 
 
-def protocol(path: Path) -> int:
+def current_protocol(path: Path) -> int:
     """The protocol of a task, read in its train.py and not loaded, since a table needs nothing else of it."""
     found = re.search(r"^    PROTOCOL = (\d+)$", path.read_text(), re.MULTILINE)
     return int(found[1]) if found else Config.PROTOCOL
 
 
-def summarise(known: Sequence[str], found: Mapping[str, Sequence[dict]], runs: Path, root: Path) -> None:
-    """Make the overviews and the page anew, from every task's table; `found` has records by task, of some."""
+def collect(task: Task, root: Path, complaints: list[str]) -> list[Row]:
+    """Write and print everything of one task. Returns the rows of its table."""
+    results = root / "results"
+    references = rows.read_references(root / "tasks" / task.name / "reference.csv")
+    table = rows.tabulate(task.runs, references, task.report)
+    if not table:
+        complaints.append(f"nothing to tabulate: {task.name}: no finished runs, no records, no reference.csv")
+        return []
+    complaints += undeclared(task)
+    text = tables.markdown(table)
+    (results / "tables").mkdir(parents=True, exist_ok=True)
+    for kind, content in (("csv", rows.csv_text(table)), ("md", text), ("tex", tables.latex(table))):
+        files.write(results / "tables" / f"{task.name}.{kind}", content.encode())
+    fill(root / "tasks" / task.name / "README.md", tables.compact(table))
+    draw(task, results / "figures", complaints)
+    print(f"# {task.name}\n\n{text}", flush=True)
+    return table
+
+
+def undeclared(task: Task) -> list[str]:
+    """A complaint for each metric of a task's own that its report does not declare."""
+    names = dict.fromkeys(name for record in task.runs.completed for name in record["metrics"].get("by_name", {}))
+    unknown = [name for name in names if declared(name, task.report.metrics) is None]
+    return [
+        f"not declared: {task.name}: metric {name!r} is neither better nor worse, until report.py names it in `metrics`"
+        for name in unknown
+    ]
+
+
+def draw(task: Task, folder: Path, complaints: list[str]) -> None:
+    """Draw every figure that a task's report names, from the newest protocol that has what it shows."""
+    for figure in task.report.figures:
+        path = folder / f"{task.name}_{figure.__name__}.png"
+        before = path.is_file()
+        path.unlink(missing_ok=True)
+        for runs in task.by_protocol:
+            if runs and not path.is_file():
+                figure(runs, path)
+        if before and not path.is_file():
+            complaints.append(f"not drawn: figures/{path.name}: it was there, and no run has what it shows now")
+
+
+def summarise(known: Sequence[str], asked: Mapping[str, list[Row]], loaded: Mapping[str, Task], root: Path) -> None:
+    """Write the overviews and the page, from the rows of the tasks that were asked for and the tables of the others."""
     from results import page
 
     results = root / "results"
-    paths = {task: results / "tables" / f"{task}.csv" for task in known}
-    by_task = {task: path.read_text() for task, path in paths.items() if path.is_file()}
+    paths = {name: results / "tables" / f"{name}.csv" for name in known}
+    by_task = {name: asked.get(name) or rows.read_csv(path) for name, path in paths.items() if path.is_file()}
     if not by_task:
         return
-    overview = tables.overview(by_task, HEADLINES)
+    overview = tables.overview(
+        by_task,
+        {
+            name: tables.headline(table, loaded[name].report.headline, loaded[name].runs)
+            for name, table in by_task.items()
+        },
+    )
     files.write(results / "README.md", tables.TEMPLATES.get_template("README.md").render(overview=overview).encode())
     fill(root / "README.md", overview.replace("](../", "]("))
-    every = {task: found.get(task) or records.find(task, runs, results / "records", [])[0] for task in by_task}
-    files.write(results / "index.html", page.html(by_task, every, root, FIGURES).encode())
+    sections = [page.Section(name, table, loaded[name].report, loaded[name].runs) for name, table in by_task.items()]
+    files.write(results / "index.html", page.html(sections, root).encode())
 
 
 def fill(path: Path, text: str) -> None:
@@ -192,9 +181,13 @@ def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
 
             compare.show(compare.chosen(arguments.compare, runs, root / "results" / "records"))
             return
-        asked = dict.fromkeys(arguments.tasks or known)
-        found = {task: collect(task, runs, root, arguments.keep, complaints) for task in asked}
-        summarise(known, found, runs, root)
+        wanted = arguments.tasks or known
+        loaded = {
+            name: load(name, runs, root, arguments.keep and name in wanted, complaints if name in wanted else [])
+            for name in known
+        }
+        asked = {name: collect(loaded[name], root, complaints) for name in dict.fromkeys(wanted)}
+        summarise(known, asked, loaded, root)
     except ConfigError as error:
         fail(str(error))
     except OSError as error:

@@ -8,7 +8,8 @@ from rich.table import Table
 
 from common.config import flat
 from common.errors import ConfigError
-from results.records import Unusable, find, measured, read_run
+from common.measured import by_name
+from results.records import Unusable, find, read_run
 
 
 def chosen(names: Sequence[str], runs: Path, kept: Path) -> list[dict]:
@@ -73,7 +74,7 @@ def surroundings(environment: Mapping) -> dict:
 
 def metrics(found: Sequence[Mapping]) -> dict[str, list[str]]:
     """Status and every metric of the runs, one row each; a missing value is a dash."""
-    each = [measured(record["metrics"]) for record in found]
+    each = [by_name(record["metrics"]) for record in found]
     names = dict.fromkeys(name for values in each for name in values)
     status = {"status": [record["metrics"]["status"] for record in found]}
     return status | {name: [f"{v[name]:.6g}" if name in v else "–" for v in each] for name in names}

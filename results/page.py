@@ -3,36 +3,43 @@
 import base64
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from common.measured import TEST_ACCURACY, TEST_LOSS, by_name
+from common.report import Figure, Report, Runs
 from results import tables
-from results.records import measured, unknown_code
+from results.records import unknown_code
+from results.rows import Row
 
 CURVES = ("loss", "val_loss", "accuracy", "val_accuracy")
 SPARK = (120, 28)  # pixels of a run's small curve
 
 
-def html(by_task: Mapping[str, str], found: Mapping[str, Sequence[dict]], root: Path, figures: Mapping) -> str:
-    """The page.
+@dataclass(frozen=True)
+class Section:
+    """What the page says of one task."""
 
-    Args:
-        by_task: CSV tables by task.
-        found: records by task.
-        root: the repository, whose `tasks` and `results/figures` are read.
-        figures: names of the functions of results/drawings.py by task.
-    """
+    task: str
+    rows: Sequence[Row]
+    report: Report
+    runs: Runs
+
+
+def html(sections: Sequence[Section], root: Path) -> str:
+    """The page; of `root`, the repository, the tasks' READMEs and `results/figures` are read."""
     tasks = [
         {
-            "name": task,
-            "question": question(root / "tasks" / task / "README.md"),
-            **split(tables.rows_of(table)),
-            "figures": pictures(root / "results" / "figures", task, figures.get(task, ())),
-            "runs": len(found[task]),
+            "name": section.task,
+            "question": question(root / "tasks" / section.task / "README.md"),
+            **split(section.rows),
+            "figures": pictures(root / "results" / "figures", section.task, section.report.figures),
+            "runs": len(section.runs),
         }
-        for task, table in by_task.items()
+        for section in sections
     ]
-    runs = [row_of(record) for task in by_task for record in found[task]]
+    runs = [row_of(record) for section in sections for record in sorted(section.runs, key=lambda r: r["run"])]
     return tables.TEMPLATES.get_template("index.html").render(
         tasks=tasks, runs=runs, curves=[run.pop("curves") for run in runs], spark=SPARK, with_spread=tables.with_spread
     )
@@ -45,37 +52,40 @@ def question(readme: Path) -> str:
     return text[:1].upper() + text[1:]
 
 
-def split(rows: Sequence[dict]) -> dict[str, list[dict]]:
+def split(rows: Sequence[Row]) -> dict[str, list[dict]]:
     """Rows that have a published number, paired differences, and the rest, each by setting."""
-    paired = [row for row in rows if row["metric"].startswith(tables.DIFFERENCE)]
-    published = [row for row in rows if row["published"]]
-    rest = [row for row in rows if row not in published and row not in paired]
+    paired = [row for row in rows if row.paired]
+    published = [row for row in rows if row.published]
+    rest = [row for row in rows if not row.published and not row.paired]
     return {"published": blocks(published), "differences": blocks(paired), "rest": blocks(rest)}
 
 
-def blocks(rows: Sequence[dict]) -> list[dict]:
+def blocks(rows: Sequence[Row]) -> list[dict]:
     """Rows on end that are of one setting, together."""
-    grouped = [(place, list(own)) for place, own in groupby(rows, key=lambda row: (row["preset"], row["setting"]))]
+    grouped = [(place, list(own)) for place, own in groupby(rows, key=lambda row: (row.preset, row.setting))]
     return [{"preset": preset, "setting": s, "rows": own, "count": len(own)} for (preset, s), own in grouped]
 
 
-def pictures(folder: Path, task: str, names: Sequence[str]) -> list[dict[str, str]]:
+def pictures(folder: Path, task: str, figures: Sequence[Figure]) -> list[dict[str, str]]:
     """The figures across a task's runs, as data that the page itself holds, with what they show."""
-    from results import drawings
-
     found = []
-    for name in names:
-        path = folder / f"{task}_{name}.png"
+    for figure in figures:
+        path = folder / f"{task}_{figure.__name__}.png"
         if path.is_file():
-            shows = getattr(drawings, name).__doc__.partition("\n")[0].removeprefix("Draw ").rstrip(".")
-            found.append({"data": base64.b64encode(path.read_bytes()).decode(), "shows": shows[:1].upper() + shows[1:]})
+            found.append({"data": base64.b64encode(path.read_bytes()).decode(), "shows": caption(figure)})
     return found
+
+
+def caption(figure: Figure) -> str:
+    """What a figure shows: the first line of its function's docstring, which begins with `Draw`."""
+    shows = figure.__doc__.partition("\n")[0].removeprefix("Draw ").rstrip(".")
+    return shows[:1].upper() + shows[1:]
 
 
 def row_of(record: Mapping) -> dict:
     """One run for the list of runs."""
     metrics, history = record["metrics"], record["history"]
-    values = measured(metrics)
+    values = by_name(metrics)
     judge = "val_accuracy" if history and "val_accuracy" in history[0] else "val_loss"
     return {
         "task": record["task"],
@@ -83,8 +93,8 @@ def row_of(record: Mapping) -> dict:
         "setting": re.sub(r"@sha256:\w+", "", record["setting"]),
         "seed": record["config"]["seed"],
         "status": f"{metrics['status']}{', code uncommitted' if unknown_code(record) else ''}",
-        "accuracy": values.get("test accuracy (%)"),
-        "loss": values.get("test loss"),
+        "accuracy": values.get(TEST_ACCURACY.name),
+        "loss": values.get(TEST_LOSS.name),
         "epochs": len(history),
         "backend": record["environment"].get("backend", ""),
         "commit": str(record["environment"].get("commit"))[:10],

@@ -1,32 +1,19 @@
-"""Finished runs as records, and their metrics. Knows runs by their files only."""
+"""Finished runs as records, and in groups of seeds. Knows runs by their files alone."""
 
 import csv
 import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise, product
 from pathlib import Path
 
 from common import files
 from common.config import flat
+from common.measured import measured
+from common.report import Group, Runs, protocol
 
-# Name in the tables -> split and key in metrics.json.
-MEASURES = {
-    "test accuracy (%)": ("test", "accuracy"),
-    "test macro F1 (%)": ("test", "macro_f1"),
-    "test weighted F1 (%)": ("test", "weighted_f1"),
-    "test loss": ("test", "loss"),
-    "validation accuracy (%)": ("validation", "accuracy"),
-    "validation loss": ("validation", "loss"),
-    "train accuracy (%)": ("train", "accuracy"),
-    "train loss": ("train", "loss"),
-    "running train loss": ("running", "loss"),
-}
 UNCOMMITTED = "code=uncommitted"  # appended to the setting of runs whose code is in no commit
 RECORD_LIMIT = 2**20  # bytes; larger files do not belong in git
-
-Groups = Mapping[tuple[str, str], Sequence[dict]]
 
 
 class Unusable(Exception):
@@ -153,37 +140,11 @@ def unknown_code(record: Mapping) -> str:
     return ""
 
 
-def measured(metrics: Mapping) -> dict[str, float]:
-    """Every metric of a run by its name in the tables, in percent, points, nats (loss) or images per second."""
-    values = {}
-    for name, (split, key) in MEASURES.items():
-        if key in metrics.get(split, {}):
-            values[name] = float(metrics[split][key]) * (100 if "(%)" in name else 1)
-    values |= {name: float(value) for name, value in metrics.get("by_name", {}).items()}
-    phases = metrics.get("phases", {})
-    if len(phases) == 1:
-        (phase,) = phases.values()
-        return values | {"images/s": float(phase["images_per_second"])}
-    for name, phase in phases.items():
-        for split in ("validation", "test"):
-            values[f"{name} {split} accuracy (%)"] = 100 * float(phase[split]["accuracy"])
-        values[f"{name} images/s"] = float(phase["images_per_second"])
-    for (before, after), split in product(pairwise(phases), ("validation", "test")):
-        gain = values[f"{after} {split} accuracy (%)"] - values[f"{before} {split} accuracy (%)"]
-        values[f"{after} - {before} {split} accuracy (points)"] = gain
-    return values
-
-
 def label(record: Mapping, current: int = 1) -> tuple[str, str]:
     """Preset and setting of a run; the setting also marks uncommitted code and protocols older than `current`."""
     apart = [f"protocol={protocol(record)}"] if protocol(record) < current else []
     apart += [UNCOMMITTED] if unknown_code(record) else []
     return record["config"]["preset"], " ".join([record["setting"], *apart]).strip()
-
-
-def protocol(record: Mapping) -> int:
-    """The number of the protocol that a run followed; old records without a number followed the first."""
-    return record.get("protocol") or 1
 
 
 def find(task: str, runs: Path, records: Path, complaints: list[str]) -> tuple[list[dict], list[dict]]:
@@ -236,8 +197,8 @@ def keep(found: Sequence[Mapping], folder: Path, complaints: list[str]) -> None:
             files.write(path, content)
 
 
-def group(records: Sequence[dict], complaints: list[str], current: int = 1) -> Groups:
-    """Group runs that differ only in the seed by (preset, setting), sorted; `current` is the task's current protocol.
+def group(records: Sequence[dict], complaints: list[str], current: int = 1) -> Runs:
+    """Runs in groups that differ in the seed alone, sorted; `current` is the task's protocol of today.
 
     A setting says how a config differs from its preset. If a preset changed between two runs, they have the same
     setting but different configs; the fields that differ are then added to the setting. The same holds for runs on
@@ -251,7 +212,7 @@ def group(records: Sequence[dict], complaints: list[str], current: int = 1) -> G
         digest = run_of_seeds(record).rsplit("-", 1)[-1]
         images = record["metrics"].get("images", counts.get(run_of_seeds(record)))
         variants[label(record, current)][json.dumps([digest, images])].append(record)
-    groups = {}
+    groups = []
     for (preset, setting), by_config in variants.items():
         configs = []
         for text, members in by_config.items():
@@ -269,8 +230,8 @@ def group(records: Sequence[dict], complaints: list[str], current: int = 1) -> G
             )
         for config, members in zip(configs, by_config.values(), strict=True):
             fields = [f"{key}={config.get(key)}" for key in differing] if len(configs) > 1 else []
-            groups[preset, " ".join([setting, *fields])] = members
-    return {key: groups[key] for key in sorted(groups, key=lambda key: (key[0], natural(key[1])))}
+            groups.append(Group(preset, " ".join([setting, *fields]), tuple(members)))
+    return Runs(tuple(sorted(groups, key=lambda group: (group.preset, natural(group.setting)))))
 
 
 def natural(text: str) -> list[tuple[float, str]]:
@@ -282,8 +243,3 @@ def natural(text: str) -> list[tuple[float, str]]:
 def run_of_seeds(record: Mapping) -> str:
     """A run's name without its seed."""
     return record["run"].removesuffix(f"-s{record['config']['seed']}")
-
-
-def completed(records: Sequence[dict]) -> list[dict]:
-    """The records of runs that did not diverge."""
-    return [record for record in records if record["metrics"]["status"] == "completed"]

@@ -1,8 +1,8 @@
 """Turn a sweep into runs, on this machine or on SLURM, and watch them.
 
-python -m slurm submit cifar_phased --sweep phases --seeds 0:3 --dry-run   # what would run
-python -m slurm submit cifar_phased --sweep phases --seeds 0:3             # as SLURM arrays
-python -m slurm submit cifar_phased --set preset=demo --seeds 0:3 --cluster local --jobs 2
+python -m slurm submit TASK --sweep phases --seeds 0:3 --dry-run   # what would run
+python -m slurm submit TASK --sweep phases --seeds 0:3             # as SLURM arrays
+python -m slurm submit TASK --set preset=demo --seeds 0:3 --cluster local --jobs 2
 python -m slurm status --watch
 """
 
@@ -19,18 +19,18 @@ from slurm.plan import Mistakes
 EXAMPLES = {
     "submit": """
 examples:
-  python -m slurm submit cifar_phased --sweep backbones --seeds 0:5 --dry-run
-  python -m slurm submit cifar_phased --grid backbone=resnet18,resnet34 batch_size=32,64 --set dataset=cifar100
-  python -m slurm submit cifar_phased --sweep phases --profile mycluster --time 8:00:00 --max-parallel 4
-  python -m slurm submit cifar_phased --set preset=demo --seeds 0:3 --cluster local --jobs 2
+  python -m slurm submit TASK --sweep backbones --seeds 0:5 --dry-run
+  python -m slurm submit TASK --grid backbone=resnet18,resnet34 batch_size=32,64 --set dataset=cifar100
+  python -m slurm submit TASK --sweep phases --profile mycluster --time 8:00:00 --max-parallel 4
+  python -m slurm submit TASK --set preset=demo --seeds 0:3 --cluster local --jobs 2
 
 KEY is a key of config.json or a flag of train.py: batch_size, phases.1.rate. A run that is finished, queued or
 running is left out; the same command again continues those that were stopped.""",
     "status": """
 examples:
   python -m slurm status                                  every run, by submission
-  python -m slurm status cifar_phased --watch             one task, refreshed until nothing runs
-  python -m slurm status cifar_phased-20260131-120000     one submission
+  python -m slurm status TASK --watch                     one task, refreshed until nothing runs
+  python -m slurm status TASK-20260131-120000             one submission
   python -m slurm status --json | jq '.[] | select(.state == "failed")'""",
     "logs": """
 examples:
@@ -38,13 +38,13 @@ examples:
   python -m slurm logs e92274a4-s0 --follow     keep printing until it ends""",
     "cancel": """
 example:
-  python -m slurm cancel cifar_phased-20260131-120000
+  python -m slurm cancel TASK-20260131-120000
 
 Runs that have started save first; `resubmit` continues them.""",
     "resubmit": """
 examples:
-  python -m slurm resubmit cifar_phased-20260131-120000            all that is not finished
-  python -m slurm resubmit cifar_phased-20260131-120000 --failed   those that failed or were lost
+  python -m slurm resubmit TASK-20260131-120000            all that is not finished
+  python -m slurm resubmit TASK-20260131-120000 --failed   those that failed or were lost
 
 A new submission, with the code as it is now; each run continues from its last checkpoint.""",
 }

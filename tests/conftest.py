@@ -10,6 +10,7 @@ import pytest
 
 # Before TensorFlow: as it is imported it closes what absl logs to, which then is pytest's capture of this process.
 import submitit  # noqa: F401
+from matplotlib.figure import Figure
 
 import common  # noqa: F401  its settings of TensorFlow, before a test imports that
 
@@ -19,6 +20,14 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "demos" in item.fixturenames:
             item.add_marker(pytest.mark.trains)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved; their files stay empty, since drawing takes most of the time."""
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    return figures
 
 
 @pytest.fixture

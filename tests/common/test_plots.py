@@ -4,6 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
@@ -199,8 +200,8 @@ CASES["confusion_matrix 21"] = lambda path: plots.confusion_matrix(make_confusio
 def figures(monkeypatch):
     """Every figure saved, in order, so that a test can look at what was drawn and not at pixels."""
     saved = []
-    save = plots.save_figure
-    monkeypatch.setattr(plots, "save_figure", lambda figure, path: saved.append(figure) or save(figure, path))
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *to, **how: saved.append(figure) or save(figure, *to, **how))
     return saved
 
 

@@ -11,6 +11,23 @@ PHASES = ("head", "last_block", "full")
 ACCURACIES = {0: (0.50, 0.60, 0.70), 1: (0.52, 0.61, 0.74), 2: (0.47, 0.62, 0.69)}
 SETTING = "dataset=cifar10 backbone=resnet18"
 REFERENCE = "preset,setting,metric,published,margin,source,note\n"
+REPORT = """
+from common.measured import loss, percent
+from common.plots import across
+from common.report import Headline, Pair, Report
+
+def losses(runs, path):
+    '''Draw what a test asks for.'''
+    if runs.where(draw=True):
+        across.curves(runs, path)
+
+REPORT = Report({})
+"""
+
+
+def write_report(root, content):
+    """Give the task a report with this content: arguments of `Report`."""
+    (root / "tasks" / TASK / "report.py").write_text(REPORT.replace("{}", content))
 
 
 def config_of(seed, **changes):

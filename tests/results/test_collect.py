@@ -6,13 +6,13 @@ import sys
 
 import numpy as np
 import pytest
-from made_runs import ACCURACIES, REFERENCE, SETTING, TASK, collect, edit, make_run, rows, table
-from matplotlib.container import BarContainer
+from made_runs import ACCURACIES, REFERENCE, SETTING, TASK, collect, edit, make_run, rows, table, write_report
 
 from common.config import REPOSITORY
-from results import drawings
+from common.measured import SPEED, TEST_ACCURACY, Metric, percent
 from results.records import group, natural
-from results.tables import COLUMNS, compact, csv_text, listed_notes
+from results.rows import COLUMNS, Row
+from results.tables import compact, listed_notes
 
 
 def outputs(root):
@@ -60,26 +60,6 @@ def test_one_seed_has_no_deviation(root):
     collect(root)
     assert {(row["std"], row["n"]) for row in table(root)} == {("", "1")}
     assert not [row for row in table(root) if "(points)" in row["metric"]]
-
-
-@pytest.mark.parametrize(
-    ("metric", "values", "told"),
-    [
-        ("components", (154, 155), "154"),  # counts are whole, and halves go to the even
-        ("parts", (1.5, 2.5), "2.00"),
-        ("test accuracy (%)", (80, 80), "80.00"),
-        ("tiny loss", (3.9e-6, 3.9e-6), "0.0000039"),
-        ("small loss", (9.2e-4, 9.2e-4), "0.00092"),
-        ("exact loss", (0, 0), "0.00000"),
-    ],
-)
-def test_figures_have_the_digits_that_they_need(root, metric, values, told):
-    for seed, value in enumerate(values):
-        path = make_run(root, seed) / "metrics.json"
-        edit(path, by_name={metric: value})
-    collect(root)
-    (row,) = rows(root, metric=metric)
-    assert row["mean"] == told
 
 
 @pytest.mark.parametrize(
@@ -211,7 +191,7 @@ def test_records_alone_give_the_same_bytes(root):
         shutil.rmtree(root / "results" / name)
     collect(root)
     assert outputs(root) == first
-    assert set(first) == {f"{TASK}.csv", f"{TASK}.md", f"{TASK}.tex", f"{TASK}_phases.png", f"{TASK}_curves.png"}
+    assert set(first) == {f"{TASK}.csv", f"{TASK}.md", f"{TASK}.tex", f"{TASK}_curves.png"}
 
 
 def test_other_order_of_files_gives_the_same_bytes(root, tmp_path_factory):
@@ -327,29 +307,78 @@ def test_a_setting_whose_runs_all_diverged_has_a_row_of_its_own(root):
     assert row["note"] == "1 of 1 runs diverged; loss is nan at phase head, epoch 1, step 7"
 
 
-def test_figures_across_runs_take_the_settings_of_the_preset_alone(tmp_path, monkeypatch):
-    """A trial with other settings, or of uncommitted code, must not stand where the preset's run does."""
-
-    def run(k, loss, **config):
-        config = {"preset": "autoencoder", "dataset": "mnist", "k": k, "dropout": 0.0, **config}
-        return {"config": config, "metrics": {"test": {"loss": loss}, "by_name": {"PCA test loss": 0.5}}}
-
-    drawn = []
-    monkeypatch.setattr(drawings.plots, "save_figure", lambda figure, path: drawn.append(figure))
-    settings = ("dataset=mnist k=300", "dataset=mnist k=300 code=uncommitted", "dataset=mnist limit_train=9 k=300")
-    groups = {("autoencoder", text): [run(300, float(i))] for i, text in enumerate(settings, start=1)}
-    groups |= {("autoencoder", "dataset=mnist k=20"): [run(20, 7.0)]}
-    drawings.sweep(groups, tmp_path / "p.png")
-    (line, *_) = drawn[0].axes[0].get_lines()
-    assert line.get_xydata().tolist() == [[20, 7.0], [300, 1.0]]
-
-
-def test_a_task_adds_figures_of_its_own(root):
+def test_a_task_declares_metrics_of_its_own(root, capsys):
     for seed, value in ((0, 0.25), (1, 0.35)):
-        edit(make_run(root, seed) / "metrics.json", by_name={"PCA test loss": value})
+        edit(make_run(root, seed) / "metrics.json", by_name={"PCA test loss": value, "parts of a": 2})
     collect(root)
-    (row,) = [row for row in table(root) if row["metric"] == "PCA test loss"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"not declared: {TASK}: metric {name!r} is neither better nor worse, until report.py names it in `metrics`"
+        for name in ("PCA test loss", "parts of a")
+    ]
+    write_report(root, "metrics=(loss('PCA test loss'), percent('parts of *'))")
+    collect(root)
+    assert capsys.readouterr().err == ""
+    (row,) = rows(root, metric="PCA test loss")
     assert (row["mean"], row["std"], row["n"]) == ("0.3000", "0.0707", "2")
+    assert rows(root, metric="parts of a")[0]["mean"] == "2.00"
+
+
+def test_a_metric_that_is_neither_better_nor_worse_is_higher_or_lower(root):
+    edit(make_run(root, 0) / "metrics.json", by_name={"components": 154, "parts": 3})
+    lines = "".join(f"three_phase,{SETTING},{name},10,,007,\n" for name in ("components", "parts"))
+    (root / "tasks" / TASK / "reference.csv").write_text(REFERENCE + lines)
+    collect(root)
+    assert [rows(root, metric=name)[0]["verdict"] for name in ("components", "parts")] == ["higher", "lower"]
+    assert "1 higher, 1 lower" in (root / "results" / "README.md").read_text()
+
+
+def test_a_figure_that_is_drawn_no_more_is_complained_of(root, capsys):
+    write_report(root, "figures=(losses,)")
+    collect(root)
+    run = make_run(root, 0, draw=True)
+    collect(root, "--strict")
+    figure = root / "results" / "figures" / f"{TASK}_losses.png"
+    assert figure.is_file()
+    assert "What a test asks for" in (root / "results" / "index.html").read_text()
+    capsys.readouterr()
+    shutil.rmtree(run)
+    make_run(root, 0, draw=False)
+    with pytest.raises(SystemExit) as stop:
+        collect(root, "--strict")
+    assert stop.value.code == 1
+    assert not figure.exists()
+    complaint, error = capsys.readouterr().err.splitlines()
+    assert complaint == f"not drawn: figures/{TASK}_losses.png: it was there, and no run has what it shows now"
+    assert error == "error: 1 complaints, and --strict"
+
+
+def test_a_figure_shows_the_newest_protocol_that_has_what_it_shows(root, monkeypatch):
+    old, new = make_run(root, 0, draw=True), make_run(root, 1, draw=False, slug="three_phase-cifar10-bbbb1111")
+    edit(new / "config.json", protocol=2)
+    write_report(root, "figures=(losses,)")
+    shown = []
+    monkeypatch.setattr("common.plots.across.curves", lambda runs, path: shown.extend(run["run"] for run in runs))
+    collect(root)
+    assert shown == [old.name]
+    edit(new / "config.json", config=json.loads((new / "config.json").read_text())["config"] | {"draw": True})
+    collect(root)
+    assert shown == [old.name, new.name, old.name]  # nothing was drawn of the newest, so the next was asked
+
+
+def test_a_task_without_a_report_has_a_table_and_no_figures(root):
+    (root / "tasks" / TASK / "report.py").unlink()
+    make_run(root, 0)
+    collect(root)
+    assert table(root)
+    assert not (root / "results" / "figures").exists()
+
+
+def test_a_report_file_without_a_report_is_one_line(root, capsys):
+    (root / "tasks" / TASK / "report.py").write_text("REPORT = 1\n")
+    with pytest.raises(SystemExit) as stop:
+        collect(root)
+    assert stop.value.code == 2
+    assert "report.py: it must have REPORT = Report(...), from common.report\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -393,11 +422,11 @@ def test_the_command_imports_no_framework(root):
 
 def test_a_readme_says_which_settings_a_note_is_about():
     rows = [
-        {"setting": setting, "note": note}
+        Row("s", setting, "m", note=note)
         for setting, note in (("k=1", "few; case 1"), ("k=1", "few"), ("k=2", "few; odd"), ("k=3", "few; odd"))
     ]
     assert listed_notes(rows) == ["- few", "- `k=1`: case 1", "- `k=2` and `k=3`: odd"]
-    many = [{"setting": f"k={k}", "note": "slow" if k else ""} for k in range(5)]
+    many = [Row("s", f"k={k}", "m", note="slow" if k else "") for k in range(5)]
     assert listed_notes(many) == ["- 4 settings: slow"]
 
 
@@ -425,231 +454,32 @@ def test_groups_come_in_the_order_of_the_tables():
         }
         for size in (14, 2, None)
     ]
-    assert [setting for _, setting in group(found, [])] == ["block=2", "block=14", "block=None"]
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that drawings would save."""
-    figures = []
-    monkeypatch.setattr(drawings.plots, "save_figure", lambda figure, path: figures.append(figure))
-    return figures
-
-
-def test_transfer_is_drawn_by_blocks_frozen_and_trained(drawn, tmp_path):
-    def run(train, test):
-        return {"metrics": {"train": {"loss": train}, "test": {"loss": test}}}
-
-    groups = {
-        ("transfer", f"dataset=cifar10 blocks={blocks} train_blocks={trained}"): [run(blocks + trained, 10.0 * blocks)]
-        for blocks in (1, 2, 3)
-        for trained in (True, False)
-    }
-    groups["transfer", "dataset=cifar10 blocks=2 train_blocks=True epochs=1"] = [run(99.0, 99.0)]  # a trial
-    groups["base", "dataset=cifar10"] = [run(5.0, 6.0), run(7.0, 8.0)]
-    drawings.transferred_blocks(groups, tmp_path / "p.png")
-    train, test = drawn[0].axes
-    trained, frozen = (container[0].get_xydata().tolist() for container in train.containers)
-    assert trained == [[1, 2.0], [2, 3.0], [3, 4.0]]
-    assert frozen == [[1, 1.0], [2, 2.0], [3, 3.0]]
-    assert test.containers[0][0].get_ydata().tolist() == [10.0, 20.0, 30.0]
-    assert [line.get_ydata()[0] for line in (train.lines[-1], test.lines[-1])] == [6.0, 7.0]
-
-
-def test_nothing_is_drawn_of_nothing(drawn, tmp_path):
-    for draw in (drawings.transferred_blocks, drawings.contrastive, drawings.arms, drawings.curves):
-        draw({}, tmp_path / "p.png")
-    assert drawn == []
-
-
-def test_arms_are_drawn_by_class_a_panel_a_network(drawn, tmp_path):
-    def run(*f1):
-        scores = [{"class": name, "f1": value, "support": 9} for name, value in zip("ab", f1, strict=True)]
-        return {"metrics": {"test": {"per_class": scores, "macro_f1": sum(f1) / 2}}}
-
-    groups = {
-        ("by_depth", "backbone=one"): [run(0.4, 0.6), run(0.6, 0.8)],
-        ("frozen", "backbone=one"): [run(0.1, 0.3)],
-        ("frozen", "backbone=two"): [run(0.2, 0.2)],
-        ("demo", "dataset=digits"): [run(1.0, 1.0)],
-    }
-    drawings.arms(groups, tmp_path / "p.png")
-    one, two = drawn[0].axes
-    bars = [container for container in one.containers if isinstance(container, BarContainer)]
-    heights = {container.get_label(): [bar.get_height() for bar in container] for container in bars}
-    assert heights["backbone frozen (n = 1)"] == pytest.approx([10, 30, 20])
-    assert heights["rates by depth (n = 2)"] == pytest.approx([50, 70, 60])
-    assert len(two.containers) == 1
-    assert [label.get_text() for label in one.get_xticklabels()] == ["a\n9 images", "b\n9 images", "macro\nmean"]
-
-
-def test_curves_leave_out_what_has_no_accuracy(drawn, tmp_path):
-    def run(**row):
-        return {"metrics": {"phases": {"train": {}}}, "history": [{"phase": "train", "loss": 1.0, **row}]}
-
-    drawings.curves(
-        {("base", "a"): [run(val_accuracy=0.5)], ("contrastive", "a"): [run(val_loss=1.0)]}, tmp_path / "p.png"
-    )
-    assert len(drawn[0].axes) == 2
-
-
-def test_curves_of_other_lengths_have_a_row_of_their_own(drawn, tmp_path):
-    def run(epochs):
-        rows = [{"phase": "train", "loss": 1.0, "val_accuracy": 0.5}] * epochs
-        return {"metrics": {"phases": {"train": {}}}, "history": rows}
-
-    drawings.curves(
-        {("s", "a"): [run(2)], ("s", "b"): [run(3)], ("s", "c"): [run(2)], ("t", "a"): [run(1)]}, tmp_path / "p.png"
-    )
-    titles = [part.get_suptitle().partition(":")[0] for part in drawn[0].subfigs]
-    assert titles == ["s, 2 epochs", "s, b, 3 epochs", "t, a, 1 epoch"]
-    assert [len(axes.get_lines()) for axes in drawn[0].axes] == [2, 2, 1, 1, 1, 1]
-    drawings.curves({("s", "phases.0.epochs=2 epochs=2 k=1"): [run(2)]}, tmp_path / "p.png")
-    assert drawn[1].subfigs[0].get_suptitle() == "s, phases.0.epochs=2 k=1, 2 epochs: single runs"
-
-
-def test_regimes_of_batch_norm_are_drawn_a_line_each_with_the_phases_marked(drawn, tmp_path):
-    def run(seed, regime, accuracies):
-        rows = [
-            {"phase": phase, "epoch": epoch, "loss": 1.0, "val_accuracy": accuracies[2 * number + epoch - 1]}
-            for number, phase in enumerate(("head", "full"))
-            for epoch in (1, 2)
-        ]
-        return {"config": {"seed": seed, "batch_norm": regime}, "metrics": {}, "history": rows}
-
-    def setting(regime):
-        return f"dataset=cifar10 limit_train=5000 batch_norm={regime}"
-
-    groups = {
-        ("three_phase", setting("keep")): [run(0, "keep", [0.5, 0.6, 0.7, 0.8]), run(1, "keep", [0.7, 0.8, 0.9, 1.0])],
-        ("three_phase", setting("layer")): [run(0, "layer", [0.5, 0.6, 0.3, 0.2])],
-        ("three_phase", "dataset=cifar100 limit_train=5000 batch_norm=keep"): [run(0, "keep", [0.1] * 4)],
-        ("three_phase", "dataset=cifar10 batch_norm=keep"): [run(0, "keep", [0.1] * 4)],
-    }
-    drawings.batch_norm(groups, tmp_path / "figure.png")
-    _, accuracies = drawn[0].axes
-    lines = {line.get_label(): line.get_ydata() for line in accuracies.lines if line.get_label()[0] != "_"}
-    assert lines.keys() == {"keep (n = 2)", "layer (n = 1)"}
-    np.testing.assert_allclose(lines["keep (n = 2)"], [60, 70, 80, 90])
-    assert {text.get_text() for text in accuracies.texts} == {"head", "full"}
-
-
-def test_a_legend_names_what_tells_settings_apart_and_the_title_the_rest():
-    settings = {
-        "dataset=d weights=w.h5@sha256:0123456789abcdef block=1": [{}, {}],
-        "dataset=d weights=w.h5@sha256:0123456789abcdef block=$2": [{}],
-    }
-    assert named(settings) == (
-        "dataset=d weights=w.h5@012345",
-        {"block=1 (n = 2)": [{}, {}], r"block=\$2 (n = 1)": [{}]},
-    )
-    assert named({"dataset=d": [{}]}) == ("dataset=d", {"n = 1": [{}]})
-    assert [*named({"a=1": [{}], "a=1 b=2": [{}]})[1]] == ["as the preset (n = 1)", "b=2 (n = 1)"]
-
-
-@pytest.mark.parametrize("length", range(85, 100))
-def test_a_number_of_seeds_is_not_cut_by_the_end_of_a_line(length):
-    legend = named({f"a={'x' * length}": [{}], "b=1": [{}]})[1]
-    assert next(iter(legend)).endswith(("x (n = 1)", "x\n(n = 1)"))
-
-
-def named(settings):
-    """What `drawings.named` gives, with spaces that a line may end at for those that none does."""
-    common, legend = drawings.named(settings)
-    return common, {text.replace("\N{NO-BREAK SPACE}", " "): members for text, members in legend.items()}
-
-
-def test_locality_has_a_point_a_block(drawn, tmp_path):
-    def run(accuracy):
-        return {"metrics": {"test": {"accuracy": accuracy}}}
-
-    groups = {
-        ("permuted", f"dataset=notmnist network=cnn block={block} epochs=5"): [run(accuracy)]
-        for block, accuracy in ((None, 0.9), (1, 0.5), (7, 0.75))
-    }
-    groups["permuted", "dataset=notmnist network=mlp block=4 epochs=5"] = [run(0.2), run(0.4)]
-    drawings.locality({("permuted", "dataset=notmnist network=cnn block=2"): [run(0.1)], **groups}, tmp_path / "p.png")
-    network, control = drawn[0].axes[0].containers
-    assert network[0].get_xydata().tolist() == [[1, 50.0], [7, 75.0], [28, 90.0]]
-    assert control[0].get_xydata().tolist() == [[4, pytest.approx(30.0)]]
-    assert [c.get_label() for c in (network, control)] == ["convolutions (n = 1)", "perceptron (n = 2)"]
+    assert [own.setting for own in group(found, []).groups] == ["block=2", "block=14", "block=None"]
 
 
 def table_of(metrics, published=()):
-    """A CSV table of one preset with two settings, and so many metrics."""
-    rows = [
-        dict.fromkeys(COLUMNS, "")
-        | {"preset": "s", "setting": setting, "metric": metric, "mean": "1", "n": "2"}
-        | ({"published": "3", "verdict": "worse"} if metric in published else {})
+    """Rows of one preset with two settings, and these metrics."""
+    return [
+        Row("s", setting, metric.name, "1", n=2, detail=metric.detail)
+        if metric.name not in published
+        else Row("s", setting, metric.name, "1", n=2, published="3", verdict="worse", detail=metric.detail)
         for setting in ("a", "b")
         for metric in metrics
     ]
-    return csv_text(rows)
 
 
-def test_a_readme_has_a_row_a_figure_where_columns_would_be_too_many():
-    narrow = compact(table_of([f"m{i}" for i in range(9)]))
+def test_a_readme_has_a_row_a_metric_where_columns_would_be_too_many():
+    narrow = compact(table_of([Metric(f"m{i}") for i in range(9)]))
     assert "| setting | m0 |" in narrow
     assert "| `a` | 1 (n=2) |" in narrow
-    wide = compact(table_of([f"m{i}" for i in range(10)]))
+    wide = compact(table_of([Metric(f"m{i}") for i in range(10)]))
     assert "| metric | `a` | `b` |" in wide
     assert "| m9 | 1 (n=2) | 1 (n=2) |" in wide
 
 
 def test_a_readme_has_details_that_a_source_has_published():
-    metrics = ["test accuracy (%)", "test macro F1 (%)", "test F1 of sad (%)", "images/s"]
+    details = (percent(name, detail=True) for name in ("test macro F1 (%)", "test F1 of sad (%)"))
+    metrics = [TEST_ACCURACY, *details, SPEED]
     assert "F1" not in compact(table_of(metrics))
     text = compact(table_of(metrics, published=["test F1 of sad (%)"]))
     assert "| setting | test accuracy (%) | test F1 of sad (%) |" in text
-
-
-def reporting(epoch, loss, **rest):
-    """A run of one phase that reports an epoch and its test loss."""
-    return {
-        "metrics": {"phases": {"train": {"last": {"epoch": epoch}}}, "reported": "last", "test": {"loss": loss}},
-        **rest,
-    }
-
-
-def test_contrastive_losses_are_drawn_a_line_a_seed(drawn, tmp_path):
-    histories = [[{"loss": 1.0 + i, "val_loss": 2.0 + i}, {"loss": 0.5, "val_loss": 0.7}] for i in range(3)]
-    runs = [reporting(1 + (i > 0), 0.1 * i, history=history) for i, history in enumerate(histories)]
-    drawings.contrastive(
-        {("contrastive", "dataset=cifar10"): runs, ("base", "dataset=cifar10"): []}, tmp_path / "p.png"
-    )
-    *lines, test = (line.get_xydata().tolist() for line in drawn[0].axes[0].get_lines())
-    assert lines == [[[1, a + i], [2, b]] for a, b in ((1.0, 0.5), (2.0, 0.7)) for i in range(3)]
-    assert test == [[1, 0.0], [2, 0.1], [2, 0.2]]
-
-
-def test_transfer_marks_the_test_loss_of_each_case_at_the_reported_epoch(drawn, tmp_path):
-    history = [{"loss": 0.9, "val_loss": 0.8}, {"loss": 0.5, "val_loss": 0.6}]
-    groups = {
-        ("transfer", "dataset=mnist encoder=random train_encoder=True"): [
-            reporting(1, 0.11, history=history),
-            reporting(2, 0.12, history=history),
-        ],
-        ("transfer", "dataset=mnist encoder=pretrained train_encoder=False"): [reporting(2, 0.3, history=history)],
-    }
-    drawings.transfer(groups, tmp_path / "p.png")
-    training, validation = (
-        [line.get_xydata().tolist() for line in axes.get_lines() if line.get_marker() == "D"] for axes in drawn[0].axes
-    )
-    assert training == []
-    assert validation == [[[1, 0.11], [2, 0.12]], [[2, 0.3]], []]  # and the legend's
-    labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
-    assert labels[2] == drawings.TEST_ONCE
-
-
-def test_losses_by_step_are_drawn_a_panel_a_loss_and_older_runs_have_no_training_loss(drawn, tmp_path):
-    new = {"metrics": {"iterations": [{"step": 100, "loss": 5.0, "train_loss": 6.0}]}}
-    old = {"metrics": {"iterations": [{"step": 100, "loss": 2.0}, {"step": 200, "loss": 1.0}]}}
-    groups = {("best", f"dataset=cifar10 loss={loss}"): [old] for loss in ("crammer_singer", "weston_watkins")}
-    drawings.validation_loss(groups, tmp_path / "p.png")
-    groups["best", "dataset=cifar10 loss=weston_watkins"] = [old, new]
-    drawings.validation_loss(groups, tmp_path / "p.png")
-    drawings.validation_loss({}, tmp_path / "p.png")
-    before, after = ([[line.get_xydata().tolist() for line in axes.get_lines()] for axes in f.axes] for f in drawn)
-    assert before == [[[[100, 2.0], [200, 1.0]]]] * 2
-    assert after == [before[0], [[[100, 6.0]], [[100, 2.0], [200, 1.0]], [[100, 5.0]]]]
-    assert [len(figure.legends[0].get_texts()) for figure in drawn] == [1, 2]

@@ -1,21 +1,20 @@
 """Tables: paired differences, the overview, LaTeX; and that what is committed agrees with the records."""
 
+import json
 import re
 import shutil
 import subprocess
 
 import numpy as np
 import pytest
-from made_runs import ACCURACIES, REFERENCE, SETTING, TASK, collect, edit, make_run, table
+from made_runs import ACCURACIES, REFERENCE, SETTING, TASK, collect, edit, make_run, table, write_report
 from PIL import Image
 from scipy import stats
 
-from common.command_line import parse_strictly
 from common.config import REPOSITORY
-from results import collect as collecting
 from results import tables
-from results.collect import MARKED, main
-from slurm import plan
+from results.collect import main
+from results.rows import DIFFERENCE, csv_text, read_csv
 
 OTHER = "dataset=cifar10 backbone=resnet34"
 TASKS = sorted(path.parent.name for path in REPOSITORY.glob("tasks/*/train.py"))
@@ -23,13 +22,11 @@ TASKS = sorted(path.parent.name for path in REPOSITORY.glob("tasks/*/train.py"))
 
 # --- paired differences
 
-PAIR = (("three_phase", "backbone=resnet34"), ("three_phase", "backbone=resnet18"))
-
 
 @pytest.fixture
-def rule(monkeypatch):
+def rule(root):
     """The one rule: resnet34 minus resnet18."""
-    monkeypatch.setitem(collecting.PAIRS, TASK, [PAIR])
+    write_report(root, "pairs=(Pair({'backbone': 'resnet34'}, {'backbone': 'resnet18'}),)")
 
 
 def make_pair(root, others, seeds=(0, 1, 2)):
@@ -43,7 +40,7 @@ def make_pair(root, others, seeds=(0, 1, 2)):
 
 
 def differences_in(root):
-    return [row for row in table(root) if row["metric"].startswith(tables.DIFFERENCE)]
+    return [row for row in table(root) if row["metric"].startswith(DIFFERENCE)]
 
 
 def test_paired_difference_and_interval_are_those_of_scipy(root, rule):
@@ -80,7 +77,8 @@ def test_no_difference_where_there_is_nothing_to_pair(root, rule, why):
         if why == "diverged" and not folder.name.endswith("s0"):
             edit(folder / "metrics.json", status="diverged", diverged={"reason": "nan"})
         if why == "other data":
-            edit(folder / "config.json", setting="dataset=mnist backbone=resnet34")
+            config = json.loads((folder / "config.json").read_text())["config"] | {"dataset": "mnist"}
+            edit(folder / "config.json", setting="dataset=mnist backbone=resnet34", config=config)
         if why == "uncommitted":
             edit(folder / "environment.json", dirty=True)
     collect(root)
@@ -90,14 +88,14 @@ def test_no_difference_where_there_is_nothing_to_pair(root, rule, why):
 def test_only_what_a_rule_names_is_compared(root, rule):
     for seed in (0, 1):
         make_run(root, seed)
-        make_run(root, seed, slug="o-cifar10-eeee5555", setting=f"{SETTING} limit_test=9")
+        make_run(root, seed, slug="o-cifar10-eeee5555", setting=f"{SETTING} limit_test=9", limit_test=9)
     collect(root)
     assert differences_in(root) == []
 
 
-def test_arms_that_are_presets_are_paired(root, monkeypatch):
-    rules = [(("two_phase", "blocks=2"), ("three_phase", "")), (("three_phase", ""), ("two_phase", "blocks=2"))]
-    monkeypatch.setitem(collecting.PAIRS, TASK, rules)
+def test_arms_that_are_presets_are_paired(root):
+    one, other = "{'preset': 'two_phase', 'blocks': 2}", "{'preset': 'three_phase'}"
+    write_report(root, f"pairs=(Pair({one}, {other}), Pair({other}, {one}))")
     for seed in (0, 1):
         make_run(root, seed)
         make_run(
@@ -107,6 +105,7 @@ def test_arms_that_are_presets_are_paired(root, monkeypatch):
             preset="two_phase",
             setting=f"{SETTING} blocks=2",
             accuracies=(0.5, 0.6, 0.9),
+            blocks=2,
         )
     collect(root)
     one, other = differences_in(root)
@@ -140,16 +139,6 @@ def test_a_difference_says_what_was_left_out(root, rule):
     (row,) = differences_in(root)
     assert "1 of 6 runs diverged and are left out" in row["note"]
     assert "runs differ in precision: float32, mixed_float16" in row["note"]
-
-
-@pytest.mark.parametrize("task", sorted(collecting.PAIRS))
-def test_rules_of_pairs_speak_of_settings_as_runs_do(task):
-    presets = plan.load_task(task).PRESETS
-    for pair in collecting.PAIRS[task]:
-        for preset, words in pair:
-            values = dict(word.split("=", 1) for word in words.split())
-            config = parse_strictly(presets, "", ["--preset", preset, *plan.flags(values)])
-            assert set(words.split()) <= set(config.setting(presets).split()), words
 
 
 # --- what is told of runs
@@ -262,20 +251,27 @@ def test_the_overview_counts_verdicts_and_names_a_headline(root):
     assert (root / "results" / "README.md").read_bytes() == before
 
 
-def test_a_headline_that_is_named_stands_for_its_task_once_it_is_measured(root):
+def test_a_headline_that_is_wanted_stands_for_its_task_once_it_is_measured(root):
     make_run(root, 0)
     (root / "tasks" / TASK / "reference.csv").write_text(f"{REFERENCE}three_phase,later,test loss,1,,000,\n")
     collect(root)
-    text = {TASK: (root / "results" / "tables" / f"{TASK}.csv").read_text()}
-    overview = tables.overview(text, {TASK: ("three_phase", SETTING, "test macro F1 (%)")})
-    assert f"| `three_phase`, `{SETTING}`: test macro F1 (%) | 30.00 (n=1) |" in overview
-    assert tables.overview(text, {TASK: ("three_phase", "later", "test loss")}) == tables.overview(text, {})
+    overview = root / "results" / "README.md"
+    chosen = overview.read_text()
+    assert f"| `three_phase`, `{SETTING}`: test accuracy (%) | 60.00 (n=1) |" in chosen
+    write_report(root, "headline=Headline({'backbone': 'resnet18'}, 'test macro F1 (%)')")
+    collect(root)
+    assert f"| `three_phase`, `{SETTING}`: test macro F1 (%) | 30.00 (n=1) |" in overview.read_text()
+    write_report(root, "headline=Headline({'backbone': 'resnet34'})")
+    collect(root)
+    assert overview.read_text() == chosen
 
 
-@pytest.mark.parametrize("task", collecting.HEADLINES)
-def test_headlines_are_rows_of_the_tables_that_are_committed(task):
-    rows = tables.rows_of((REPOSITORY / "results" / "tables" / f"{task}.csv").read_text())
-    assert collecting.HEADLINES[task] in [(row["preset"], row["setting"], row["metric"]) for row in rows]
+def test_a_pair_stands_for_its_task(root):
+    make_pair(root, (0.75, 0.80, 0.70))
+    pair = "Pair({'backbone': 'resnet34'}, {'backbone': 'resnet18'})"
+    write_report(root, f"pairs=({pair},), headline=Headline({pair})")
+    collect(root)
+    assert ": backbone=resnet34 minus backbone=resnet18`: difference in" in (root / "results" / "README.md").read_text()
 
 
 def test_the_overview_keeps_tasks_that_were_not_asked_for(root):
@@ -309,7 +305,7 @@ def test_latex_escapes_what_it_must(root):
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
 @pytest.mark.parametrize("task", TASKS)
 def test_latex_compiles(task, tmp_path):
-    table = tables.latex((REPOSITORY / "results" / "tables" / f"{task}.csv").read_text())
+    table = tables.latex(read_csv(REPOSITORY / "results" / "tables" / f"{task}.csv"))
     packages = "\\usepackage[utf8]{inputenc}\\usepackage[T1]{fontenc}\\usepackage{array,booktabs,longtable}"
     text = f"\\documentclass{{article}}{packages}\\begin{{document}}\n{table}\\end{{document}}\n"
     (tmp_path / "table.tex").write_text(text)
@@ -322,26 +318,21 @@ def test_latex_compiles(task, tmp_path):
 # --- what is committed
 
 
-def between_marks(path):
-    (found,) = [
-        match[0].split("\n", 1)[1].rsplit("\n", 1)[0].strip("\n") for match in MARKED.finditer(path.read_text())
-    ]
-    return found
-
-
 @pytest.mark.parametrize("task", TASKS)
-def test_readme_has_the_table_that_is_committed(task):
-    table = (REPOSITORY / "results" / "tables" / f"{task}.csv").read_text()
-    assert between_marks(REPOSITORY / "tasks" / task / "README.md") == tables.compact(table).strip("\n")
+def test_tables_that_are_committed_are_one(task):
+    """The CSV can be read back, and has what Markdown and LaTeX have; READMEs are compared with the records below."""
+    path = REPOSITORY / "results" / "tables" / f"{task}.csv"
+    table = read_csv(path)
+    assert csv_text(table) == path.read_text()
     for kind, make in (("md", tables.markdown), ("tex", tables.latex)):
-        assert (REPOSITORY / "results" / "tables" / f"{task}.{kind}").read_text() == make(table)
+        assert path.with_suffix(f".{kind}").read_text() == make(table)
 
 
-def test_overviews_are_those_of_the_tables_that_are_committed():
-    by_task = {task: (REPOSITORY / "results" / "tables" / f"{task}.csv").read_text() for task in TASKS}
-    overview = tables.overview(by_task, collecting.HEADLINES)
-    assert overview in (REPOSITORY / "results" / "README.md").read_text()
-    assert between_marks(REPOSITORY / "README.md") == overview.replace("](../", "](").strip("\n")
+@pytest.mark.parametrize("folder", ["common", "slurm", "results"])
+def test_nothing_but_a_task_names_it(folder):
+    for path in (REPOSITORY / folder).glob("**/*.py"):
+        text = path.read_text()
+        assert [task for task in TASKS if task in text] == [], path
 
 
 def test_records_that_are_committed_give_what_is(tmp_path):
@@ -353,11 +344,11 @@ def test_records_that_are_committed_give_what_is(tmp_path):
     places = ["README.md", "results/README.md", *(f"tasks/{task}/README.md" for task in TASKS)]
     places += [f"results/tables/{path.name}" for path in (tmp_path / "results" / "tables").iterdir()]
     assert [place for place in places if (tmp_path / place).read_bytes() != (REPOSITORY / place).read_bytes()] == []
-    drawn, committed = (
+    shown, committed = (
         {path.name: np.asarray(Image.open(path).convert("L"), float) for path in (root / "results/figures").iterdir()}
         for root in (tmp_path, REPOSITORY)
     )
-    assert drawn.keys() == committed.keys()
-    for name, picture in drawn.items():  # to a grey level: another processor may round otherwise
+    assert shown.keys() == committed.keys()
+    for name, picture in shown.items():  # to a grey level: another processor may round otherwise
         assert picture.shape == committed[name].shape, name
         assert np.abs(picture - committed[name]).mean() < 1, name

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import gzip
+import itertools
 import json
 import re
 import shlex
@@ -26,8 +27,11 @@ from common.config import flat
 from common.errors import ConfigError
 from common.fine_tuning import FineTuning
 from common.loop import Loop
+from common.measured import METRICS, by_name, declared
 from common.outcomes import unpacked
+from common.report import Pair, fits
 from results import records
+from results.collect import load_report
 from slurm import plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -366,11 +370,47 @@ def test_reference_names_settings_as_runs_do(task):
 @every_task
 def test_reference_names_figures_that_are_measured(task, demos):
     record = records.read_run(demos(task))  # which raises where the table could not rest on the run
-    known = records.MEASURES.keys() | records.measured(record["metrics"]).keys()
+    known = {metric.name for metric in METRICS.values()} | by_name(record["metrics"]).keys()
     one_class = re.compile(r"(?<=F1 of )\w+")  # whose name is the data set's
     assert {one_class.sub("a class", row["metric"]) for row in references(task)} <= {
         one_class.sub("a class", name) for name in known
     }
+
+
+@every_task
+def test_a_report_loads_no_framework(task):
+    code = (
+        "import sys; from pathlib import Path; from results.collect import load_report\n"
+        f"load_report(Path('tasks/{task}/report.py')); print({{'keras', 'tensorflow', 'jax'}} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+@every_task
+def test_a_report_selects_by_fields_and_values_that_configs_have(task):
+    presets, report = plan.load_task(task).PRESETS, load_report(REPOSITORY / "tasks" / task / "report.py")
+    rules = [*report.pairs, *([report.headline.of] if report.headline else [])]
+    sides = [(rule.one, rule.other) if isinstance(rule, Pair) else (rule,) for rule in rules]
+    for selection in itertools.chain.from_iterable(sides):
+        values = {key: str(value) for key, value in flat(selection).items() if key != "preset"}
+        config = parse_strictly(presets, "", ["--preset", selection["preset"], *plan.flags(values)])
+        assert fits(flat(config.identity()), flat(selection)), selection
+
+
+@every_task
+def test_figures_of_a_report_have_captions_and_names_of_their_own(task):
+    figures = load_report(REPOSITORY / "tasks" / task / "report.py").figures
+    assert len({figure.__name__ for figure in figures}) == len(figures)
+    for figure in figures:
+        assert figure.__doc__.startswith("Draw "), figure.__name__
+
+
+@every_task
+def test_a_report_declares_what_runs_measure(task, demos):
+    own = load_report(REPOSITORY / "tasks" / task / "report.py").metrics
+    names = records.read_run(demos(task))["metrics"].get("by_name", {})
+    assert [name for name in names if declared(name, own) is None] == []
 
 
 @every_task

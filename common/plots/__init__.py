@@ -1,0 +1,66 @@
+"""The figures of a run: each function draws its data, saves one PNG and returns the PNG's path.
+
+Figures across the runs of a task, which its report draws, are in `across`.
+"""
+
+from common.plots import across
+from common.plots.base import BLUE, GREEN, LEGEND_BELOW, ORANGE, SPLIT_COLOURS, TEST_ONCE, VERMILION, save_figure
+from common.plots.classifier import (
+    class_counts,
+    class_destinations,
+    confusion_matrix,
+    mistaken_images,
+    per_class_scores,
+    predictions_grid,
+)
+from common.plots.codes import cumulative_variance, embeddings
+from common.plots.history import (
+    generalisation_gap,
+    group_rates,
+    learning_curves,
+    learning_rate,
+    loss_by_step,
+    mark_phases,
+    phase_bars,
+)
+from common.plots.images import (
+    IMAGES_PER_ROW,
+    STEPPED_IMAGES,
+    channel_intensities,
+    class_images,
+    image_pairs,
+    image_steps,
+)
+
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "IMAGES_PER_ROW",
+    "LEGEND_BELOW",
+    "ORANGE",
+    "SPLIT_COLOURS",
+    "STEPPED_IMAGES",
+    "TEST_ONCE",
+    "VERMILION",
+    "across",
+    "channel_intensities",
+    "class_counts",
+    "class_destinations",
+    "class_images",
+    "confusion_matrix",
+    "cumulative_variance",
+    "embeddings",
+    "generalisation_gap",
+    "group_rates",
+    "image_pairs",
+    "image_steps",
+    "learning_curves",
+    "learning_rate",
+    "loss_by_step",
+    "mark_phases",
+    "mistaken_images",
+    "per_class_scores",
+    "phase_bars",
+    "predictions_grid",
+    "save_figure",
+]

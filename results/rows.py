@@ -1,0 +1,208 @@
+"""Rows of the tables: metrics over seeds beside the published numbers, and paired differences; to CSV and back."""
+
+import csv
+import io
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+from common.errors import ConfigError
+from common.measured import TEST_ACCURACY, TEST_LOSS, Metric, by_name, measured
+from common.report import Group, Pair, Report, Runs, title
+from results.records import natural
+
+COLUMNS = ("preset", "setting", "metric", "mean", "std", "n", "published", "source", "verdict", "note")
+REFERENCE_COLUMNS = ("preset", "setting", "metric", "published", "margin", "source", "note")
+VERDICTS = ("reproduced", "better", "worse", "higher", "lower", "diverged", "not comparable", "not measured")
+NOT_COMPARABLE = "not comparable:"
+DIFFERENCE = "difference in"
+
+References = dict[tuple[str, str, str], Mapping[str, str]]  # by preset, setting and metric
+
+
+@dataclass(frozen=True)
+class Row:
+    """A metric of a setting, measured, published or both; numbers with the digits that every table shows."""
+
+    preset: str
+    setting: str
+    metric: str
+    mean: str = ""
+    std: str = ""
+    """Sample standard deviation over seeds (n - 1); empty for one seed."""
+    n: int | None = None
+    """Seeds; 0: all runs diverged; None: not run."""
+    published: str = ""
+    source: str = ""
+    verdict: str = ""
+    note: str = ""
+    paired: bool = False
+    """A difference between two settings, seed by seed."""
+    detail: bool = False
+    """Left to the full table by a README, unless a source has published it."""
+
+
+def read_references(path: Path) -> References:
+    """Published numbers by (preset, setting, metric). Raises ConfigError for a file that cannot be used."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    if tuple(reader.fieldnames or ()) != REFERENCE_COLUMNS:
+        raise ConfigError(f"{path}: its columns must be {','.join(REFERENCE_COLUMNS)}")
+    for line, row in enumerate(rows, start=2):
+        try:
+            usable = all(Decimal(value).is_finite() for value in (row["published"], row["margin"] or 0))
+        except (InvalidOperation, TypeError):
+            usable = False
+        if not usable:
+            raise ConfigError(f"{path}, row {line}: published and margin must be numbers")
+    return {(row["preset"], row["setting"], row["metric"]): row for row in rows}
+
+
+def tabulate(runs: Runs, references: References, report: Report) -> list[Row]:
+    """Every row of a task's table: of each setting that was run or published, then differences, sorted by setting."""
+    missing = dict(references)
+    rows = [row for group in runs.groups for row in rows_of(group, missing, report.metrics)]
+    rows += [beside(Row(*key), reference) for key, reference in missing.items()]
+    rows += [row for pair in report.pairs for row in differences(runs, pair)]
+    return sorted(rows, key=lambda row: (row.preset, natural(row.setting)))
+
+
+def rows_of(group: Group, missing: References, own: Sequence[Metric]) -> list[Row]:
+    """The rows of one setting, for which what is published of it is taken out of `missing`."""
+    place = (group.preset, group.setting)
+    note = "; ".join(notes(group))
+    if not group.completed:
+        published = [key for key in missing if key[:2] == place] or [(*place, "status")]
+        return [beside(Row(*key, n=0, note=note), missing.pop(key, None)) for key in published]
+    values = defaultdict(list)
+    for record in group.completed:
+        for metric, value in measured(record["metrics"], own).items():
+            values[metric].append(value)
+    rows = []
+    for metric, each in values.items():
+        if metric.unit != "points" or len(each) > 1:
+            row = Row(*place, metric.name, *mean_and_deviation(each, metric), note=note, detail=metric.detail)
+            rows.append(beside(row, missing.pop((*place, metric.name), None), metric))
+    return rows
+
+
+def mean_and_deviation(each: Sequence[float], metric: Metric) -> tuple[str, str, int]:
+    """Mean, sample standard deviation and number of the values of one metric, as a row has them."""
+    digits = metric.decimals(each)
+    deviation = f"{statistics.stdev(each):.{digits}f}" if len(each) > 1 else ""
+    return f"{statistics.fmean(each):z.{digits}f}", deviation, len(each)
+
+
+def notes(group: Group) -> list[str]:
+    """What a reader of a group's metrics should know, each thing once."""
+    told = [note for record in group.completed for note in record["metrics"].get("notes", ())]
+    ends = [record["metrics"].get("diverged", {}).get("reason", "") for record in group.records]
+    return [note for note in dict.fromkeys([*doubts([group]), *(told if group.completed else ends)]) if note]
+
+
+def doubts(groups: Sequence[Group]) -> list[str]:
+    """What is left out of groups, and how their runs differ in more than settings and seeds."""
+    every = sum(len(group.records) for group in groups)
+    done = [record for group in groups for record in group.completed]
+    lost = every - len(done)
+    found = [f"{lost} of {every} runs diverged{' and are left out' * (lost < every)}"] if lost else []
+    for fact in ("backend", "precision", "commit"):
+        values = sorted({str(record["environment"].get(fact)) for record in done})
+        if len(values) > 1:
+            found.append(f"runs differ in {fact}: {', '.join(v[:10] if fact == 'commit' else v for v in values)}")
+    return found
+
+
+def beside(row: Row, reference: Mapping[str, str] | None, metric: Metric | None = None) -> Row:
+    """A row with the published number beside the measured one, if there is any."""
+    if reference is None:
+        return row
+    return replace(
+        row,
+        published=reference["published"],
+        source=reference["source"],
+        verdict=verdict(row, reference, metric),
+        note="; ".join(filter(None, [reference["note"], row.note])),
+    )
+
+
+def verdict(row: Row, reference: Mapping[str, str], metric: Metric | None) -> str:
+    """How a measured metric stands to the published number, from the digits that the table shows."""
+    if metric is None:
+        return "not measured" if row.n is None else "diverged"
+    if reference["note"].startswith(NOT_COMPARABLE):
+        return "not comparable"
+    above = Decimal(row.mean) - Decimal(reference["published"])
+    if abs(above) <= max(Decimal(reference["margin"] or 0), Decimal(row.std or 0)):
+        return "reproduced"
+    direction = "higher" if above > 0 else "lower"
+    if metric.better is None:
+        return direction
+    return "better" if direction == metric.better else "worse"
+
+
+def differences(runs: Runs, pair: Pair) -> list[Row]:
+    """Rows of paired differences, of every two settings that a rule puts side by side."""
+    found = (difference(one, other) for one, other in pair.matches(runs))
+    return [row for row in found if row]
+
+
+def difference(one: Group, other: Group) -> Row | None:
+    """The row of `one` minus `other`, if they share two seeds at least; its note has the 95 % interval of the mean.
+
+    The difference is one of test accuracies (points) or, if neither has any, of test losses.
+    """
+    ours, theirs = (
+        {record["config"]["seed"]: by_name(record["metrics"]) for record in group.completed} for group in (one, other)
+    )
+    seeds = sorted(ours.keys() & theirs.keys())
+    with_accuracy = {TEST_ACCURACY.name in values[seed] for values in (ours, theirs) for seed in seeds}
+    if len(seeds) < 2 or len(with_accuracy) > 1:
+        return None
+    metric = TEST_ACCURACY if True in with_accuracy else TEST_LOSS
+    each = [ours[seed][metric.name] - theirs[seed][metric.name] for seed in seeds]
+    digits = metric.decimals([abs(value) for value in each])
+    rounded = replace(metric, digits=digits)
+    low, high = interval(each)
+    told = f"95 % interval {low:z.{digits}f} to {high:z.{digits}f}, paired by seed"
+    return Row(
+        one.preset,
+        title(one, other),
+        f"{DIFFERENCE} {metric.name.replace('(%)', '(points)')}",
+        *mean_and_deviation(each, rounded),
+        note="; ".join([told, *doubts([one, other])]),
+        paired=True,
+    )
+
+
+def interval(each: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean of these differences (Student's t, n - 1)."""
+    from scipy.stats import t as student  # here, as it takes a second
+
+    reach = float(student.ppf(0.975, len(each) - 1)) * statistics.stdev(each) / len(each) ** 0.5
+    return statistics.fmean(each) - reach, statistics.fmean(each) + reach
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """The table as CSV."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([getattr(row, column) for column in COLUMNS] for row in rows)
+    return text.getvalue()
+
+
+def read_csv(path: Path) -> list[Row]:
+    """The rows of a table that an earlier call has written."""
+    with path.open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    return [
+        Row(**row | {"n": int(row["n"]) if row["n"] else None, "paired": row["metric"].startswith(DIFFERENCE)})
+        for row in cells
+    ]

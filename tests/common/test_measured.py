@@ -1,0 +1,51 @@
+"""Names, units and digits of metrics."""
+
+import pytest
+
+from common.measured import SPEED, TEST_ACCURACY, TEST_LOSS, Metric, by_name, declared, loss, measured, percent
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "digits"),
+    [
+        (Metric("components"), (154, 155), 0),  # counts are whole
+        (Metric("parts"), (1.5, 2.5), 2),
+        (TEST_ACCURACY, (80, 80), 2),
+        (SPEED, (80, 80), 1),
+        (TEST_LOSS, (3.9e-6, 1e-7), 7),
+        (TEST_LOSS, (9.2e-4, 9.2e-4), 5),
+        (TEST_LOSS, (0, 0), 5),
+        (TEST_LOSS, (0.5, 1.39), 4),
+        (TEST_LOSS, (49155560.3, 1), 0),
+    ],
+)
+def test_metrics_have_the_digits_that_they_need(metric, values, digits):
+    assert metric.decimals(values) == digits
+
+
+def test_a_declared_name_may_stand_for_many():
+    own = (percent("F1 of * (%)", detail=True), loss("PCA loss"))
+    assert declared("F1 of sad (%)", own) == percent("F1 of sad (%)", detail=True)
+    assert declared("PCA loss", own).better == "lower"
+    assert declared("F1 of sad", own) is None
+
+
+def test_everything_measured_has_a_direction_but_what_no_one_declares():
+    phases = {
+        name: {"images_per_second": 9, "validation": {"accuracy": a}, "test": {"accuracy": a / 2}}
+        for name, a in (("head", 0.25), ("full", 0.5))
+    }
+    metrics = {"test": {"accuracy": 0.25, "loss": 2.0}, "by_name": {"parts": 3, "PCA loss": 1}, "phases": phases}
+    found = measured(metrics, (loss("PCA loss"),))
+    assert [metric.name for metric in found if metric.better is None] == ["parts"]
+    assert {metric.name for metric in found if metric.better == "lower"} == {"test loss", "PCA loss"}
+    names = by_name(metrics)
+    assert names == {metric.name: value for metric, value in found.items()}
+    assert names["test accuracy (%)"] == 25
+    assert names["full test accuracy (%)"] == 25
+    assert names["full - head validation accuracy (points)"] == 25
+    assert names["head images/s"] == 9
+
+
+def test_one_phase_has_a_speed_and_no_accuracies_of_its_own():
+    assert measured({"phases": {"train": {"images_per_second": 7}}}) == {SPEED: 7.0}
