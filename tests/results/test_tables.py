@@ -330,7 +330,8 @@ def test_tables_that_are_committed_are_one(task):
 
 @pytest.mark.parametrize("folder", ["common", "slurm", "results"])
 def test_nothing_but_a_task_names_it(folder):
-    for path in (REPOSITORY / folder).glob("**/*.py"):
+    below = "*.py" if folder == "results" else "**/*.py"  # results/submissions/ holds copies of the code
+    for path in (REPOSITORY / folder).glob(below):
         text = path.read_text()
         assert [task for task in TASKS if task in text] == [], path
 
