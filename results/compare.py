@@ -1,6 +1,6 @@
 """Runs side by side in the terminal: differences in config and environment, and every metric."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -24,13 +24,8 @@ def one(name: str, runs: Path, kept: Path) -> dict:
     try:
         if (Path(name) / "config.json").is_file():
             return read_run(Path(name).resolve())
-        paths = [*runs.glob("*/*"), *kept.glob("*/*.json")]
-        places = {(p.parent.name, p.name.removesuffix(".json")) for p in paths if name in p.name.removesuffix(".json")}
-        exact = {(task, run) for task, run in places if run == name}
-        if len(exact or places) != 1:
-            few = ", ".join(sorted(run for _, run in places)[:5])
-            raise ConfigError(f"run {name!r}: {len(places)} runs have this in their name{': ' + few if few else ''}")
-        ((task, run),) = exact or places
+        places = {(p.parent.name, p.name.removesuffix(".json")) for p in (*runs.glob("*/*"), *kept.glob("*/*.json"))}
+        task, run = unique(name, places)
         complaints: list[str] = []
         finished = {record["run"]: record for record in find(task, runs, kept, complaints)[0]}
         if run not in finished:
@@ -38,6 +33,17 @@ def one(name: str, runs: Path, kept: Path) -> dict:
         return finished[run]
     except Unusable as reason:
         raise ConfigError(f"run {name!r} is {reason}") from None
+
+
+def unique(name: str, places: Collection[tuple[str, str]]) -> tuple[str, str]:
+    """Task and name of the run that goes by this name, or alone has it in its own. Raises ConfigError for no such."""
+    fitting = {(task, run) for task, run in places if name in run}
+    exact = {(task, run) for task, run in fitting if run == name}
+    if len(exact or fitting) != 1:
+        few = ", ".join(sorted(run for _, run in fitting)[:5])
+        raise ConfigError(f"run {name!r}: {len(fitting)} runs have this in their name{': ' + few if few else ''}")
+    (place,) = exact or fitting
+    return place
 
 
 def show(found: Sequence[Mapping]) -> None:
