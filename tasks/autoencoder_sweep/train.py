@@ -66,8 +66,7 @@ class SweepConfig(Config):
     """Most steps between looks at loss, stop requests and clock: the greatest common divisor with an epoch's is used.
     JAX or several devices: 1."""
 
-    @property
-    def SHOWN(self) -> tuple[str, ...]:
+    def shown(self) -> tuple[str, ...]:
         """What a row of the table always names."""
         return ("dataset", "k") if self.task == "reconstruct" else ("dataset", "encoder", "train_encoder")
 

@@ -68,8 +68,7 @@ class RotationConfig(Config):
     """keras: weight decay is decoupled (Loshchilov and Hutter 2019), times the rate at each step; torch: it is added to
     the gradient, as PyTorch's Adam does, and Adam's epsilon is 1e-8."""
 
-    @property
-    def SHOWN(self) -> tuple[str, ...]:
+    def shown(self) -> tuple[str, ...]:
         """What a row of the table always names."""
         more = {"transfer": ("blocks", "train_blocks"), "reverse": ("train_blocks",)}
         return ("dataset", *more.get(self.experiment, ()))
