@@ -131,13 +131,10 @@ def encoder_run(config: SweepConfig) -> Path:
 
     fields = config.identity()
     if config.encoder == "pretrained":
-        own = {
-            "preset": "autoencoder",
-            "task": "reconstruct",
-            "encoder": "random",
-            "train_encoder": True,
-        }
-        folder = config.out / "autoencoder_sweep" / dataclasses.replace(config, **own).name()
+        own = dataclasses.replace(
+            config, preset="autoencoder", task="reconstruct", encoder="random", train_encoder=True
+        )
+        folder = config.out / "autoencoder_sweep" / own.name()
     else:
         folder = Path(config.encoder)
     return runs.finished_run(
