@@ -32,9 +32,10 @@ test-page: .venv/installed-dev ## test the results page in Chromium (installs it
 	command -v chromium > /dev/null || { apt-get update -q && apt-get install -y -q chromium; }
 	$(BIN)/python -m pytest tests/results/test_page.py
 
-lint: .venv/installed-dev ## check style and formatting
+lint: .venv/installed-dev ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: .venv/installed-dev ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
@@ -46,7 +47,7 @@ lock: .venv/installed-dev ## pin again from pyproject.toml: requirements.txt, -c
 	$(BIN)/uv pip compile -q --upgrade --python-platform linux pyproject.toml --extra gpu -c requirements-cpu.txt -o requirements.txt
 
 clean: ## remove .venv and caches; runs stay
-	rm -rf .venv .pytest_cache .ruff_cache
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \

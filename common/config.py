@@ -61,17 +61,19 @@ class Config:
     nodes: int = 1
     """Machines that share every batch (JAX): start one process on each of them."""
 
-    PROTOCOL = 1
+    PROTOCOL: ClassVar[int] = 1
     """Part of every run's name. A task raises it with each change that lets a command compute something else."""
-    REPORTED = "best"
+    REPORTED: ClassVar[Literal["best", "last"]] = "best"
     """Which epoch the tables report: best, that of the best validation result, or last. The source's choice."""
-    FOLDER_SIDE = 32
+    FOLDER_SIDE: ClassVar[int] = 32
     """Side of the square that the files of an image folder are resized to, in pixels."""
     SMALLER: ClassVar[Mapping[str, str]] = {}
     """For a preset the one that asks the same on a CPU, named if a run would take hours there."""
+    SHOWN: ClassVar[tuple[str, ...]] = ("dataset",)
+    """Fields that every row label of a table names, even where they are the preset's."""
 
     # Fields that say where and how a run happens but not what it computes: they do not enter its name.
-    OPERATIONAL = (
+    OPERATIONAL: ClassVar[tuple[str, ...]] = (
         "data_dir",
         "out",
         "overwrite",
@@ -159,13 +161,15 @@ class Config:
         """What one names a run by; tasks add to it."""
         return (self.preset, self.dataset)
 
+    def shown(self) -> tuple[str, ...]:
+        """SHOWN, or what a task's fields make of it."""
+        return self.SHOWN
+
     def setting(self, presets: Mapping[str, "Config"]) -> str:
         """`key=value ...`: the data set and every field that differs from the preset; a table's row label."""
         ours, theirs = flat(self.identity()), flat(presets[self.preset].identity())
-        changed = {k: v for k, v in ours.items() if k != "seed" and (k in self.SHOWN or v != theirs.get(k))}
+        changed = {k: v for k, v in ours.items() if k != "seed" and (k in self.shown() or v != theirs.get(k))}
         return " ".join(f"{key}={value}" for key, value in changed.items())
-
-    SHOWN = ("dataset",)
 
 
 @functools.cache

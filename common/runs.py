@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from common import files, garbage
-from common.command_line import parse
+from common.command_line import C, parse
 from common.config import REPOSITORY, Config, flat
 from common.devices import Devices, choose
 from common.errors import ConfigError, choice, fail
@@ -308,10 +308,10 @@ def merit(metrics: Mapping) -> str:
 
 
 def main(
-    presets: Mapping[str, Config],
+    presets: Mapping[str, C],
     description: str,
-    provide: Callable[[Config], None],
-    experiment: Callable[[Config, Run], None],
+    provide: Callable[[C], None],
+    experiment: Callable[[C, Run], None],
     argv: Sequence[str] | None = None,
 ) -> None:
     """The command of a task: parse, open the run directory, train, and turn every known fault into one line.
@@ -334,10 +334,10 @@ def main(
 
 
 def command(
-    config: Config,
-    presets: Mapping[str, Config],
-    provide: Callable[[Config], None],
-    experiment: Callable[[Config, Run], None],
+    config: C,
+    presets: Mapping[str, C],
+    provide: Callable[[C], None],
+    experiment: Callable[[C, Run], None],
     devices: Devices,
 ) -> None:
     """What `main` does, ended by SystemExit if something is wrong."""
@@ -387,7 +387,7 @@ def backend() -> str:
     return name
 
 
-def perform(experiment: Callable[[Config, Run], None], config: Config, run: Run) -> None:
+def perform(experiment: Callable[[C, Run], None], config: C, run: Run) -> None:
     """Run an experiment under the signal handlers; a diverged one is finished too.
 
     Of several processes the primary one alone heeds the signals: the others end when it has saved and gone.

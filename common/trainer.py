@@ -4,6 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Generic
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ from common.forecast import Forecast, survey, work
 from common.loop import Loop
 from common.metrics import cross_entropy, evaluate
 from common.objective import CLASSIFICATION, Objective
-from common.phase import Phase
+from common.phase import P, Phase
 from common.progress import Progress
 from common.result import Predictions, Result, brief, is_right, write_predictions
 from common.runs import Run, write_environment
@@ -26,7 +27,7 @@ from common.workrounds.optimizer_variables import built
 from common.workrounds.step_logs import TensorBoard, Unread
 
 
-class Trainer:
+class Trainer(Generic[P]):
     """Trains a model of uint8 images through all phases, from the last checkpoint if there is one, and measures it.
 
     Args:
@@ -48,27 +49,27 @@ class Trainer:
         data: Dataset,
         objective: Objective = CLASSIFICATION,
         *,
-        configure: Callable[[Phase], None] | None = None,
+        configure: Callable[[P], None] | None = None,
         rate_factor: optimizers.Factor | None = None,
-        cut: Callable[[Phase], features.Cut | None] | None = None,
+        cut: Callable[[P], features.Cut | None] | None = None,
         transform: pipeline.Transform | None = None,
-        callbacks: Callable[["Trainer"], Sequence[keras.callbacks.Callback]] | None = None,
+        callbacks: Callable[["Trainer[P]"], Sequence[keras.callbacks.Callback]] | None = None,
     ):
         self.run = run
         self.model = model
         self.data = data
         self.objective = objective
-        self.configure = configure or (lambda phase: None)
+        self.configure: Callable[[P], None] = configure or (lambda phase: None)
         self.rate_factor = rate_factor
-        self.cut = cut or (lambda phase: None)
+        self.cut: Callable[[P], features.Cut | None] = cut or (lambda phase: None)
         self.transform = transform
-        self.callbacks = callbacks or (lambda trainer: ())
+        self.callbacks: Callable[[Trainer[P]], Sequence[keras.callbacks.Callback]] = callbacks or (lambda trainer: ())
         self.batch_size = run.config.batch_size
         self.steps = pipeline.steps_per_epoch(data.train, self.batch_size)
-        self.phases: Sequence[Phase] = ()
+        self.phases: Sequence[P] = ()
         self.progress = Progress()
 
-    def fit(self, phases: Sequence[Phase]) -> None:
+    def fit(self, phases: Sequence[P]) -> None:
         """Train through these phases, each from the best weights of the one before; the last one's best are kept.
 
         Raises Interrupted if the run is asked to stop, and Diverged at the first loss or weight that is not finite.

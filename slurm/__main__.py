@@ -56,7 +56,7 @@ def parser() -> Parser:
     top = Parser(prog="python -m slurm", description=__doc__, formatter_class=raw)
     names = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, function: Callable, text: str) -> Parser:
+    def command(name: str, function: Callable[[argparse.Namespace], int], text: str) -> Parser:
         added = names.add_parser(
             name, help=text, description=text.capitalize() + ".", epilog=EXAMPLES[name], formatter_class=raw
         )
@@ -67,10 +67,12 @@ def parser() -> Parser:
     submit_.add_argument("task", metavar="TASK", help=f"one of {', '.join(plan.tasks())}")
     what = submit_.add_mutually_exclusive_group()
     what.add_argument("--sweep", metavar="NAME", help="a sweep of the task's sweeps.yaml")
-    several = {"nargs": "+", "action": "extend", "default": []}  # a flag given twice adds up
-    what.add_argument("--grid", metavar="KEY=V1,V2", help="one run for every combination", **several)
+    # extend: a flag given twice adds up
+    what.add_argument(
+        "--grid", nargs="+", action="extend", default=[], metavar="KEY=V1,V2", help="one run for every combination"
+    )
     submit_.add_argument("--seeds", metavar="0:5", help="0:5 is 0 to 4; or 0,3,7 (default: the sweep's, else 0)")
-    submit_.add_argument("--set", metavar="KEY=VALUE", help="for every run", **several)
+    submit_.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for every run")
     submit_.add_argument("--dry-run", action="store_true", help="print the runs, and the batch scripts; submit nothing")
     submit_.add_argument("--jobs", type=int, metavar="N", help="with --cluster local: runs at once (default 1)")
     add_cluster(submit_)

@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from common.errors import ConfigError, choice
 from slurm import squeue
@@ -114,7 +115,7 @@ class Array:
     """The runs of one job array."""
 
     runs: tuple[Planned, ...]
-    parameters: Mapping[str, object]
+    parameters: Mapping[str, Any]
     """Parameters of submitit's SlurmExecutor."""
 
 
@@ -142,7 +143,7 @@ def max_array_size() -> int:
     return int(match[1]) if match else 1001
 
 
-def parameters(profile: Profile, nodes: int, devices: int, code: Path, name: str) -> dict:
+def parameters(profile: Profile, nodes: int, devices: int, code: Path, name: str) -> dict[str, Any]:
     """Parameters of submitit's SlurmExecutor for runs on this many nodes with this many devices each."""
     chosen = {
         "job_name": name,
@@ -171,9 +172,9 @@ def script(array: Array, folder: Path) -> str:
     """The batch script of an array, as submitit writes it."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    count = {"map_count": len(array.runs)} if len(array.runs) > 1 else {}
+    count = len(array.runs) if len(array.runs) > 1 else None
     command = shlex.join([sys.executable, "-u", "-m", "submitit.core._submit", str(folder)])
-    return _make_sbatch_string(command=command, folder=folder, **array.parameters, **count)
+    return _make_sbatch_string(command=command, folder=folder, map_count=count, **array.parameters)
 
 
 def submit(submission: Submission, profile: Profile) -> Submission:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
 
 from common.errors import ConfigError
 from slurm import cluster, plan, status, submissions
@@ -70,7 +70,7 @@ def hand_over(
     if where == "slurm":
         known = before.profile if before and before.profile and not arguments.profile else None
         changes = {key: getattr(arguments, key) for key in PROFILE_FLAGS if getattr(arguments, key) is not None}
-        profile = cluster.Profile(**(known or cluster.load_profile(arguments.profile or "default")) | changes)
+        profile = cluster.Profile(**{**(known or cluster.load_profile(arguments.profile or "default")), **changes})
         profile.check()
         if not arguments.dry_run and shutil.which("sbatch") is None:
             raise ConfigError("no sbatch on this machine: submit on the cluster's login node, or use --cluster local")
@@ -98,7 +98,7 @@ def hand_over(
             raise ConfigError(f"folder {before.directory}, from which {before.id} was submitted, no longer exists")
         os.chdir(before.directory)  # so that relative paths in the flags still hold
     code = before.code if before and arguments.snapshot else None
-    submission = submissions.create(task, where, title, left, profile and dataclasses.asdict(profile), code)
+    submission = submissions.create(task, where, title, left, dataclasses.asdict(profile) if profile else None, code)
     if profile is None:
         print(f"submission {submission.id}", flush=True)
         return run_here(submission, at_once)
@@ -176,7 +176,7 @@ def status_(arguments: argparse.Namespace) -> int:
     elif arguments.watch:
         rows: list[status.Row] = []
 
-        def look():
+        def look() -> Group:
             rows[:] = status.rows([submissions.load(submission.id) for submission in chosen])
             return status.table(rows, titles, console.width)
 
@@ -217,7 +217,7 @@ def cancel(arguments: argparse.Namespace) -> int:
     if submission.cluster == "slurm":
         cluster.cancel([row.job for row in active if row.job])
         submission.changed(cancelled=True)
-    elif submissions.is_alive(submission.runner):
+    elif submission.runner is not None and submissions.is_alive(submission.runner):
         os.kill(submission.runner["pid"], signal.SIGTERM)
     else:
         for row in active:

@@ -9,14 +9,19 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common import files
 from slurm import squeue
 from slurm.plan import Planned
 from slurm.submissions import Submission, this_process
+
+if TYPE_CHECKING:
+    from submitit.helpers import DelayedSubmission
 
 # train.py was stopped by a signal: its own exit code, or Python's default before its handlers are set.
 STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
@@ -44,7 +49,7 @@ class Job:
     """File of the starts."""
     log: Path
     """Output of train.py, over all starts."""
-    child: subprocess.Popen | None = field(default=None, init=False, repr=False)
+    child: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
     terminated: bool = field(default=False, init=False, repr=False)
     size: int = field(default=0, init=False, repr=False)
 
@@ -64,8 +69,7 @@ class Job:
     def __call__(self) -> None:
         """Run under SLURM. Raises RunFailed, so that SLURM records the job as failed too."""
         signal.signal(signal.SIGTERM, self.on_term)
-        self.start()
-        code = wait(self.child)
+        code = wait(self.start())
         if rank() > 0:
             return  # the primary process reports for all
         if code in STOPPED and self.terminated and slurm_says_running():
@@ -77,7 +81,7 @@ class Job:
         """Remember SIGTERM. SLURM sends it to train.py too, and a second one would keep that from saving."""
         self.terminated = True
 
-    def checkpoint(self):
+    def checkpoint(self) -> "DelayedSubmission":
         """Stop train.py, which saves. submitit calls this at SIGUSR2, before it requeues the job."""
         from submitit.helpers import DelayedSubmission
 
@@ -93,8 +97,11 @@ class Job:
         # The run ended before the signal reached it: nothing to requeue.
         raise SystemExit(0 if self.end(code) == "completed" else 1)
 
-    def start(self, **options: object) -> None:
-        """Start train.py and record the start. Raises RunFailed after `TRIES` starts without a new checkpoint."""
+    def start(self, env: Mapping[str, str] | None = None, start_new_session: bool = False) -> subprocess.Popen[bytes]:
+        """Start train.py and record the start; the arguments are Popen's.
+
+        Raises RunFailed after `TRIES` starts without a new checkpoint.
+        """
         starts = self.read().get("starts", [])
         newest = newest_checkpoint(self.folder)
         idle = [start for start in starts[-TRIES:] if start["checkpoint"] == newest]
@@ -110,17 +117,24 @@ class Job:
             # without saving.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
             try:
-                self.child = subprocess.Popen(
-                    command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **options
+                self.child = child = subprocess.Popen(
+                    command,
+                    cwd=self.directory,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    env=env,
+                    start_new_session=start_new_session,
                 )
                 try:
-                    self.write(state="running", reason="", starts=[*starts, start | this_process(self.child.pid)])
+                    self.write(state="running", reason="", starts=[*starts, start | this_process(child.pid)])
                 except files.StorageError:
-                    self.child.terminate()  # it saves; without a record nobody could find it
-                    self.child.wait()
+                    child.terminate()  # it saves; without a record nobody could find it
+                    child.wait()
                     raise
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return child
 
     @property
     def output(self) -> Path:
@@ -188,10 +202,11 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def wait(child: subprocess.Popen) -> int:
+def wait(child: subprocess.Popen[bytes]) -> int:
     """Exit code of a child, as Popen gives it; the child is not reaped.
 
     Unlike Popen.wait, this may be called in a signal handler that interrupts the same wait.
     """
     result = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert result is not None  # it is None only with WNOHANG
     return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status

@@ -24,7 +24,7 @@ class Runner:
         self.submission = submission.changed(runner=this_process())
         self.at_once = at_once
         self.stopping = False
-        self.running: dict[str, Job] = {}
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.lock = threading.RLock()  # a second signal may come while the first is handled
         self.gpus = gpus()
         self.printed: dict[str, tuple] = {}
@@ -58,12 +58,12 @@ class Runner:
                     return
                 # In its own session: otherwise the terminal's Ctrl-C would reach it besides our signal, and a second
                 # signal keeps it from saving.
-                ours.start(start_new_session=True, env=self.environment(run, place))
-                self.running[run.name] = ours
-            code = wait(ours.child)
+                child = ours.start(start_new_session=True, env=self.environment(run, place))
+                self.running[run.name] = child
+            code = wait(child)
             with self.lock:
                 del self.running[run.name]
-            ours.child.wait()
+            child.wait()
             ours.end(code)
         except RunFailed:
             pass  # recorded by the job
@@ -87,8 +87,8 @@ class Runner:
         again = self.stopping
         self.stopping = True
         with self.lock:
-            for ours in self.running.values():
-                os.kill(ours.child.pid, signal.SIGTERM)
+            for child in self.running.values():
+                os.kill(child.pid, signal.SIGTERM)
         if not again:
             # Not print: the signal may have interrupted one.
             os.write(1, b"\nstopping: each run saves at the end of its step; once more stops at once\n")

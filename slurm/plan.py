@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
+from typing import Any
 
 import yaml
 
@@ -63,6 +64,8 @@ def load_task(task: str) -> ModuleType:
     choice("task", task, tasks())
     path = REPOSITORY / "tasks" / task / "train.py"
     spec = importlib.util.spec_from_file_location(f"tasks.{task}.train", path)
+    assert spec is not None  # it would be for a path that does not end in .py
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look up their module here
     spec.loader.exec_module(module)
@@ -163,22 +166,22 @@ def plan(task: str, sweep: Sweep, fixed: Mapping[str, str], chosen: Sequence[int
     """
     presets = load_task(task).PRESETS
     grid = combinations(sweep, fixed)
-    if any("seed" in fixed | values for values in grid):
+    if any("seed" in {**fixed, **values} for values in grid):
         raise ConfigError("seed is no key of a grid; --seeds 0:5 names the seeds")
     operational = next(iter(presets.values())).OPERATIONAL
     for key in sorted({key for values in grid for key in values} & set(operational) - {"overwrite"}):
         raise ConfigError(f"{key} does not change what a run computes, so it is no key of a grid; --set {key}=... is")
-    if any("overwrite" in fixed | values for values in grid):
+    if any("overwrite" in {**fixed, **values} for values in grid):
         raise ConfigError(
             "overwrite would restart a run from scratch whenever it is requeued; delete its folder instead"
         )
     preset = {"preset": sweep.preset} if sweep.preset else {}
 
     def parse(values: Values) -> Config:
-        return parse_strictly(presets, "", [*flags(preset | dict(values)), f"--seed={chosen[0]}"])
+        return parse_strictly(presets, "", [*flags({**preset, **values}), f"--seed={chosen[0]}"])
 
     try:
-        parsed = configurations(presets, [preset | fixed | values for values in grid], chosen[0])
+        parsed = configurations(presets, [{**preset, **fixed, **values} for values in grid], chosen[0])
     except ConfigError:
         raise Mistakes(look_closer(grid, fixed, parse)) from None
     planned: dict[str, Planned] = {}
@@ -186,7 +189,7 @@ def plan(task: str, sweep: Sweep, fixed: Mapping[str, str], chosen: Sequence[int
         for values, first in zip(grid, parsed, strict=True):
             config = dataclasses.replace(first, seed=seed)
             config.check()
-            run = planned_run(task, describe(values) or config.preset, flags(preset | fixed | values), config)
+            run = planned_run(task, describe(values) or config.preset, flags({**preset, **fixed, **values}), config)
             planned.setdefault(run.name, run)
     return list(planned.values())
 
@@ -213,7 +216,7 @@ def configurations(presets: Mapping[str, Config], settings: Sequence[Values], se
     return found
 
 
-def put(target, source, path: Sequence[str]):
+def put(target: Any, source: Any, path: Sequence[str]) -> Any:
     """A copy of `target` with the value of `source` at a path of field names and tuple indices."""
     if not path:
         return source
@@ -233,9 +236,9 @@ def look_closer(
     values are then judged without it.
     """
     singles: list[Values] = []
-    for single in ({key: value} for values in (fixed, *grid) for key, value in values.items()):
-        if single not in singles:
-            singles.append(single)
+    for pair in ({key: value} for values in (fixed, *grid) for key, value in values.items()):
+        if pair not in singles:
+            singles.append(pair)
 
     def mistake(values: Values) -> str | None:
         try:
@@ -245,22 +248,22 @@ def look_closer(
         return None
 
     def fault(single: Values, beside: Values) -> str | None:
-        text = mistake(beside | single)
-        together = [v for v in (fixed | values for values in grid) if text and single.items() <= v.items()]
+        text = mistake({**beside, **single})
+        together = [v for v in ({**fixed, **values} for values in grid) if text and single.items() <= v.items()]
         others = [other for other in singles if any(other.items() <= values.items() for values in together)]
-        helped = any(mistake(beside | other | single) is None for other in others)
+        helped = any(mistake({**beside, **other, **single}) is None for other in others)
         return None if helped else text
 
     found: list[tuple[str, Values]] = []
-    kept = dict(fixed)
-    hopeless = not any(mistake(fixed | values) is None for values in grid)
+    kept: dict[str, object] = dict(fixed)
+    hopeless = not any(mistake({**fixed, **values}) is None for values in grid)
     for key, value in fixed.items():
         if hopeless and mistake(kept) and (text := fault({key: value}, {})):
             found.append((text, {key: value}))
             del kept[key]
-    if hopeless and (text := mistake(kept)) and all(mistake(kept | single) for single in singles):
+    if hopeless and (text := mistake(kept)) and all(mistake({**kept, **single}) for single in singles):
         return [*found, (text, kept)]
-    wrong = [(values, text) for values in grid if (text := mistake(kept | values))]
+    wrong = [(values, text) for values in grid if (text := mistake({**kept, **values}))]
     right = [values for values in grid if values not in [w for w, _ in wrong]]
     blamed: list[Values] = []
     for single in singles:

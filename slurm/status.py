@@ -79,7 +79,7 @@ def rows(chosen: Sequence[Submission], accounts: bool = False) -> list[Row]:
     entries = squeue.ask() if jobs else squeue.Entries()
     found = [row(submission, run, entries) for submission, run in pairs]
     lost = [r for r in found if r.state == "lost" and r.job]
-    endings = squeue.endings([r.job for r in lost]) if lost and accounts else {}
+    endings = squeue.endings([r.job for r in lost if r.job]) if lost and accounts else {}
     return [ended(r, endings) if r in lost else r for r in found]
 
 
@@ -163,7 +163,7 @@ def local_state(submission: Submission, record: Mapping) -> tuple[str, str]:
 
 def ended(lost: Row, endings: Mapping[str, str]) -> Row:
     """A lost run with the reason from SLURM's accounting, otherwise with the last line of the job's own log."""
-    if ending := endings.get(lost.job):
+    if lost.job and (ending := endings.get(lost.job)):
         return dataclasses.replace(lost, state="failed", reason=f"SLURM says {ending}")
     log = submissions.FOLDER / lost.submission / "submitit" / f"{lost.job}_0_log.err"
     lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
@@ -223,7 +223,7 @@ def counts(chosen: Sequence[Row]) -> str:
 
 def one_table(chosen: Sequence[Row], width: int) -> Table:
     """The table of one submission, without columns that are empty, the same in every row, or too wide."""
-    cells = {
+    cells: dict[str, list[str] | list[Text]] = {
         "run": [short(row.run) for row in chosen],
         "what": [row.label for row in chosen],
         "state": [Text(row.state, style=COLOURS[row.state]) for row in chosen],

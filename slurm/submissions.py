@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -70,7 +71,7 @@ class Submission:
         """File of a run's output."""
         return self.folder / "logs" / f"{run}.log"
 
-    def changed(self, **fields: object) -> "Submission":
+    def changed(self, **fields: Any) -> "Submission":
         """A copy with some fields changed, which is also written to disk."""
         after = dataclasses.replace(self, **fields)
         files.write_json(self.folder / "submission.json", dataclasses.asdict(after))

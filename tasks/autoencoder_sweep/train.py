@@ -66,8 +66,7 @@ class SweepConfig(Config):
     """Most steps between looks at loss, stop requests and clock: the greatest common divisor with an epoch's is used.
     JAX or several devices: 1."""
 
-    @property
-    def SHOWN(self) -> tuple[str, ...]:
+    def shown(self) -> tuple[str, ...]:
         """What a row of the table always names."""
         return ("dataset", "k") if self.task == "reconstruct" else ("dataset", "encoder", "train_encoder")
 
@@ -132,13 +131,10 @@ def encoder_run(config: SweepConfig) -> Path:
 
     fields = config.identity()
     if config.encoder == "pretrained":
-        own = {
-            "preset": "autoencoder",
-            "task": "reconstruct",
-            "encoder": "random",
-            "train_encoder": True,
-        }
-        folder = config.out / "autoencoder_sweep" / dataclasses.replace(config, **own).name()
+        own = dataclasses.replace(
+            config, preset="autoencoder", task="reconstruct", encoder="random", train_encoder=True
+        )
+        folder = config.out / "autoencoder_sweep" / own.name()
     else:
         folder = Path(config.encoder)
     return runs.finished_run(
@@ -169,7 +165,7 @@ def reconstruct(config: SweepConfig, run: runs.Run, data: "Dataset") -> None:
 
     model = networks.autoencoder(config, data)
     objective = Objective(keras.losses.MeanSquaredError(), scores_classes=False, reported="loss")
-    trainer = Trainer(run, model, data, objective)
+    trainer = Trainer[Phase](run, model, data, objective)
     trainer.fit(config.phases)
     result = trainer.evaluate("validation", "test")
     curves = pca.curves(data)
@@ -187,7 +183,7 @@ def classify(config: SweepConfig, run: runs.Run, data: "Dataset") -> None:
     model = networks.classifier(config, data)
     if config.encoder != "random":
         load_layers(model, encoder_run(config), "train", networks.ENCODER, config.REPORTED)
-    trainer = Trainer(run, model, data)
+    trainer = Trainer[Phase](run, model, data)
     trainer.fit(config.phases)
     result = trainer.evaluate("train", "validation", "test")
     drawing.classifier(run, data, result)

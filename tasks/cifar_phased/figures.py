@@ -1,5 +1,7 @@
 """The figures of one run, in its directory."""
 
+from typing import TYPE_CHECKING
+
 import keras
 import numpy as np
 
@@ -7,15 +9,17 @@ from common import drawing, plots
 from common.augment.layer import Augment
 from common.data import pipeline
 from common.data.sources import Dataset
-from common.fine_tuning import FineTuning
 from common.result import Result
 from common.runs import Run
+
+if TYPE_CHECKING:
+    from tasks.cifar_phased.train import PhasedConfig
 
 # Classes whose images are followed to where they are predicted; elsewhere it is the class with the lowest F1.
 CHOSEN = {"cifar10": ("frog",), "cifar100": ("apple", "woman")}
 
 
-def draw(config: FineTuning, run: Run, model: keras.Model, data: Dataset, result: Result) -> dict[str, list[float]]:
+def draw(config: "PhasedConfig", run: Run, model: keras.Model, data: Dataset, result: Result) -> dict[str, list[float]]:
     """Draw every figure of a run; mean and deviation of each colour channel as the network sees it."""
     folder = run.figures
     drawing.classifier(run, data, result)
@@ -43,11 +47,12 @@ def draw(config: FineTuning, run: Run, model: keras.Model, data: Dataset, result
     scale, offset = (np.broadcast_to(each, 3) for each in (layer.scale, layer.offset))
     normalised = keras.Model(model.input, layer.output).predict(images, verbose=0)
     channels = {"mean": normalised.mean(axis=(0, 1, 2)), "deviation": normalised.std(axis=(0, 1, 2))}
-    plots.channel_intensities(normalised, -offset / (255 * scale), 1 / (255 * scale), folder / "intensities.png")
+    mean, deviation = (-offset / (255 * scale)).tolist(), (1 / (255 * scale)).tolist()
+    plots.channel_intensities(normalised, mean, deviation, folder / "intensities.png")
     return {name: [round(float(each), 4) for each in found] for name, found in channels.items()}
 
 
-def augmentation_steps(config: FineTuning, model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
+def augmentation_steps(config: "PhasedConfig", model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
     """Images (n, h, w, c), uint8, at their own size, at the network's, and augmented: by the name of each step."""
     resize = model.get_layer("resize")
     augment = Augment(config.augmentation, config.seed, config.augment_at)

@@ -22,7 +22,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
 
@@ -103,7 +103,7 @@ class LayerwiseConfig(FineTuning):
 
 
 # Initial weights as in the source's framework. It most likely followed the batches, as the sweep `published` does.
-SOURCE = {"initialisation": "torch", "batch_norm": "keep"}
+SOURCE: dict[str, Any] = {"initialisation": "torch", "batch_norm": "keep"}
 PRESETS = {
     "by_depth": LayerwiseConfig(preset="by_depth", **SOURCE),
     "one_rate": LayerwiseConfig(preset="one_rate", rates=Rates(*6 * [1e-3]), **SOURCE),
@@ -146,7 +146,7 @@ def experiment(config: LayerwiseConfig, run: runs.Run) -> None:
     print("rates:", ", ".join(f"{group} {rate:g}" for group, rate in rates.items()), flush=True)
     group_of = groups(backbone, model)
 
-    trainer = Trainer(
+    trainer = Trainer[Phase](
         run,
         model,
         data,

@@ -1,12 +1,13 @@
 """The two multi-class hinge losses, and training and validation loss by step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
 from keras import ops
 
+from common.phase import Phase
 from common.trainer import Trainer
 
 
@@ -18,7 +19,7 @@ class CrammerSinger(keras.losses.Loss):
     margin of exactly 1 it is 0.
     """
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: keras.KerasTensor, y_pred: keras.KerasTensor) -> keras.KerasTensor:
         true = one_hot(y_true, y_pred)
         wrong = ops.argmax(ops.where(true > 0, -math.inf, y_pred), axis=-1)
         strongest = ops.one_hot(wrong, y_pred.shape[-1], dtype=y_pred.dtype)
@@ -31,13 +32,13 @@ class WestonWatkins(keras.losses.Loss):
     At a margin of exactly 1 the subgradient is 0.
     """
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: keras.KerasTensor, y_pred: keras.KerasTensor) -> keras.KerasTensor:
         true = one_hot(y_true, y_pred)
         margins = ops.relu(1 + y_pred - ops.sum(true * y_pred, axis=-1, keepdims=True))
         return ops.sum((1 - true) * margins, axis=-1)
 
 
-def one_hot(labels, scores):
+def one_hot(labels: keras.KerasTensor, scores: keras.KerasTensor) -> keras.KerasTensor:
     """Labels (b,) or (b, 1), of any number type, as ones and zeros like the scores (b, c)."""
     return ops.one_hot(ops.cast(ops.reshape(labels, (-1,)), "int32"), scores.shape[-1], dtype=scores.dtype)
 
@@ -66,7 +67,7 @@ class ValidationLoss(keras.callbacks.Callback):
     taken before its update, norm included.
     """
 
-    def __init__(self, trainer: Trainer, loss: keras.losses.Loss, every: int):
+    def __init__(self, trainer: Trainer[Phase], loss: keras.losses.Loss, every: int):
         super().__init__()
         progress, data = trainer.progress, trainer.data
         self.trainer = trainer
@@ -81,11 +82,11 @@ class ValidationLoss(keras.callbacks.Callback):
         self.batch_size = trainer.batch_size
         self.steps = trainer.steps
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Mapping | None = None) -> None:
         self.first = self.progress.step
         self.before = epoch * self.steps + self.first
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Mapping) -> None:
         step = self.before + batch + 1
         if step % self.every == 0:
             images = min((self.first + batch + 1) * self.batch_size, self.images)
@@ -94,7 +95,7 @@ class ValidationLoss(keras.callbacks.Callback):
             self.since[:] = -losses, -images
             self.rows.append({"step": step, "loss": self.read(), "train_loss": train_loss})
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Mapping) -> None:
         self.since[0] += float(logs["loss"]) * self.images
         self.since[1] += self.images
 

@@ -110,7 +110,7 @@ def experiment(config: PermutedConfig, run: runs.Run) -> None:
     data = sources.load(config)
     order = permutation(data.train.size, config.block, config.seed)
     model = build(config, order, data)
-    trainer = Trainer(run, model, data)
+    trainer = Trainer[Phase](run, model, data)
     trainer.fit(config.phases)
     result = trainer.evaluate("train", "validation", "test")
     draw(run, model, data, result)
@@ -156,7 +156,9 @@ def build(config: PermutedConfig, order: "np.ndarray", data: "Dataset") -> "kera
     return keras.Model(inputs, logits)
 
 
-def convolutions(x: "keras.KerasTensor", padding: str, initialisation: str) -> "keras.KerasTensor":
+def convolutions(
+    x: "keras.KerasTensor", padding: str, initialisation: Literal["keras", "torch"]
+) -> "keras.KerasTensor":
     """Four convolutions 3x3 with a maximum over 2x2 after each but the first; of padded ones the mean over the image.
 
     Unpadded they leave 512 numbers of 28x28 pixels: sides of 28, 26, 24, 12, 10, 5, 3 and 1.
@@ -176,7 +178,7 @@ def convolutions(x: "keras.KerasTensor", padding: str, initialisation: str) -> "
     return (layers.Flatten() if padding == "valid" else layers.GlobalAveragePooling2D())(x)
 
 
-def perceptron(x: "keras.KerasTensor", initialisation: str) -> "keras.KerasTensor":
+def perceptron(x: "keras.KerasTensor", initialisation: Literal["keras", "torch"]) -> "keras.KerasTensor":
     """Two hidden layers of 512 units: the order of its inputs is the order of its weights."""
     from keras import layers
 

@@ -1,19 +1,26 @@
 """The convolutional classifier, the embedding network, and the loss that the latter is trained with."""
 
+from typing import TYPE_CHECKING, Any, Literal
+
 import keras
 from keras import layers, ops
 
 from common.data.sources import Dataset
 from common.initialisation import dense, kernel_and_bias
 
+if TYPE_CHECKING:
+    from tasks.rotation_contrastive.train import RotationConfig
 
-def image_input(data: Dataset):
+
+def image_input(data: Dataset) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """The input of either network, uint8 (b, h, w, c), and its pixels from -1 to 1."""
     inputs = keras.Input((data.train.size, data.train.size, data.train.channels), dtype="uint8", name="image")
     return inputs, layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(inputs)
 
 
-def convolutions(x, filters: tuple[int, ...], dropout: float, seed: int, initialisation: str):
+def convolutions(
+    x: keras.KerasTensor, filters: tuple[int, ...], dropout: float, seed: int, initialisation: Literal["keras", "torch"]
+) -> keras.KerasTensor:
     """A block for each number of filters: convolution 3x3, ReLU, maximum over 2x2, dropout."""
     for number, count in enumerate(filters, start=1):
         initial = kernel_and_bias(initialisation, 9 * x.shape[-1])
@@ -28,7 +35,7 @@ def block(number: int) -> str:
     return f"block{number}"
 
 
-def classifier(config, data: Dataset) -> keras.Model:
+def classifier(config: "RotationConfig", data: Dataset) -> keras.Model:
     """uint8 images (b, h, w, c) to float32 logits (b, classes)."""
     inputs, x = image_input(data)
     x = convolutions(x, (32, 64, 128), config.dropout, config.seed, config.initialisation)
@@ -37,7 +44,7 @@ def classifier(config, data: Dataset) -> keras.Model:
     return keras.Model(inputs, dense(x, len(data.class_names), config.initialisation, dtype="float32", name="head"))
 
 
-def embedder(config, data: Dataset) -> keras.Model:
+def embedder(config: "RotationConfig", data: Dataset) -> keras.Model:
     """uint8 images (b, h, w, c) to points of the plane, float32 (b, 2)."""
     inputs, x = image_input(data)
     x = convolutions(x, (32, 10), config.dropout, config.seed, config.initialisation)
@@ -55,16 +62,16 @@ class ContrastiveLoss(keras.losses.Loss):
     ``S d^2 + (1 - S) max(margin - d^2, 0)``: unlike Hadsell's, its margin is one of squared distances.
     """
 
-    def __init__(self, margin: float = 2.0, **kwargs):
+    def __init__(self, margin: float = 2.0, **kwargs: Any):
         super().__init__(**kwargs)
         self.margin = margin
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: keras.KerasTensor, y_pred: keras.KerasTensor) -> keras.KerasTensor:
         """Losses (b,), float, of labels, int (b,) or (b, 1), and embeddings, float (b, k)."""
         labels = ops.reshape(y_true, (-1,))
         same = ops.cast(ops.equal(labels, ops.roll(labels, 1)), y_pred.dtype)
         squares = ops.sum(ops.square(y_pred - ops.roll(y_pred, 1, axis=0)), axis=-1)
         return same * squares + (1 - same) * ops.relu(self.margin - squares)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "margin": self.margin}

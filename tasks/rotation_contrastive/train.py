@@ -19,7 +19,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # `--help` does without
     from common.data.sources import Dataset
     from common.result import Result
 
+Experiment = Literal["base", "rotation", "transfer", "reverse", "contrastive"]
+
 
 @dataclass(frozen=True)
 class RotationConfig(Config):
@@ -42,7 +44,7 @@ class RotationConfig(Config):
     PROTOCOL = 2
     REPORTED = "last"  # source 003
 
-    experiment: Literal["base", "rotation", "transfer", "reverse", "contrastive"] = "base"
+    experiment: Experiment = "base"
     """What is trained; the presets of these names set it, and the rest that goes with it."""
     blocks: int = 2
     """transfer, reverse: how many of the first blocks come from another run, 1 to 3."""
@@ -68,8 +70,7 @@ class RotationConfig(Config):
     """keras: weight decay is decoupled (Loshchilov and Hutter 2019), times the rate at each step; torch: it is added to
     the gradient, as PyTorch's Adam does, and Adam's epsilon is 1e-8."""
 
-    @property
-    def SHOWN(self) -> tuple[str, ...]:
+    def shown(self) -> tuple[str, ...]:
         """What a row of the table always names."""
         more = {"transfer": ("blocks", "train_blocks"), "reverse": ("train_blocks",)}
         return ("dataset", *more.get(self.experiment, ()))
@@ -77,8 +78,8 @@ class RotationConfig(Config):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The one phase."""
-        decay = {"weight_decay": self.weight_decay, "convention": self.convention}
-        return (Phase("train", self.epochs, "adam", self.rate, **decay),)
+        decay, convention = self.weight_decay, self.convention
+        return (Phase("train", self.epochs, "adam", self.rate, weight_decay=decay, convention=convention),)
 
     def headline(self) -> tuple[str, ...]:
         """Preset, data set, and what is transferred."""
@@ -110,10 +111,12 @@ class RotationConfig(Config):
 
 
 BLOCKS = 3  # of the classifier
-PRETEXT = {"transfer": "rotation", "reverse": "base"}  # the experiment whose run another one takes blocks from
+# The experiment whose run another one takes blocks from.
+PRETEXT: dict[Experiment, Experiment] = {"transfer": "rotation", "reverse": "base"}
 # Fields that other experiments do not have.
 ONLY_IN = dict.fromkeys(("blocks", "train_blocks", "pretext_run"), tuple(PRETEXT)) | {"margin": ("contrastive",)}
-SOURCE = {"convention": "torch", "initialisation": "torch"}  # what the source's framework does by default
+# What the source's framework does by default.
+SOURCE: dict[str, Any] = {"convention": "torch", "initialisation": "torch"}
 PRESETS = {
     "base": RotationConfig(preset="base", **SOURCE),
     "rotation": RotationConfig(preset="rotation", experiment="rotation", **SOURCE),
@@ -179,7 +182,7 @@ def classify(config: RotationConfig, run: runs.Run, data: "Dataset") -> None:
         load_layers(model, pretext_run(config), "train", taken, config.REPORTED)
         for name in taken:
             model.get_layer(name).trainable = config.train_blocks
-    trainer = Trainer(run, model, data)
+    trainer = Trainer[Phase](run, model, data)
     trainer.fit(config.phases)
     result = trainer.evaluate("train", "validation", "test")
     drawing.classifier(run, data, result)
@@ -195,7 +198,7 @@ def embed(config: RotationConfig, run: runs.Run, data: "Dataset") -> None:
     data = pretext.mixed(data, config.seed)
     model = networks.embedder(config, data)
     objective = Objective(networks.ContrastiveLoss(config.margin), scores_classes=False, reported="loss")
-    trainer = Trainer(run, model, data, objective)
+    trainer = Trainer[Phase](run, model, data, objective)
 
     def points() -> dict[str, "np.ndarray"]:
         return {name: trainer.predict(getattr(data, name)) for name in ("train", "test")}
