@@ -13,6 +13,7 @@ import numpy as np
 from common import checkpoints
 from common.phase import Phase
 from common.progress import Diverged, Progress
+from common.run_folder import RunFolder
 from common.runs import Run
 
 
@@ -175,7 +176,7 @@ def load_layers(model: keras.Model, folder: Path, phase: str, names: Sequence[st
 
     `kind` is best or last. Raises CheckpointError if a layer is not there, or does not fit.
     """
-    kept = folder / "checkpoints"
+    kept = RunFolder(folder).checkpoints
     newest = checkpoints.latest(kept)
     if newest is None or phase not in newest.data.get(kind, {}):
         raise checkpoints.CheckpointError(f"{folder} has no checkpoint of its phase {phase}")

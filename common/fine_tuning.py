@@ -1,6 +1,5 @@
 """What the tasks that start from a trained backbone have in common on the command line."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,8 +9,7 @@ from tyro.conf import arg
 from common.backbones import BACKBONES
 from common.config import Config, file_digest
 from common.errors import ConfigError, positive
-
-BACKBONE_FILE = "backbone.safetensors"  # in the directory of a finished run that has a backbone
+from common.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -82,9 +80,10 @@ class FineTuning(Config):
 
         folder = find_run(self.weights, self.out)
         finished_run(folder, "run", {"backbone": self.backbone}, "--weights takes a run that is completed")
-        if not (folder / BACKBONE_FILE).is_file():
-            raise ConfigError(f"run {folder} has no {BACKBONE_FILE}: it was made by an older version of the code")
-        return str(folder / BACKBONE_FILE)
+        file = RunFolder(folder).backbone_file
+        if not file.is_file():
+            raise ConfigError(f"run {folder} has no {file.name}: it was made by an older version of the code")
+        return str(file)
 
 
 def find_run(name: str, out: Path) -> Path:
@@ -92,9 +91,9 @@ def find_run(name: str, out: Path) -> Path:
 
     Raises ConfigError if there is none, or more than one.
     """
-    if (Path(name) / "config.json").is_file():
+    if RunFolder(Path(name)).is_run:
         return Path(name)
-    runs = sorted(path.parent for path in out.glob("*/*/config.json"))
+    runs = sorted(folder for folder in out.glob("*/*") if RunFolder(folder).is_run)
     found = [run for run in runs if run.name == name] or [run for run in runs if name and str(run).endswith(name)]
     if len(found) > 1:
         raise ConfigError(f"weights {name!r} fits {len(found)} runs in {out}: {found[0].name}, {found[1].name} ...")
@@ -108,8 +107,8 @@ def find_run(name: str, out: Path) -> Path:
 
 def weights_label(path: Path) -> str:
     """What a file of weights is called in names and tables: of a run what made it, elsewhere the file's name."""
-    beside = path.with_name("config.json")
-    if path.name != BACKBONE_FILE or not beside.is_file():
+    files = RunFolder(path.parent)
+    if path != files.backbone_file or not files.is_run:
         return path.name
-    run = json.loads(beside.read_text())["config"]
+    run = files.config()["config"]
     return f"{run['preset']}-{run['backbone']}-s{run['seed']}"

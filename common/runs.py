@@ -1,9 +1,4 @@
-"""Run directories: one configuration, one folder, from the first checkpoint to the last metrics.
-
-    config.json  environment.json  history.csv  checkpoints/  predictions.npz  outcomes.json  figures/  metrics.json
-
-metrics.json comes last: a folder that has it is finished.
-"""
+"""Opening, writing and finishing run directories, and the command of a task."""
 
 import csv
 import fcntl
@@ -33,6 +28,7 @@ from common.config import REPOSITORY, Config, flat
 from common.devices import Devices, choose
 from common.errors import ConfigError, choice, fail
 from common.files import CheckpointError
+from common.run_folder import Damaged, RunFolder
 from common.stopping import Interrupted, StopRequest
 
 if TYPE_CHECKING:
@@ -60,20 +56,24 @@ class Run:
     stop: StopRequest = field(default_factory=StopRequest, init=False)
 
     @property
+    def files(self) -> RunFolder:
+        """Where its files are."""
+        return RunFolder(self.folder)
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
-        return (self.primary or self.folder) / "checkpoints"
+        return RunFolder(self.primary or self.folder).checkpoints
 
     @property
     def figures(self) -> Path:
         """Folder of the figures."""
-        return self.folder / "figures"
+        return self.files.figures
 
     @property
     def result(self) -> dict | None:
-        """metrics.json of a finished run."""
-        path = self.folder / "metrics.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        """Metrics of a finished run."""
+        return self.files.metrics() if self.files.is_finished else None
 
     def write_history(self, rows: Sequence[Mapping]) -> None:
         """Write history.csv; a row an epoch."""
@@ -81,7 +81,7 @@ class Run:
         writer = csv.DictWriter(text, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        files.write(self.folder / "history.csv", text.getvalue().encode())
+        files.write(self.files.history_file, text.getvalue().encode())
 
     def write_predictions(self, class_names: Sequence[str], **arrays: "np.ndarray") -> None:
         """Write predictions.npz: labels and probabilities by split, readable without pickle."""
@@ -89,16 +89,16 @@ class Run:
 
         content = io.BytesIO()
         np.savez_compressed(content, class_names=np.array(class_names), **arrays)
-        files.write(self.folder / "predictions.npz", content.getvalue())
+        files.write(self.files.predictions_file, content.getvalue())
 
     def write_outcomes(self, content: Mapping) -> None:
         """Write outcomes.json: which test images were right, by phase and epoch (common/outcomes.py)."""
-        files.write_json(self.folder / "outcomes.json", content)
+        files.write_json(self.files.outcomes_file, content)
 
     def finish(self, metrics: Mapping, status: str = "completed") -> None:
         """Write metrics.json, which marks the run as finished."""
         content = {"status": status, "task": self.task, "seed": self.config.seed, **metrics}
-        files.write_json(self.folder / "metrics.json", content)
+        files.write_json(self.files.metrics_file, content)
 
 
 class RunError(RuntimeError):
@@ -166,7 +166,7 @@ def storage(folder: Path) -> Iterator[None]:
 
 def clear(folder: Path) -> None:
     """Empty a run directory. metrics.json goes first, so that half of it never looks finished."""
-    (folder / "metrics.json").unlink(missing_ok=True)
+    RunFolder(folder).metrics_file.unlink(missing_ok=True)
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -176,7 +176,7 @@ def clear(folder: Path) -> None:
 
 def write_config(run: Run, setting: str) -> None:
     """Write config.json, or check that the one there says the same; it may lack fields that came later."""
-    path = run.folder / "config.json"
+    path = run.files.config_file
     config = run.config
     if path.is_file():
         there, ours = json.loads(path.read_text()), flat(config.identity())
@@ -235,7 +235,7 @@ def write_environment(run: Run, **facts: object) -> None:
 
     Raises RunError where a run would go on with another backend or precision.
     """
-    path = run.folder / "environment.json"
+    path = run.files.environment_file
     before = json.loads(path.read_text()) if path.is_file() else {"starts": []}
     for fact in ("backend", "precision"):
         if before.get(fact, facts[fact]) != facts[fact]:
@@ -268,9 +268,8 @@ def finished_run(folder: Path, kind: str, fields: Mapping[str, object], remedy: 
     Raises ConfigError, which calls the run a `kind`, where there is none, with `remedy`, or where a value differs.
     """
     try:
-        config = json.loads((folder / "config.json").read_text())["config"]
-        status = json.loads((folder / "metrics.json").read_text())["status"]
-    except (OSError, ValueError, KeyError):
+        config, status = RunFolder(folder).config()["config"], RunFolder(folder).metrics()["status"]
+    except (Damaged, KeyError):
         status = None
     if status != "completed":
         raise ConfigError(f"no finished {kind} in {folder}; {remedy}")

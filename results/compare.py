@@ -9,6 +9,7 @@ from rich.table import Table
 from common.config import flat
 from common.errors import ConfigError
 from common.measured import by_name
+from common.run_folder import RunFolder
 from results.records import Unusable, find, read_run
 
 
@@ -22,7 +23,7 @@ def chosen(names: Sequence[str], runs: Path, kept: Path) -> list[dict]:
 def one(name: str, runs: Path, kept: Path) -> dict:
     """The record of a run by its folder, or by a part of its name that no other run has."""
     try:
-        if (Path(name) / "config.json").is_file():
+        if RunFolder(Path(name)).is_run:
             return read_run(Path(name).resolve())
         places = {(p.parent.name, p.name.removesuffix(".json")) for p in (*runs.glob("*/*"), *kept.glob("*/*.json"))}
         task, run = unique(name, places)

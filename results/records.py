@@ -1,6 +1,5 @@
 """Finished runs as records, and in groups of seeds. Knows runs by their files alone."""
 
-import csv
 import json
 import re
 from collections import defaultdict
@@ -11,6 +10,7 @@ from common import files
 from common.config import flat
 from common.measured import measured
 from common.report import Group, Runs, protocol
+from common.run_folder import Damaged, RunFolder, read_json, with_todays_names
 
 UNCOMMITTED = "code=uncommitted"  # appended to the setting of runs whose code is in no commit
 RECORD_LIMIT = 2**20  # bytes; larger files do not belong in git
@@ -26,19 +26,22 @@ def read_run(folder: Path) -> dict:
     Keys: run, task, setting, protocol, config, environment, metrics, history (one dict per epoch) and, for classifiers,
     outcomes. Contains no paths and no host names. Raises Unusable for an unfinished or damaged run.
     """
-    if not (folder / "metrics.json").is_file():
+    files = RunFolder(folder)
+    if not files.is_finished:
         raise Unusable("unfinished: it has no metrics.json; the same command again continues it")
-    config, environment, metrics = (read_json(folder / f"{n}.json") for n in ("config", "environment", "metrics"))
-    record = {
-        "run": folder.name,
-        **{key: config.get(key) for key in ("task", "setting", "protocol", "config")},
-        "environment": environment,
-        "metrics": metrics,
-        "history": read_history(folder / "history.csv"),
-    }
-    if (folder / "outcomes.json").is_file():
-        record["outcomes"] = read_json(folder / "outcomes.json")
-    rename_old(metrics)
+    try:
+        config, environment = files.config(), files.environment()
+        record = {
+            "run": folder.name,
+            **{key: config.get(key) for key in ("task", "setting", "protocol", "config")},
+            "environment": environment,
+            "metrics": files.metrics(),
+            "history": files.history(),
+        }
+        if outcomes := files.outcomes():
+            record["outcomes"] = outcomes
+    except Damaged as error:
+        raise Unusable(f"damaged: {error}") from error
     check(record, folder.parent.name, folder.name)
     environment["starts"] = [{k: v for k, v in start.items() if k != "host"} for start in environment["starts"]]
     return without_paths(record)
@@ -46,54 +49,14 @@ def read_run(folder: Path) -> dict:
 
 def read_record(path: Path) -> dict:
     """Read a record from its file. Raises Unusable if it is damaged."""
-    record = read_json(path)
+    try:
+        record = read_json(path)
+    except Damaged as error:
+        raise Unusable(f"damaged: {error}") from error
     if isinstance(record.get("metrics"), dict):
-        rename_old(record["metrics"])
+        record["metrics"] = with_todays_names(record["metrics"])
     check(record, path.parent.name, path.stem)
     return record
-
-
-def rename_old(metrics: dict) -> None:
-    """Rename a key that metrics.json had until November 2026."""
-    if "figures" in metrics:
-        metrics["by_name"] = metrics.pop("figures")
-
-
-def read_json(path: Path) -> dict:
-    """Read a JSON object. Raises Unusable for anything else."""
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON number")
-
-    try:
-        content = json.loads(path.read_text(), parse_constant=refuse)
-    except OSError as error:
-        raise Unusable(f"damaged: {path.name}: {error.strerror}") from error
-    except ValueError as error:
-        raise Unusable(f"damaged: {path.name}: {error}") from error
-    if not isinstance(content, dict):
-        raise Unusable(f"damaged: {path.name} holds no JSON object")
-    return content
-
-
-def read_history(path: Path) -> list[dict]:
-    """Rows of history.csv with numbers, None if not finite; empty if the file does not exist."""
-    if not path.is_file():  # a run that diverges in its first epoch does not have it
-        return []
-    try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
-        return [{key: text if key == "phase" else number(text) for key, text in row.items()} for row in rows]
-    except (TypeError, ValueError, csv.Error) as error:
-        raise Unusable(f"damaged: {path.name}: {error}") from error
-
-
-def number(text: str) -> int | float | None:
-    """Text as a number; None if it is empty or not finite."""
-    if re.fullmatch(r"-?\d+", text):
-        return int(text)
-    value = float(text or "nan")
-    return value if abs(value) < float("inf") else None
 
 
 def check(record: Mapping, task: str, name: str) -> None:

@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 from common.command_line import Parser
 from common.config import REPOSITORY, flat
 from common.errors import ConfigError, fail
+from common.run_folder import RunFolder, read_json
 from results import records
 from results.compare import unique
 from results.sameness import TOLERANCE, compare, differing, show
@@ -123,7 +124,7 @@ def named(name: str, kept: Path) -> dict:
 
 def config_in(path: Path) -> dict:
     """The config in a record or config.json in the words of the code that wrote it, whatever they are called today."""
-    return records.read_json(path)["config"]
+    return read_json(path)["config"]
 
 
 def weights_file(record: Mapping, given: Sequence[Path]) -> Path | None:
@@ -228,7 +229,7 @@ def run(record: Mapping, weights: Path | None, data_dir: Path | None, code: Path
     train([str(script.relative_to(code)), *words], code, environment)
     try:
         (folder,) = set(out.glob("*/*")) - before
-        again, config = records.read_run(folder), config_in(folder / "config.json")
+        again, config = records.read_run(folder), config_in(RunFolder(folder).config_file)
     except ValueError:
         raise NotReplayed("its command leads to a run that was replayed before it") from None
     except records.Unusable as reason:

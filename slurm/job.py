@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import files
+from common.run_folder import RunFolder
 from slurm import squeue
 from slurm.plan import Planned
 from slurm.submissions import Submission, this_process
@@ -194,7 +195,7 @@ def slurm_says_running() -> bool:
 
 def newest_checkpoint(folder: Path) -> str:
     """Name of a run's last checkpoint without the digest, which changes with the recorded seconds; empty if none."""
-    return max((path.name.rpartition("-")[0] for path in folder.glob("checkpoints/step-*")), default="")
+    return max((path.name.rpartition("-")[0] for path in RunFolder(folder).checkpoints.glob("step-*")), default="")
 
 
 def now() -> str:

@@ -1,6 +1,5 @@
 """The state of runs, from their directories, their records and SLURM's queue."""
 
-import csv
 import dataclasses
 import json
 import time
@@ -15,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from common.run_folder import Damaged, RunFolder
 from slurm import squeue, submissions
 from slurm.plan import Planned
 from slurm.submissions import Submission, is_alive, latest_runs
@@ -28,6 +28,7 @@ COLOURS = {
     "diverged": "magenta",
     "failed": "red",
     "lost": "red",
+    "damaged": "red",
     "stopped": "yellow",
     "cancelled": "yellow",
 }
@@ -85,15 +86,20 @@ def rows(chosen: Sequence[Submission], accounts: bool = False) -> list[Row]:
 
 def finished(run: Planned) -> bool:
     """Whether a run is finished: it has its metrics.json."""
-    return (Path(run.folder) / "metrics.json").exists()
+    return RunFolder(Path(run.folder)).is_finished
 
 
 def row(submission: Submission, run: Planned, entries: squeue.Entries) -> Row:
     """The row of one run."""
-    folder = Path(run.folder)
-    record, environment = read(submission.record(run.name)), read(folder / "environment.json")
-    result = read(folder / "metrics.json")
-    history = read_history(folder / "history.csv")
+    files = RunFolder(Path(run.folder))
+    record = read(submission.record(run.name))
+    try:
+        environment = files.environment() if files.environment_file.is_file() else {}
+        result = files.metrics() if files.is_finished else {}
+        history = files.history()
+    except Damaged as error:
+        reason = f"damaged: {error}"
+        return Row(run.name, submission.id, run.label, run.seed, "damaged", reason, folder=run.folder)
     last = history[-1] if history else {}
     job = submission.jobs.get(run.name)
     state, reason = state_of(submission, job, record, result, entries)
@@ -110,8 +116,8 @@ def row(submission: Submission, run: Planned, entries: squeue.Entries) -> Row:
         phase=last.get("phase"),
         epoch=len(history) if history else None,
         epochs=epochs,
-        val_accuracy=number(last.get("val_accuracy")),
-        images_per_second=number(last.get("images_per_second")),
+        val_accuracy=last.get("val_accuracy"),
+        images_per_second=last.get("images_per_second"),
         elapsed=elapsed(starts, state),
         eta=left * float(last["seconds"]) if left is not None and last else None,
         host=starts[-1]["host"] if starts else None,
@@ -188,20 +194,6 @@ def read(path: Path) -> dict:
         return json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         return {}
-
-
-def read_history(path: Path) -> list[dict]:
-    """Rows of history.csv; empty if the file does not exist yet."""
-    try:
-        with path.open(newline="") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        return []
-
-
-def number(text: str | None) -> float | None:
-    """A cell of history.csv as a number; None if it is empty."""
-    return float(text) if text else None
 
 
 def table(chosen: Sequence[Row], titles: Mapping[str, str], width: int) -> Group:

@@ -22,6 +22,7 @@ from common import runs
 from common.config import Config
 from common.errors import ConfigError, positive
 from common.phase import Phase
+from common.run_folder import RunFolder
 
 if TYPE_CHECKING:  # `--help` does without
     import keras
@@ -90,7 +91,7 @@ class SweepConfig(Config):
         super().check()
         for field in ("k", "hidden"):
             positive(field, getattr(self, field))
-        if self.encoder not in ("random", "pretrained") and not (Path(self.encoder) / "config.json").is_file():
+        if self.encoder not in ("random", "pretrained") and not RunFolder(Path(self.encoder)).is_run:
             raise ConfigError(f"encoder {self.encoder!r}: allowed: random, pretrained, or the folder of a run")
         if self.task == "reconstruct" and (self.encoder != "random" or not self.train_encoder):
             raise ConfigError("encoder and train-encoder are for --task classify")

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, 
 from common import runs
 from common.augment import AUGMENTATIONS
 from common.errors import ConfigError
-from common.fine_tuning import BACKBONE_FILE, FineTuning
+from common.fine_tuning import FineTuning
 from common.phase import Phase
 
 if TYPE_CHECKING:  # `--help` does without
@@ -302,7 +302,7 @@ def experiment(config: PhasedConfig, run: runs.Run) -> None:
     trainer = Trainer(run, model, data, configure=configure, cut=cut, transform=host_transform(config))
     trainer.fit(config.phases)
     result = trainer.evaluate("validation", "test")
-    weights.export(backbone.model, run.folder / BACKBONE_FILE)  # of the last phase's best epoch
+    weights.export(backbone.model, run.files.backbone_file)  # of the last phase's best epoch
     intensities = figures.draw(config, run, model, data, result)
     run.finish(result.metrics | {"intensities": intensities})
 

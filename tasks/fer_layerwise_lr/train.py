@@ -32,7 +32,7 @@ from common import runs
 from common.backbones import STAGES
 from common.data import NAMES
 from common.errors import ConfigError, positive
-from common.fine_tuning import BACKBONE_FILE, FineTuning
+from common.fine_tuning import FineTuning
 from common.phase import Phase
 
 if TYPE_CHECKING:  # `--help` does without
@@ -155,7 +155,7 @@ def experiment(config: LayerwiseConfig, run: runs.Run) -> None:
     )
     trainer.fit(config.phases)
     result = trainer.evaluate("validation", "test")
-    weights.export(backbone.model, run.folder / BACKBONE_FILE)  # of the best epoch
+    weights.export(backbone.model, run.files.backbone_file)  # of the best epoch
     apart, by_name = without_copies(data, result.predictions["test"])
     drawing.classifier(run, data, result)
     plots.group_rates(rates, run.figures / "rates.png")

@@ -27,6 +27,7 @@ from common import runs
 from common.config import Config
 from common.errors import ConfigError, positive
 from common.phase import Phase
+from common.run_folder import RunFolder
 
 if TYPE_CHECKING:  # `--help` does without
     import numpy as np
@@ -99,7 +100,7 @@ class RotationConfig(Config):
         if not 1 <= self.blocks <= BLOCKS:
             raise ConfigError(f"blocks is {self.blocks}; allowed: 1 to {BLOCKS}")
         positive("margin", self.margin)
-        if self.pretext_run != "own" and not (Path(self.pretext_run) / "config.json").is_file():
+        if self.pretext_run != "own" and not RunFolder(Path(self.pretext_run)).is_run:
             raise ConfigError(f"pretext-run {self.pretext_run!r}: allowed: own, or the folder of a run")
         for key, experiments in ONLY_IN.items():
             if self.experiment not in experiments and getattr(self, key) != getattr(RotationConfig, key):
