@@ -24,7 +24,7 @@ ARMS = {
 
 def arms(runs: Runs, path: Path) -> None:
     """Draw the F1 of each class in the arms of fer_layerwise_lr (mean and standard deviation), a panel a network."""
-    panels = defaultdict(dict)
+    panels: defaultdict[str, dict[str, Group]] = defaultdict(dict)
     for group in runs.where(preset=tuple(ARMS)).groups:
         panels[group.setting][group.preset] = group
     if not panels:

@@ -50,7 +50,7 @@ def contrastive(runs: Runs, path: Path) -> None:
             label = f"{name} (a line a seed)" if number == 0 else None
             axes.plot(range(1, len(values) + 1), values, style, color=colour, alpha=0.8, label=label)
     across.mark_test(axes, runs, VERMILION, across.TEST_OF_SEEDS)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.legend()
     save_figure(figure, path)
 
