@@ -15,7 +15,7 @@ demo: .venv/installed ## set up, then train cifar_phased on the embedded digits 
 
 test: lint ## set up, lint, and run every test; the loop and the augmentation on JAX too
 	$(BIN)/python -m pytest
-	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/common/test_training.py tests/common/test_optimizers.py tests/common/test_augment.py
+	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/common/test_trainer.py tests/common/test_objective.py tests/common/test_optimizers.py tests/common/test_augment.py
 
 test-slurm: .venv/installed-dev ## test the launcher on a private SLURM cluster (as root; installs slurm-wlm, munge)
 	$(BIN)/python tests/slurm/cluster.py run --max-array 3 -- $(BIN)/python -m pytest tests/slurm/test_cluster.py

@@ -512,7 +512,7 @@ def test_host_needs_no_global_generator(monkeypatch):
 
 @pytest.mark.parametrize("make", [Augment, host_augment])
 def test_an_unknown_recipe_is_told_the_known_ones(make):
-    with pytest.raises(ConfigError, match="'blur'; allowed: none, flip_crop, affine_colour_blur$"):
+    with pytest.raises(ConfigError, match=r"'blur'; allowed: none, flip_crop, affine_colour_blur$"):
         make("blur", 0)
 
 

@@ -61,7 +61,9 @@ def test_help_shows_every_field_with_default_and_text(capsys):
     assert stop.value.code == 0
     entries = help_entries(capsys.readouterr().out)
     fields = [f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(TASK.PhasedConfig) if f.name != "phases"]
-    phases = [f"--phases.{i}.{f.name.replace('_', '-')}" for i in range(3) for f in dataclasses.fields(TASK.TuningPhase)]
+    phases = [
+        f"--phases.{i}.{f.name.replace('_', '-')}" for i in range(3) for f in dataclasses.fields(TASK.TuningPhase)
+    ]
     assert set(entries) == {"-h", *fields, *phases}
     for flag in (*fields, *phases):
         text, _, default = entries[flag].rpartition("(default: ")
