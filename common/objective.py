@@ -23,6 +23,10 @@ class Objective:
     scores_classes: bool = True
     reported: Literal["cross_entropy", "loss"] = "cross_entropy"
 
+    def __post_init__(self) -> None:
+        if not self.scores_classes and self.reported == "cross_entropy":
+            raise ValueError('without a score a class there is no cross-entropy; allowed: reported="loss"')
+
     def metrics(self) -> list[keras.metrics.Metric]:
         """New metrics to compile with."""
         return [Accuracy(name="accuracy")] if self.scores_classes else []

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from common.config import Config
-from common.data import DATASETS, folder_of
+from common.data import DATASETS, FROM_TFDS, folder_of
 from common.errors import ConfigError
 from common.files import StorageError, alone, write_json
 
@@ -324,7 +324,7 @@ def how_to_get(name: str, folder: Path) -> str:
 def provide(config: Config) -> None:
     """Fetch a data set if it is missing. Raises ConfigError, without loading TensorFlow, if that is not allowed."""
     name, folder = config.dataset, config.data_folder
-    if folder_of(name) or name == "digits" or tfds_folder(name, folder):
+    if DATASETS.get(name) != FROM_TFDS or tfds_folder(name, folder):
         return
     if not by_hand(name, folder) and (config.is_offline or not can_download(name)):
         raise ConfigError(f"{name} is not in {folder}. {how_to_get(name, folder)}")

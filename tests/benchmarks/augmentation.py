@@ -4,7 +4,7 @@
 
 - layers: KerasCV's layers one after the other in tf.data, as one would write it without this project;
 - host: this project's recipe by KerasCV's operations, in tf.data (`--augment-on host`);
-- fused: the recipe in the compiled step (`common.augment.Augment`).
+- fused: the recipe in the compiled step (`common.augment.layer.Augment`).
 
 At 32 and at 224 pixels, and from 32 pixels to 224, where `layers` resizes first, as its operations are applied to what
 the network sees, and `fused` last. Then `fused` after a resize (`--augment-at input`), and the share that it has in a

@@ -22,6 +22,7 @@ import numpy as np
 import report
 import tensorflow as tf
 
+from common.config import Config
 from common.data import pipeline, sources
 
 AGES = (6, 12)
@@ -76,7 +77,7 @@ def main() -> None:
     array = sources.whole(rng.integers(0, 256, (45_000, 32, 32, 3), np.uint8), rng.integers(0, 10, 45_000), 32)
     with tempfile.TemporaryDirectory() as name:
         report.make_files(Path(name) / "images", 4_000, 2)
-        files = sources.load("image_folder:" + str(Path(name) / "images"), Path(name), 0, 32).train
+        files = sources.load(Config(dataset=f"image_folder:{name}/images", data_dir=Path(name))).train
         splits = {"array": (array, 400, 21), "files": (files, 64, 2)}
         rates = [
             {f"{source}, {way}": rate(*splits[source], way) for source in splits for way in WAYS}

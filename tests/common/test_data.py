@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from common.config import Config, offline
+from common.config import Config
 from common.data import pipeline, sources
 from common.errors import ConfigError
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def load(name, folder, **options):
-    return sources.load(name, folder, **{"seed": 0, "image_size": 32} | options)
+    return sources.load(Config(dataset=name, data_dir=folder, **options))
 
 
 @pytest.fixture(scope="module")
@@ -290,8 +290,8 @@ def test_training_images_of_one_picture_alone_are_refused(tmp_path, monkeypatch)
 # --- the order of training
 
 
-def batches(split, epochs, seed=0, skip=0, batch_size=64, augment=None):
-    return list(pipeline.training(split, batch_size, seed, epochs, skip, augment).as_numpy_iterator())
+def batches(split, epochs, seed=0, skip=0, batch_size=64, transform=None):
+    return list(pipeline.training(split, batch_size, seed, epochs, skip, transform).as_numpy_iterator())
 
 
 def test_training_and_evaluation_do_without_the_autotuner(digits):
@@ -359,11 +359,11 @@ def test_starting_in_the_middle_gives_the_tail_of_the_whole(numbered, epoch, ski
 
 
 @pytest.mark.parametrize("skip", [0, 1])
-def test_host_augmentation_gets_epoch_and_step(numbered, skip):
-    def write_place(images, place):
-        return tf.cast(tf.reshape(place, [1, 1, 1, 2]), tf.uint8) + tf.zeros_like(images)
+def test_a_transform_gets_epoch_and_step(numbered, skip):
+    def write_place(images, labels, place):
+        return tf.cast(tf.reshape(place, [1, 1, 1, 2]), tf.uint8) + tf.zeros_like(images), labels
 
-    found = batches(numbered, range(5, 7), skip=skip, augment=write_place)
+    found = batches(numbered, range(5, 7), skip=skip, transform=write_place)
     places = [tuple(np.unique(images.reshape(-1, 2), axis=0).ravel().tolist()) for images, _ in found]
     assert places == [(epoch, step) for epoch in (5, 6) for step in range(3)][skip:]
     plain = batches(numbered, range(5, 7), skip=skip)
@@ -371,14 +371,14 @@ def test_host_augmentation_gets_epoch_and_step(numbered, skip):
         np.testing.assert_array_equal(ours[1], theirs[1])
 
 
-def test_what_is_left_out_is_not_augmented(numbered):
+def test_what_is_left_out_is_not_transformed(numbered):
     seen = []
 
-    def count(images, place):
+    def count(images, labels, place):
         tf.numpy_function(lambda: seen.append(1), [], [])
-        return images
+        return images, labels
 
-    assert len(batches(numbered, range(1), skip=2, augment=count)) == 1
+    assert len(batches(numbered, range(1), skip=2, transform=count)) == 1
     assert len(seen) == 1
 
 
@@ -458,7 +458,7 @@ def prepared(tmp_path_factory):
 
 def test_tfds_data_is_read_bit_exact_without_a_network(prepared, no_network):
     folder, arrays = prepared
-    sources.provide("cifar10", folder, offline=False)
+    sources.provide(Config(dataset="cifar10", data_dir=folder))
     data = load("cifar10", folder)
     parts = {"train": [data.train, data.validation], "test": [data.test]}
     for name, splits in parts.items():
@@ -487,7 +487,7 @@ def test_missing_data_offline_names_the_way_out(tmp_path, no_network):
     with pytest.raises(ConfigError) as loading:
         load("cifar100", tmp_path)
     with pytest.raises(ConfigError) as error:
-        sources.provide("cifar100", tmp_path, offline=True)
+        sources.provide(Config(dataset="cifar100", data_dir=tmp_path, offline=True))
     assert str(loading.value) == str(error.value)
     line = str(error.value)
     assert f"cifar100 is not in {tmp_path}" in line
@@ -500,14 +500,14 @@ def test_missing_data_offline_names_the_way_out(tmp_path, no_network):
 def test_a_slurm_job_stops_without_touching_the_network(tmp_path, no_network, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     with pytest.raises(ConfigError, match="mnist is not in"):
-        sources.provide("mnist", tmp_path, offline(Config()))
+        sources.provide(Config(dataset="mnist", data_dir=tmp_path))
     assert no_network == []
 
 
 @pytest.mark.parametrize(("name", "host"), [("cifar10", "www.cs.toronto.edu"), ("mnist", "storage.googleapis.com")])
 def test_no_host_answering_is_one_line_at_once(tmp_path, no_network, name, host):
     with pytest.raises(ConfigError) as error:
-        sources.provide(name, tmp_path, offline=False)
+        sources.provide(Config(dataset=name, data_dir=tmp_path))
     line = str(error.value)
     assert line.startswith(f"could not fetch {name}: {host} does not answer (ConnectionError).")
     assert f"prepare {name} --data-dir {tmp_path}" in line

@@ -52,7 +52,7 @@ class ToyConfig(Config):
     sizes: tuple[int, ...] = (8,)
     optimizer: Literal["sgd", "adam"] = "adam"
     momentum: float = 0.0
-    phases: tuple[Phase, ...] = (Phase("one", "head", 1, "adam", 0.1), Phase("two", "full", 2, "adam", 0.2))
+    phases: tuple[Phase, ...] = (Phase("one", 1, "adam", 0.1), Phase("two", 2, "adam", 0.2))
     does: str = "pass"
 
     def check(self):

@@ -39,8 +39,8 @@ def call(out, *flags):
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    return sources.load("digits", tmp_path_factory.mktemp("data"), 0, 28)
+def digits():
+    return sources.load(config())
 
 
 def letters(n=40, side=28):

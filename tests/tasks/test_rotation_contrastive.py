@@ -55,8 +55,8 @@ def weights_of(folder, which="best"):
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return sources.load("digits", tmp_path_factory.mktemp("data"), 0, 32, limit_train=200, limit_test=60)
+def data():
+    return sources.load(config(*SMALL))
 
 
 @pytest.fixture(scope="module")
@@ -423,9 +423,9 @@ def test_a_contrastive_run_ends_with_figures_of_both_embeddings(tmp_path):
 def test_a_contrastive_run_that_goes_on_has_the_same_untrained_embedding(tmp_path, monkeypatch):
     assert call(tmp_path / "whole", *CONTRASTIVE) == 0
 
-    def stop(keeper, epoch, logs=None, whole=Loop.on_epoch_end):
-        keeper.run.stop = signal.SIGTERM
-        whole(keeper, epoch, logs)
+    def stop(loop, epoch, logs=None, whole=Loop.on_epoch_end):
+        loop.run.stop.signal = signal.SIGTERM
+        whole(loop, epoch, logs)
 
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "on_epoch_end", stop)
