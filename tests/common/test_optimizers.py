@@ -78,7 +78,7 @@ def test_kernels_update_as_keras_does(monkeypatch, phase, factor):
     ends = []
     for kernels in (True, False):
         if not kernels:
-            monkeypatch.setattr(optimizers, "by_kernel", lambda maker: maker)
+            monkeypatch.setattr(optimizers, "on_tensorflow", lambda maker: maker)
         variables = [keras.Variable(v) for v in start]
         optimizer = optimizers.make(phase, 3, factor)
         optimizer.build(variables)

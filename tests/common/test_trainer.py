@@ -23,7 +23,7 @@ from common.outcomes import unpacked
 from common.phase import Phase
 from common.progress import Diverged, Progress
 from common.stopping import Interrupted
-from common.trainer import steps_per_execution
+from common.workrounds.executions import steps_per_execution
 
 
 @pytest.fixture(autouse=True)
