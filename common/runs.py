@@ -83,12 +83,12 @@ class Run:
         writer.writerows(rows)
         files.write(self.files.history_file, text.getvalue().encode())
 
-    def write_predictions(self, class_names: Sequence[str], **arrays: "np.ndarray") -> None:
+    def write_predictions(self, class_names: Sequence[str], arrays: Mapping[str, "np.ndarray"]) -> None:
         """Write predictions.npz: labels and probabilities by split, readable without pickle."""
         import numpy as np
 
         content = io.BytesIO()
-        np.savez_compressed(content, class_names=np.array(class_names), **arrays)
+        np.savez_compressed(content, allow_pickle=False, class_names=np.array(class_names), **arrays)
         files.write(self.files.predictions_file, content.getvalue())
 
     def write_outcomes(self, content: Mapping) -> None:
@@ -340,7 +340,7 @@ def command(
     devices: Devices,
 ) -> None:
     """What `main` does, ended by SystemExit if something is wrong."""
-    task = Path(sys.modules[experiment.__module__].__file__).parent.name
+    task = Path(sys.modules[experiment.__module__].__file__ or "").parent.name
     run = Run(config.out / task / config.name(), task, config)
     try:
         if run.result is None or config.overwrite:
@@ -357,7 +357,7 @@ def command(
         else:
             print("this run is finished; --overwrite does it again", flush=True)
         if devices.is_primary:
-            print(summary(run.folder, run.result), flush=True)
+            print(summary(run.folder, run.files.metrics()), flush=True)
     except ConfigError as error:
         fail(str(error), 2)
     except (files.StorageError, CheckpointError, RunError) as error:

@@ -67,6 +67,8 @@ def load_report(path: Path) -> Report:
     if not path.is_file():
         return Report()
     spec = importlib.util.spec_from_file_location(f"tasks.{path.parent.name}.report", path)
+    assert spec is not None, path
+    assert spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not isinstance(getattr(module, "REPORT", None), Report):
@@ -170,7 +172,7 @@ def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
     )
     arguments = parser.parse_args(argv)
     runs = arguments.runs or root / "results" / "runs"
-    complaints = []
+    complaints: list[str] = []
     try:
         for task in arguments.tasks:
             choice("task", task, known)
