@@ -34,11 +34,12 @@ def work(model: keras.Model) -> Work:
     """
     forward = backward = 0.0
     reached = False
-    side = next((layer.height for layer in model.layers if isinstance(layer, keras.layers.Resizing)), None)
+    sides: list[int] = [layer.height for layer in model.layers if isinstance(layer, keras.layers.Resizing)]
     for layer in leaves(model):
         reached = reached or bool(layer.trainable_variables)
         if hasattr(layer, "kernel"):
-            places = math.prod(side if place is None else place for place in layer.output.shape[1:-1])
+            shape: Sequence[int | None] = layer.output.shape[1:-1]
+            places = math.prod(sides[0] if place is None else place for place in shape)
             products = float(math.prod(layer.kernel.shape) * places)
             forward += products
             backward += BACKWARD * products * reached

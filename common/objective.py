@@ -35,10 +35,15 @@ class Objective:
 class Accuracy(keras.metrics.SparseCategoricalAccuracy):
     """Share of images whose highest score is that of their class; of class probabilities the most probable class."""
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(
+        self,
+        y_true: keras.KerasTensor,
+        y_pred: keras.KerasTensor,
+        sample_weight: keras.KerasTensor | None = None,
+    ) -> None:
         if len(y_true.shape) == len(y_pred.shape) and y_true.shape[-1] == y_pred.shape[-1]:
             y_true = keras.ops.argmax(y_true, axis=-1)
-        return super().update_state(y_true, y_pred, sample_weight)
+        super().update_state(y_true, y_pred, sample_weight)
 
 
 CLASSIFICATION = Objective(keras.losses.SparseCategoricalCrossentropy(from_logits=True))

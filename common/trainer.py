@@ -115,6 +115,7 @@ class Trainer(Generic[P]):
             checkpoints.assign("optimizer", trained.optimizer.variables, checkpoint.arrays)
         self.announce(phase, together, trained)
         begun = checkpoint.arrays if checkpoint and progress.step else None
+        data: Dataset | None
         try:
             data, seconds = self.cached(part, foretold)
             progress.seconds += seconds  # a part of this epoch
@@ -221,7 +222,8 @@ class Trainer(Generic[P]):
 
     def measure(self, split: Split) -> tuple[dict, Predictions | None]:
         """Metrics of the model as it is on a split, and a classifier's predictions."""
-        metrics, predictions = {"n": len(split)}, None
+        metrics: dict[str, float] = {"n": len(split)}
+        predictions = None
         if self.objective.scores_classes:
             scores = self.predict(split)
             predictions = Predictions(split.labels, softmax(scores.astype(np.float64), axis=1).astype(np.float32))
@@ -259,8 +261,8 @@ class Trainer(Generic[P]):
                     "running": {key: rows[epoch - 1][key] for key in ("loss", "accuracy") if key in rows[epoch - 1]},
                     **{name: brief(metrics) for name, (metrics, _) in final.items()},
                 }
-                if self.objective.scores_classes:
-                    right[f"{phase.name}/{kind}"] = is_right(final["test"][1])
+                if self.objective.scores_classes and (tested := final["test"][1]):
+                    right[f"{phase.name}/{kind}"] = is_right(tested)
             by_phase[phase.name] = {
                 "epochs": len(rows),
                 "best_epoch": states["best"]["epoch"],

@@ -42,10 +42,12 @@ def training(
         dataset = batches(places + tf.cast(number % views * images, tf.int32))
         if transform is None:
             return dataset
-        return dataset.enumerate(done).map(
-            lambda step, batch: transform(*batch, tf.stack([number, devices.local_step(step, *batch)])),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
+
+        def transformed(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+            own, labels = batch
+            return transform(own, labels, tf.stack([number, devices.local_step(step, own, labels)]))
+
+        return dataset.enumerate(done).map(transformed, num_parallel_calls=tf.data.AUTOTUNE)
 
     dataset = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(epoch)
     return untuned(dataset.prefetch(tf.data.AUTOTUNE))
@@ -78,6 +80,7 @@ def reader(split: Split, batch_size: int, devices: Devices | None = None) -> Cal
 
     Of several processes that train together, each reads its own images of a batch and all of its labels.
     """
+    devices = devices or Devices()
     # Created once, here: inside a dataset's function they would be copied into its graph.
     places, labels = tf.constant(split.places), tf.constant(split.labels)
 
@@ -95,8 +98,13 @@ def reader(split: Split, batch_size: int, devices: Devices | None = None) -> Cal
         # TensorFlow never frees the functions that it calls, so they must not hold the array.
         store, dtype, shape = weakref.ref(split.store), split.store.dtype, split.store.shape[1:]
 
+        def at(own: np.ndarray) -> np.ndarray:
+            array = store()
+            assert array is not None  # the caller keeps it
+            return array[own]
+
         def rows(own: tf.Tensor) -> tf.Tensor:
-            found = tf.numpy_function(lambda i: store()[i], [tf.gather(places, own)], dtype)
+            found = tf.numpy_function(at, [tf.gather(places, own)], dtype)
             return tf.ensure_shape(found, [None, *shape])
 
         dataset = batches(indices)
@@ -119,7 +127,7 @@ def reader(split: Split, batch_size: int, devices: Devices | None = None) -> Cal
             lambda i: (images(tf.gather(places, devices.local(i))), tf.gather(labels, i)), tf.data.AUTOTUNE
         )
 
-    if devices and not devices.reads_all:
+    if not devices.reads_all:
         return of_this_process
     if isinstance(split.store, np.ndarray):
         return from_array

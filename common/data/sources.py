@@ -143,7 +143,7 @@ def load(config: Config) -> Dataset:
         originals = None if train.in_files else firsts(train)
         train, validation = stratified(train, VALIDATION_SHARE, seed, "validation", originals)
         check_labels(name, "validation", validation.labels, len(class_names))
-        if originals is not None and (copies := np.count_nonzero(originals != np.arange(len(originals)))):
+        if originals is not None and (copies := int(np.count_nonzero(originals != np.arange(len(originals))))):
             notes = [*notes, f"{copies:,} copies of other training images, kept on one side of the validation split"]
     for label in np.flatnonzero(np.bincount(train.labels, minlength=len(class_names)) == 0):
         raise ConfigError(f"{name}: class {class_names[label]!r} has no training image")
@@ -213,7 +213,7 @@ def limited(split: Split, limit: int | None, seed: int, name: str) -> Split:
 
 def digests(split: Split) -> list[bytes]:
     """SHA-256 of each image's pixels, or of the content of its file."""
-    rows = split.store.numpy()[split.places]
+    rows = np.asarray(split.store)[split.places]
     contents = map(Path.read_bytes, map(Path, map(bytes.decode, rows))) if split.in_files else rows
     return [hashlib.sha256(content).digest() for content in contents]
 
@@ -257,8 +257,8 @@ def fetch_tfds(name: str, folder: Path) -> Path:
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
     from tensorflow_datasets.core.download.extractor import ExtractError
 
-    failures = (OSError, EOFError, tf.errors.OpError, tfds.download.DownloadError, NonMatchingChecksumError)
-    failures = (*failures, ExtractError, tarfile.ReadError, zipfile.BadZipFile)
+    failures: tuple[type[Exception], ...] = (OSError, EOFError, tarfile.ReadError, zipfile.BadZipFile)
+    failures += (tf.errors.OpError, tfds.download.DownloadError, NonMatchingChecksumError, ExtractError)
     try:
         if name in ARCHIVES:
             importlib.import_module(f"common.data.{name}")  # registers its builder
@@ -273,7 +273,9 @@ def fetch_tfds(name: str, folder: Path) -> Path:
     except failures as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"could not fetch {name}: {reason}. {how_to_get(name, folder)}") from error
-    return tfds_folder(name, folder)
+    prepared = tfds_folder(name, folder)
+    assert prepared is not None  # the builder has made it
+    return prepared
 
 
 def ask_hosts(builder: "tfds.core.DatasetBuilder", archive: str | None, downloads: Path) -> None:
@@ -371,7 +373,7 @@ def tfds_notes(name: str, splits: dict[str, Split]) -> list[str]:
     return [f"{len(splits[s]):,} of {n:,} {s} images" for s, n in full.items() if len(splits[s]) < n]
 
 
-def read_tfds(builder, split: str) -> Split:
+def read_tfds(builder: "tfds.core.DatasetBuilder", split: str) -> Split:
     """All images of one split, in the order on disk."""
     import tensorflow_datasets as tfds
 
@@ -453,7 +455,7 @@ def is_readable(path: Path) -> bool:
     return True
 
 
-def decode(content):
+def decode(content: "tf.Tensor") -> "tf.Tensor":
     """The bytes of an image file as a uint8 tensor (height, width, 3); the first frame of an animation."""
     import tensorflow as tf
 

@@ -9,6 +9,7 @@ A history without epochs raises ValueError.
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -44,7 +45,7 @@ def learning_curves(history: History, path: Path, metrics: Mapping | None = None
         training, validation = column(history, key, scale), column(history, f"val_{key}", scale)
         plot_epochs(axes, training, "--", color=ORANGE, label="training (augmentation and dropout on)")
         plot_epochs(axes, validation, "-", color=BLUE, label="validation")
-        ring = {"color": "black", "fillstyle": "none", "markersize": 10, "markeredgewidth": 1.5}
+        ring: dict[str, Any] = {"color": "black", "fillstyle": "none", "markersize": 10, "markeredgewidth": 1.5}
         axes.plot(best + 1, validation[best], "o", **ring, label=f"{judge} of the phase")
         if metrics:
             phase, start, _ = phase_spans(history)[-1]
@@ -214,7 +215,7 @@ def mark_phases(axes: Axes, history: History) -> None:
         )
 
 
-def plot_epochs(axes: Axes, values: np.ndarray, *style: str, **options: object) -> None:
+def plot_epochs(axes: Axes, values: np.ndarray, *style: str, **options: Any) -> None:
     """Plot one value per epoch; the marks shrink as epochs crowd, and keep a single epoch visible."""
     size = 4 if len(values) <= 40 else 1.5
     axes.plot(np.arange(1, len(values) + 1), values, *style, marker="o", markersize=size, **options)
