@@ -4,13 +4,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
 from common.config import Config
 from common.data.sources import Dataset
 from common.features import Cut
-from common.phase import P, Phase
+from common.phase import Phase
 
 WAIT = 15.0  # seconds of steps, after the first one, from which the pace is measured
 LONG = 7200.0  # seconds above which the forecast suggests a smaller preset
@@ -55,7 +56,7 @@ def leaves(model: keras.Model) -> Iterator[keras.layers.Layer]:
             yield layer
 
 
-def survey(model: keras.Model, phases: Sequence[P], configure: Callable[[P], None]) -> dict[str, Work]:
+def survey(model: keras.Model, phases: Sequence[Phase], configure: Callable[[Any], None]) -> dict[str, Work]:
     """The work of each phase by name. Calls `configure` for each of them, ending with the first."""
     works = {}
     for phase in (*phases[1:], phases[0]):

@@ -3,7 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 from common.errors import ConfigError, positive
 
@@ -78,6 +78,3 @@ class Phase:
                 f"{prefix}{' and '.join(shaped)} shape the rate of schedule warmup_cosine; with constant: "
                 "warmup-epochs 0, warmup-start 0.01, cosine-epochs None, final-rate 0, schedule-by step"
             )
-
-
-P = TypeVar("P", bound=Phase)

@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Generic
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ from common.forecast import Forecast, survey, work
 from common.loop import Loop
 from common.metrics import cross_entropy, evaluate
 from common.objective import CLASSIFICATION, Objective
-from common.phase import P, Phase
+from common.phase import Phase
 from common.progress import Progress
 from common.result import Predictions, Result, brief, is_right, write_predictions
 from common.runs import Run, write_environment
@@ -26,8 +26,12 @@ from common.workrounds.executions import one_at_a_time, steps_per_execution
 from common.workrounds.optimizer_variables import built
 from common.workrounds.step_logs import TensorBoard, Unread
 
+# Functions of a phase, which is of the task's own kind.
+Configure = Callable[[Any], None]
+MakeCut = Callable[[Any], features.Cut | None]
 
-class Trainer(Generic[P]):
+
+class Trainer:
     """Trains a model of uint8 images through all phases, from the last checkpoint if there is one, and measures it.
 
     Args:
@@ -49,27 +53,27 @@ class Trainer(Generic[P]):
         data: Dataset,
         objective: Objective = CLASSIFICATION,
         *,
-        configure: Callable[[P], None] | None = None,
+        configure: Configure | None = None,
         rate_factor: optimizers.Factor | None = None,
-        cut: Callable[[P], features.Cut | None] | None = None,
+        cut: MakeCut | None = None,
         transform: pipeline.Transform | None = None,
-        callbacks: Callable[["Trainer[P]"], Sequence[keras.callbacks.Callback]] | None = None,
+        callbacks: Callable[["Trainer"], Sequence[keras.callbacks.Callback]] | None = None,
     ):
         self.run = run
         self.model = model
         self.data = data
         self.objective = objective
-        self.configure: Callable[[P], None] = configure or (lambda phase: None)
+        self.configure: Configure = configure or (lambda phase: None)
         self.rate_factor = rate_factor
-        self.cut: Callable[[P], features.Cut | None] = cut or (lambda phase: None)
+        self.cut: MakeCut = cut or (lambda phase: None)
         self.transform = transform
-        self.callbacks: Callable[[Trainer[P]], Sequence[keras.callbacks.Callback]] = callbacks or (lambda trainer: ())
+        self.callbacks: Callable[[Trainer], Sequence[keras.callbacks.Callback]] = callbacks or (lambda trainer: ())
         self.batch_size = run.config.batch_size
         self.steps = pipeline.steps_per_epoch(data.train, self.batch_size)
-        self.phases: Sequence[P] = ()
+        self.phases: Sequence[Phase] = ()
         self.progress = Progress()
 
-    def fit(self, phases: Sequence[P]) -> None:
+    def fit(self, phases: Sequence[Phase]) -> None:
         """Train through these phases, each from the best weights of the one before; the last one's best are kept.
 
         Raises Interrupted if the run is asked to stop, and Diverged at the first loss or weight that is not finite.

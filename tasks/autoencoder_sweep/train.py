@@ -166,7 +166,7 @@ def reconstruct(config: SweepConfig, run: runs.Run, data: "Dataset") -> None:
 
     model = networks.autoencoder(config, data)
     objective = Objective(keras.losses.MeanSquaredError(), scores_classes=False, reported="loss")
-    trainer = Trainer[Phase](run, model, data, objective)
+    trainer = Trainer(run, model, data, objective)
     trainer.fit(config.phases)
     result = trainer.evaluate("validation", "test")
     curves = pca.curves(data)
@@ -184,7 +184,7 @@ def classify(config: SweepConfig, run: runs.Run, data: "Dataset") -> None:
     model = networks.classifier(config, data)
     if config.encoder != "random":
         load_layers(model, encoder_run(config), "train", networks.ENCODER, config.REPORTED)
-    trainer = Trainer[Phase](run, model, data)
+    trainer = Trainer(run, model, data)
     trainer.fit(config.phases)
     result = trainer.evaluate("train", "validation", "test")
     drawing.classifier(run, data, result)

@@ -146,7 +146,7 @@ def experiment(config: LayerwiseConfig, run: runs.Run) -> None:
     print("rates:", ", ".join(f"{group} {rate:g}" for group, rate in rates.items()), flush=True)
     group_of = groups(backbone, model)
 
-    trainer = Trainer[Phase](
+    trainer = Trainer(
         run,
         model,
         data,

@@ -110,7 +110,7 @@ def experiment(config: SVMConfig, run: runs.Run) -> None:
     model = build(config, data)
     loss = hinge.LOSSES[config.loss]()
 
-    trainer = Trainer[Phase](
+    trainer = Trainer(
         run,
         model,
         data,

@@ -110,7 +110,7 @@ def experiment(config: PermutedConfig, run: runs.Run) -> None:
     data = sources.load(config)
     order = permutation(data.train.size, config.block, config.seed)
     model = build(config, order, data)
-    trainer = Trainer[Phase](run, model, data)
+    trainer = Trainer(run, model, data)
     trainer.fit(config.phases)
     result = trainer.evaluate("train", "validation", "test")
     draw(run, model, data, result)

@@ -183,7 +183,7 @@ def classify(config: RotationConfig, run: runs.Run, data: "Dataset") -> None:
         load_layers(model, pretext_run(config), "train", taken, config.REPORTED)
         for name in taken:
             model.get_layer(name).trainable = config.train_blocks
-    trainer = Trainer[Phase](run, model, data)
+    trainer = Trainer(run, model, data)
     trainer.fit(config.phases)
     result = trainer.evaluate("train", "validation", "test")
     drawing.classifier(run, data, result)
@@ -199,7 +199,7 @@ def embed(config: RotationConfig, run: runs.Run, data: "Dataset") -> None:
     data = pretext.mixed(data, config.seed)
     model = networks.embedder(config, data)
     objective = Objective(networks.ContrastiveLoss(config.margin), scores_classes=False, reported="loss")
-    trainer = Trainer[Phase](run, model, data, objective)
+    trainer = Trainer(run, model, data, objective)
 
     def points() -> dict[str, "np.ndarray"]:
         return {name: trainer.predict(getattr(data, name)) for name in ("train", "test")}
