@@ -95,8 +95,9 @@ class SweepConfig(Config):
             raise ConfigError(f"encoder {self.encoder!r}: allowed: random, pretrained, or the folder of a run")
         if self.task == "reconstruct" and (self.encoder != "random" or not self.train_encoder):
             raise ConfigError("encoder and train-encoder are for --task classify")
-        if not 0 <= self.input_dropout < 1:
-            raise ConfigError(f"input-dropout is {self.input_dropout}; allowed: 0 <= input-dropout < 1")
+        for name, rate in (("dropout", self.dropout), ("input-dropout", self.input_dropout)):
+            if not 0 <= rate < 1:
+                raise ConfigError(f"{name} is {rate}; allowed: 0 <= {name} < 1")
         if self.task == "classify" and self.input_dropout:
             raise ConfigError("input-dropout is for --task reconstruct")
         for phase in self.phases:

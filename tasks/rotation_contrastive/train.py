@@ -100,6 +100,8 @@ class RotationConfig(Config):
         if not 1 <= self.blocks <= BLOCKS:
             raise ConfigError(f"blocks is {self.blocks}; allowed: 1 to {BLOCKS}")
         positive("margin", self.margin)
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout}; allowed: 0 <= dropout < 1")
         if self.pretext_run != "own" and not RunFolder(Path(self.pretext_run)).is_run:
             raise ConfigError(f"pretext-run {self.pretext_run!r}: allowed: own, or the folder of a run")
         for key, experiments in ONLY_IN.items():
