@@ -2,7 +2,7 @@
 
 from common import plots
 from common.data import pipeline
-from common.data.sources import Dataset
+from common.data.splits import Dataset
 from common.result import Result
 from common.runs import Run
 

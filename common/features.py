@@ -17,7 +17,7 @@ from common.augment.layer import Augment
 from common.backbones.networks import Backbone
 from common.config import Config
 from common.data import pipeline
-from common.data.sources import Dataset, Split
+from common.data.splits import Dataset, Split
 from common.files import StorageError
 from common.fine_tuning import FineTuning
 from common.phase import Phase

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from common.config import Config
-from common.data.sources import Dataset
+from common.data.splits import Dataset
 from common.features import Cut
 from common.phase import Phase
 

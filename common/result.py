@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.data.sources import Dataset
+from common.data.splits import Dataset
 from common.outcomes import packed
 from common.runs import Run
 

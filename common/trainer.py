@@ -13,7 +13,7 @@ from scipy.special import softmax
 from common import checkpoints, features, optimizers, setup
 from common.checkpointer import Checkpointer, load_weights
 from common.data import pipeline
-from common.data.sources import Dataset, Split
+from common.data.splits import Dataset, Split
 from common.forecast import Forecast, survey, work
 from common.loop import Loop
 from common.metrics import cross_entropy, evaluate

@@ -5,7 +5,7 @@ from pathlib import Path
 from common.errors import ConfigError
 from common.registry import Registry
 
-FROM_TFDS = "common.data.sources:from_tfds"
+FROM_TFDS = "common.data.tfds_sets:from_tfds"
 # Each a function of name and data folder that gives splits, class names and notes (common/data/sources.py).
 DATASETS = Registry(
     "dataset",

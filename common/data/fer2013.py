@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from common.data.sources import ARCHIVES, by_hand
+from common.data.tfds_sets import ARCHIVES, by_hand
 from common.errors import ConfigError
 
 SIZE = 48

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from common.data.sources import Split, decode
+from common.data.image_folders import decode
+from common.data.splits import Split
 from common.devices import Devices
 from common.workrounds.autotuner import untuned
 

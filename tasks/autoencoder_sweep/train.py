@@ -22,13 +22,13 @@ from common import runs
 from common.config import Config
 from common.errors import ConfigError, positive
 from common.phase import Phase
-from common.run_folder import RunFolder
+from common.run_folder import RunFolder, finished_run
 
 if TYPE_CHECKING:  # `--help` does without
     import keras
     import numpy as np
 
-    from common.data.sources import Dataset
+    from common.data.splits import Dataset
     from common.result import Result
 
 
@@ -139,7 +139,7 @@ def encoder_run(config: SweepConfig) -> Path:
         folder = config.out / "autoencoder_sweep" / own.name()
     else:
         folder = Path(config.encoder)
-    return runs.finished_run(
+    return finished_run(
         folder,
         "autoencoder",
         # With another seed, or other images, it would have been trained on what validates here.

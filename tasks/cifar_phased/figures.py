@@ -8,7 +8,7 @@ import numpy as np
 from common import drawing, plots
 from common.augment.layer import Augment
 from common.data import pipeline
-from common.data.sources import Dataset
+from common.data.splits import Dataset
 from common.result import Result
 from common.runs import Run
 

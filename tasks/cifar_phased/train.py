@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # `--help` does without
 
     from common.backbones.networks import Backbone
     from common.data.pipeline import Transform
-    from common.data.sources import Dataset
+    from common.data.splits import Dataset
 
 # Stages of the backbone that train in a phase; the head always does.
 TRAINABLE = {

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # `--help` does without
     import keras
     import numpy as np
 
-    from common.data.sources import Dataset
+    from common.data.splits import Dataset
     from common.result import Result
 
 # Pixels of an image's side, where it is not 28.

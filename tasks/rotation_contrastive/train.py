@@ -27,12 +27,12 @@ from common import runs
 from common.config import Config
 from common.errors import ConfigError, positive
 from common.phase import Phase
-from common.run_folder import RunFolder
+from common.run_folder import RunFolder, finished_run
 
 if TYPE_CHECKING:  # `--help` does without
     import numpy as np
 
-    from common.data.sources import Dataset
+    from common.data.splits import Dataset
     from common.result import Result
 
 Experiment = Literal["base", "rotation", "transfer", "reverse", "contrastive"]
@@ -150,7 +150,7 @@ def pretext_run(config: RotationConfig) -> Path:
     folder = Path(config.pretext_run)
     if config.pretext_run == "own":
         folder = config.out / "rotation_contrastive" / pretext.name()
-    return runs.finished_run(
+    return finished_run(
         folder,
         f"{experiment} run",
         # With another seed, or other images, it would have been trained on what validates here.

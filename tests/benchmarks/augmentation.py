@@ -136,12 +136,12 @@ def training_step(backbone: str, size: int, phase: str):
 
     task = load_task("cifar_phased")
     from common.backbones import networks
-    from common.data import sources
+    from common.data import splits
 
     network = networks.build(backbone, size)
     pixels, labels = images(32), np.zeros(BATCH, np.int64)
-    split = sources.whole(pixels, labels, 32)
-    data = sources.Dataset("random", tuple("ABCDEFGHIJ"), split, split, split)
+    split = splits.whole(pixels, labels, 32)
+    data = splits.Dataset("random", tuple("ABCDEFGHIJ"), split, split, split)
     model = task.build(dataclasses.replace(task.PRESETS["three_phase"], augmentation="none"), network, data)
     network.set_trainable(task.TRAINABLE[phase])
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -52,7 +52,7 @@ def ours(name: str, precision: str, size: int, steps: int) -> dict:
 
     from common import runs, setup
     from common.backbones import networks
-    from common.data import pipeline, sources
+    from common.data import pipeline, splits
     from common.devices import Devices
     from common.trainer import Trainer
     from slurm.plan import load_task
@@ -60,9 +60,9 @@ def ours(name: str, precision: str, size: int, steps: int) -> dict:
     task = load_task("cifar_phased")
     preset, batch = task.PRESETS["three_phase"], CASES[name][1]
     pixels, labels = images(steps * batch)
-    train = sources.whole(pixels, labels, 32)
+    train = splits.whole(pixels, labels, 32)
     few = train.take(np.arange(10))
-    data = sources.Dataset("random", tuple("ABCDEFGHIJ"), train, few, few)
+    data = splits.Dataset("random", tuple("ABCDEFGHIJ"), train, few, few)
     phase = dataclasses.replace(preset.phases[-1], epochs=2 + 2 * EPOCHS)
     whole = pipeline.training
 

@@ -64,7 +64,7 @@ def ours(name: str, precision: str) -> float:
 
     from common import runs, setup
     from common.backbones import networks
-    from common.data import sources
+    from common.data import splits
     from common.devices import Devices
     from common.objective import CLASSIFICATION, Objective
     from common.trainer import Trainer
@@ -82,9 +82,9 @@ def ours(name: str, precision: str) -> float:
             config = dataclasses.replace(config, epochs=2)
         setup.set_up(config, Devices())
         pixels, labels = images(case)
-        train = sources.whole(pixels, labels, case.side)
+        train = splits.whole(pixels, labels, case.side)
         few = train.take(np.arange(10))
-        data = sources.Dataset(name, tuple("ABCDEFGHIJ"), train, few, few)
+        data = splits.Dataset(name, tuple("ABCDEFGHIJ"), train, few, few)
         objective = CLASSIFICATION
         if name == "linear_svm":
             from tasks.hinge_svm import hinge

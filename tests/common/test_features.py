@@ -12,7 +12,7 @@ import pytest
 from common import checkpoints, features, runs, setup
 from common.augment.layer import Augment
 from common.backbones import STAGES, networks
-from common.data import pipeline, sources
+from common.data import pipeline, sources, splits
 from common.devices import Devices
 from common.errors import ConfigError
 from common.files import StorageError
@@ -283,7 +283,7 @@ def test_the_activations_go_when_their_phase_has_ended(tmp_path, data, monkeypat
 
 
 def test_each_epoch_takes_the_next_view():
-    numbers = sources.Split(np.arange(30), np.arange(30), np.tile(np.arange(10), 3), 1)
+    numbers = splits.Split(np.arange(30), np.arange(30), np.tile(np.arange(10), 3), 1)
     batches = list(pipeline.training(numbers, 4, 7, range(2, 6), views=3))
     rows = np.concatenate([b.numpy() for b, _ in batches]).reshape(4, 10)
     labels = np.concatenate([b.numpy() for _, b in batches]).reshape(4, 10)

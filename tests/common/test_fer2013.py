@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from common.config import Config
-from common.data import pipeline, sources
+from common.data import pipeline, sources, tfds_sets
 from common.errors import ConfigError
 
 CLASSES = ("angry", "disgusted", "fearful", "happy", "neutral", "sad", "surprised")
@@ -99,7 +99,7 @@ def test_files_that_are_no_face_are_skipped_and_named(tmp_path):
 def test_without_the_archive_one_line_says_where_to_get_it_and_where_to_put_it(tmp_path, no_network, offline):
     for fetch in (
         lambda: sources.provide(config(tmp_path, offline=offline)),
-        lambda: sources.fetch_tfds("fer2013", tmp_path),
+        lambda: tfds_sets.fetch_tfds("fer2013", tmp_path),
     ):
         with pytest.raises(ConfigError) as error:
             fetch()
@@ -123,7 +123,7 @@ def test_another_archive_is_one_line(tmp_path, more, images, said):
         sources.provide(config(tmp_path, offline=True))
     assert said in str(error.value)
     assert "\n" not in str(error.value)
-    assert sources.tfds_folder("fer2013", tmp_path) is None
+    assert tfds_sets.tfds_folder("fer2013", tmp_path) is None
 
 
 def test_an_archive_that_is_cut_short_is_one_line(tmp_path):
@@ -133,4 +133,4 @@ def test_an_archive_that_is_cut_short_is_one_line(tmp_path):
     with pytest.raises(ConfigError, match="could not fetch fer2013: ") as error:
         sources.provide(config(tmp_path, offline=True))
     assert "\n" not in str(error.value)
-    assert sources.tfds_folder("fer2013", tmp_path) is None
+    assert tfds_sets.tfds_folder("fer2013", tmp_path) is None

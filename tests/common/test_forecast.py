@@ -9,7 +9,7 @@ import pytest
 from common import forecast
 from common.backbones import STAGES, networks
 from common.config import Config
-from common.data import sources
+from common.data import splits
 from common.phase import Phase
 
 PHASE = Phase("train", 1, "sgd", 0.1)
@@ -84,14 +84,14 @@ def test_sentence(seconds, smaller, said):
 
 
 def images(count):
-    return sources.Split(np.zeros((count, 1), np.uint8), np.arange(count), np.arange(count), 1)
+    return splits.Split(np.zeros((count, 1), np.uint8), np.arange(count), np.arange(count), 1)
 
 
 def test_it_prints_once_a_forecast_from_the_steps_after_the_first(monkeypatch, capsys):
     """Two phases of 640 images, the second with three times the work: 10 s a step in the first one."""
     clock = iter(np.arange(0.0, 1000.0, 10.0))
     monkeypatch.setattr(forecast.time, "monotonic", lambda: next(clock))
-    data = sources.Dataset("made", ("a", "b"), images(640), images(0), images(0))
+    data = splits.Dataset("made", ("a", "b"), images(640), images(0), images(0))
     phases = [dataclasses.replace(PHASE, name=name, epochs=epochs) for name, epochs in (("one", 3), ("two", 2))]
     works = {"one": forecast.Work(1.0, 1.0), "two": forecast.Work(1.0, 3.0)}
     callback = forecast.Forecast(Config(batch_size=64), phases, works, 1, data)
@@ -104,7 +104,7 @@ def test_it_prints_once_a_forecast_from_the_steps_after_the_first(monkeypatch, c
 def test_an_epoch_that_is_over_before_says_it_too(monkeypatch, capsys):
     clock = iter(np.arange(0.0, 100.0, 1.0))
     monkeypatch.setattr(forecast.time, "monotonic", lambda: next(clock))
-    data = sources.Dataset("made", ("a", "b"), images(64 * 4), images(0), images(0))
+    data = splits.Dataset("made", ("a", "b"), images(64 * 4), images(0), images(0))
     phases = [dataclasses.replace(PHASE, epochs=30)]
     callback = forecast.Forecast(Config(batch_size=64), phases, {"train": forecast.Work(1.0, 1.0)}, 0, data)
     for step in range(4):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from common.config import Config
-from common.data import pipeline, sources
+from common.data import pipeline, sources, tfds_sets
 from common.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +95,7 @@ def test_prepare_takes_the_archive_from_the_manual_folder(prepared):
     _, folder, done = prepared
     assert done.returncode == 0, done.stderr
     assert str(folder / "notmnist" / "1.0.0") in done.stdout
-    assert sources.tfds_folder("notmnist", folder) == folder / "notmnist" / "1.0.0"
+    assert tfds_sets.tfds_folder("notmnist", folder) == folder / "notmnist" / "1.0.0"
 
 
 def test_pixels_and_letters_are_those_of_the_archive(prepared, data):
@@ -200,7 +200,7 @@ def test_a_damaged_archive_is_one_line(tmp_path, no_network):
     with pytest.raises(ConfigError, match="could not fetch notmnist: ") as error:
         sources.provide(config(tmp_path, offline=True))
     assert "\n" not in str(error.value)
-    assert sources.tfds_folder("notmnist", tmp_path) is None
+    assert tfds_sets.tfds_folder("notmnist", tmp_path) is None
 
 
 def test_check_says_what_is_there(prepared):

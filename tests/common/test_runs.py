@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common import files, runs
+from common import environment, files, runs
 from common.config import Config
 from common.errors import ConfigError
 from common.progress import Diverged
@@ -155,10 +155,10 @@ def test_a_directory_from_before_a_field_was_added_is_taken(tmp_path):
 
 
 def test_processor_names_the_instruction_sets_that_the_kernel_does():
-    found = runs.processor()
+    found = environment.processor()
     if Path("/proc/cpuinfo").is_file() and platform.machine() == "x86_64":
         flags = set(re.search(r"^flags\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].split())
-        assert set(found["instruction_sets"]) == set(runs.INSTRUCTION_SETS) & flags
+        assert set(found["instruction_sets"]) == set(environment.INSTRUCTION_SETS) & flags
         assert found["name"]
 
 
@@ -185,18 +185,18 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, capsys):
 
 
 def test_git_state_knows_commit_and_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "REPOSITORY", tmp_path)
-    assert runs.git_state() == {"commit": None, "dirty": None}
+    monkeypatch.setattr(environment, "REPOSITORY", tmp_path)
+    assert environment.git_state() == {"commit": None, "dirty": None}
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.example"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert runs.git_state() == {"commit": head, "dirty": False}
+    assert environment.git_state() == {"commit": head, "dirty": False}
     (tmp_path / "results.csv").write_text("")  # a table is no code
-    assert runs.git_state() == {"commit": head, "dirty": False}
+    assert environment.git_state() == {"commit": head, "dirty": False}
     (tmp_path / "common" / "data").mkdir(parents=True)
     (tmp_path / "common" / "data" / "new.py").write_text("")
-    assert runs.git_state() == {"commit": head, "dirty": True}
+    assert environment.git_state() == {"commit": head, "dirty": True}
 
 
 def test_a_requeued_job_waits_for_the_end_of_its_former_start(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import pytest
 from common import checkpoints
 from common.checkpointer import load_layers
 from common.command_line import parse_strictly
-from common.data import pipeline, sources
+from common.data import pipeline, sources, splits
 from common.errors import ConfigError
 from common.loop import Loop
 from common.plots import across
@@ -82,8 +82,8 @@ def flat(split):
 def digit_pictures():
     """Random images of MNIST's size and classes."""
     images = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 1), dtype=np.uint8)
-    split = sources.whole(images, np.arange(20) % 10, 28)
-    return sources.Dataset("mnist", tuple("0123456789"), split, split, split)
+    split = splits.whole(images, np.arange(20) % 10, 28)
+    return splits.Dataset("mnist", tuple("0123456789"), split, split, split)
 
 
 def test_the_autoencoder_is_that_of_the_source():
@@ -451,8 +451,8 @@ def test_bad_input_is_one_line(flags, said):
 
 
 def dataset(train, test):
-    parts = [sources.whole(images, np.arange(len(images)) % 2, images.shape[1]) for images in (train, test)]
-    return sources.Dataset("any", ("a", "b"), parts[0], parts[0], parts[1])
+    parts = [splits.whole(images, np.arange(len(images)) % 2, images.shape[1]) for images in (train, test)]
+    return splits.Dataset("any", ("a", "b"), parts[0], parts[0], parts[1])
 
 
 def by_svd(train, test):

@@ -22,7 +22,7 @@ from common import checkpoints
 from common.backbones import networks
 from common.command_line import parse_strictly
 from common.config import flat
-from common.data import sources
+from common.data import splits
 from slurm import plan
 from slurm.plan import load_task
 from tasks.cifar_phased import figures, report
@@ -214,8 +214,8 @@ def test_every_grid_of_sweeps_yaml_is_accepted():
 def heads():
     """A function from flags to the head of a new network of 100 classes on ResNet-18, and the features under it."""
     module = plan.load_task("cifar_phased")
-    split = sources.whole(np.zeros((100, 32, 32, 3), np.uint8), np.arange(100), 32)
-    data = sources.Dataset("cifar100", tuple(map(str, range(100))), split, split, split)
+    split = splits.whole(np.zeros((100, 32, 32, 3), np.uint8), np.arange(100), 32)
+    data = splits.Dataset("cifar100", tuple(map(str, range(100))), split, split, split)
     backbone = networks.build("resnet18", 32)
 
     def head(*flags):

@@ -11,7 +11,7 @@ import pytest
 from common.augment import AUGMENTATIONS
 from common.augment.recipes import Recipe
 from common.backbones import BACKBONES
-from common.data import DATASETS, sources
+from common.data import DATASETS, splits
 from common.normalisation import BatchNormalization
 from slurm.plan import load_task
 
@@ -23,7 +23,7 @@ def stripes(name, folder):
     labels = np.arange(80) % 2
     images[labels == 0, ::2] += 128
     images[labels == 1, :, ::2] += 128
-    return {"train": sources.whole(images, labels, 12)}, ["rows", "columns"], [f"{name} are made"]
+    return {"train": splits.whole(images, labels, 12)}, ["rows", "columns"], [f"{name} are made"]
 
 
 def build(side):

@@ -13,7 +13,7 @@ import pytest
 
 from common import checkpoints
 from common.command_line import parse_strictly
-from common.data import pipeline, sources
+from common.data import pipeline, sources, splits
 from common.errors import ConfigError
 from common.loop import Loop
 from slurm.plan import load_task
@@ -76,8 +76,8 @@ def everything(split):
 
 def coloured(classes=10):
     images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
-    split = sources.whole(images, np.arange(20) % classes, 32)
-    return sources.Dataset("cifar10", tuple("0123456789"[:classes]), split, split, split)
+    split = splits.whole(images, np.arange(20) % classes, 32)
+    return splits.Dataset("cifar10", tuple("0123456789"[:classes]), split, split, split)
 
 
 @pytest.mark.parametrize("preset", ["base", "rotation", "transfer", "contrastive"])
