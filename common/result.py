@@ -30,6 +30,8 @@ class Result:
     """By split."""
     confusion: Mapping[str, np.ndarray]
     """Counts by split: int64 (classes, classes), a row a true class."""
+    reports_trained_loss: bool = True
+    """Whether metrics and history have the same loss; smoothed labels have another one."""
 
 
 def brief(metrics: Mapping) -> dict:

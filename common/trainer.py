@@ -291,7 +291,7 @@ class Trainer:
             "notes": list(data.notes),
         }
         confusion = {name: np.array(metrics["confusion"]) for name, (metrics, own) in final.items() if own}
-        return Result(metrics, self.progress.rows, predictions, confusion)
+        return Result(metrics, self.progress.rows, predictions, confusion, self.objective.reports_trained_loss)
 
 
 def parameters(variables: Sequence) -> int:

@@ -9,9 +9,11 @@ import tensorflow as tf
 from common.data.image_folders import decode
 from common.data.splits import Split
 from common.devices import Devices
+from common.errors import ConfigError
 from common.workrounds.autotuner import untuned
 
-# (uint8 images, int64 labels, int64 pair of epoch and step) -> images and targets: what the host makes of a batch.
+# What the host makes of a batch: uint8 images (b, h, w, c), int64 labels (b,) and a seed of the batch, int64 (2,), to
+# uint8 images and targets. The seed is epoch and step: fold the run's seed into it, or every run draws the same.
 Transform = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
@@ -37,6 +39,8 @@ def training(
     devices = devices or Devices()
     batches = reader(split, batch_size, devices)
 
+    makes_targets: list[bool] = []
+
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
         done = tf.where(number == epochs.start, tf.constant(skip, tf.int64), 0)  # these images are not read
         places = order(images, seed, number)[done * batch_size :]
@@ -46,11 +50,15 @@ def training(
 
         def transformed(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
             own, labels = batch
-            return transform(own, labels, tf.stack([number, devices.local_step(step, own, labels)]))
+            own, targets = transform(own, labels, tf.stack([number, devices.local_step(step, own, labels)]))
+            makes_targets.append(targets is not labels)
+            return own, targets
 
         return dataset.enumerate(done).map(transformed, num_parallel_calls=tf.data.AUTOTUNE)
 
     dataset = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(epoch)
+    if any(makes_targets) and not devices.reads_all:
+        raise ConfigError("a transform that makes targets sees the images of one process alone: --nodes 1")
     return untuned(dataset.prefetch(tf.data.AUTOTUNE))
 
 

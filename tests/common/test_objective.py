@@ -10,24 +10,11 @@ import tensorflow as tf
 from small_training import state, train, untimed
 
 from common.config import Config
-from common.data import sources
-from common.objective import CLASSIFICATION, Accuracy, Objective
+from common.data import pipeline, sources
+from common.devices import Devices
+from common.errors import ConfigError
+from common.objective import CLASSIFICATION, Accuracy, CrossEntropy, Objective
 from common.stopping import Interrupted
-
-
-class CrossEntropy(keras.losses.Loss):
-    """Of class probabilities (b, classes), or of labels (b,), which are smoothed."""
-
-    def __init__(self, smoothing=0.0):
-        super().__init__()
-        self.smoothing = smoothing
-
-    def call(self, y_true, y_pred):
-        classes = y_pred.shape[-1]
-        if y_true.shape[-1] != classes:
-            y_true = keras.ops.one_hot(keras.ops.reshape(y_true, (-1,)), classes)
-            y_true = (1 - self.smoothing) * y_true + self.smoothing / classes
-        return -keras.ops.sum(y_true * keras.ops.log_softmax(y_pred), axis=-1)
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +129,46 @@ def test_an_objective_without_scores_of_classes_has_no_cross_entropy():
         Objective(keras.losses.MeanSquaredError(), scores_classes=False)
     assert Objective(keras.losses.MeanSquaredError(), scores_classes=False, reported="loss").metrics() == []
     assert [metric.name for metric in CLASSIFICATION.metrics()] == ["accuracy"]
+
+
+@pytest.mark.parametrize("classes", [3, 4])
+def test_cross_entropy_is_that_of_keras(classes):
+    """As many images as classes too, which must not be taken for probabilities."""
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(size=(4, classes)).astype("float32"), rng.integers(0, classes, 4)
+    hard = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, scores)
+    np.testing.assert_allclose(CrossEntropy()(labels, scores), hard, rtol=1e-6)
+    one_hot = keras.ops.one_hot(labels, classes)
+    smoothed = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)(one_hot, scores)
+    for targets in (labels, one_hot):
+        np.testing.assert_allclose(CrossEntropy(0.1)(targets, scores), smoothed, rtol=1e-6)
+
+
+def test_history_and_metrics_have_one_loss_unless_labels_are_smoothed():
+    assert CLASSIFICATION.reports_trained_loss
+    assert Objective(CrossEntropy()).reports_trained_loss
+    assert not Objective(CrossEntropy(0.1)).reports_trained_loss
+    assert Objective(CrossEntropy(0.1), reported="loss").reports_trained_loss
+
+
+def test_smoothing_is_a_share():
+    with pytest.raises(ValueError, match="smoothing is 1; allowed: 0 <= smoothing < 1"):
+        CrossEntropy(1)
+
+
+def test_targets_of_a_part_of_a_batch_are_refused(data):
+    """Each of several processes has its own images and the labels of all, which a mixture would not fit."""
+
+    class Part(Devices):
+        reads_all = False
+
+    def mixed(images, labels, batch_seed):
+        return images, tf.one_hot(labels, 10)
+
+    for transform, refused in ((mixed, True), (lambda images, labels, batch_seed: (images, labels), False)):
+        arguments = (data.train, 32, 0, range(1), 0, transform, 1, Part())
+        if refused:
+            with pytest.raises(ConfigError, match="--nodes 1"):
+                pipeline.training(*arguments)
+        else:
+            pipeline.training(*arguments)

@@ -333,7 +333,8 @@ def test_readme_has_a_figure_a_table_and_no_dead_link(task):
         assert re.search(r"!\[[^\]]+\]\([^)]+\.png\)", text), "no figure"
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     assert [link for link in links if not (folder / link).exists()] == []
-    assert f"tasks/{task}/README.md" in (REPOSITORY / "README.md").read_text()
+    if any((REPOSITORY / "results" / "records" / task).glob("*.json")):  # the overview names it
+        assert f"tasks/{task}/README.md" in (REPOSITORY / "README.md").read_text()
 
 
 def references(task):
