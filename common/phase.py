@@ -43,9 +43,9 @@ class Phase:
     schedule_by: Literal["step", "epoch"] = "step"
     """The rate changes with every step, or is that of an epoch's first step for all of it, as torch's schedulers do."""
 
-    def title(self) -> str:
-        """The phase in the line that announces it."""
-        return self.name
+    def remark(self) -> str:
+        """What the line that announces the phase says of its steps; tasks add to it."""
+        return ""
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""

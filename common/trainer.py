@@ -144,7 +144,7 @@ class Trainer:
         """Print the line of a phase that begins."""
         at_once = f", {together} at a time" * (together > 1)
         print(
-            f"phase {phase.title()}: {phase.epochs} epochs of {self.steps} steps{at_once}, "
+            f"phase {phase.name}: {phase.epochs} epochs of {self.steps} steps{at_once}{phase.remark()}, "
             f"{parameters(trained.trainable_variables):,} of {parameters(self.model.weights):,} parameters trained",
             flush=True,
         )

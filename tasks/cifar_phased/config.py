@@ -20,9 +20,9 @@ class TuningPhase(Phase):
     image_size: int | None = None
     """Side of the square that the backbone sees in this phase, in pixels. None: --image-size."""
 
-    def title(self) -> str:
-        """The phase in the line that announces it."""
-        return f"{self.name} at {self.image_size} pixels" if self.image_size else self.name
+    def remark(self) -> str:
+        """The size of the images, if it is the phase's own."""
+        return f" at {self.image_size} pixels" if self.image_size else ""
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""
