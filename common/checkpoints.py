@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors
@@ -17,6 +18,10 @@ import safetensors.numpy
 
 from common import files
 from common.files import CheckpointError
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
 
 KEPT = 2
 # NumPy's dtypes, in the files' byte order, and their names in safetensors.
@@ -38,13 +43,14 @@ def gather(group: str, variables: Sequence) -> dict[str, np.ndarray]:
     return dict(zip(names(group, variables), map(snapshot, variables), strict=True))
 
 
-def snapshot(variable) -> np.ndarray:
+def snapshot(variable: "keras.Variable | tf.Variable") -> np.ndarray:
     """The current value of a variable, as an array that later steps do not change."""
     held = getattr(variable, "value", None)  # a method of TensorFlow's own variables
-    if hasattr(held, "read_value"):
+    read = getattr(held, "read_value", None)
+    if read:
         # On a CPU this shares the variable's memory. TensorFlow gives the variable new memory before it changes the
         # value while such a tensor exists.
-        return np.asarray(held.read_value())
+        return np.asarray(read())
     # With JAX this may be a view of memory that the next step overwrites.
     array = np.asarray(variable)
     return array if array.flags.owndata else array.copy()
@@ -81,7 +87,7 @@ def save(folder: Path, stem: str, arrays: Mapping[str, np.ndarray], data: Mappin
     # The widest dtypes first, so that every array is aligned.
     ordered = dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))
     flat = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in ordered.values())
-    parts = [header(ordered, data), *map(memoryview, flat)]
+    parts: list[bytes | memoryview[int]] = [header(ordered, data), *(array.data for array in flat)]
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
@@ -96,7 +102,8 @@ def header(arrays: Mapping[str, np.ndarray], data: Mapping) -> bytes:
     Built here because the library's `save` copies all arrays and blocks all other threads, so training would stop
     (tests/benchmarks/checkpoints.py). Its `save_file` does not block, but makes files that only their owner may read.
     """
-    entries, start = {"__metadata__": {"data": json.dumps(data)}}, 0
+    entries: dict[str, Mapping] = {"__metadata__": {"data": json.dumps(data)}}
+    start = 0
     for name, array in arrays.items():
         end = start + array.nbytes
         entries[name] = {"dtype": DTYPES[array.dtype.str], "shape": array.shape, "data_offsets": [start, end]}

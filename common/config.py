@@ -12,12 +12,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from tyro.conf import arg
 
 from common import data
 from common.errors import ConfigError, positive
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -179,7 +182,7 @@ def file_digest(path: Path, size: int, modified: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def without_defaults(config: object, values: Mapping) -> dict:
+def without_defaults(config: "DataclassInstance", values: Mapping) -> dict:
     """Those of a dataclass's values, JSON data, that differ from its class's defaults; in nested dataclasses too."""
     kept = {}
     for field in dataclasses.fields(config):
@@ -187,7 +190,7 @@ def without_defaults(config: object, values: Mapping) -> dict:
         if field.name not in values or values[field.name] == field.default or own == field.default:
             continue
         value = values[field.name]
-        if dataclasses.is_dataclass(own):
+        if dataclasses.is_dataclass(own) and not isinstance(own, type):
             value = without_defaults(own, value)
         elif isinstance(own, tuple) and all(map(dataclasses.is_dataclass, own)):
             value = [without_defaults(one, part) for one, part in zip(own, value, strict=True)]
@@ -197,7 +200,7 @@ def without_defaults(config: object, values: Mapping) -> dict:
 
 def flat(fields: Mapping, prefix: str = "") -> dict:
     """Nested JSON data as one level with dotted keys, in the spelling of the command line."""
-    pairs = {}
+    pairs: dict[str, object] = {}
     for key, value in fields.items():
         if isinstance(value, list):
             value = dict(enumerate(value))

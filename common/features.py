@@ -17,7 +17,7 @@ from common.augment.layer import Augment
 from common.backbones.networks import Backbone
 from common.config import Config
 from common.data import pipeline
-from common.data.sources import Dataset, Split
+from common.data.splits import Dataset, Split
 from common.files import StorageError
 from common.fine_tuning import FineTuning
 from common.phase import Phase
@@ -132,9 +132,10 @@ def cached(run: Run, part: Cut, data: Dataset) -> Dataset:
 
 def compute(config: Config, part: Cut, split: Split, views: int, name: str) -> Iterator[np.ndarray]:
     """The activations of a split, in its order, in batches: view after view, or once of the images as they are."""
+    draws = part.augment if views else None
     for view in range(max(views, 1)):
-        if views:
-            state = part.augment.variables[0]
+        if draws:
+            state = draws.variables[0]
             kept = np.array(state)
             state.assign(np.array([config.seed, (1 + view) * DRAWS], kept.dtype))
         text = f"{name}, view {view + 1} of {views}" if views else name
@@ -147,7 +148,7 @@ def compute(config: Config, part: Cut, split: Split, views: int, name: str) -> I
             count = len(images)
             images = keras.ops.pad(images, [(0, config.batch_size - count), (0, 0), (0, 0), (0, 0)])
             yield part.lower.predict_on_batch(images)[:count]
-        if views:
+        if draws:
             state.assign(kept)
 
 

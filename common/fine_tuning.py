@@ -9,7 +9,7 @@ from tyro.conf import arg
 from common.backbones import BACKBONES
 from common.config import Config, file_digest
 from common.errors import ConfigError, positive
-from common.run_folder import RunFolder
+from common.run_folder import RunFolder, finished_run
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,6 @@ class FineTuning(Config):
         """
         if self.weights in ("none", "imagenet") or Path(self.weights).is_file():
             return self.weights
-        from common.runs import finished_run  # which takes half a second
-
         folder = find_run(self.weights, self.out)
         finished_run(folder, "run", {"backbone": self.backbone}, "--weights takes a run that is completed")
         file = RunFolder(folder).backbone_file

@@ -4,13 +4,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
 from common.config import Config
-from common.data.sources import Dataset
+from common.data.splits import Dataset
 from common.features import Cut
-from common.phase import P, Phase
+from common.phase import Phase
 
 WAIT = 15.0  # seconds of steps, after the first one, from which the pace is measured
 LONG = 7200.0  # seconds above which the forecast suggests a smaller preset
@@ -34,11 +35,12 @@ def work(model: keras.Model) -> Work:
     """
     forward = backward = 0.0
     reached = False
-    side = next((layer.height for layer in model.layers if isinstance(layer, keras.layers.Resizing)), None)
+    sides: list[int] = [layer.height for layer in model.layers if isinstance(layer, keras.layers.Resizing)]
     for layer in leaves(model):
         reached = reached or bool(layer.trainable_variables)
         if hasattr(layer, "kernel"):
-            places = math.prod(side if place is None else place for place in layer.output.shape[1:-1])
+            shape: Sequence[int | None] = layer.output.shape[1:-1]
+            places = math.prod(sides[0] if place is None else place for place in shape)
             products = float(math.prod(layer.kernel.shape) * places)
             forward += products
             backward += BACKWARD * products * reached
@@ -54,7 +56,7 @@ def leaves(model: keras.Model) -> Iterator[keras.layers.Layer]:
             yield layer
 
 
-def survey(model: keras.Model, phases: Sequence[P], configure: Callable[[P], None]) -> dict[str, Work]:
+def survey(model: keras.Model, phases: Sequence[Phase], configure: Callable[[Any], None]) -> dict[str, Work]:
     """The work of each phase by name. Calls `configure` for each of them, ending with the first."""
     works = {}
     for phase in (*phases[1:], phases[0]):

@@ -2,10 +2,17 @@
 
 from typing import Literal
 
+import keras
 from keras import initializers, layers
 
 
-def dense(x, units: int, rule: Literal["keras", "torch"], layer: type[layers.Dense] = layers.Dense, **arguments):
+def dense(
+    x: keras.KerasTensor,
+    units: int,
+    rule: Literal["keras", "torch"],
+    layer: type[layers.Dense] = layers.Dense,
+    **arguments: object,
+) -> keras.KerasTensor:
     """A dense layer of x, (b, n) to (b, units), with initial weights by a rule; `arguments` are the layer's."""
     return layer(units, **arguments, **kernel_and_bias(rule, x.shape[-1]))(x)
 

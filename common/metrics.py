@@ -42,7 +42,7 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequenc
     predicted = probabilities.argmax(axis=1)
     classes = np.arange(len(class_names))
 
-    result = {"n": len(labels), "accuracy": float(np.mean(predicted == labels))}
+    result: dict[str, object] = {"n": len(labels), "accuracy": float(np.mean(predicted == labels))}
     if len(classes) > 10:
         result["top5_accuracy"] = float(top_k_accuracy_score(labels, probabilities, k=5, labels=classes))
     for average in ("macro", "weighted"):

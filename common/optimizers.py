@@ -1,16 +1,23 @@
 """The optimiser of a phase: schedule, a rate per variable, and updates that pass over memory once."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import keras
 from keras import ops
 
 from common.phase import Phase
 
+if TYPE_CHECKING:
+    import tensorflow as tf  # JAX does without it
+
 EPSILON = 1e-8  # of torch's Adam, AdamW and NAdam
 MOMENTUM_DECAY = 0.004  # of torch's NAdam
 
+Tensor: TypeAlias = keras.KerasTensor
+# What an update changes: on TensorFlow its own variable.
+Updated: TypeAlias = "keras.Variable | tf.Variable"
 # Ratio of a variable's learning rate to the phase's.
 Factor = Callable[[keras.Variable], float]
 
@@ -50,7 +57,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         self.half_period = half_period
         self.hold = hold
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Tensor:
         """The rate at a step (from 0), as a float32 scalar."""
         step = ops.cast(step - step % self.hold, "float32")
         rising = self.peak * (self.start + (1 - self.start) * step / max(self.warmup, 1))
@@ -58,7 +65,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         waving = self.floor + (self.peak - self.floor) * (1 + ops.cos(angle)) / 2
         return ops.where(step < self.warmup, rising, waving)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, float]:
         return {
             "peak": self.peak,
             "floor": self.floor,
@@ -90,7 +97,7 @@ class TorchSGD(keras.optimizers.SGD):
     Keras accumulates steps, each scaled by the rate at its time.
     """
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Tensor, variable: Updated, learning_rate: Tensor) -> None:
         if self.momentum:
             momentum = self.momentums[self._get_variable_index(variable)]
             self.assign(momentum, momentum * self.momentum + ops.cast(gradient, variable.dtype))
@@ -102,12 +109,12 @@ class TorchAdam(keras.optimizers.Adam):
     """Adam with torch's epsilon, which is added to sqrt(v / (1 - beta_2^t)); Keras adds its epsilon to sqrt(v)."""
 
     @property
-    def epsilon(self):
+    def epsilon(self) -> Tensor:
         """The epsilon (scalar) with which Keras's formula gives torch's result at this step."""
         return EPSILON * ops.sqrt(1 - ops.power(self.beta_2, ops.cast(self.iterations + 1, "float32")))
 
     @epsilon.setter
-    def epsilon(self, value):
+    def epsilon(self, value: float) -> None:
         """Ignore the value that Keras's constructor sets."""
 
 
@@ -117,16 +124,18 @@ class TorchNadam(keras.optimizers.Nadam):
     Dozat 2016, with the momentum schedule of Sutskever et al. 2013.
     """
 
-    def mu(self, step):
+    def mu(self, step: Tensor) -> Tensor:
         """The momentum at a step (from 1)."""
         return self.beta_1 * (1 - 0.5 * ops.power(0.96, MOMENTUM_DECAY * ops.cast(step, "float32")))
 
-    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+    def _backend_update_step(
+        self, grads: Sequence[Tensor], trainable_variables: Sequence[keras.Variable], learning_rate: Tensor
+    ) -> None:
         self.assign(self._u_product, self._u_product * self.mu(self.iterations + 1))
         # Skip Keras's Nadam, which would multiply the product by its own momentum.
         super(keras.optimizers.Nadam, self)._backend_update_step(grads, trainable_variables, learning_rate)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Tensor, variable: Updated, learning_rate: Tensor) -> None:
         gradient = ops.cast(gradient, variable.dtype)
         index = self._get_variable_index(variable)
         m, v = self._momentums[index], self._velocities[index]
@@ -171,7 +180,7 @@ def with_decay(
     """The optimiser with torch's weight decay: added to the clipped gradient, or decoupled (at the variable's rate)."""
 
     class WithDecay(maker):
-        def update_step(self, gradient, variable, learning_rate):
+        def update_step(self, gradient: Tensor, variable: Updated, learning_rate: Tensor) -> None:
             if decoupled:
                 self.assign(variable, variable * (1 - decay * ops.cast(learning_rate, variable.dtype)))
             else:
@@ -191,11 +200,11 @@ def by_variable(maker: type[keras.optimizers.Optimizer], factor: Factor) -> type
     """
 
     class ByVariable(maker):
-        def build(self, variables):
+        def build(self, variables: Sequence[keras.Variable]) -> None:
             super().build(variables)
             self.factors = [factor(variable) for variable in variables]
 
-        def update_step(self, gradient, variable, learning_rate):
+        def update_step(self, gradient: Tensor, variable: Updated, learning_rate: Tensor) -> None:
             # By index, as Keras finds its moments: here a variable is TensorFlow's, without a path.
             own = learning_rate * self.factors[self._get_variable_index(variable)]
             super().update_step(gradient, variable, own)

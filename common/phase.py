@@ -3,7 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 from common.errors import ConfigError, positive
 
@@ -43,9 +43,9 @@ class Phase:
     schedule_by: Literal["step", "epoch"] = "step"
     """The rate changes with every step, or is that of an epoch's first step for all of it, as torch's schedulers do."""
 
-    def title(self) -> str:
-        """The phase in the line that announces it."""
-        return self.name
+    def remark(self) -> str:
+        """What the line that announces the phase says of its steps; tasks add to it."""
+        return ""
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""
@@ -78,6 +78,3 @@ class Phase:
                 f"{prefix}{' and '.join(shaped)} shape the rate of schedule warmup_cosine; with constant: "
                 "warmup-epochs 0, warmup-start 0.01, cosine-epochs None, final-rate 0, schedule-by step"
             )
-
-
-P = TypeVar("P", bound=Phase)

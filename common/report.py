@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from common.config import flat
 from common.measured import Metric, by_name
@@ -88,7 +89,7 @@ class Runs:
         wanted = flat({**(fields or {}), **more})
         return Runs(tuple(group for group in self.groups if fits(group.config, wanted)))
 
-    def by(self, name: str) -> dict[object, "Runs"]:
+    def by(self, name: str) -> dict[Any, "Runs"]:
         """Runs by the value of one config field, in the order of the table."""
         values = dict.fromkeys(group.config.get(name) for group in self.groups)
         return {value: self.where({name: value}) for value in values}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.data.sources import Dataset
+from common.data.splits import Dataset
 from common.outcomes import packed
 from common.runs import Run
 
@@ -30,6 +30,8 @@ class Result:
     """By split."""
     confusion: Mapping[str, np.ndarray]
     """Counts by split: int64 (classes, classes), a row a true class."""
+    reports_trained_loss: bool = True
+    """Whether metrics and history have the same loss; smoothed labels have another one."""
 
 
 def brief(metrics: Mapping) -> dict:
@@ -48,6 +50,6 @@ def write_predictions(
     """Write predictions.npz of the reported state, and outcomes.json of all states."""
     labels = {f"{name}_labels": own.labels for name, own in predictions.items()}
     probabilities = {f"{name}_probabilities": own.probabilities for name, own in predictions.items()}
-    run.write_predictions(data.class_names, **labels, **probabilities)
+    run.write_predictions(data.class_names, labels | probabilities)
     test = predictions["test"]
     run.write_outcomes(packed(test.labels, test.probabilities.argmax(axis=1), right))

@@ -8,8 +8,11 @@ metrics.json comes last: a directory that has it is finished. Fine-tuning tasks 
 import csv
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from common.errors import ConfigError
 
 
 class Damaged(ValueError):
@@ -134,3 +137,20 @@ def number(text: str) -> int | float | None:
         return int(text)
     value = float(text or "nan")
     return value if abs(value) < float("inf") else None
+
+
+def finished_run(folder: Path, kind: str, fields: Mapping[str, object], remedy: str) -> Path:
+    """The folder, if a run was completed there with these values in its config.
+
+    Raises ConfigError, which calls the run a `kind`, where there is none, with `remedy`, or where a value differs.
+    """
+    try:
+        config, status = RunFolder(folder).config()["config"], RunFolder(folder).metrics()["status"]
+    except (Damaged, KeyError):
+        status = None
+    if status != "completed":
+        raise ConfigError(f"no finished {kind} in {folder}; {remedy}")
+    for name, value in fields.items():
+        if config.get(name) != value:
+            raise ConfigError(f"{kind} {folder} has {name} {config.get(name)}; this run needs {value}")
+    return folder

@@ -9,34 +9,30 @@ import platform
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from common import files, garbage
 from common.command_line import C, parse
-from common.config import REPOSITORY, Config, flat
+from common.config import Config, flat
 from common.devices import Devices, choose
+from common.environment import git_state, installed, processor
 from common.errors import ConfigError, choice, fail
 from common.files import CheckpointError
-from common.run_folder import Damaged, RunFolder
+from common.run_folder import RunFolder
 from common.stopping import Interrupted, StopRequest
 
 if TYPE_CHECKING:
     import numpy as np  # `--help` does without
 
-SNAPSHOT = "snapshot.json"
-INSTRUCTION_SETS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
-VERSIONS = ("keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "scikit-learn", "keras-cv", "tensorflow-datasets")
 LOCK_PATIENCE = 120.0  # seconds: a requeued job may begin before the last process of its former start has ended
 
 
@@ -83,12 +79,12 @@ class Run:
         writer.writerows(rows)
         files.write(self.files.history_file, text.getvalue().encode())
 
-    def write_predictions(self, class_names: Sequence[str], **arrays: "np.ndarray") -> None:
+    def write_predictions(self, class_names: Sequence[str], arrays: Mapping[str, "np.ndarray"]) -> None:
         """Write predictions.npz: labels and probabilities by split, readable without pickle."""
         import numpy as np
 
         content = io.BytesIO()
-        np.savez_compressed(content, class_names=np.array(class_names), **arrays)
+        np.savez_compressed(content, allow_pickle=False, class_names=np.array(class_names), **arrays)
         files.write(self.files.predictions_file, content.getvalue())
 
     def write_outcomes(self, content: Mapping) -> None:
@@ -188,48 +184,6 @@ def write_config(run: Run, setting: str) -> None:
     files.write_json(path, named | {"config": config.identity(), "options": config.operational()})
 
 
-def git_state(code: Path | None = None) -> dict:
-    """Commit of the code, and whether the code that trains differs from it; nulls outside a checkout.
-
-    A copy of the code that the launcher made has this written beside it.
-    """
-    code = code or REPOSITORY
-    if (code / SNAPSHOT).is_file():
-        return json.loads((code / SNAPSHOT).read_text())
-
-    def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(code), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    try:
-        changes = git("status", "--porcelain", "--", "common/*.py", "tasks/*.py")
-        return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
-    except FileNotFoundError:
-        return {"commit": None, "dirty": None}
-
-
-def installed(packages: Sequence[str] = VERSIONS) -> dict[str, str]:
-    """Versions of those packages that are installed."""
-    versions = {}
-    for package in packages:
-        with suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return versions
-
-
-def processor() -> dict:
-    """Name of the processor, and those of its instruction sets that speed and rounding depend on (Linux, x86)."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = facts.get("flags", "").split()
-    return {
-        "name": facts.get("model name") or platform.processor() or platform.machine(),
-        "instruction_sets": [name for name in INSTRUCTION_SETS if name in flags],
-    }
-
-
 def write_environment(run: Run, **facts: object) -> None:
     """Write environment.json: where and with what this run happens; `starts` lists each start of it.
 
@@ -260,23 +214,6 @@ def write_environment(run: Run, **facts: object) -> None:
         "starts": [*starts, start],
     }
     files.write_json(path, content)
-
-
-def finished_run(folder: Path, kind: str, fields: Mapping[str, object], remedy: str) -> Path:
-    """The folder, if a run was completed there with these values in its config.
-
-    Raises ConfigError, which calls the run a `kind`, where there is none, with `remedy`, or where a value differs.
-    """
-    try:
-        config, status = RunFolder(folder).config()["config"], RunFolder(folder).metrics()["status"]
-    except (Damaged, KeyError):
-        status = None
-    if status != "completed":
-        raise ConfigError(f"no finished {kind} in {folder}; {remedy}")
-    for name, value in fields.items():
-        if config.get(name) != value:
-            raise ConfigError(f"{kind} {folder} has {name} {config.get(name)}; this run needs {value}")
-    return folder
 
 
 def summary(folder: Path, result: Mapping) -> str:
@@ -340,7 +277,7 @@ def command(
     devices: Devices,
 ) -> None:
     """What `main` does, ended by SystemExit if something is wrong."""
-    task = Path(sys.modules[experiment.__module__].__file__).parent.name
+    task = Path(sys.modules[experiment.__module__].__file__ or "").parent.name
     run = Run(config.out / task / config.name(), task, config)
     try:
         if run.result is None or config.overwrite:
@@ -357,7 +294,7 @@ def command(
         else:
             print("this run is finished; --overwrite does it again", flush=True)
         if devices.is_primary:
-            print(summary(run.folder, run.result), flush=True)
+            print(summary(run.folder, run.files.metrics()), flush=True)
     except ConfigError as error:
         fail(str(error), 2)
     except (files.StorageError, CheckpointError, RunError) as error:

@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Generic
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,12 +13,12 @@ from scipy.special import softmax
 from common import checkpoints, features, optimizers, setup
 from common.checkpointer import Checkpointer, load_weights
 from common.data import pipeline
-from common.data.sources import Dataset, Split
+from common.data.splits import Dataset, Split
 from common.forecast import Forecast, survey, work
 from common.loop import Loop
 from common.metrics import cross_entropy, evaluate
 from common.objective import CLASSIFICATION, Objective
-from common.phase import P, Phase
+from common.phase import Phase
 from common.progress import Progress
 from common.result import Predictions, Result, brief, is_right, write_predictions
 from common.runs import Run, write_environment
@@ -26,8 +26,12 @@ from common.workrounds.executions import one_at_a_time, steps_per_execution
 from common.workrounds.optimizer_variables import built
 from common.workrounds.step_logs import TensorBoard, Unread
 
+# Functions of a phase, which is of the task's own kind.
+Configure = Callable[[Any], None]
+MakeCut = Callable[[Any], features.Cut | None]
 
-class Trainer(Generic[P]):
+
+class Trainer:
     """Trains a model of uint8 images through all phases, from the last checkpoint if there is one, and measures it.
 
     Args:
@@ -49,27 +53,27 @@ class Trainer(Generic[P]):
         data: Dataset,
         objective: Objective = CLASSIFICATION,
         *,
-        configure: Callable[[P], None] | None = None,
+        configure: Configure | None = None,
         rate_factor: optimizers.Factor | None = None,
-        cut: Callable[[P], features.Cut | None] | None = None,
+        cut: MakeCut | None = None,
         transform: pipeline.Transform | None = None,
-        callbacks: Callable[["Trainer[P]"], Sequence[keras.callbacks.Callback]] | None = None,
+        callbacks: Callable[["Trainer"], Sequence[keras.callbacks.Callback]] | None = None,
     ):
         self.run = run
         self.model = model
         self.data = data
         self.objective = objective
-        self.configure: Callable[[P], None] = configure or (lambda phase: None)
+        self.configure: Configure = configure or (lambda phase: None)
         self.rate_factor = rate_factor
-        self.cut: Callable[[P], features.Cut | None] = cut or (lambda phase: None)
+        self.cut: MakeCut = cut or (lambda phase: None)
         self.transform = transform
-        self.callbacks: Callable[[Trainer[P]], Sequence[keras.callbacks.Callback]] = callbacks or (lambda trainer: ())
+        self.callbacks: Callable[[Trainer], Sequence[keras.callbacks.Callback]] = callbacks or (lambda trainer: ())
         self.batch_size = run.config.batch_size
         self.steps = pipeline.steps_per_epoch(data.train, self.batch_size)
-        self.phases: Sequence[P] = ()
+        self.phases: Sequence[Phase] = ()
         self.progress = Progress()
 
-    def fit(self, phases: Sequence[P]) -> None:
+    def fit(self, phases: Sequence[Phase]) -> None:
         """Train through these phases, each from the best weights of the one before; the last one's best are kept.
 
         Raises Interrupted if the run is asked to stop, and Diverged at the first loss or weight that is not finite.
@@ -115,6 +119,7 @@ class Trainer(Generic[P]):
             checkpoints.assign("optimizer", trained.optimizer.variables, checkpoint.arrays)
         self.announce(phase, together, trained)
         begun = checkpoint.arrays if checkpoint and progress.step else None
+        data: Dataset | None
         try:
             data, seconds = self.cached(part, foretold)
             progress.seconds += seconds  # a part of this epoch
@@ -139,7 +144,7 @@ class Trainer(Generic[P]):
         """Print the line of a phase that begins."""
         at_once = f", {together} at a time" * (together > 1)
         print(
-            f"phase {phase.title()}: {phase.epochs} epochs of {self.steps} steps{at_once}, "
+            f"phase {phase.name}: {phase.epochs} epochs of {self.steps} steps{at_once}{phase.remark()}, "
             f"{parameters(trained.trainable_variables):,} of {parameters(self.model.weights):,} parameters trained",
             flush=True,
         )
@@ -221,7 +226,8 @@ class Trainer(Generic[P]):
 
     def measure(self, split: Split) -> tuple[dict, Predictions | None]:
         """Metrics of the model as it is on a split, and a classifier's predictions."""
-        metrics, predictions = {"n": len(split)}, None
+        metrics: dict[str, float] = {"n": len(split)}
+        predictions = None
         if self.objective.scores_classes:
             scores = self.predict(split)
             predictions = Predictions(split.labels, softmax(scores.astype(np.float64), axis=1).astype(np.float32))
@@ -259,8 +265,8 @@ class Trainer(Generic[P]):
                     "running": {key: rows[epoch - 1][key] for key in ("loss", "accuracy") if key in rows[epoch - 1]},
                     **{name: brief(metrics) for name, (metrics, _) in final.items()},
                 }
-                if self.objective.scores_classes:
-                    right[f"{phase.name}/{kind}"] = is_right(final["test"][1])
+                if self.objective.scores_classes and (tested := final["test"][1]):
+                    right[f"{phase.name}/{kind}"] = is_right(tested)
             by_phase[phase.name] = {
                 "epochs": len(rows),
                 "best_epoch": states["best"]["epoch"],
@@ -285,7 +291,7 @@ class Trainer(Generic[P]):
             "notes": list(data.notes),
         }
         confusion = {name: np.array(metrics["confusion"]) for name, (metrics, own) in final.items() if own}
-        return Result(metrics, self.progress.rows, predictions, confusion)
+        return Result(metrics, self.progress.rows, predictions, confusion, self.objective.reports_trained_loss)
 
 
 def parameters(variables: Sequence) -> int:

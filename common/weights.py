@@ -93,7 +93,7 @@ def fetch(name: str) -> Path:
         raise _absent(name, f"cannot be fetched ({_first_line(error)})") from error
 
 
-def load_safetensors(model, path: str | Path) -> None:
+def load_safetensors(model: "keras.Model", path: str | Path) -> None:
     """Assign every variable of a Keras `model` from a safetensors file with torch's names and layout.
 
     Layers must have the names of torch's modules: variable "layer1.0.bn1/moving_mean" is tensor
@@ -140,7 +140,7 @@ def export(model: "keras.Model", path: Path) -> None:
     files.write(path, save(tensors, {"format": "pt"}))  # required by PyTorch's libraries
 
 
-def _by_torch_name(model) -> dict[str, tuple]:
+def _by_torch_name(model: "keras.Model") -> dict[str, tuple]:
     """Return {torch's name: (variable, its axes in torch's layout)} for each variable of a model."""
     return {
         f"{layer.name}.{TORCH_NAMES[variable.name]}": (variable, _keras_axes(layer, variable))
@@ -164,7 +164,7 @@ def _assign(path: Path, expected: dict, arrays: dict[str, np.ndarray]) -> None:
         variable.assign(np.transpose(arrays[name], axes).astype(variable.dtype))
 
 
-def _keras_axes(layer, variable) -> tuple[int, ...]:
+def _keras_axes(layer: "keras.layers.Layer", variable: "keras.Variable") -> tuple[int, ...]:
     import keras
 
     depthwise = isinstance(layer, keras.layers.DepthwiseConv2D) and variable.name == "kernel"

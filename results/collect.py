@@ -58,7 +58,7 @@ def load(name: str, runs: Path, root: Path, keeping: bool, complaints: list[str]
     for record in found:
         by_number[protocol(record)].append(record)
     by_protocol = [records.group(by_number[n], [], n).completed for n in sorted(by_number, reverse=True)]
-    current = current_protocol(root / "tasks" / name / "train.py")
+    current = current_protocol(root / "tasks" / name)
     return Task(name, report, records.group(found, complaints, current), by_protocol)
 
 
@@ -67,6 +67,8 @@ def load_report(path: Path) -> Report:
     if not path.is_file():
         return Report()
     spec = importlib.util.spec_from_file_location(f"tasks.{path.parent.name}.report", path)
+    assert spec is not None, path
+    assert spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not isinstance(getattr(module, "REPORT", None), Report):
@@ -74,10 +76,11 @@ def load_report(path: Path) -> Report:
     return module.REPORT
 
 
-def current_protocol(path: Path) -> int:
-    """The protocol of a task, read in its train.py and not loaded, since a table needs nothing else of it."""
-    found = re.search(r"^    PROTOCOL = (\d+)$", path.read_text(), re.MULTILINE)
-    return int(found[1]) if found else Config.PROTOCOL
+def current_protocol(folder: Path) -> int:
+    """The protocol of a task, read in its code and not loaded, since a table needs nothing else of it."""
+    texts = [path.read_text() for path in sorted(folder.glob("*.py"))]
+    found = [number for text in texts for number in re.findall(r"^    PROTOCOL = (\d+)$", text, re.MULTILINE)]
+    return int(found[0]) if found else Config.PROTOCOL
 
 
 def collect(task: Task, root: Path, complaints: list[str]) -> list[Row]:
@@ -170,7 +173,7 @@ def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
     )
     arguments = parser.parse_args(argv)
     runs = arguments.runs or root / "results" / "runs"
-    complaints = []
+    complaints: list[str] = []
     try:
         for task in arguments.tasks:
             choice("task", task, known)

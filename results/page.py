@@ -78,7 +78,7 @@ def pictures(folder: Path, task: str, figures: Sequence[Figure]) -> list[dict[st
 
 def caption(figure: Figure) -> str:
     """What a figure shows: the first line of its function's docstring, which begins with `Draw`."""
-    shows = figure.__doc__.partition("\n")[0].removeprefix("Draw ").rstrip(".")
+    shows = (figure.__doc__ or "").partition("\n")[0].removeprefix("Draw ").rstrip(".")
     return shows[:1].upper() + shows[1:]
 
 

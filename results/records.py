@@ -169,7 +169,7 @@ def group(records: Sequence[dict], complaints: list[str], current: int = 1) -> R
     number and stays with the others.
     """
     counts = {run_of_seeds(record): record["metrics"]["images"] for record in records if "images" in record["metrics"]}
-    variants = defaultdict(lambda: defaultdict(list))
+    variants: dict[tuple[str, str], dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         # The hash in the name covers the config, except for fields that the code of the run did not have yet.
         digest = run_of_seeds(record).rsplit("-", 1)[-1]
@@ -192,8 +192,8 @@ def group(records: Sequence[dict], complaints: list[str], current: int = 1) -> R
                 f"kept apart: {preset}, {setting}: {len(configs)} configurations, differing in {', '.join(differing)}"
             )
         for config, members in zip(configs, by_config.values(), strict=True):
-            fields = [f"{key}={config.get(key)}" for key in differing] if len(configs) > 1 else []
-            groups.append(Group(preset, " ".join([setting, *fields]), tuple(members)))
+            apart = [f"{key}={config.get(key)}" for key in differing] if len(configs) > 1 else []
+            groups.append(Group(preset, " ".join([setting, *apart]), tuple(members)))
     return Runs(tuple(sorted(groups, key=lambda group: (group.preset, natural(group.setting)))))
 
 

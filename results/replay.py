@@ -280,15 +280,14 @@ def train(words: Sequence[str], code: Path, environment: Mapping[str, str]) -> N
     process = subprocess.Popen(command, cwd=code, env=environment, stderr=subprocess.PIPE, text=True, errors="replace")
     last = ""
     try:
-        for line in process.stderr:
+        for line in process.stderr or ():
             last = line.strip() or last
             if not line.startswith("error: "):  # which is said at the end, with the record's name
                 print(line, end="", file=sys.stderr, flush=True)
         process.wait()
     finally:
         process.kill()  # does nothing where it has ended
-        process.wait()
-        process.stderr.close()
+        process.communicate()
     if process.returncode:
         reason = last.removeprefix("error: ") or "it gave no reason"
         raise NotReplayed(f"train.py ended with exit code {process.returncode}: {reason}")
@@ -297,7 +296,7 @@ def train(words: Sequence[str], code: Path, environment: Mapping[str, str]) -> N
 def with_digests_alone(config: Mapping) -> dict:
     """A config with its file of weights named by content only: copies have other names."""
     label, at, digest = config.get("weights", "none").partition("@")
-    return flat(config | {"weights": digest if at else label})
+    return flat({**config, "weights": digest if at else label})
 
 
 if __name__ == "__main__":

@@ -87,7 +87,8 @@ def rows_of(group: Group, missing: References, own: Sequence[Metric]) -> list[Ro
     rows = []
     for metric, each in values.items():
         if metric.unit != "points" or len(each) > 1:
-            row = Row(*place, metric.name, *mean_and_deviation(each, metric), note=note, detail=metric.detail)
+            mean, deviation, n = mean_and_deviation(each, metric)
+            row = Row(*place, metric.name, mean, deviation, n, note=note, detail=metric.detail)
             rows.append(beside(row, missing.pop((*place, metric.name), None), metric))
     return rows
 
@@ -168,14 +169,16 @@ def difference(one: Group, other: Group) -> Row | None:
     metric = TEST_ACCURACY if True in with_accuracy else TEST_LOSS
     each = [ours[seed][metric.name] - theirs[seed][metric.name] for seed in seeds]
     digits = metric.decimals([abs(value) for value in each])
-    rounded = replace(metric, digits=digits)
+    mean, deviation, n = mean_and_deviation(each, replace(metric, digits=digits))
     low, high = interval(each)
     told = f"95 % interval {low:z.{digits}f} to {high:z.{digits}f}, paired by seed"
     return Row(
         one.preset,
         title(one, other),
         f"{DIFFERENCE} {metric.name.replace('(%)', '(points)')}",
-        *mean_and_deviation(each, rounded),
+        mean,
+        deviation,
+        n,
         note="; ".join([told, *doubts([one, other])]),
         paired=True,
     )

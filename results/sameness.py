@@ -49,7 +49,7 @@ class Comparison:
 def differing(one: Mapping, other: Mapping) -> list[str]:
     """Keys whose values are not equal, or which one of the two lacks."""
     absent = object()
-    return [key for key in one | other if one.get(key, absent) != other.get(key, absent)]
+    return [key for key in {**one, **other} if one.get(key, absent) != other.get(key, absent)]
 
 
 def compare(record: Mapping, again: Mapping, tolerance: float) -> Comparison:
@@ -83,27 +83,27 @@ def reasons(recorded: Mapping, here: Mapping) -> list[str]:
 
 def relevant(environment: Mapping, key: str) -> object:
     """A fact of an environment, as far as bits depend on it."""
-    value = environment.get(key)
     if key == "versions" and environment["backend"] != "jax":
-        return {package: version for package, version in value.items() if package != "jax"}
-    return value
+        return {package: version for package, version in environment[key].items() if package != "jax"}
+    return environment.get(key)
 
 
 def rows(record: Mapping, again: Mapping, tolerance: float) -> Iterator[Row]:
     """The rows of the table: the status, every metric, and of each column of the history its worst epoch."""
     metrics = record["metrics"], again["metrics"]
     statuses = [each["status"] for each in metrics]
-    yield Row("status", *statuses, statuses[0] == statuses[1])
+    yield Row("status", statuses[0], statuses[1], statuses[0] == statuses[1])
     if "diverged" in statuses:
         return
     counts = [each["images"] for each in metrics]
     for split in differing(*counts):
-        yield Row(f"{split} images", *(count.get(split) for count in counts), False)
+        yield Row(f"{split} images", counts[0].get(split), counts[1].get(split), False)
     values = [measured(each) for each in metrics]
     for metric in values[0] | values[1]:
         if metric.unit not in ("images/s", "points"):  # a speed, and what follows from two others
-            pair = [each.get(metric) for each in values]
-            yield Row(metric.name, *pair, distance(*pair, 100.0 if metric.unit == "%" else None) <= tolerance)
+            one, other = (each.get(metric) for each in values)
+            far = distance(one, other, 100.0 if metric.unit == "%" else None)
+            yield Row(metric.name, one, other, far <= tolerance)
     yield from worst_epochs(record["history"], again["history"], tolerance)
 
 
@@ -111,16 +111,16 @@ def worst_epochs(recorded: Sequence[Mapping], replayed: Sequence[Mapping], toler
     """Of each column of two histories the row that differs most; their epochs alone where those are not the same."""
     places = [[(row["phase"], row["epoch"]) for row in history] for history in (recorded, replayed)]
     if places[0] != places[1]:
-        yield Row("epochs", *map(len, places), False)
+        yield Row("epochs", len(places[0]), len(places[1]), False)
         return
     for column in dict.fromkeys(key for row in (*recorded, *replayed) for key in row):
         if column in ("phase", "epoch", *TIMES):
             continue
         pairs = [(one.get(column), other.get(column)) for one, other in zip(recorded, replayed, strict=True)]
-        far = [distance(*pair, 1.0 if "accuracy" in column else None) for pair in pairs]
+        far = [distance(one, other, 1.0 if "accuracy" in column else None) for one, other in pairs]
         worst = far.index(max(far)) if any(far) else -1
         where = f"epoch {worst + 1} of {len(far)}" if any(far) else f"all {len(far)} epochs"
-        yield Row(f"history {column}, {where}", *pairs[worst], far[worst] <= tolerance)
+        yield Row(f"history {column}, {where}", pairs[worst][0], pairs[worst][1], far[worst] <= tolerance)
 
 
 def distance(one: float | None, other: float | None, whole: float | None) -> float:
@@ -151,8 +151,9 @@ def difference(row: Row) -> str:
     """The last cell of a row."""
     if row.recorded == row.replayed:
         return "none"
-    numbers = isinstance(row.recorded, int | float) and isinstance(row.replayed, int | float)
-    return f"{row.replayed - row.recorded:+.2g}" if numbers else "not the same"
+    if isinstance(row.recorded, int | float) and isinstance(row.replayed, int | float):
+        return f"{row.replayed - row.recorded:+.2g}"
+    return "not the same"
 
 
 def verdict(name: str, comparison: Comparison, tolerance: float) -> str:

@@ -68,7 +68,7 @@ def compact(rows: Sequence[Row]) -> str:
 def listed_notes(rows: Sequence[Row]) -> list[str]:
     """A preset's notes as a list, each thing once; one that holds for some settings alone, with how many or which."""
     settings = {row.setting for row in rows}
-    places = defaultdict(dict)
+    places: dict[str, dict[str, None]] = defaultdict(dict)
     for row in rows:
         for note in filter(None, row.note.split("; ")):
             places[note][row.setting] = None
@@ -100,7 +100,9 @@ def with_spread(row: Row) -> str:
 def latex(rows: Sequence[Row]) -> str:
     """The table for LaTeX: a longtable a preset, with the rules of booktabs, and its notes below."""
     setting = None
-    presets = {preset: {"rows": [], "notes": []} for preset in dict.fromkeys(row.preset for row in rows)}
+    presets: dict[str, dict[str, list]] = {
+        preset: {"rows": [], "notes": []} for preset in dict.fromkeys(row.preset for row in rows)
+    }
     for row in rows:
         place = (row.preset, row.setting)
         cells = {key: for_latex(getattr(row, key)) for key in ("metric", "published", "verdict")}

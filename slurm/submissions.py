@@ -22,8 +22,8 @@ import psutil
 
 from common import files
 from common.config import REPOSITORY
+from common.environment import SNAPSHOT, git_state
 from common.errors import ConfigError
-from common.runs import SNAPSHOT, git_state
 from slurm.plan import Planned
 
 FOLDER = REPOSITORY / "results" / "submissions"

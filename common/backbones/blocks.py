@@ -3,13 +3,15 @@
 Every convolution with a stride pads symmetrically (Keras's padding="same" would shift each by a pixel).
 """
 
+from typing import TypeAlias
+
 import keras
 from keras import layers
 
 from common.normalisation import BatchNormalization
 from common.workrounds.grouped_convolution import GroupedConv2D
 
-Tensor = keras.KerasTensor
+Tensor: TypeAlias = keras.KerasTensor
 # torch's momentum of 0.1 is the weight of the new value, Keras's the weight of the old one.
 BATCH_NORM_MOMENTUM = 0.9
 

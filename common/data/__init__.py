@@ -5,16 +5,17 @@ from pathlib import Path
 from common.errors import ConfigError
 from common.registry import Registry
 
+FROM_TFDS = "common.data.tfds_sets:from_tfds"
 # Each a function of name and data folder that gives splits, class names and notes (common/data/sources.py).
 DATASETS = Registry(
     "dataset",
     {
         "digits": "common.data.sources:digits",
-        "cifar10": "common.data.sources:from_tfds",
-        "cifar100": "common.data.sources:from_tfds",
-        "mnist": "common.data.sources:from_tfds",
-        "notmnist": "common.data.sources:from_tfds",
-        "fer2013": "common.data.sources:from_tfds",
+        "cifar10": FROM_TFDS,
+        "cifar100": FROM_TFDS,
+        "mnist": FROM_TFDS,
+        "notmnist": FROM_TFDS,
+        "fer2013": FROM_TFDS,
     },
 )
 FOLDER = "image_folder:"  # and the path of one

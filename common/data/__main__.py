@@ -55,16 +55,16 @@ def report(kind: str, name: str, found: Path | None, missing: str = "missing") -
 
 def dataset(name: str, folder: Path, check: bool) -> bool:
     """Fetch or check one data set; return whether it is present."""
-    from common.data import sources
+    from common.data import tfds_sets
 
     if name == "digits":
         print(f"{'data':<8} {name:<16} embedded in scikit-learn")
         return True
-    found = sources.tfds_folder(name, folder)
+    found = tfds_sets.tfds_folder(name, folder)
     if found or check:
         return report("data", name, found, f"missing from {folder}")
     try:
-        return report("data", name, sources.fetch_tfds(name, folder))
+        return report("data", name, tfds_sets.fetch_tfds(name, folder))
     except ConfigError as error:
         return report("data", name, None, str(error))
 

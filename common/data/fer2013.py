@@ -1,11 +1,14 @@
 """FER-2013 as a TFDS data set: faces of seven expressions, 48x48 grey (Goodfellow et al. 2013, arXiv:1307.0414)."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from common.data.sources import ARCHIVES, by_hand
+from common.data.tfds_sets import ARCHIVES, by_hand
 from common.errors import ConfigError
 
 SIZE = 48
@@ -33,14 +36,16 @@ class Fer2013(tfds.core.GeneratorBasedBuilder):
             metadata=tfds.core.MetadataDict(unreadable=[]),
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[str, dict]]]:
         archive = by_hand("fer2013", Path(self._data_dir_root))
         return {
             split: self._generate_examples(split, dl_manager.iter_archive(archive), archive)
             for split in ("train", "test")
         }
 
-    def _generate_examples(self, split, files, archive):
+    def _generate_examples(
+        self, split: str, files: Iterable[tuple[str, BinaryIO]], archive: Path | None
+    ) -> Iterator[tuple[str, dict]]:
         count = 0
         for path, file in files:
             *_, part, folder, name = ("", "", *Path(path).parts)
@@ -59,7 +64,7 @@ class Fer2013(tfds.core.GeneratorBasedBuilder):
             raise ConfigError(f"{archive} has no images in {split}/<class>/")
 
 
-def decode(content: bytes):
+def decode(content: bytes) -> np.ndarray | None:
     """The bytes of a file as a uint8 array (48, 48, 1); None if it is not an image of that size."""
     try:
         if tf.io.is_jpeg(content):

@@ -1,12 +1,14 @@
 """notMNIST small as a TFDS data set: letters A to J of many typefaces, 28x28 grey (Bulatov 2011)."""
 
 import posixpath
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from common.data.sources import ARCHIVES, by_hand
+from common.data.tfds_sets import ARCHIVES, by_hand
 
 
 class Notmnist(tfds.core.GeneratorBasedBuilder):
@@ -28,12 +30,12 @@ class Notmnist(tfds.core.GeneratorBasedBuilder):
             metadata=tfds.core.MetadataDict(unreadable=[]),
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[str, dict]]]:
         # TFDS's `manual_dir` is for data sets that must be downloaded by hand: it fails if the folder is missing.
         archive = by_hand("notmnist", Path(self._data_dir_root)) or dl_manager.download(ARCHIVES["notmnist"].url)
         return {"train": self._generate_examples(dl_manager.iter_archive(archive))}
 
-    def _generate_examples(self, archive):
+    def _generate_examples(self, archive: Iterable[tuple[str, BinaryIO]]) -> Iterator[tuple[str, dict]]:
         for path, file in archive:
             letter, name = posixpath.split(posixpath.dirname(path))[1], posixpath.basename(path)
             if not name.endswith(".png") or name.startswith("."):

@@ -6,11 +6,14 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from common.data.sources import Split, decode
+from common.data.image_folders import decode
+from common.data.splits import Split
 from common.devices import Devices
+from common.errors import ConfigError
 from common.workrounds.autotuner import untuned
 
-# (uint8 images, int64 labels, int64 pair of epoch and step) -> images and targets: what the host makes of a batch.
+# What the host makes of a batch: uint8 images (b, h, w, c), int64 labels (b,) and a seed of the batch, int64 (2,), to
+# uint8 images and targets. The seed is epoch and step: fold the run's seed into it, or every run draws the same.
 Transform = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
@@ -36,18 +39,26 @@ def training(
     devices = devices or Devices()
     batches = reader(split, batch_size, devices)
 
+    makes_targets: list[bool] = []
+
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
         done = tf.where(number == epochs.start, tf.constant(skip, tf.int64), 0)  # these images are not read
         places = order(images, seed, number)[done * batch_size :]
         dataset = batches(places + tf.cast(number % views * images, tf.int32))
         if transform is None:
             return dataset
-        return dataset.enumerate(done).map(
-            lambda step, batch: transform(*batch, tf.stack([number, devices.local_step(step, *batch)])),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
+
+        def transformed(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+            own, labels = batch
+            own, targets = transform(own, labels, tf.stack([number, devices.local_step(step, own, labels)]))
+            makes_targets.append(targets is not labels)
+            return own, targets
+
+        return dataset.enumerate(done).map(transformed, num_parallel_calls=tf.data.AUTOTUNE)
 
     dataset = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(epoch)
+    if any(makes_targets) and not devices.reads_all:
+        raise ConfigError("a transform that makes targets sees the images of one process alone: --nodes 1")
     return untuned(dataset.prefetch(tf.data.AUTOTUNE))
 
 
@@ -78,6 +89,7 @@ def reader(split: Split, batch_size: int, devices: Devices | None = None) -> Cal
 
     Of several processes that train together, each reads its own images of a batch and all of its labels.
     """
+    devices = devices or Devices()
     # Created once, here: inside a dataset's function they would be copied into its graph.
     places, labels = tf.constant(split.places), tf.constant(split.labels)
 
@@ -95,8 +107,13 @@ def reader(split: Split, batch_size: int, devices: Devices | None = None) -> Cal
         # TensorFlow never frees the functions that it calls, so they must not hold the array.
         store, dtype, shape = weakref.ref(split.store), split.store.dtype, split.store.shape[1:]
 
+        def at(own: np.ndarray) -> np.ndarray:
+            array = store()
+            assert array is not None  # the caller keeps it
+            return array[own]
+
         def rows(own: tf.Tensor) -> tf.Tensor:
-            found = tf.numpy_function(lambda i: store()[i], [tf.gather(places, own)], dtype)
+            found = tf.numpy_function(at, [tf.gather(places, own)], dtype)
             return tf.ensure_shape(found, [None, *shape])
 
         dataset = batches(indices)
@@ -119,7 +136,7 @@ def reader(split: Split, batch_size: int, devices: Devices | None = None) -> Cal
             lambda i: (images(tf.gather(places, devices.local(i))), tf.gather(labels, i)), tf.data.AUTOTUNE
         )
 
-    if devices and not devices.reads_all:
+    if not devices.reads_all:
         return of_this_process
     if isinstance(split.store, np.ndarray):
         return from_array

@@ -22,10 +22,15 @@ class Devices:
     Kinds: this one, `mirrored.Mirrored` (TensorFlow, one machine) and `mesh.Mesh` (JAX, one process a machine).
     """
 
-    is_primary = True
-    """Whether this process writes the run directory."""
-    reads_all = True
-    """Whether this process reads the whole of every batch."""
+    @property
+    def is_primary(self) -> bool:
+        """Whether this process writes the run directory."""
+        return True
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether this process reads the whole of every batch."""
+        return True
 
     def join(self) -> None:
         """Find the devices and the other processes, before anything else touches the backend.

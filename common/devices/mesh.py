@@ -90,6 +90,7 @@ class Mesh(Devices):
         from jax._src import distributed  # its store has no public name, and a collective would time out in long waits
 
         client = distributed.global_state.client
+        assert client is not None  # `connect` has made it
         self.broadcasts += 1
         key = f"broadcast/{self.broadcasts}"
         if self.is_primary:

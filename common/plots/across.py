@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -123,7 +124,7 @@ def band(axes: Axes, each: Sequence[Sequence[float]], colour: str, label: str, s
 def label_epochs(axes: Axes, name: str = "Epoch") -> None:
     """Name the axis of epochs, with whole numbers, and draw a grid."""
     axes.set_xlabel(name)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.grid(color="0.9")
 
 
@@ -148,5 +149,5 @@ def mark_test(axes: Axes, runs: Runs, colour: str, label: str | None = None) -> 
     # Records of the first protocol hold the best epoch alone.
     kinds = [record["metrics"].get("reported") for record in runs]
     epochs = [p[kind]["epoch"] if kind else p["best_epoch"] for p, kind in zip(phases, kinds, strict=True)]
-    style = {"markeredgecolor": "black", "markeredgewidth": 0.8, "zorder": 3}
+    style: dict[str, Any] = {"markeredgecolor": "black", "markeredgewidth": 0.8, "zorder": 3}
     axes.plot(epochs, runs.values("test loss"), "D", color=colour, markersize=6, label=label, **style)

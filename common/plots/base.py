@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -12,7 +13,7 @@ BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, YELLOW = "#56B4E9", "#CC79A7", "#F0E442"
 SPLIT_COLOURS = {"train": GREEN, "validation": BLUE, "test": ORANGE}
 TEST_ONCE = "test, read once, at the epoch that is reported"
-LEGEND_BELOW = {"loc": "outside lower center", "frameon": False, "fontsize": 9}
+LEGEND_BELOW: dict[str, Any] = {"loc": "outside lower center", "frameon": False, "fontsize": 9}
 
 
 def save_figure(figure: Figure, path: Path) -> Path:

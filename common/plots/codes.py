@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import color_sequences
 
 from common.plots.base import BLUE, LEGEND_BELOW, empty_figure, save_figure, short
 
@@ -22,7 +22,7 @@ def embeddings(panels: Mapping[str, np.ndarray], labels: np.ndarray, class_names
     """
     figure = empty_figure(5.2 * len(panels), 6.2)
     figure.suptitle(f"Embedding of {len(labels):,} test images")
-    colours = colormaps["tab10" if len(class_names) <= 10 else "tab20"].colors
+    colours = color_sequences["tab10" if len(class_names) <= 10 else "tab20"]
     for axes, (title, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for number, name in enumerate(class_names):
             members = points[labels == number]
@@ -37,7 +37,7 @@ def embeddings(panels: Mapping[str, np.ndarray], labels: np.ndarray, class_names
         axes.set_axisbelow(True)
         axes.grid(color="0.9")
     legend = figure.legend(*axes.get_legend_handles_labels(), ncols=5, **LEGEND_BELOW)
-    for handle in legend.legend_handles:
+    for handle in filter(None, legend.legend_handles):
         handle.set(alpha=1, sizes=[36])
     return save_figure(figure, path)
 

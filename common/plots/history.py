@@ -9,6 +9,7 @@ A history without epochs raises ValueError.
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -30,10 +31,11 @@ from common.plots.base import (
 History = Sequence[Mapping]
 
 
-def learning_curves(history: History, path: Path, metrics: Mapping | None = None) -> Path:
+def learning_curves(history: History, path: Path, metrics: Mapping | None = None, test_loss: bool = True) -> Path:
     """Draw losses and, where there are any, accuracies (%) by epoch, with each phase's best epoch.
 
-    With `metrics`, as `training.results` gives them, also the test loss and accuracy at the epoch that is reported.
+    With `metrics`, as metrics.json has them, also the test loss and accuracy at the epoch that is reported; without
+    `test_loss`, if it is another loss than that of the history, the accuracy alone.
     """
     panels = [("loss", "Loss", 1), ("accuracy", "Accuracy (%)", 100)]
     panels = [panel for panel in panels if panel[0] in history[0]] if history else panels
@@ -44,14 +46,14 @@ def learning_curves(history: History, path: Path, metrics: Mapping | None = None
         training, validation = column(history, key, scale), column(history, f"val_{key}", scale)
         plot_epochs(axes, training, "--", color=ORANGE, label="training (augmentation and dropout on)")
         plot_epochs(axes, validation, "-", color=BLUE, label="validation")
-        ring = {"color": "black", "fillstyle": "none", "markersize": 10, "markeredgewidth": 1.5}
+        ring: dict[str, Any] = {"color": "black", "fillstyle": "none", "markersize": 10, "markeredgewidth": 1.5}
         axes.plot(best + 1, validation[best], "o", **ring, label=f"{judge} of the phase")
-        if metrics:
+        if metrics and (key != "loss" or test_loss):
             phase, start, _ = phase_spans(history)[-1]
             epoch = start + metrics["phases"][phase][metrics["reported"]]["epoch"]
             axes.plot(epoch, scale * metrics["test"][key], "D", color=VERMILION, label=TEST_ONCE)
         axes.set_ylabel(name)
-    figure.legend(*grid[0].get_legend_handles_labels(), ncols=2 if len(panels) > 1 else 1, **LEGEND_BELOW)
+    figure.legend(*grid[-1].get_legend_handles_labels(), ncols=2 if len(panels) > 1 else 1, **LEGEND_BELOW)
     return save_figure(figure, path)
 
 
@@ -214,7 +216,7 @@ def mark_phases(axes: Axes, history: History) -> None:
         )
 
 
-def plot_epochs(axes: Axes, values: np.ndarray, *style: str, **options: object) -> None:
+def plot_epochs(axes: Axes, values: np.ndarray, *style: str, **options: Any) -> None:
     """Plot one value per epoch; the marks shrink as epochs crowd, and keep a single epoch visible."""
     size = 4 if len(values) <= 40 else 1.5
     axes.plot(np.arange(1, len(values) + 1), values, *style, marker="o", markersize=size, **options)

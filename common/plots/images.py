@@ -1,7 +1,7 @@
 """Images: as they are, and what becomes of them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +160,7 @@ def displayable(images: np.ndarray) -> np.ndarray:
     return (shown.astype(np.float32) - least) / max(greatest - least, 1e-6)
 
 
-def show_row(axes: Axes, images: Sequence[np.ndarray], places: int, texts: Sequence[str] = ()) -> None:
+def show_row(axes: Axes, images: Iterable[np.ndarray], places: int, texts: Sequence[str] = ()) -> None:
     """Show images side by side, with texts below; together, as axes for each would take most of the time."""
     size = 0.95  # of an image in its place
     for place, image in enumerate(images):

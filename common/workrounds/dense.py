@@ -1,7 +1,13 @@
 """A dense layer whose gradient TensorFlow 2.21 computes faster."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable(package="keras_studies")
@@ -15,7 +21,7 @@ class Dense(keras.layers.Dense):
     inputs than (b, n) have Keras's own.
     """
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: keras.KerasTensor, training: bool | None = None) -> keras.KerasTensor:
         """Inputs (b, n) to outputs (b, units)."""
         plain = keras.backend.standardize_dtype(inputs.dtype) == "float32" and len(inputs.shape) == 2
         if not plain or keras.backend.backend() != "tensorflow":
@@ -26,13 +32,15 @@ class Dense(keras.layers.Dense):
         return self.activation(outputs)
 
 
-def product(inputs, kernel):
+def product(inputs: "tf.Tensor", kernel: "tf.Tensor | tf.Variable | keras.Variable") -> "tf.Tensor":
     """The matrix product of float32 tensors of TensorFlow's, (b, n) and (n, units)."""
     import tensorflow as tf
 
     @tf.custom_gradient
-    def multiplied(inputs, kernel):
-        def gradients(above):
+    def multiplied(
+        inputs: tf.Tensor, kernel: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
+        def gradients(above: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             below = tf.raw_ops.BatchMatMulV2(x=above[None], y=kernel[None], adj_y=True)[0]
             return below, tf.matmul(inputs, above, transpose_a=True)
 

@@ -5,11 +5,12 @@ compares what is left.
 """
 
 import functools
+from typing import TypeAlias
 
 import keras
 from keras import layers, ops
 
-Tensor = keras.KerasTensor
+Tensor: TypeAlias = keras.KerasTensor
 
 
 @keras.saving.register_keras_serializable(package="keras_studies")

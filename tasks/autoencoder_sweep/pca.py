@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from common.data import pipeline
-from common.data.sources import Dataset, Split
+from common.data.splits import Dataset, Split
 
 
 def matrix(split: Split) -> np.ndarray:

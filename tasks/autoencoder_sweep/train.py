@@ -22,13 +22,13 @@ from common import runs
 from common.config import Config
 from common.errors import ConfigError, positive
 from common.phase import Phase
-from common.run_folder import RunFolder
+from common.run_folder import RunFolder, finished_run
 
 if TYPE_CHECKING:  # `--help` does without
     import keras
     import numpy as np
 
-    from common.data.sources import Dataset
+    from common.data.splits import Dataset
     from common.result import Result
 
 
@@ -95,8 +95,9 @@ class SweepConfig(Config):
             raise ConfigError(f"encoder {self.encoder!r}: allowed: random, pretrained, or the folder of a run")
         if self.task == "reconstruct" and (self.encoder != "random" or not self.train_encoder):
             raise ConfigError("encoder and train-encoder are for --task classify")
-        if not 0 <= self.input_dropout < 1:
-            raise ConfigError(f"input-dropout is {self.input_dropout}; allowed: 0 <= input-dropout < 1")
+        for name, rate in (("dropout", self.dropout), ("input-dropout", self.input_dropout)):
+            if not 0 <= rate < 1:
+                raise ConfigError(f"{name} is {rate}; allowed: 0 <= {name} < 1")
         if self.task == "classify" and self.input_dropout:
             raise ConfigError("input-dropout is for --task reconstruct")
         for phase in self.phases:
@@ -138,7 +139,7 @@ def encoder_run(config: SweepConfig) -> Path:
         folder = config.out / "autoencoder_sweep" / own.name()
     else:
         folder = Path(config.encoder)
-    return runs.finished_run(
+    return finished_run(
         folder,
         "autoencoder",
         # With another seed, or other images, it would have been trained on what validates here.
@@ -166,7 +167,7 @@ def reconstruct(config: SweepConfig, run: runs.Run, data: "Dataset") -> None:
 
     model = networks.autoencoder(config, data)
     objective = Objective(keras.losses.MeanSquaredError(), scores_classes=False, reported="loss")
-    trainer = Trainer[Phase](run, model, data, objective)
+    trainer = Trainer(run, model, data, objective)
     trainer.fit(config.phases)
     result = trainer.evaluate("validation", "test")
     curves = pca.curves(data)
@@ -184,7 +185,7 @@ def classify(config: SweepConfig, run: runs.Run, data: "Dataset") -> None:
     model = networks.classifier(config, data)
     if config.encoder != "random":
         load_layers(model, encoder_run(config), "train", networks.ENCODER, config.REPORTED)
-    trainer = Trainer[Phase](run, model, data)
+    trainer = Trainer(run, model, data)
     trainer.fit(config.phases)
     result = trainer.evaluate("train", "validation", "test")
     drawing.classifier(run, data, result)

@@ -1,25 +1,21 @@
 """The figures of one run, in its directory."""
 
-from typing import TYPE_CHECKING
-
 import keras
 import numpy as np
 
 from common import drawing, plots
 from common.augment.layer import Augment
 from common.data import pipeline
-from common.data.sources import Dataset
+from common.data.splits import Dataset
 from common.result import Result
 from common.runs import Run
-
-if TYPE_CHECKING:
-    from tasks.cifar_phased.train import PhasedConfig
+from tasks.cifar_phased.config import PhasedConfig
 
 # Classes whose images are followed to where they are predicted; elsewhere it is the class with the lowest F1.
 CHOSEN = {"cifar10": ("frog",), "cifar100": ("apple", "woman")}
 
 
-def draw(config: "PhasedConfig", run: Run, model: keras.Model, data: Dataset, result: Result) -> dict[str, list[float]]:
+def draw(config: PhasedConfig, run: Run, model: keras.Model, data: Dataset, result: Result) -> dict[str, list[float]]:
     """Draw every figure of a run; mean and deviation of each colour channel as the network sees it."""
     folder = run.figures
     drawing.classifier(run, data, result)
@@ -52,7 +48,7 @@ def draw(config: "PhasedConfig", run: Run, model: keras.Model, data: Dataset, re
     return {name: [round(float(each), 4) for each in found] for name, found in channels.items()}
 
 
-def augmentation_steps(config: "PhasedConfig", model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
+def augmentation_steps(config: PhasedConfig, model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
     """Images (n, h, w, c), uint8, at their own size, at the network's, and augmented: by the name of each step."""
     resize = model.get_layer("resize")
     augment = Augment(config.augmentation, config.seed, config.augment_at)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # `--help` does without
     import keras
 
     from common.backbones.networks import Backbone
-    from common.data.sources import Dataset
+    from common.data.splits import Dataset
     from common.result import Predictions
 
 
@@ -146,7 +146,7 @@ def experiment(config: LayerwiseConfig, run: runs.Run) -> None:
     print("rates:", ", ".join(f"{group} {rate:g}" for group, rate in rates.items()), flush=True)
     group_of = groups(backbone, model)
 
-    trainer = Trainer[Phase](
+    trainer = Trainer(
         run,
         model,
         data,
@@ -186,10 +186,10 @@ def without_copies(data: "Dataset", test: "Predictions") -> tuple[dict, dict]:
 
     FER-2013 holds many of its pictures twice, on either side of the split.
     """
-    from common.data import sources
+    from common.data import splits
     from common.metrics import evaluate
 
-    own = sources.without_copies(data.test, data.train, data.validation)
+    own = splits.without_copies(data.test, data.train, data.validation)
     apart = evaluate(test.labels[own], test.probabilities[own], data.class_names)
     del apart["confusion"]
     by_name = {

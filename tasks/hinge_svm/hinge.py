@@ -7,7 +7,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from common.phase import Phase
 from common.trainer import Trainer
 
 
@@ -67,7 +66,7 @@ class ValidationLoss(keras.callbacks.Callback):
     taken before its update, norm included.
     """
 
-    def __init__(self, trainer: Trainer[Phase], loss: keras.losses.Loss, every: int):
+    def __init__(self, trainer: Trainer, loss: keras.losses.Loss, every: int):
         super().__init__()
         progress, data = trainer.progress, trainer.data
         self.trainer = trainer

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # `--help` does without
     import keras
     import numpy as np
 
-    from common.data.sources import Dataset
+    from common.data.splits import Dataset
     from common.result import Result
 
 FIRST_WEIGHTS = 1e-4  # standard deviation of W before training: scores near 0 on pixels of 0 to 255
@@ -110,7 +110,7 @@ def experiment(config: SVMConfig, run: runs.Run) -> None:
     model = build(config, data)
     loss = hinge.LOSSES[config.loss]()
 
-    trainer = Trainer[Phase](
+    trainer = Trainer(
         run,
         model,
         data,

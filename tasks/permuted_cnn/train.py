@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # `--help` does without
     import keras
     import numpy as np
 
-    from common.data.sources import Dataset
+    from common.data.splits import Dataset
     from common.result import Result
 
 # Pixels of an image's side, where it is not 28.
@@ -110,7 +110,7 @@ def experiment(config: PermutedConfig, run: runs.Run) -> None:
     data = sources.load(config)
     order = permutation(data.train.size, config.block, config.seed)
     model = build(config, order, data)
-    trainer = Trainer[Phase](run, model, data)
+    trainer = Trainer(run, model, data)
     trainer.fit(config.phases)
     result = trainer.evaluate("train", "validation", "test")
     draw(run, model, data, result)

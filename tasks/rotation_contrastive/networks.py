@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import keras
 from keras import layers, ops
 
-from common.data.sources import Dataset
+from common.data.splits import Dataset
 from common.initialisation import dense, kernel_and_bias
 
 if TYPE_CHECKING:

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from common.data import pipeline, sources
-from common.data.sources import TEST_SEED, Dataset, Split
+from common.data import pipeline, splits
+from common.data.sources import TEST_SEED
+from common.data.splits import Dataset, Split
 
 
 def half_turned(data: Dataset, seed: int) -> Dataset:
@@ -28,7 +29,7 @@ def turned(split: Split, seed: int) -> Split:
     images = pipeline.pictures(split, np.arange(len(split)))
     labels = np.random.default_rng(seed).permutation(len(split)) % 2
     images[labels == 1] = np.rot90(images[labels == 1], axes=(1, 2))
-    return sources.whole(images, labels, split.size)
+    return splits.whole(images, labels, split.size)
 
 
 def mixed(data: Dataset, seed: int) -> Dataset:

@@ -27,12 +27,12 @@ from common import runs
 from common.config import Config
 from common.errors import ConfigError, positive
 from common.phase import Phase
-from common.run_folder import RunFolder
+from common.run_folder import RunFolder, finished_run
 
 if TYPE_CHECKING:  # `--help` does without
     import numpy as np
 
-    from common.data.sources import Dataset
+    from common.data.splits import Dataset
     from common.result import Result
 
 Experiment = Literal["base", "rotation", "transfer", "reverse", "contrastive"]
@@ -100,6 +100,8 @@ class RotationConfig(Config):
         if not 1 <= self.blocks <= BLOCKS:
             raise ConfigError(f"blocks is {self.blocks}; allowed: 1 to {BLOCKS}")
         positive("margin", self.margin)
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout}; allowed: 0 <= dropout < 1")
         if self.pretext_run != "own" and not RunFolder(Path(self.pretext_run)).is_run:
             raise ConfigError(f"pretext-run {self.pretext_run!r}: allowed: own, or the folder of a run")
         for key, experiments in ONLY_IN.items():
@@ -148,7 +150,7 @@ def pretext_run(config: RotationConfig) -> Path:
     folder = Path(config.pretext_run)
     if config.pretext_run == "own":
         folder = config.out / "rotation_contrastive" / pretext.name()
-    return runs.finished_run(
+    return finished_run(
         folder,
         f"{experiment} run",
         # With another seed, or other images, it would have been trained on what validates here.
@@ -183,7 +185,7 @@ def classify(config: RotationConfig, run: runs.Run, data: "Dataset") -> None:
         load_layers(model, pretext_run(config), "train", taken, config.REPORTED)
         for name in taken:
             model.get_layer(name).trainable = config.train_blocks
-    trainer = Trainer[Phase](run, model, data)
+    trainer = Trainer(run, model, data)
     trainer.fit(config.phases)
     result = trainer.evaluate("train", "validation", "test")
     drawing.classifier(run, data, result)
@@ -199,7 +201,7 @@ def embed(config: RotationConfig, run: runs.Run, data: "Dataset") -> None:
     data = pretext.mixed(data, config.seed)
     model = networks.embedder(config, data)
     objective = Objective(networks.ContrastiveLoss(config.margin), scores_classes=False, reported="loss")
-    trainer = Trainer[Phase](run, model, data, objective)
+    trainer = Trainer(run, model, data, objective)
 
     def points() -> dict[str, "np.ndarray"]:
         return {name: trainer.predict(getattr(data, name)) for name in ("train", "test")}

@@ -4,7 +4,7 @@
 
 - layers: KerasCV's layers one after the other in tf.data, as one would write it without this project;
 - host: this project's recipe by KerasCV's operations, in tf.data (`--augment-on host`);
-- fused: the recipe in the compiled step (`common.augment.Augment`).
+- fused: the recipe in the compiled step (`common.augment.layer.Augment`).
 
 At 32 and at 224 pixels, and from 32 pixels to 224, where `layers` resizes first, as its operations are applied to what
 the network sees, and `fused` last. Then `fused` after a resize (`--augment-at input`), and the share that it has in a
@@ -136,12 +136,12 @@ def training_step(backbone: str, size: int, phase: str):
 
     task = load_task("cifar_phased")
     from common.backbones import networks
-    from common.data import sources
+    from common.data import splits
 
     network = networks.build(backbone, size)
     pixels, labels = images(32), np.zeros(BATCH, np.int64)
-    split = sources.whole(pixels, labels, 32)
-    data = sources.Dataset("random", tuple("ABCDEFGHIJ"), split, split, split)
+    split = splits.whole(pixels, labels, 32)
+    data = splits.Dataset("random", tuple("ABCDEFGHIJ"), split, split, split)
     model = task.build(dataclasses.replace(task.PRESETS["three_phase"], augmentation="none"), network, data)
     network.set_trainable(task.TRAINABLE[phase])
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -22,7 +22,8 @@ import numpy as np
 import report
 import tensorflow as tf
 
-from common.data import pipeline, sources
+from common.config import Config
+from common.data import pipeline, sources, splits
 
 AGES = (6, 12)
 SIDE_BY_SIDE = 8
@@ -38,7 +39,7 @@ def tuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
 WAYS = {"with": tuned, "without": pipeline.untuned}
 
 
-def rate(split: sources.Split, batch: int, epochs: int, way: str) -> float:
+def rate(split: splits.Split, batch: int, epochs: int, way: str) -> float:
     """Images per second of all epochs but the first."""
     batches = iter(WAYS[way](pipeline.training(split, batch, 0, range(epochs))))
     steps = pipeline.steps_per_epoch(split, batch)
@@ -50,7 +51,7 @@ def rate(split: sources.Split, batch: int, epochs: int, way: str) -> float:
     return len(split) * (epochs - 1) / (time.perf_counter() - began)
 
 
-def ends(split: sources.Split, age: float, way: str) -> list[float]:
+def ends(split: splits.Split, age: float, way: str) -> list[float]:
     """Seconds that the end of each iterator took, after each was read from now and then for `age` seconds."""
     iterators = [iter(WAYS[way](pipeline.training(split, 64, 0, range(100)))) for _ in range(SIDE_BY_SIDE)]
     began = time.perf_counter()
@@ -73,13 +74,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="of each (default 5)")
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
-    array = sources.whole(rng.integers(0, 256, (45_000, 32, 32, 3), np.uint8), rng.integers(0, 10, 45_000), 32)
+    array = splits.whole(rng.integers(0, 256, (45_000, 32, 32, 3), np.uint8), rng.integers(0, 10, 45_000), 32)
     with tempfile.TemporaryDirectory() as name:
         report.make_files(Path(name) / "images", 4_000, 2)
-        files = sources.load("image_folder:" + str(Path(name) / "images"), Path(name), 0, 32).train
-        splits = {"array": (array, 400, 21), "files": (files, 64, 2)}
+        files = sources.load(Config(dataset=f"image_folder:{name}/images", data_dir=Path(name))).train
+        kinds = {"array": (array, 400, 21), "files": (files, 64, 2)}
         rates = [
-            {f"{source}, {way}": rate(*splits[source], way) for source in splits for way in WAYS}
+            {f"{source}, {way}": rate(*kinds[source], way) for source in kinds for way in WAYS}
             for _ in range(arguments.repeats)
         ]
     print(f"medians of {arguments.repeats}\n\nimages/s")

@@ -19,13 +19,14 @@ import numpy as np
 import report
 
 from common.backbones import networks
+from common.normalisation import BatchNormalization
 
 BATCH, SIZE, STEPS, ROUNDS = 64, 96, 3, 5
 
 
 def composed(layer):
     """A layer of the backbone, with Keras's own batch normalisation."""
-    if isinstance(layer, backbones.BatchNormalization):
+    if isinstance(layer, BatchNormalization):
         return keras.layers.BatchNormalization.from_config(layer.get_config())
     return layer.__class__.from_config(layer.get_config())
 

@@ -3,8 +3,8 @@
     python tests/benchmarks/checkpoints.py               # medians of 5; half a minute
     python tests/benchmarks/checkpoints.py --megabytes 800
 
-A thread writes arrays of so many megabytes, as `Loop` does. The main thread meanwhile calls for half a millisecond
-what lets other threads run, as a step does, and counts the time that it does not come back by then.
+A thread writes arrays of so many megabytes, as `Checkpointer` does. The main thread meanwhile calls for half a
+millisecond what lets other threads run, as a step does, and counts the time that it does not come back by then.
 """
 
 import hashlib

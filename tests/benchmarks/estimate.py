@@ -37,16 +37,16 @@ def counted(preset: str) -> list[dict]:
     import numpy as np
 
     from common.backbones import networks
-    from common.data import sources
+    from common.data import splits
     from slurm.plan import load_task
 
     task = load_task("cifar_phased")
     config = dataclasses.replace(task.PRESETS[preset], precision="float32")
     classes = tuple(map(str, range(100 if config.dataset == "cifar100" else 10)))
     pixels = np.zeros((BATCH, 32, 32, 3), np.uint8)
-    split = sources.whole(pixels, np.zeros(BATCH, np.int64), config.image_size)
+    split = splits.whole(pixels, np.zeros(BATCH, np.int64), config.image_size)
     backbone = networks.build(config.backbone, config.image_size)
-    model = task.build(config, backbone, sources.Dataset(config.dataset, classes, split, split, split))
+    model = task.build(config, backbone, splits.Dataset(config.dataset, classes, split, split, split))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     images, labels = jax.numpy.asarray(pixels), jax.numpy.zeros(BATCH, int)
 

@@ -50,17 +50,19 @@ def ours(name: str, precision: str, size: int, steps: int) -> dict:
     import keras
     import tensorflow as tf
 
-    from common import runs, training
+    from common import runs, setup
     from common.backbones import networks
-    from common.data import pipeline, sources
+    from common.data import pipeline, splits
+    from common.devices import Devices
+    from common.trainer import Trainer
     from slurm.plan import load_task
 
     task = load_task("cifar_phased")
     preset, batch = task.PRESETS["three_phase"], CASES[name][1]
     pixels, labels = images(steps * batch)
-    train = sources.whole(pixels, labels, 32)
+    train = splits.whole(pixels, labels, 32)
     few = train.take(np.arange(10))
-    data = sources.Dataset("random", tuple("ABCDEFGHIJ"), train, few, few)
+    data = splits.Dataset("random", tuple("ABCDEFGHIJ"), train, few, few)
     phase = dataclasses.replace(preset.phases[-1], epochs=2 + 2 * EPOCHS)
     whole = pipeline.training
 
@@ -76,7 +78,7 @@ def ours(name: str, precision: str, size: int, steps: int) -> dict:
             preset, out=Path(folder), batch_size=batch, backbone=name, image_size=size, precision=precision
         )
         config = dataclasses.replace(config, weights="none", batch_norm="layer", augmentation="none", phases=(phase,))
-        training.set_up(config)
+        setup.set_up(config, Devices())
 
         class Profile(keras.callbacks.Callback):
             def on_epoch_begin(self, epoch, logs=None):
@@ -96,10 +98,9 @@ def ours(name: str, precision: str, size: int, steps: int) -> dict:
 
         model = task.build(config, networks.build(name, size), data)
         with runs.open_run(config, "gpu", "") as run:
-            progress = training.train(
-                run, model, config.phases, data, lambda phase: None, callbacks=lambda progress: [Profile()]
-            )
-        rates = [row["images_per_second"] for row in progress.rows]
+            trainer = Trainer(run, model, data, callbacks=lambda trainer: [Profile()])
+            trainer.fit(config.phases)
+        rates = [row["images_per_second"] for row in trainer.progress.rows]
         told = rates_of(rates[1 : 1 + EPOCHS], rates[-EPOCHS:])
         for trace in Path(folder).glob("**/*.xplane.pb"):
             milliseconds, kernels = profile(trace, min(PROFILED, steps))

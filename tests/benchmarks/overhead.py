@@ -9,7 +9,6 @@
 """
 
 import argparse
-import gc
 import json
 import os
 import statistics
@@ -22,7 +21,7 @@ from pathlib import Path
 import report
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-import common  # noqa: F401  its settings of TensorFlow, before Keras imports that
+from common import garbage  # and with it the settings of TensorFlow, before Keras imports that
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TASKS = sorted(path.parent.name for path in (REPOSITORY / "tasks").glob("*/train.py"))
@@ -73,11 +72,13 @@ def first_step_seconds(name: str) -> float:
 def parts_of_a_run() -> dict[str, float]:
     """Seconds of a demo run by what they went to, in this process."""
     began = time.perf_counter()
-    gc.disable()  # as runs.main has it while a task loads its libraries
+    garbage.pause()  # as runs.main does while a task loads its libraries
     import keras
 
-    from common import callbacks, runs, training
+    from common import runs, trainer
+    from common.checkpointer import Checkpointer
     from slurm.plan import load_task
+    from tasks.cifar_phased import figures
 
     task = load_task("cifar_phased")
     seconds = {"start": time.perf_counter() - began}
@@ -116,13 +117,20 @@ def parts_of_a_run() -> dict[str, float]:
             seconds["validation"] = seconds.get("validation", 0) + time.perf_counter() - self.validation
 
     # What they keep the training waiting for, while they are written beside it.
-    for method in ("state", "new_best", "save", "wait"):
-        setattr(callbacks.Loop, method, timed("checkpoints", getattr(callbacks.Loop, method)))
-    callbacks.Loop.wait = timed("of these, waiting for the disk", callbacks.Loop.wait)
-    task.draw = timed("figures", task.draw)
-    training.results = timed("results", training.results)
-    train = training.train
-    training.train = lambda *arguments, **more: train(*arguments, callbacks=lambda progress: [Steps()], **more)
+    for method in ("save_step", "save_epoch", "wait"):
+        setattr(Checkpointer, method, timed("checkpoints", getattr(Checkpointer, method)))
+    Checkpointer.wait = timed("of these, waiting for the disk", Checkpointer.wait)
+    figures.draw = timed("figures", figures.draw)
+
+    class Watched(trainer.Trainer):
+        """A trainer with the callback above."""
+
+        def __init__(self, *arguments, **more):
+            super().__init__(*arguments, callbacks=lambda trainer: [Steps()], **more)
+
+        evaluate = timed("results", trainer.Trainer.evaluate)
+
+    trainer.Trainer = Watched
     with tempfile.TemporaryDirectory() as folder:
         runs.main(task.PRESETS, "", task.provide, task.experiment, ["--preset", "demo", "--out", folder])
     seconds["all"] = time.perf_counter() - began

@@ -62,9 +62,12 @@ def ours(name: str, precision: str) -> float:
     """Images per second of the second epoch of our loop."""
     import keras
 
-    from common import runs, training
+    from common import runs, setup
     from common.backbones import networks
-    from common.data import sources
+    from common.data import splits
+    from common.devices import Devices
+    from common.objective import CLASSIFICATION, Objective
+    from common.trainer import Trainer
     from slurm.plan import load_task
 
     case = CASES[name]
@@ -77,21 +80,21 @@ def ours(name: str, precision: str) -> float:
             config = dataclasses.replace(config, weights="none", batch_norm="layer", augmentation="none", phases=phases)
         else:
             config = dataclasses.replace(config, epochs=2)
-        training.set_up(config)
+        setup.set_up(config, Devices())
         pixels, labels = images(case)
-        train = sources.whole(pixels, labels, case.side)
+        train = splits.whole(pixels, labels, case.side)
         few = train.take(np.arange(10))
-        data = sources.Dataset(name, tuple("ABCDEFGHIJ"), train, few, few)
-        objective = training.CLASSIFICATION
+        data = splits.Dataset(name, tuple("ABCDEFGHIJ"), train, few, few)
+        objective = CLASSIFICATION
         if name == "linear_svm":
             from tasks.hinge_svm import hinge
 
-            model, objective = task.build(config, data), training.Objective(hinge.LOSSES[config.loss]())
+            model, objective = task.build(config, data), Objective(hinge.LOSSES[config.loss](), reported="loss")
         elif name == "autoencoder":
             from tasks.autoencoder_sweep import networks
 
             model = networks.autoencoder(config, data)
-            objective = training.Objective(keras.losses.MeanSquaredError(), accuracy=False)
+            objective = Objective(keras.losses.MeanSquaredError(), scores_classes=False, reported="loss")
         elif name == "permuted_cnn":
             model = task.build(config, task.permutation(case.side, config.block, config.seed), data)
         elif name == "base_cnn":
@@ -101,8 +104,9 @@ def ours(name: str, precision: str) -> float:
         else:
             model = task.build(config, networks.build(case.backbone, case.size), data)
         with runs.open_run(config, case.task, "") as run:
-            progress = training.train(run, model, config.phases, data, lambda phase: None, objective=objective)
-        return progress.rows[-1]["images_per_second"]
+            trainer = Trainer(run, model, data, objective)
+            trainer.fit(config.phases)
+        return trainer.progress.rows[-1]["images_per_second"]
 
 
 def theirs(name: str, precision: str) -> float:

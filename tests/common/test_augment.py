@@ -10,13 +10,18 @@ import tensorflow as tf
 from keras import ops
 from sklearn.datasets import load_sample_image
 
-from common import augment
-from common.augment import AUGMENTATIONS, RECIPES, RECIPES_AT_INPUT, Augment, Recipe, host_augment
+from common.augment import AUGMENTATIONS
+from common.augment.host import host_augment, keras_cv
+from common.augment.layer import Augment, as_one_kernel
+from common.augment.recipes import Recipe
 from common.backbones import networks
+from common.errors import ConfigError
 
 # Grey levels out of 255. Device and KerasCV differ by 0.0045 at most and 0.00005 on average, device and the references
 # in double precision by 0.0002 at most, with either backend: single precision, times the steps between pixels.
 TOLERANCE = 0.01
+
+RECIPES = {name: AUGMENTATIONS.load(name) for name in AUGMENTATIONS}
 
 # Every change on its own, so that none hides behind another.
 PARTS = {
@@ -60,7 +65,7 @@ def on_device(recipe, images, params):
 
 def on_host(recipe, images, params):
     params = {name: tf.constant(values) for name, values in params.items()}
-    return augment._keras_cv(recipe)(tf.constant(images), params).numpy()
+    return keras_cv(recipe)(tf.constant(images), params).numpy()
 
 
 def set_params(recipe, n=1, **values):
@@ -69,8 +74,15 @@ def set_params(recipe, n=1, **values):
     return params | {name: np.full(n, value, params[name].dtype) for name, value in values.items()}
 
 
+def register(patch, name, recipe):
+    """Let a recipe be known by a name, as a task does with its own."""
+    patch.setitem(globals(), f"made_{name}", recipe)
+    patch.setitem(AUGMENTATIONS, name, f"{__name__}:made_{name}")
+
+
 def test_the_command_line_offers_these_recipes():
-    assert tuple(RECIPES) == tuple(RECIPES_AT_INPUT) == AUGMENTATIONS
+    assert tuple(AUGMENTATIONS) == ("none", "flip_crop", "affine_colour_blur")
+    assert all(isinstance(recipe, Recipe) for recipe in RECIPES.values())
 
 
 @pytest.mark.parametrize("side", [32, 96])
@@ -267,9 +279,9 @@ def test_parameters_have_the_stated_ranges_and_probabilities():
 
 def test_the_recipes_of_the_sources():
     assert (RECIPES["flip_crop"].flip_horizontal, RECIPES["flip_crop"].crop_padding) == (0.5, 4 / 32)
-    assert RECIPES_AT_INPUT["flip_crop"] == Recipe(flip_horizontal=0.5, crop_padding=4 / 224)
-    assert RECIPES_AT_INPUT["affine_colour_blur"] == RECIPES["affine_colour_blur"]
-    assert RECIPES["none"] == RECIPES_AT_INPUT["none"] == Recipe()
+    assert RECIPES["flip_crop"].at_input() == Recipe(flip_horizontal=0.5, crop_padding=4 / 224)
+    assert RECIPES["affine_colour_blur"].at_input() == RECIPES["affine_colour_blur"]
+    assert RECIPES["none"] == RECIPES["none"].at_input() == Recipe()
 
 
 def resized(image, side):
@@ -294,7 +306,7 @@ def seen(recipe, at, images, side, seed=3):
         return x
 
     network.input_shape = (None, side, side, 3)
-    backbone = networks.Backbone("identity", network, keras.layers.Identity(dtype="float32"), 3)
+    backbone = networks.Backbone("identity", network, keras.layers.Identity(dtype="float32"), 3, lambda name: "stem")
     inputs = keras.Input(images.shape[1:], dtype="uint8")
     layer = Augment(recipe, seed, at)
     outputs = backbone.extract(inputs, augment=layer) if at == "input" else backbone.extract(layer(inputs))
@@ -307,7 +319,8 @@ def seen(recipe, at, images, side, seed=3):
 )
 def test_flip_and_crop_after_or_before_the_resize(at, side, room, channels):
     images = photos(40, 32, 32)[..., :channels].astype("uint8")
-    params = drawn((RECIPES_AT_INPUT if at == "input" else RECIPES)["flip_crop"], len(images), seed=3)
+    recipe = RECIPES["flip_crop"]
+    params = drawn(recipe.at_input() if at == "input" else recipe, len(images), seed=3)
     found = seen("flip_crop", at, images, side)
     assert found.shape == (len(images), side, side, 3)
     moves = set()
@@ -325,7 +338,7 @@ def test_flip_and_crop_after_or_before_the_resize(at, side, room, channels):
 
 
 def test_the_blur_has_three_taps_of_the_pixels_that_the_network_sees(monkeypatch):
-    monkeypatch.setitem(RECIPES_AT_INPUT, "blur", PARTS["blur"])
+    register(monkeypatch, "blur", PARTS["blur"])
     images = photos(6, 32, 32).astype("uint8")
     params = drawn(PARTS["blur"], len(images), seed=3)
     found = seen("blur", "input", images, 224)
@@ -338,8 +351,7 @@ def test_the_blur_has_three_taps_of_the_pixels_that_the_network_sees(monkeypatch
 
 
 def test_the_blur_is_far_weaker_after_the_resize(monkeypatch):
-    for recipes in (RECIPES, RECIPES_AT_INPUT):
-        monkeypatch.setitem(recipes, "blur", Recipe(blur=1.0, blur_sigma=(1.0, 1.0)))
+    register(monkeypatch, "blur", Recipe(blur=1.0, blur_sigma=(1.0, 1.0)))
     images = photos(6, 32, 32, zoom=4).astype("uint8")
     plain = np.stack([resized(image, 224) for image in images])
     lost = {at: np.abs(seen("blur", at, images, 224) - plain).mean() for at in ("native", "input")}
@@ -360,7 +372,7 @@ def run(layer, images, training=True):
 def test_as_one_kernel_the_pictures_are_the_same(name, channels):
     images = photos(16, 32, 40)[..., :channels]
     params = {key: ops.convert_to_tensor(values) for key, values in draw(RECIPES[name], 16).items()}
-    compiled = augment._as_one_kernel(RECIPES[name].apply)(ops.convert_to_tensor(images), params)
+    compiled = as_one_kernel(RECIPES[name].apply)(ops.convert_to_tensor(images), params)
     plain = on_device(RECIPES[name], images, params)
     np.testing.assert_allclose(ops.convert_to_numpy(compiled), plain, rtol=0, atol=1e-2)
     if name == "flip_crop":
@@ -483,7 +495,7 @@ def test_host_pictures_are_those_of_the_device_rounded():
 
     recipe = Recorder(**vars(RECIPES["affine_colour_blur"]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(RECIPES, "recorder", recipe)
+        register(patch, "recorder", recipe)
         rounded = host_augment("recorder", 0)(images.astype("uint8"), tf.constant([0, 0], tf.int64)).numpy()
     params = {name: values.numpy() for name, values in fixed[0].items()}
     assert not np.any(params["crop_x"] == params["crop_y"])  # every parameter has draws of its own
@@ -500,7 +512,7 @@ def test_host_needs_no_global_generator(monkeypatch):
 
 @pytest.mark.parametrize("make", [Augment, host_augment])
 def test_an_unknown_recipe_lists_the_known_ones(make):
-    with pytest.raises(ValueError, match="'blur'; there are: none, flip_crop, affine_colour_blur"):
+    with pytest.raises(ConfigError, match=r"'blur'; allowed: none, flip_crop, affine_colour_blur$"):
         make("blur", 0)
 
 

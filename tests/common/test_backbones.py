@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from common import config, weights
-from common.backbones import NAMES, STAGES, GroupedConv2D, build, networks
+from common import weights
+from common.backbones import BACKBONES, STAGES, blocks, networks, resnet
+from common.backbones.networks import build
+from common.errors import ConfigError
+from common.workrounds.grouped_convolution import GroupedConv2D
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MOBILENET_ENDS = ["blocks.0.0.bn2", "blocks.1.1.add", "blocks.2.2.add", "blocks.4.2.add", "bn2.act"]
@@ -39,7 +42,7 @@ def torch_outputs():
     return arrays
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=tuple(BACKBONES))
 def backbone_and_file(request, torch_outputs, tmp_path_factory):
     """Give a backbone for 64 pixels and the file with its random weights, once for all tests of a name."""
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
@@ -79,7 +82,7 @@ def values(backbone, stage):
 
 
 def test_command_line_knows_the_same_names():
-    assert set(NAMES) == set(config.BACKBONES)
+    assert set(BACKBONES) == set(PARAMETERS)
 
 
 def test_outputs_at_64_pixels_are_those_of_torch(backbone_and_file, torch_outputs):
@@ -142,7 +145,8 @@ def test_comparison_sees_the_padding_of_tensorflow(name, monkeypatch, tmp_path, 
     def pad_as_same_does(x, pixels, name):
         return keras.layers.ZeroPadding2D(((pixels - 1, pixels), (pixels - 1, pixels)))(x)
 
-    monkeypatch.setattr(backbones, "_pad", pad_as_same_does)
+    for module in (blocks, resnet):
+        monkeypatch.setattr(module, "pad", pad_as_same_does)
     write_torch_file(name, torch_outputs, tmp_path / "model.safetensors")
     backbone = build(name, 64, str(tmp_path / "model.safetensors"))
     assert largest_error(backbone, 64, torch_outputs) > 0.1
@@ -288,7 +292,9 @@ def test_smallest_image_and_one_too_small():
 
 
 def test_unknown_names_list_the_good_ones():
-    with pytest.raises(ValueError, match=r"^unknown backbone 'resnet19': one of resnet18, .*mobilenet_v2$"):
+    with pytest.raises(
+        ConfigError, match=r"^unknown backbone 'resnet19'; allowed: resnet18, .*mobilenet_v2; did you mean resnet.*\?$"
+    ):
         build("resnet19", 32)
     with pytest.raises(ValueError, match=r"^unknown stage 'layer5': choose from stem, .*layer4$"):
         build("mobilenet_v2", 32).set_trainable(["layer5"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from common.command_line import parse, parse_strictly
-from common.config import Config, data_dir, offline
+from common.config import Config
 from common.errors import ConfigError
 from common.phase import Phase
 
@@ -61,7 +61,9 @@ def test_help_shows_every_field_with_default_and_text(capsys):
     assert stop.value.code == 0
     entries = help_entries(capsys.readouterr().out)
     fields = [f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(TASK.PhasedConfig) if f.name != "phases"]
-    phases = [f"--phases.{i}.{f.name.replace('_', '-')}" for i in range(3) for f in dataclasses.fields(Phase)]
+    phases = [
+        f"--phases.{i}.{f.name.replace('_', '-')}" for i in range(3) for f in dataclasses.fields(TASK.TuningPhase)
+    ]
     assert set(entries) == {"-h", *fields, *phases}
     for flag in (*fields, *phases):
         text, _, default = entries[flag].rpartition("(default: ")
@@ -265,7 +267,7 @@ class Grown(Toy):
     rates: Rates = GrownRates(0.5)
 
 
-PHASE = ("train", "full", 2, "sgd", 0.1)
+PHASE = ("train", 2, "sgd", 0.1)
 
 
 def test_a_new_field_leaves_the_names_of_older_runs_as_they_are():
@@ -345,7 +347,7 @@ def test_hash_depends_on_what_the_result_depends_on(field):
     assert same == (field in SAME_HASH)
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Phase)])
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(TASK.TuningPhase)])
 def test_hash_depends_on_every_field_of_a_phase(field):
     first, *rest = PRESETS["three_phase"].phases
     value = getattr(first, field)
@@ -468,16 +470,16 @@ def test_presets_pass_their_own_checks_and_carry_their_names():
 
 def test_data_dir_follows_flag_then_environment_then_home(monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", "from_environment")
-    assert data_dir(Config(data_dir=Path("from_flag"))) == Path("from_flag")
-    assert data_dir(Config()) == Path("from_environment")
+    assert Config(data_dir=Path("from_flag")).data_folder == Path("from_flag")
+    assert Config().data_folder == Path("from_environment")
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.setenv("HOME", "home")
-    assert data_dir(Config()) == Path("home/tensorflow_datasets")
+    assert Config().data_folder == Path("home/tensorflow_datasets")
 
 
 def test_slurm_jobs_are_offline(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    assert not offline(Config())
-    assert offline(Config(offline=True))
+    assert not Config().is_offline
+    assert Config(offline=True).is_offline
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    assert offline(Config())
+    assert Config().is_offline

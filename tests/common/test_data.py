@@ -16,15 +16,15 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from common.config import Config, offline
-from common.data import pipeline, sources
+from common.config import Config
+from common.data import image_folders, pipeline, sources, splits, tfds_sets
 from common.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
 
 def load(name, folder, **options):
-    return sources.load(name, folder, **{"seed": 0, "image_size": 32} | options)
+    return sources.load(Config(dataset=name, data_dir=folder, **options))
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +90,8 @@ def test_limits_are_exact_stratified_and_include_validation():
 def test_limits_are_exact_whatever_their_share_of_all(limit):
     # 31 / 1797 * 1797 is above 31 in floating point.
     labels = load_digits().target
-    split = sources.whole(np.zeros((1797, 1, 1, 1), np.uint8), labels, 1)
-    assert len(sources.limited(split, limit, 0, "train")) == limit
+    split = splits.whole(np.zeros((1797, 1, 1, 1), np.uint8), labels, 1)
+    assert len(splits.limited(split, limit, 0, "train")) == limit
 
 
 def test_limits_beyond_the_data_are_refused(digits):
@@ -107,19 +107,19 @@ def test_limits_beyond_the_data_are_refused(digits):
 
 def test_labels_must_be_classes():
     with pytest.raises(ConfigError, match="labels of train run from 0 to 3; classes: 3"):
-        sources.check_labels("cifar10", "train", np.array([0, 1, 3]), 3)
+        splits.check_labels("cifar10", "train", np.array([0, 1, 3]), 3)
     with pytest.raises(ConfigError, match="labels of test run from -1 to 2; classes: 3"):
-        sources.check_labels("cifar10", "test", np.array([-1, 2]), 3)
+        splits.check_labels("cifar10", "test", np.array([-1, 2]), 3)
     with pytest.raises(ConfigError, match="the test split has no images"):
-        sources.check_labels("cifar10", "test", np.array([], int), 3)
-    sources.check_labels("cifar10", "train", np.array([0, 2]), 3)
+        splits.check_labels("cifar10", "test", np.array([], int), 3)
+    splits.check_labels("cifar10", "train", np.array([0, 2]), 3)
 
 
 # --- test images that are among the others
 
 
 def split_of(images):
-    return sources.whole(np.asarray(images, np.uint8), np.arange(len(images)) % 3, images[0].shape[0])
+    return splits.whole(np.asarray(images, np.uint8), np.arange(len(images)) % 3, images[0].shape[0])
 
 
 def test_copies_are_compared_bit_by_bit():
@@ -127,18 +127,18 @@ def test_copies_are_compared_bit_by_bit():
     nearly = images[1].copy()
     nearly[3, 3, 2] ^= 1
     test = split_of([images[0], nearly, images[2], images[4], images[4]])
-    kept = test.take(sources.without_copies(test, split_of([images[2], images[1]]), split_of([images[0]])))
+    kept = test.take(splits.without_copies(test, split_of([images[2], images[1]]), split_of([images[0]])))
     np.testing.assert_array_equal(images_of(kept), [nearly, images[4], images[4]])  # copies of each other may stay
     assert kept.labels.tolist() == [1, 0, 1]
-    assert len(sources.without_copies(test, split_of([images[5]]))) == 5
-    assert len(sources.without_copies(test, test)) == 0
+    assert len(splits.without_copies(test, split_of([images[5]]))) == 5
+    assert len(splits.without_copies(test, test)) == 0
 
 
 def test_copies_are_looked_for_among_the_places_of_a_split_alone():
     images = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 1), dtype=np.uint8)
     images[6], images[7] = images[0], images[1]
     store = split_of(images)
-    kept = sources.without_copies(store.take(np.array([6, 7])), store.take(np.array([1, 2, 3])))
+    kept = splits.without_copies(store.take(np.array([6, 7])), store.take(np.array([1, 2, 3])))
     np.testing.assert_array_equal(kept, [0])
 
 
@@ -147,11 +147,11 @@ def test_files_with_the_same_content_are_copies_whatever_their_names(tmp_path):
         write_class(tmp_path / name, 3, first=10 * (name == "bee"), size=(8, 8))
     (tmp_path / "bee" / "again.png").write_bytes((tmp_path / "ant" / "00.png").read_bytes())
     names = sorted(map(str, tmp_path.glob("*/*.png")))
-    files = sources.whole(np.array(names), np.zeros(len(names), int), 8)
+    files = splits.whole(np.array(names), np.zeros(len(names), int), 8)
     here = [i for i, name in enumerate(names) if "bee" in name]
     others = [i for i, name in enumerate(names) if "ant" in name]
     bees = files.take(np.array(here))
-    kept = bees.take(sources.without_copies(bees, files.take(np.array(others))))
+    kept = bees.take(splits.without_copies(bees, files.take(np.array(others))))
     assert [path.name for path in paths_of(kept)] == ["10.png", "11.png", "12.png"]
 
 
@@ -206,11 +206,11 @@ def with_copies():
         images[copies] = images[first]
         labels[copies] = labels[first]
         labels[copies[: count // 5]] = 3
-    return sources.whole(images, labels, 4)
+    return splits.whole(images, labels, 4)
 
 
 def held_out(split, seed=0):
-    return sources.stratified(split, 0.1, seed, "validation", sources.firsts(split))
+    return splits.stratified(split, 0.1, seed, "validation", splits.firsts(split))
 
 
 def pixels(split):
@@ -219,7 +219,7 @@ def pixels(split):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_copies_stay_on_one_side_of_the_split(with_copies, seed):
-    plain = sources.stratified(with_copies, 0.1, seed, "validation")
+    plain = splits.stratified(with_copies, 0.1, seed, "validation")
     assert pixels(plain[0]) & pixels(plain[1]), "without the grouping they do not"
     train, validation = held_out(with_copies, seed)
     assert not pixels(train) & pixels(validation)
@@ -230,7 +230,7 @@ def test_copies_stay_on_one_side_of_the_split(with_copies, seed):
 
 
 def test_the_seed_chooses_the_sides_of_copies(with_copies):
-    firsts = sources.firsts(with_copies)
+    firsts = splits.firsts(with_copies)
     copied = set(firsts[firsts != np.arange(400)])
     sides = [copied & set(held_out(with_copies, seed)[1].places) for seed in (*range(20), 0)]
     assert sides[0] == sides[-1]
@@ -243,13 +243,13 @@ def test_the_firsts_are_those_of_numpy(with_copies):
     _, index, inverse = np.unique(
         images_of(with_copies).reshape(400, -1), axis=0, return_index=True, return_inverse=True
     )
-    np.testing.assert_array_equal(sources.firsts(with_copies), index[inverse])
+    np.testing.assert_array_equal(splits.firsts(with_copies), index[inverse])
 
 
 @pytest.mark.parametrize("seed", [0, 7])
 def test_without_copies_the_split_is_scikit_learns(seed):
     images, labels = load_digits(return_X_y=True)
-    split = sources.whole(images.astype(np.uint8).reshape(-1, 8, 8, 1), labels, 8)
+    split = splits.whole(images.astype(np.uint8).reshape(-1, 8, 8, 1), labels, 8)
     rest, part = train_test_split(np.arange(len(split)), test_size=0.1, stratify=labels, random_state=seed)
     train, validation = held_out(split, seed)
     np.testing.assert_array_equal(train.places, np.sort(rest))
@@ -259,7 +259,7 @@ def test_without_copies_the_split_is_scikit_learns(seed):
 def test_more_copies_than_validation_has_room_for_are_trained_on():
     images = np.random.default_rng(0).integers(0, 256, (100, 4, 4, 1), dtype=np.uint8)
     images[20:40] = images[20]
-    split = sources.whole(images, np.arange(100) // 50, 4)
+    split = splits.whole(images, np.arange(100) // 50, 4)
     for seed in range(10):
         _, validation = held_out(split, seed)
         assert not set(validation.places) & set(range(20, 40))
@@ -267,9 +267,9 @@ def test_more_copies_than_validation_has_room_for_are_trained_on():
 
 
 def test_a_data_set_says_how_many_copies_it_holds(tmp_path, monkeypatch, with_copies):
-    test = sources.whole(np.zeros((4, 4, 4, 1), np.uint8), np.arange(4), 4)
+    test = splits.whole(np.zeros((4, 4, 4, 1), np.uint8), np.arange(4), 4)
     parts = {"train": with_copies, "test": test}
-    monkeypatch.setattr(sources, "from_tfds", lambda *_: (parts, list("abcd"), ["a note"]))
+    monkeypatch.setattr(tfds_sets, "from_tfds", lambda *_: (parts, list("abcd"), ["a note"]))
     data = load("fer2013", tmp_path)
     assert not pixels(data.train) & pixels(data.validation)
     copies = 400 - len(pixels(with_copies))
@@ -281,8 +281,8 @@ def test_a_data_set_says_how_many_copies_it_holds(tmp_path, monkeypatch, with_co
 
 
 def test_training_images_of_one_picture_alone_are_refused(tmp_path, monkeypatch):
-    one = sources.whole(np.zeros((40, 4, 4, 1), np.uint8), np.arange(40) % 2, 4)
-    monkeypatch.setattr(sources, "from_tfds", lambda *_: ({"train": one, "test": one}, ["a", "b"], []))
+    one = splits.whole(np.zeros((40, 4, 4, 1), np.uint8), np.arange(40) % 2, 4)
+    monkeypatch.setattr(tfds_sets, "from_tfds", lambda *_: ({"train": one, "test": one}, ["a", "b"], []))
     with pytest.raises(ConfigError, match="fer2013: the validation split has no images"):
         load("fer2013", tmp_path)
 
@@ -290,8 +290,8 @@ def test_training_images_of_one_picture_alone_are_refused(tmp_path, monkeypatch)
 # --- the order of training
 
 
-def batches(split, epochs, seed=0, skip=0, batch_size=64, augment=None):
-    return list(pipeline.training(split, batch_size, seed, epochs, skip, augment).as_numpy_iterator())
+def batches(split, epochs, seed=0, skip=0, batch_size=64, transform=None):
+    return list(pipeline.training(split, batch_size, seed, epochs, skip, transform).as_numpy_iterator())
 
 
 def test_training_and_evaluation_do_without_the_autotuner(digits):
@@ -303,7 +303,7 @@ def test_training_and_evaluation_do_without_the_autotuner(digits):
 @pytest.fixture(scope="module")
 def numbered():
     """A split of 150 images that say which they are."""
-    return sources.whole(np.arange(150, dtype=np.uint8).reshape(150, 1, 1, 1), np.arange(150), 1)
+    return splits.whole(np.arange(150, dtype=np.uint8).reshape(150, 1, 1, 1), np.arange(150), 1)
 
 
 def epoch_order(split, epoch, seed=0):
@@ -359,11 +359,11 @@ def test_starting_in_the_middle_gives_the_tail_of_the_whole(numbered, epoch, ski
 
 
 @pytest.mark.parametrize("skip", [0, 1])
-def test_host_augmentation_gets_epoch_and_step(numbered, skip):
-    def write_place(images, place):
-        return tf.cast(tf.reshape(place, [1, 1, 1, 2]), tf.uint8) + tf.zeros_like(images)
+def test_a_transform_gets_epoch_and_step(numbered, skip):
+    def write_place(images, labels, place):
+        return tf.cast(tf.reshape(place, [1, 1, 1, 2]), tf.uint8) + tf.zeros_like(images), labels
 
-    found = batches(numbered, range(5, 7), skip=skip, augment=write_place)
+    found = batches(numbered, range(5, 7), skip=skip, transform=write_place)
     places = [tuple(np.unique(images.reshape(-1, 2), axis=0).ravel().tolist()) for images, _ in found]
     assert places == [(epoch, step) for epoch in (5, 6) for step in range(3)][skip:]
     plain = batches(numbered, range(5, 7), skip=skip)
@@ -371,14 +371,14 @@ def test_host_augmentation_gets_epoch_and_step(numbered, skip):
         np.testing.assert_array_equal(ours[1], theirs[1])
 
 
-def test_what_is_left_out_is_not_augmented(numbered):
+def test_what_is_left_out_is_not_transformed(numbered):
     seen = []
 
-    def count(images, place):
+    def count(images, labels, place):
         tf.numpy_function(lambda: seen.append(1), [], [])
-        return images
+        return images, labels
 
-    assert len(batches(numbered, range(1), skip=2, augment=count)) == 1
+    assert len(batches(numbered, range(1), skip=2, transform=count)) == 1
     assert len(seen) == 1
 
 
@@ -400,12 +400,12 @@ def test_two_that_fetch_the_same_data_do_it_once(tmp_path, monkeypatch):
             (tmp_path / "mnist" / "3.0.1" / "dataset_info.json").touch()
 
     monkeypatch.setattr(tfds, "builder", lambda *_, **__: Builder())
-    monkeypatch.setattr(sources, "ask_hosts", lambda *_: None)
+    monkeypatch.setattr(tfds_sets, "ask_hosts", lambda *_: None)
     monkeypatch.setattr(fcntl, "flock", told)
     with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(sources.fetch_tfds, "mnist", tmp_path)
+        first = threads.submit(tfds_sets.fetch_tfds, "mnist", tmp_path)
         assert began.wait(60)
-        second = threads.submit(sources.fetch_tfds, "mnist", tmp_path)  # Builder would fail: its folder is there
+        second = threads.submit(tfds_sets.fetch_tfds, "mnist", tmp_path)  # Builder would fail: its folder is there
         assert waits.wait(60)
         made.set()
         assert first.result() == second.result() == tmp_path / "mnist" / "3.0.1"
@@ -458,15 +458,15 @@ def prepared(tmp_path_factory):
 
 def test_tfds_data_is_read_bit_exact_without_a_network(prepared, no_network):
     folder, arrays = prepared
-    sources.provide("cifar10", folder, offline=False)
+    sources.provide(Config(dataset="cifar10", data_dir=folder))
     data = load("cifar10", folder)
     parts = {"train": [data.train, data.validation], "test": [data.test]}
-    for name, splits in parts.items():
-        places = np.concatenate([split.places for split in splits])
+    for name, own in parts.items():
+        places = np.concatenate([split.places for split in own])
         order = np.argsort(places)
         np.testing.assert_array_equal(places[order], np.arange(len(arrays[name][1])))
-        np.testing.assert_array_equal(np.concatenate([images_of(s) for s in splits])[order], arrays[name][0])
-        np.testing.assert_array_equal(np.concatenate([s.labels for s in splits])[order], arrays[name][1])
+        np.testing.assert_array_equal(np.concatenate([images_of(s) for s in own])[order], arrays[name][0])
+        np.testing.assert_array_equal(np.concatenate([s.labels for s in own])[order], arrays[name][1])
     assert data.class_names == tuple(f"class{i}" for i in range(10))
     assert data.notes == ("100 of 50,000 train images", "20 of 10,000 test images")
     assert no_network == []
@@ -474,20 +474,20 @@ def test_tfds_data_is_read_bit_exact_without_a_network(prepared, no_network):
 
 def test_newest_finished_version_is_chosen(prepared, tmp_path):
     folder, _ = prepared
-    assert sources.tfds_folder("cifar10", folder) == folder / "cifar10" / "3.0.10"
-    assert sources.tfds_folder("mnist", folder) is None
+    assert tfds_sets.tfds_folder("cifar10", folder) == folder / "cifar10" / "3.0.10"
+    assert tfds_sets.tfds_folder("mnist", folder) is None
     # What TFDS writes into until it is done; a preparation that is killed leaves it.
     unfinished = tmp_path / "cifar10" / "incomplete.AB12CD_9.0.0"
     unfinished.mkdir(parents=True)
     (unfinished / "dataset_info.json").write_text("{}")
-    assert sources.tfds_folder("cifar10", tmp_path) is None
+    assert tfds_sets.tfds_folder("cifar10", tmp_path) is None
 
 
 def test_missing_data_offline_names_the_way_out(tmp_path, no_network):
     with pytest.raises(ConfigError) as loading:
         load("cifar100", tmp_path)
     with pytest.raises(ConfigError) as error:
-        sources.provide("cifar100", tmp_path, offline=True)
+        sources.provide(Config(dataset="cifar100", data_dir=tmp_path, offline=True))
     assert str(loading.value) == str(error.value)
     line = str(error.value)
     assert f"cifar100 is not in {tmp_path}" in line
@@ -500,14 +500,14 @@ def test_missing_data_offline_names_the_way_out(tmp_path, no_network):
 def test_a_slurm_job_stops_without_touching_the_network(tmp_path, no_network, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     with pytest.raises(ConfigError, match="mnist is not in"):
-        sources.provide("mnist", tmp_path, offline(Config()))
+        sources.provide(Config(dataset="mnist", data_dir=tmp_path))
     assert no_network == []
 
 
 @pytest.mark.parametrize(("name", "host"), [("cifar10", "www.cs.toronto.edu"), ("mnist", "storage.googleapis.com")])
 def test_no_host_answering_is_one_line_at_once(tmp_path, no_network, name, host):
     with pytest.raises(ConfigError) as error:
-        sources.provide(name, tmp_path, offline=False)
+        sources.provide(Config(dataset=name, data_dir=tmp_path))
     line = str(error.value)
     assert line.startswith(f"could not fetch {name}: {host} does not answer (ConnectionError).")
     assert f"prepare {name} --data-dir {tmp_path}" in line
@@ -640,7 +640,7 @@ def test_unreadable_files_are_counted_named_and_skipped(damaged, tmp_path, monke
     check_notes(load(f"image_folder:{folder}", tmp_path / "cache"), bad)
     # The second load goes by what the first one found...
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "is_readable", lambda path: pytest.fail(f"checked {path} again"))
+        patch.setattr(image_folders, "is_readable", lambda path: pytest.fail(f"checked {path} again"))
         check_notes(load(f"image_folder:{folder}", tmp_path / "cache"), bad)
     # ...until a file changes.
     (folder / "bee" / "23.png").write_text("spoilt")

@@ -10,16 +10,20 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import keras
 import kill_and_resume
 import numpy as np
 import pytest
 import safetensors.numpy
 import tensorflow as tf
 
-from common import devices
 from common.config import Config
 from common.data import pipeline, sources
+from common.devices import Devices, choose
+from common.devices.mesh import SLURM, Mesh
+from common.devices.mirrored import Mirrored
 from common.errors import ConfigError
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -203,43 +207,77 @@ def test_the_number_of_devices_is_not_part_of_the_name():
     assert config(devices=2).name() == config(nodes=4).name() == config().name()
 
 
+@pytest.mark.parametrize(
+    ("fields", "backend", "kind", "counts"),
+    [
+        ({}, "tensorflow", Devices, {}),
+        ({}, "jax", Devices, {}),
+        ({"devices": 2}, "tensorflow", Mirrored, {"count": 2}),
+        ({"devices": 2}, "jax", Mesh, {"count": 2, "nodes": 1}),
+        ({"nodes": 4}, "jax", Mesh, {"count": 1, "nodes": 4}),
+        ({"devices": 2, "nodes": 4}, "jax", Mesh, {"count": 2, "nodes": 4}),
+    ],
+)
+def test_devices_are_chosen_by_their_number_and_the_backend(fields, backend, kind, counts):
+    devices = choose(config(**fields), backend)
+    assert type(devices) is kind
+    assert {name: getattr(devices, name) for name in counts} == counts
+    assert devices.is_primary
+    assert devices.reads_all  # until it has joined others
+
+
+def test_one_device_is_alone():
+    alone = Devices()
+    alone.join()
+    assert alone.broadcast("a text") == "a text"
+    assert not alone.is_peer_lost(RuntimeError("UNAVAILABLE"))
+    alone.leave(RuntimeError())  # goes on
+    assert alone.steps(5) is None
+    assert alone.replica_values([]) == []
+    assert len(alone.names()) >= 1
+
+
 @pytest.mark.parametrize("tasks", [None, "1", "3"])
 def test_another_number_of_processes_is_refused(monkeypatch, tasks):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    for name in devices.SLURM:
+    for name in SLURM:
         if tasks is None:
             monkeypatch.delenv(name, raising=False)
         else:
             monkeypatch.setenv(name, tasks)
     with pytest.raises(ConfigError, match=f"nodes is 2, and the number of processes that were started is {tasks or 1}"):
-        devices._meet(2)
+        Mesh(1, 2).connect()
 
 
 def test_more_devices_than_gpus_are_refused(monkeypatch):
-    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["one"])
     with pytest.raises(ConfigError, match="devices is 2; this machine has 1"):
-        devices.join(config(devices=2))
+        choose(config(devices=2), "tensorflow").join()
 
 
 @pytest.mark.parametrize(("images", "batch", "replicas"), [(5000, 64, 2), (4993, 64, 4), (21, 32, 2), (9, 8, 4)])
-def test_every_batch_of_an_evaluation_reaches_all_replicas(monkeypatch, images, batch, replicas):
-    assert devices.evaluation_batch(images, batch) == batch
-    monkeypatch.setattr(devices, "_replicas", replicas)
-    size = devices.evaluation_batch(images, batch)
+def test_every_batch_of_an_evaluation_reaches_all_replicas(images, batch, replicas):
+    assert Devices().evaluation_batch(images, batch) == batch
+    size = Mirrored(replicas).evaluation_batch(images, batch)
     assert size <= batch
     assert min(images, size) >= replicas
     assert images % size == 0 or images % size >= replicas
 
 
-def test_processes_read_their_parts_of_the_same_batches(monkeypatch, tmp_path):
-    data = sources.load("digits", tmp_path, seed=0, image_size=8, limit_train=200).train
+def test_processes_read_their_parts_of_the_same_batches(monkeypatch):
+    data = sources.load(config(limit_train=200)).train
+
+    def mesh(process, processes, size):
+        """As it is in one of these processes, with so many devices in all."""
+        devices = Mesh(2, processes)
+        devices.process, devices.processes = process, processes
+        laid_out = SimpleNamespace(device_mesh=SimpleNamespace(devices=np.zeros(size)))
+        monkeypatch.setattr(keras.distribution, "distribution", lambda: laid_out)
+        return devices
 
     def batches(process=0, processes=1):
-        monkeypatch.setattr(devices, "_process", process)
-        monkeypatch.setattr(devices, "_processes", processes)
-        monkeypatch.setattr(devices, "_mesh_size", lambda: 2 * processes)
-        return list(pipeline.training(data, 32, 5, range(2), skip=1).as_numpy_iterator())
+        devices = mesh(process, processes, 2 * processes)
+        return list(pipeline.training(data, 32, 5, range(2), skip=1, devices=devices).as_numpy_iterator())
 
     whole, parts = batches(), [batches(i, 2) for i in range(2)]
     assert [len(labels) for _, labels in whole[:5]] == [32, 32, 32, 32, 20]  # 180 images
@@ -247,8 +285,8 @@ def test_processes_read_their_parts_of_the_same_batches(monkeypatch, tmp_path):
         np.testing.assert_array_equal(np.concatenate([images for images, _ in shares]), images)
         for _, seen in shares:
             np.testing.assert_array_equal(seen, labels)
-    monkeypatch.setattr(devices, "_mesh_size", lambda: 3)  # which 20 does not divide
-    last = list(pipeline.training(data, 32, 5, range(1)).as_numpy_iterator())[-1]
+    three = mesh(1, 2, 3)  # which does not divide 20
+    last = list(pipeline.training(data, 32, 5, range(1), devices=three).as_numpy_iterator())[-1]
     np.testing.assert_array_equal(last[0], whole[4][0])
     # What a task computes from the images itself sees all of them.
     assert [len(images) for images, _ in pipeline.evaluation(data, 100)] == [100, 80]

@@ -9,21 +9,25 @@ import keras
 import numpy as np
 import pytest
 
-from common import checkpoints, features, runs, training
+from common import checkpoints, features, runs, setup
 from common.augment.layer import Augment
-from common.backbones import networks
-from common.data import pipeline, sources
+from common.backbones import STAGES, networks
+from common.data import pipeline, sources, splits
+from common.devices import Devices
 from common.errors import ConfigError
 from common.files import StorageError
 from common.fine_tuning import FineTuning
 from common.phase import Phase
+from common.stopping import Interrupted
+from common.trainer import Trainer
 from slurm.plan import load_task
 
 PHASES = (
-    Phase("head", "head", epochs=2, optimizer="adam", rate=1e-3, dropout=0.3),
-    Phase("last_block", "last_block", epochs=2, optimizer="nadam", rate=1e-3, dropout=0.2, clip_norm=1.0),
+    Phase("head", epochs=2, optimizer="adam", rate=1e-3),
+    Phase("last_block", epochs=2, optimizer="nadam", rate=1e-3, clip_norm=1.0),
 )
 TRAINABLE = {"head": (), "last_block": ("layer4",)}
+DROPOUT = {"head": 0.3, "last_block": 0.2}
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +37,8 @@ def float32_afterwards():
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return sources.load("digits", tmp_path_factory.mktemp("data"), seed=0, image_size=8, limit_train=100)
+def data():
+    return sources.load(FineTuning(dataset="digits", limit_train=100))
 
 
 def build(config, backbone, recipe="none", at="native"):
@@ -50,7 +54,7 @@ def train(out, data, recipe="none", views=0, at="native", stop_after=None, **fie
     """Open, train or resume; the run, its model, its progress, and the cuts that were made."""
     config = FineTuning(preset="test", dataset="digits", out=out, batch_size=32, image_size=32, **fields)
     keras.utils.clear_session()
-    training.set_up(config)
+    setup.set_up(config, Devices())
     backbone = networks.build("resnet18", 32)
     model = build(config, backbone, recipe, at)
     cuts = []
@@ -58,15 +62,17 @@ def train(out, data, recipe="none", views=0, at="native", stop_after=None, **fie
 
         def configure(phase):
             backbone.set_trainable(TRAINABLE[phase.name])
-            model.get_layer("dropout").rate = phase.dropout
+            model.get_layer("dropout").rate = DROPOUT[phase.name]
 
         def cut(phase):
             if phase.name == stop_after:
-                run.stop = signal.SIGTERM
+                run.stop.signal = signal.SIGTERM
             cuts.append(features.cut(config, phase, model, backbone, data, recipe != "none" and not views, views))
             return cuts[-1]
 
-        return run, model, training.train(run, model, PHASES, data, configure, cut=cut), cuts
+        trainer = Trainer(run, model, data, configure=configure, cut=cut)
+        trainer.fit(PHASES)
+        return run, model, trainer.progress, cuts
 
 
 def untimed(rows):
@@ -103,7 +109,7 @@ def test_training_is_the_same_bit_for_bit(tmp_path, data, uncached, gigabytes, a
 def test_stopped_in_the_middle_of_a_cached_epoch_and_resumed(tmp_path, data, recipe, views, at):
     _, whole, expected, _ = train(tmp_path / "whole", data, recipe, views, at)
     stopped = {"stop_after": "last_block", "cache_gigabytes": 1e-6, "cache_features": "on"}
-    with pytest.raises(runs.Interrupted):
+    with pytest.raises(Interrupted):
         train(tmp_path / "parts", data, recipe, views, at, **stopped)
     assert not list(tmp_path.glob(f"parts/*/*/{features.FOLDER}"))
     _, resumed, progress, _ = train(tmp_path / "parts", data, recipe, views, at)
@@ -189,7 +195,7 @@ def test_auto_caches_what_pays_and_fits(data, capsys):
     assert not is_cut(devices=2)
     capsys.readouterr()
     assert not is_cut(cache_gigabytes=1e-6)
-    assert "take 0 MB, above --cache-gigabytes 1e-06; computed anew in every epoch" in capsys.readouterr().out
+    assert "take 0 MB, above --cache-gigabytes 1e-06; computed again in every epoch" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
@@ -197,7 +203,7 @@ def test_auto_caches_what_pays_and_fits(data, capsys):
 def test_views_are_those_of_the_augmentation(tmp_path, data, precision, gigabytes, at):
     config = FineTuning(out=tmp_path, batch_size=32, image_size=32, precision=precision, cache_gigabytes=gigabytes)
     config = dataclasses.replace(config, cache_features="on", seed=5)
-    training.set_up(config)
+    setup.set_up(config, Devices())
     backbone = networks.build("resnet18", 32)
     model = build(config, backbone, "flip_crop", at)
     backbone.set_trainable(())
@@ -250,10 +256,10 @@ def test_views_are_cached_whatever_their_size(data):
 def test_a_run_that_is_stopped_while_it_computes_leaves_no_file(tmp_path, data, monkeypatch):
     def interrupted(config, part, split, views, name):
         yield np.zeros((32, 512), "float32")
-        raise runs.Interrupted(signal.SIGTERM)
+        raise Interrupted(signal.SIGTERM)
 
     monkeypatch.setattr(features, "compute", interrupted)
-    with pytest.raises(runs.Interrupted):
+    with pytest.raises(Interrupted):
         train(tmp_path, data, cache_features="on", cache_gigabytes=1e-6)
     assert list(tmp_path.glob("*/*/environment.json"))
     assert not list(tmp_path.glob(f"*/*/{features.FOLDER}"))
@@ -277,7 +283,7 @@ def test_the_activations_go_when_their_phase_has_ended(tmp_path, data, monkeypat
 
 
 def test_each_epoch_takes_the_next_view():
-    numbers = sources.Split(np.arange(30), np.arange(30), np.tile(np.arange(10), 3), 1)
+    numbers = splits.Split(np.arange(30), np.arange(30), np.tile(np.arange(10), 3), 1)
     batches = list(pipeline.training(numbers, 4, 7, range(2, 6), views=3))
     rows = np.concatenate([b.numpy() for b, _ in batches]).reshape(4, 10)
     labels = np.concatenate([b.numpy() for _, b in batches]).reshape(4, 10)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data import pipeline, sources
+from common.config import Config
+from common.data import pipeline, sources, tfds_sets
 from common.errors import ConfigError
 
 CLASSES = ("angry", "disgusted", "fearful", "happy", "neutral", "sad", "surprised")
@@ -17,6 +18,10 @@ ARCHIVES = {
     "emotion-detection-fer.zip": (CLASSES, "PNG"),
     "fer2013.zip": (("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"), "JPEG"),
 }
+
+
+def config(folder, **fields):
+    return Config(dataset="fer2013", data_dir=folder, **fields)
 
 
 def encoded(image, kind):
@@ -56,8 +61,8 @@ def test_both_archives_give_their_pixels_classes_and_splits(tmp_path, no_network
     kind = ARCHIVES[name][1]
     strays = [("README.md", b"text"), ("__MACOSX/train/angry/._im0.png", b"resource fork")]
     content = write_archive(tmp_path, name, faces(), strays)
-    sources.provide("fer2013", tmp_path, offline=True)
-    data = sources.load("fer2013", tmp_path, 0, 48)
+    sources.provide(config(tmp_path, offline=True))
+    data = sources.load(config(tmp_path))
     assert data.class_names == CLASSES
     assert data.notes == ("70 of 28,709 train images", "21 of 7,178 test images")
     found = {
@@ -83,8 +88,8 @@ def test_files_that_are_no_face_are_skipped_and_named(tmp_path):
     large = encoded(np.zeros((64, 48), np.uint8), "PNG")
     broken = [("train/happy/broken.png", b"no image"), ("test/sad/empty.jpg", b""), ("train/sad/large.png", large)]
     write_archive(tmp_path, "emotion-detection-fer.zip", faces(), broken)
-    sources.provide("fer2013", tmp_path, offline=True)
-    data = sources.load("fer2013", tmp_path, 0, 48)
+    sources.provide(config(tmp_path, offline=True))
+    data = sources.load(config(tmp_path))
     count, _, names = data.notes[-1].partition(" unreadable image files skipped: ")
     assert (count, sorted(names.split(", "))) == ("3", sorted(path for path, _ in broken))
     assert len(data.train) + len(data.validation) == 70
@@ -93,8 +98,8 @@ def test_files_that_are_no_face_are_skipped_and_named(tmp_path):
 @pytest.mark.parametrize("offline", [True, False])
 def test_without_the_archive_one_line_says_where_to_get_it_and_where_to_put_it(tmp_path, no_network, offline):
     for fetch in (
-        lambda: sources.provide("fer2013", tmp_path, offline),
-        lambda: sources.fetch_tfds("fer2013", tmp_path),
+        lambda: sources.provide(config(tmp_path, offline=offline)),
+        lambda: tfds_sets.fetch_tfds("fer2013", tmp_path),
     ):
         with pytest.raises(ConfigError) as error:
             fetch()
@@ -115,10 +120,10 @@ def test_without_the_archive_one_line_says_where_to_get_it_and_where_to_put_it(t
 def test_another_archive_is_one_line(tmp_path, more, images, said):
     write_archive(tmp_path, "fer2013.zip", faces() if images else {}, more)
     with pytest.raises(ConfigError) as error:
-        sources.provide("fer2013", tmp_path, offline=True)
+        sources.provide(config(tmp_path, offline=True))
     assert said in str(error.value)
     assert "\n" not in str(error.value)
-    assert sources.tfds_folder("fer2013", tmp_path) is None
+    assert tfds_sets.tfds_folder("fer2013", tmp_path) is None
 
 
 def test_an_archive_that_is_cut_short_is_one_line(tmp_path):
@@ -126,6 +131,6 @@ def test_an_archive_that_is_cut_short_is_one_line(tmp_path):
     archive = tmp_path / "manual" / "fer2013.zip"
     archive.write_bytes(archive.read_bytes()[:5000])
     with pytest.raises(ConfigError, match="could not fetch fer2013: ") as error:
-        sources.provide("fer2013", tmp_path, offline=True)
+        sources.provide(config(tmp_path, offline=True))
     assert "\n" not in str(error.value)
-    assert sources.tfds_folder("fer2013", tmp_path) is None
+    assert tfds_sets.tfds_folder("fer2013", tmp_path) is None

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 from common import forecast
-from common.backbones import networks
+from common.backbones import STAGES, networks
 from common.config import Config
-from common.data import sources
-from common.fine_tuning import FineTuning
+from common.data import splits
 from common.phase import Phase
 
-PHASE = Phase("train", "full", 1, "sgd", 0.1)
+PHASE = Phase("train", 1, "sgd", 0.1)
 
 
 @pytest.mark.parametrize(
@@ -41,20 +40,29 @@ def test_a_frozen_network_has_no_gradients_and_a_trained_end_has_its_own():
     assert forecast.work(model).step == first + second + 3 * head
 
 
+def works_at(sides, usual, any_size):
+    """The work of a phase at each side of the images; None: the usual one."""
+    backbone = networks.build("mobilenet_v2", usual, any_size=any_size)
+    image = keras.Input((32, 32, 3), dtype="uint8")
+    model = keras.Model(image, backbone.extract(image, usual))
+    phases = [dataclasses.replace(PHASE, name=str(side)) for side in sides]
+    of_phase = dict(zip(map(str, sides), sides, strict=True))
+
+    def configure(phase):
+        networks.set_image_size(model, of_phase[phase.name] or usual)
+
+    return forecast.survey(model, phases, configure)
+
+
 def test_phases_of_other_image_sizes_count_by_their_pixels():
-    config = FineTuning(image_size=64)
-    backbone = networks.build("mobilenet_v2", 64, any_size=True)
-    phases = [dataclasses.replace(PHASE, name=str(side), image_size=side) for side in (32, 48, None)]
-    works = forecast.survey(config, backbone.model, phases, lambda phase: None)
+    works = works_at((32, 48, None), 64, any_size=True)
     small, middle, large = (works[name].step for name in ("32", "48", "None"))
     assert middle / small == pytest.approx(48**2 / 32**2, rel=1e-3)
     assert large / small == pytest.approx(64**2 / 32**2, rel=1e-3)
 
 
 def test_a_phase_that_names_the_common_size_counts_as_one_that_does_not():
-    model = networks.build("mobilenet_v2", 96).model
-    phases = [dataclasses.replace(PHASE, name=str(side), image_size=side) for side in (96, None)]
-    works = forecast.survey(FineTuning(image_size=96), model, phases, lambda phase: None)
+    works = works_at((96, None), 96, any_size=False)
     assert works["96"] == works["None"]
 
 
@@ -76,14 +84,14 @@ def test_sentence(seconds, smaller, said):
 
 
 def images(count):
-    return sources.Split(np.zeros((count, 1), np.uint8), np.arange(count), np.arange(count), 1)
+    return splits.Split(np.zeros((count, 1), np.uint8), np.arange(count), np.arange(count), 1)
 
 
 def test_it_prints_once_a_forecast_from_the_steps_after_the_first(monkeypatch, capsys):
     """Two phases of 640 images, the second with three times the work: 10 s a step in the first one."""
     clock = iter(np.arange(0.0, 1000.0, 10.0))
     monkeypatch.setattr(forecast.time, "monotonic", lambda: next(clock))
-    data = sources.Dataset("made", ("a", "b"), images(640), images(0), images(0))
+    data = splits.Dataset("made", ("a", "b"), images(640), images(0), images(0))
     phases = [dataclasses.replace(PHASE, name=name, epochs=epochs) for name, epochs in (("one", 3), ("two", 2))]
     works = {"one": forecast.Work(1.0, 1.0), "two": forecast.Work(1.0, 3.0)}
     callback = forecast.Forecast(Config(batch_size=64), phases, works, 1, data)
@@ -96,7 +104,7 @@ def test_it_prints_once_a_forecast_from_the_steps_after_the_first(monkeypatch, c
 def test_an_epoch_that_is_over_before_says_it_too(monkeypatch, capsys):
     clock = iter(np.arange(0.0, 100.0, 1.0))
     monkeypatch.setattr(forecast.time, "monotonic", lambda: next(clock))
-    data = sources.Dataset("made", ("a", "b"), images(64 * 4), images(0), images(0))
+    data = splits.Dataset("made", ("a", "b"), images(64 * 4), images(0), images(0))
     phases = [dataclasses.replace(PHASE, epochs=30)]
     callback = forecast.Forecast(Config(batch_size=64), phases, {"train": forecast.Work(1.0, 1.0)}, 0, data)
     for step in range(4):

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data import pipeline, sources
+from common.config import Config
+from common.data import pipeline, sources, tfds_sets
 from common.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +59,10 @@ def write_archive(path, images):
             archive.addfile(entry, io.BytesIO(content))
 
 
+def config(folder, **fields):
+    return Config(dataset="notmnist", data_dir=folder, **fields)
+
+
 def prepare(folder, *flags):
     command = [sys.executable, "-m", "common.data", "prepare", "notmnist", "--data-dir", str(folder), *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ}, check=False)
@@ -75,7 +80,7 @@ def prepared(tmp_path_factory):
 def data(prepared):
     _, folder, done = prepared
     assert done.returncode == 0, done.stderr
-    return sources.load("notmnist", folder, 0, 28)
+    return sources.load(config(folder))
 
 
 def pictures(split, class_names):
@@ -90,7 +95,7 @@ def test_prepare_takes_the_archive_from_the_manual_folder(prepared):
     _, folder, done = prepared
     assert done.returncode == 0, done.stderr
     assert str(folder / "notmnist" / "1.0.0") in done.stdout
-    assert sources.tfds_folder("notmnist", folder) == folder / "notmnist" / "1.0.0"
+    assert tfds_sets.tfds_folder("notmnist", folder) == folder / "notmnist" / "1.0.0"
 
 
 def test_pixels_and_letters_are_those_of_the_archive(prepared, data):
@@ -138,7 +143,7 @@ def test_splits_are_stratified(prepared, data):
 def test_the_test_split_is_the_same_for_every_seed(prepared, data):
     _, folder, _ = prepared
     for seed in (1, 2):
-        other = sources.load("notmnist", folder, seed, 28)
+        other = sources.load(config(folder, seed=seed))
         np.testing.assert_array_equal(other.test.places, data.test.places)
         assert other.notes == data.notes
         assert set(other.validation.places) != set(data.validation.places)
@@ -146,8 +151,8 @@ def test_the_test_split_is_the_same_for_every_seed(prepared, data):
 
 def test_prepared_data_needs_neither_network_nor_archive(prepared, no_network):
     _, folder, _ = prepared
-    sources.provide("notmnist", folder, offline=True)
-    assert len(sources.load("notmnist", folder, 0, 28).train) > 100
+    sources.provide(config(folder, offline=True))
+    assert len(sources.load(config(folder)).train) > 100
     assert no_network == []
 
 
@@ -155,8 +160,8 @@ def test_offline_the_archive_is_enough(tmp_path, no_network, capsys):
     rng = np.random.default_rng(1)
     images = {f"{c}/{i}.png": rng.integers(0, 256, (28, 28), dtype=np.uint8) for c in LETTERS for i in range(13)}
     write_archive(tmp_path / "manual" / "notMNIST_small.tar.gz", images)
-    sources.provide("notmnist", tmp_path, offline=True)
-    data = sources.load("notmnist", tmp_path, 0, 28, limit_test=10)
+    sources.provide(config(tmp_path, offline=True))
+    data = sources.load(config(tmp_path, limit_test=10))
     assert data.counts()["test"].tolist() == [1] * 10
     assert len(data.train) + len(data.validation) == 104
     assert (data.notes[0][:34], data.notes[1:]) == (
@@ -168,7 +173,7 @@ def test_offline_the_archive_is_enough(tmp_path, no_network, capsys):
 
 def test_offline_without_the_archive_is_one_line_that_says_where_it_goes(tmp_path, no_network):
     with pytest.raises(ConfigError) as error:
-        sources.provide("notmnist", tmp_path, offline=True)
+        sources.provide(config(tmp_path, offline=True))
     line = str(error.value)
     assert f"notmnist is not in {tmp_path}" in line
     assert f"put notMNIST_small.tar.gz into {tmp_path / 'manual'}" in line
@@ -180,7 +185,7 @@ def test_offline_without_the_archive_is_one_line_that_says_where_it_goes(tmp_pat
 def test_no_host_answering_is_one_line_at_once(tmp_path, no_network, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # where TFDS tries again, it must not take minutes here
     with pytest.raises(ConfigError) as error:
-        sources.provide("notmnist", tmp_path, offline=False)
+        sources.provide(config(tmp_path, offline=False))
     line = str(error.value)
     assert line.startswith("could not fetch notmnist: ")
     assert f"put notMNIST_small.tar.gz into {tmp_path / 'manual'}" in line
@@ -193,9 +198,9 @@ def test_a_damaged_archive_is_one_line(tmp_path, no_network):
     archive = tmp_path / "manual" / "notMNIST_small.tar.gz"
     archive.write_bytes(archive.read_bytes()[:5000])
     with pytest.raises(ConfigError, match="could not fetch notmnist: ") as error:
-        sources.provide("notmnist", tmp_path, offline=True)
+        sources.provide(config(tmp_path, offline=True))
     assert "\n" not in str(error.value)
-    assert sources.tfds_folder("notmnist", tmp_path) is None
+    assert tfds_sets.tfds_folder("notmnist", tmp_path) is None
 
 
 def test_check_says_what_is_there(prepared):

@@ -19,7 +19,7 @@ def float32_afterwards():
 
 
 def test_warmup_and_cosine_against_the_closed_form():
-    phase = Phase("p", "full", 125, "nadam", 5e-4, schedule="warmup_cosine", warmup_epochs=5, final_rate=5e-6)
+    phase = Phase("p", 125, "nadam", 5e-4, schedule="warmup_cosine", warmup_epochs=5, final_rate=5e-6)
     steps = 10
     stretched = optimizers.learning_rate(phase, steps)
     periodic = optimizers.learning_rate(dataclasses.replace(phase, cosine_epochs=45), steps)
@@ -38,7 +38,7 @@ def test_warmup_and_cosine_against_the_closed_form():
 
 
 def test_weight_decay_and_clipping_against_numpy():
-    phase = Phase("p", "full", 1, "sgd", 0.1, weight_decay=0.5, clip_norm=1.0)
+    phase = Phase("p", 1, "sgd", 0.1, weight_decay=0.5, clip_norm=1.0)
     optimizer = optimizers.make(phase, 1)
     start = [np.array([3.0, -2.0], "float32"), np.array([[4.0]], "float32")]
     gradients = [np.array([3.0, 0.0], "float32"), np.array([[4.0]], "float32")]
@@ -52,19 +52,19 @@ def test_weight_decay_and_clipping_against_numpy():
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW"), ("nadam", "Nadam")])
 def test_optimisers(name, kind):
-    assert isinstance(optimizers.make(Phase("p", "full", 1, name, 0.1), 1), getattr(keras.optimizers, kind))
+    assert isinstance(optimizers.make(Phase("p", 1, name, 0.1), 1), getattr(keras.optimizers, kind))
 
 
 STEPS = {
-    "sgd": Phase("p", "full", 1, "sgd", 0.05),
-    "momentum": Phase("p", "full", 1, "sgd", 0.05, momentum=0.9, clip_norm=3.0),
-    "adam": Phase("p", "full", 2, "adam", 0.01, schedule="warmup_cosine", warmup_epochs=1),
-    "adamw": Phase("p", "full", 1, "adamw", 0.01, weight_decay=0.1),
-    "no decay": Phase("p", "full", 1, "adamw", 0.01),
-    "torch sgd": Phase("p", "full", 1, "sgd", 0.05, weight_decay=0.1, convention="torch"),
-    "torch momentum": Phase("p", "full", 1, "sgd", 0.05, momentum=0.9, convention="torch"),
-    "torch adam": Phase("p", "full", 1, "adam", 0.01, weight_decay=0.1, convention="torch"),
-    "torch adamw": Phase("p", "full", 1, "adamw", 0.01, weight_decay=0.1, convention="torch"),
+    "sgd": Phase("p", 1, "sgd", 0.05),
+    "momentum": Phase("p", 1, "sgd", 0.05, momentum=0.9, clip_norm=3.0),
+    "adam": Phase("p", 2, "adam", 0.01, schedule="warmup_cosine", warmup_epochs=1),
+    "adamw": Phase("p", 1, "adamw", 0.01, weight_decay=0.1),
+    "no decay": Phase("p", 1, "adamw", 0.01),
+    "torch sgd": Phase("p", 1, "sgd", 0.05, weight_decay=0.1, convention="torch"),
+    "torch momentum": Phase("p", 1, "sgd", 0.05, momentum=0.9, convention="torch"),
+    "torch adam": Phase("p", 1, "adam", 0.01, weight_decay=0.1, convention="torch"),
+    "torch adamw": Phase("p", 1, "adamw", 0.01, weight_decay=0.1, convention="torch"),
 }
 
 
@@ -78,7 +78,7 @@ def test_kernels_update_as_keras_does(monkeypatch, phase, factor):
     ends = []
     for kernels in (True, False):
         if not kernels:
-            monkeypatch.setattr(optimizers, "by_kernel", lambda maker: maker)
+            monkeypatch.setattr(optimizers, "on_tensorflow", lambda maker: maker)
         variables = [keras.Variable(v) for v in start]
         optimizer = optimizers.make(phase, 3, factor)
         optimizer.build(variables)
@@ -102,7 +102,7 @@ def torch():
 
 
 def as_torch(optimizer, rate, **more):
-    return Phase("p", "full", 10, optimizer, rate, convention="torch", **more)
+    return Phase("p", 10, optimizer, rate, convention="torch", **more)
 
 
 CLIPPED = {"weight_decay": 0.1, "clip_norm": 3.0}
@@ -223,9 +223,9 @@ def equal_gradients():
 @pytest.mark.parametrize(
     "phase",
     [
-        Phase("train", "full", 1, "sgd", 0.01, momentum=0.9),
-        Phase("train", "full", 1, "adam", 0.01),
-        Phase("train", "full", 1, "nadam", 0.01, clip_norm=1e-3),
+        Phase("train", 1, "sgd", 0.01, momentum=0.9),
+        Phase("train", 1, "adam", 0.01),
+        Phase("train", 1, "nadam", 0.01, clip_norm=1e-3),
     ],
     ids=lambda phase: phase.optimizer,
 )
@@ -256,7 +256,7 @@ def test_updates_are_proportional_to_the_rates(precision, phase):
 def test_momentum_goes_on_at_the_rate_of_each():
     """Three steps against the closed form."""
     optimizer = optimizers.make(
-        Phase("train", "full", 1, "sgd", 0.1, momentum=0.9), 1, lambda variable: FACTORS[variable.path.split("/")[0]]
+        Phase("train", 1, "sgd", 0.1, momentum=0.9), 1, lambda variable: FACTORS[variable.path.split("/")[0]]
     )
     model = equal_gradients()
     optimizer.build(model.trainable_variables)

@@ -130,7 +130,7 @@ def without_accuracy(history):
 
 
 def metrics_of(history):
-    """What `training.results` says of a history, as far as it is drawn: the last phase's second epoch is reported."""
+    """What `Trainer.evaluate` says of a history, as far as it is drawn: the last phase's second epoch is reported."""
     (phase, *_) = (row["phase"] for row in reversed(history))
     best = min(2, sum(row["phase"] == phase for row in history))
     return {"phases": {phase: {"best": {"epoch": best}}}, "reported": "best", "test": {"loss": 1.25, "accuracy": 0.5}}

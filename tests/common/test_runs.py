@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from common import files, runs
+from common import environment, files, runs
 from common.config import Config
 from common.errors import ConfigError
+from common.progress import Diverged
+from common.stopping import Interrupted
 
 PRESETS = {"default": Config(preset="default", dataset="digits")}
 RESULT = {"accuracy": 0.5, "macro_f1": 0.4, "loss": 1.0, "n": 10}
@@ -21,7 +23,7 @@ PHASE = {"epochs": 1, "best_epoch": 1, "validation": RESULT, "test": RESULT, "im
 
 
 def complete(config, run):
-    run.finish("completed", {"test": RESULT, "phases": {"head": PHASE}, "notes": ["a note"]})
+    run.finish({"test": RESULT, "phases": {"head": PHASE}, "notes": ["a note"]})
 
 
 def fail_with(error):
@@ -47,14 +49,17 @@ def test_a_finished_run_is_left_alone_until_it_is_overwritten(tmp_path, capsys):
     calls = []
 
     def experiment(config, run):
-        assert not gc.isenabled()  # until training.set_up
+        assert gc.isenabled()
         calls.append(run.folder)
         (run.figures / "old.png").write_bytes(b"")
         complete(config, run)
 
-    assert command(tmp_path, experiment) == 0
+    def provide(config):
+        assert not gc.isenabled()  # until setup.set_up
+
+    assert command(tmp_path, experiment, provide=provide) == 0
     assert command(tmp_path, fail_with(AssertionError("trained again"))) == 0
-    assert "this run is finished; --overwrite does it anew" in capsys.readouterr().out
+    assert "this run is finished; --overwrite does it again" in capsys.readouterr().out
     assert command(tmp_path, complete, "--overwrite") == 0
     assert len(calls) == 1
     assert gc.isenabled()
@@ -111,8 +116,8 @@ def test_two_processes_do_not_write_one_run(tmp_path, capsys):
         (ConfigError("cifar10 is not\nthere"), 2, "error: cifar10 is not there\n"),
         (files.StorageError("cannot write x: No space left on device"), 1, "error: cannot write x: No space left"),
         (runs.RunError("begun with backend jax"), 1, "error: begun with backend jax\n"),
-        (runs.Interrupted(signal.SIGTERM), 143, "stopped by SIGTERM; the same command goes on\n"),
-        (runs.Interrupted(signal.SIGINT), 130, "stopped by SIGINT; the same command goes on\n"),
+        (Interrupted(signal.SIGTERM), 143, "stopped by SIGTERM; the same command goes on\n"),
+        (Interrupted(signal.SIGINT), 130, "stopped by SIGINT; the same command goes on\n"),
     ],
 )
 def test_known_faults_are_one_line(tmp_path, capsys, error, code, line):
@@ -124,7 +129,7 @@ def test_known_faults_are_one_line(tmp_path, capsys, error, code, line):
 
 
 def test_a_run_that_was_begun_anew_goes_on_without_that_flag(tmp_path, capsys):
-    assert command(tmp_path, fail_with(runs.Interrupted(signal.SIGINT)), "--overwrite") == 130
+    assert command(tmp_path, fail_with(Interrupted(signal.SIGINT)), "--overwrite") == 130
     assert capsys.readouterr().err == "stopped by SIGINT; the same command without --overwrite goes on\n"
     while_fetching = fail_with(KeyboardInterrupt())  # nothing has been thrown away yet
     assert command(tmp_path, complete, "--overwrite", provide=lambda config: while_fetching(0, 0)) == 130
@@ -133,7 +138,7 @@ def test_a_run_that_was_begun_anew_goes_on_without_that_flag(tmp_path, capsys):
 
 def test_a_diverged_run_is_a_result(tmp_path, capsys):
     where = {"phase": "full", "epoch": 2, "step": 7}
-    assert command(tmp_path, fail_with(runs.Diverged("loss is nan", where))) == 0
+    assert command(tmp_path, fail_with(Diverged("loss is nan", where))) == 0
     result = json.loads(next(tmp_path.glob("*/*/metrics.json")).read_text())
     assert result["status"] == "diverged"
     assert result["diverged"] == {"reason": "loss is nan at phase full, epoch 2, step 7", **where}
@@ -150,10 +155,10 @@ def test_a_directory_from_before_a_field_was_added_is_taken(tmp_path):
 
 
 def test_processor_names_the_instruction_sets_that_the_kernel_does():
-    found = runs.processor()
+    found = environment.processor()
     if Path("/proc/cpuinfo").is_file() and platform.machine() == "x86_64":
         flags = set(re.search(r"^flags\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].split())
-        assert set(found["instruction_sets"]) == set(runs.INSTRUCTION_SETS) & flags
+        assert set(found["instruction_sets"]) == set(environment.INSTRUCTION_SETS) & flags
         assert found["name"]
 
 
@@ -180,33 +185,18 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, capsys):
 
 
 def test_git_state_knows_commit_and_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "REPOSITORY", tmp_path)
-    assert runs.git_state() == {"commit": None, "dirty": None}
+    monkeypatch.setattr(environment, "REPOSITORY", tmp_path)
+    assert environment.git_state() == {"commit": None, "dirty": None}
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.example"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert runs.git_state() == {"commit": head, "dirty": False}
+    assert environment.git_state() == {"commit": head, "dirty": False}
     (tmp_path / "results.csv").write_text("")  # a table is no code
-    assert runs.git_state() == {"commit": head, "dirty": False}
+    assert environment.git_state() == {"commit": head, "dirty": False}
     (tmp_path / "common" / "data").mkdir(parents=True)
     (tmp_path / "common" / "data" / "new.py").write_text("")
-    assert runs.git_state() == {"commit": head, "dirty": True}
-
-
-def test_the_second_signal_does_not_wait(tmp_path):
-    run = runs.Run(tmp_path, "task", PRESETS["default"])
-    with pytest.raises(runs.Interrupted):
-        run.on_signal(signal.SIGTERM, None)  # nothing to save yet
-    run = runs.Run(tmp_path, "task", PRESETS["default"])
-    run.can_save = True
-    run.on_signal(signal.SIGINT, None)
-    assert run.stop == signal.SIGINT
-    run.on_signal(signal.SIGTERM, None)  # at once: SLURM sends several, and means one
-    assert run.stop == signal.SIGINT
-    run.asked_at -= 2 * runs.SAME_REQUEST
-    with pytest.raises(runs.Interrupted):
-        run.on_signal(signal.SIGINT, None)
+    assert environment.git_state() == {"commit": head, "dirty": True}
 
 
 def test_a_requeued_job_waits_for_the_end_of_its_former_start(tmp_path, monkeypatch):

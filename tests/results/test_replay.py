@@ -511,7 +511,9 @@ def test_a_signal_stops_it_and_cleans_up(root, record, number):
     found = record()
     put(found, "config.dataset", "endless")
     kept(root, found)
-    code = f"from pathlib import Path; from results import replay; replay.main(['{NAME}'], Path({str(root)!r}))"
+    # A test run in the background may have handed down that Ctrl-C is ignored.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from pathlib import Path; "
+    code += f"from results import replay; replay.main(['{NAME}'], Path({str(root)!r}))"
     command = [sys.executable, "-c", code]
     process = subprocess.Popen(
         command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ

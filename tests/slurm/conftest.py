@@ -25,17 +25,18 @@ TREE = "it's a tree"  # a place that a shell would trip over
 TOY = '''
 """A stand-in for a task: it does what --does says, in Python, and is finished."""
 
-import json, os, sys, time
+import os, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from common import files
+from common.command_line import parse
 from common.config import Config
 from common.errors import ConfigError, choice
 from common.phase import Phase
-from common.command_line import parse
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class ToyConfig(Config):
     sizes: tuple[int, ...] = (8,)
     optimizer: Literal["sgd", "adam"] = "adam"
     momentum: float = 0.0
-    phases: tuple[Phase, ...] = (Phase("one", "head", 1, "adam", 0.1), Phase("two", "full", 2, "adam", 0.2))
+    phases: tuple[Phase, ...] = (Phase("one", 1, "adam", 0.1), Phase("two", 2, "adam", 0.2))
     does: str = "pass"
 
     def check(self):
@@ -71,7 +72,7 @@ if __name__ == "__main__":
     folder = config.out / "toy" / config.name()
     folder.mkdir(parents=True, exist_ok=True)
     exec(config.does)
-    (folder / "metrics.json").write_text(json.dumps({"status": "completed"}))
+    files.write_json(folder / "metrics.json", {"status": "completed"})  # whole, as others look at it meanwhile
     print("finished", config.name())
 '''
 SWEEPS = """

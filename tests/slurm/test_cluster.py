@@ -308,8 +308,8 @@ def test_cancel_and_resubmit(tree, undisturbed, tmp_path):
 def test_queued_run_uses_the_code_as_submitted(tree):
     """The tree is broken between submission and start."""
     train = tree.folder / "tasks" / "cifar_phased" / "train.py"
-    training = tree.folder / "common" / "training.py"
-    before = {path: path.read_text() for path in (train, training)}
+    trainer = tree.folder / "common" / "trainer.py"
+    before = {path: path.read_text() for path in (train, trainer)}
     slurm("scontrol", "update", "NodeName=ALL", "State=DRAIN", "Reason=test")
     try:
         submission = tree.submit("snapshot", SHORTEST)

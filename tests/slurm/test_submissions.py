@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common import runs
+from common import environment
 from common.errors import ConfigError
 from slurm import submissions
 from slurm.submissions import find_run, is_alive, latest_runs, this_process
@@ -56,25 +56,25 @@ def test_editing_afterwards_changes_nothing(create, tree):
 
 
 def test_snapshot_has_the_commit_that_it_was_made_from(create, monkeypatch):
-    facts = runs.git_state()
+    facts = environment.git_state()
     made = create("r")
     assert json.loads((made.code / "snapshot.json").read_text()) == facts
-    monkeypatch.setattr(runs, "REPOSITORY", made.code)
-    assert runs.git_state() == facts
+    monkeypatch.setattr(environment, "REPOSITORY", made.code)
+    assert environment.git_state() == facts
 
 
 def test_runs_of_a_snapshot_tell_its_commit_not_that_of_a_repository_around_it(create, tree, monkeypatch):
     """A job's code lies in results/, inside the checkout, whose commit may be another by then."""
     made = create("r")
     (made.code / "snapshot.json").write_text('{"commit": "abc", "dirty": true}')
-    code = "from common import runs; print(runs.git_state())"
+    code = "from common import environment; print(environment.git_state())"
     done = subprocess.run([sys.executable, "-c", code], cwd=made.code, capture_output=True, text=True, check=True)
     assert done.stdout == "{'commit': 'abc', 'dirty': True}\n"
 
 
 def test_commit_is_that_of_git():
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert runs.git_state()["commit"] == (commit.stdout.strip() or None)
+    assert environment.git_state()["commit"] == (commit.stdout.strip() or None)
 
 
 # What is remembered

@@ -13,7 +13,6 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from common.config import Phase  # noqa: E402
 from slurm import plan  # noqa: E402
 
 KEPT = Path(__file__).with_name("defaults.json")
@@ -21,12 +20,13 @@ KEPT = Path(__file__).with_name("defaults.json")
 
 def of(task: str) -> dict:
     """The protocol of a task, and the defaults of its config and of a phase, as JSON data."""
-    kind = type(next(iter(plan.load_task(task).PRESETS.values())))
+    preset = next(iter(plan.load_task(task).PRESETS.values()))
+    kind = type(preset)
     fields = {
         f"{prefix}{field.name}": dataclasses.asdict(field.default)
         if dataclasses.is_dataclass(field.default)
         else field.default
-        for prefix, each in (("", kind), ("phases.", Phase))
+        for prefix, each in (("", kind), ("phases.", type(preset.phases[0])))
         for field in dataclasses.fields(each)
         if field.default is not dataclasses.MISSING and field.name not in kind.OPERATIONAL
     }

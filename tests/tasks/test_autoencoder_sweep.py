@@ -12,12 +12,14 @@ import made_groups
 import numpy as np
 import pytest
 
-from common import checkpoints, training
+from common import checkpoints
+from common.checkpointer import load_layers
 from common.command_line import parse_strictly
-from common.data import pipeline, sources
+from common.data import pipeline, sources, splits
 from common.errors import ConfigError
 from common.loop import Loop
 from common.plots import across
+from common.trainer import Trainer
 from slurm.plan import load_task
 from tasks.autoencoder_sweep import networks, pca, report
 
@@ -65,8 +67,8 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return sources.load("digits", tmp_path_factory.mktemp("data"), 0, 28, limit_train=200, limit_test=60)
+def data():
+    return sources.load(config(*SMALL))
 
 
 def flat(split):
@@ -80,8 +82,8 @@ def flat(split):
 def digit_pictures():
     """Random images of MNIST's size and classes."""
     images = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 1), dtype=np.uint8)
-    split = sources.whole(images, np.arange(20) % 10, 28)
-    return sources.Dataset("mnist", tuple("0123456789"), split, split, split)
+    split = splits.whole(images, np.arange(20) % 10, 28)
+    return splits.Dataset("mnist", tuple("0123456789"), split, split, split)
 
 
 def test_the_autoencoder_is_that_of_the_source():
@@ -107,7 +109,7 @@ def test_forward_pass_is_that_of_numpy(data):
     (w1, b1, w2, b2, w3, b3, w4, b4) = (w.astype(np.float64) for w in model.get_weights())
     bottleneck = np.maximum(flat(data.test) @ w1 + b1, 0) @ w2 + b2
     expected = 1 / (1 + np.exp(-(np.maximum(bottleneck @ w3 + b3, 0) @ w4 + b4)))
-    found = training.predict(model, data.test, 32)
+    found = model.predict(pipeline.pictures(data.test, np.arange(60)), verbose=0)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -124,7 +126,9 @@ def test_the_loss_is_the_mean_squared_error_of_the_pixels(finished, data):
     put(model, best_weights(folder))
     metrics = metrics_of(folder)
     for name, split in (("validation", data.validation), ("test", data.test)):
-        error = np.square(training.predict(model, split, 16) - flat(split)).mean()
+        error = np.square(
+            model.predict(pipeline.pictures(split, np.arange(len(split))), verbose=0) - flat(split)
+        ).mean()
         assert metrics[name] == {"n": len(split), "loss": pytest.approx(error, rel=1e-5)}
 
 
@@ -227,16 +231,15 @@ def transferred(out, case):
     seen = {}
 
     def experiment(chosen, run):
-        def watched(run, model, *arguments, **more):
-            seen["before"] = {name: model.get_layer(name).get_weights() for name in networks.ENCODER}
-            seen["model"] = model
-            return train(run, model, *arguments, **more)
+        def watched(trainer, phases):
+            seen["before"] = {name: trainer.model.get_layer(name).get_weights() for name in networks.ENCODER}
+            seen["model"] = trainer.model
+            fit(trainer, phases)
 
-        train, training.train = training.train, watched
-        try:
+        fit = Trainer.fit
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Trainer, "fit", watched)
             TASK.experiment(chosen, run)
-        finally:
-            training.train = train
 
     experiment.__module__ = TASK.experiment.__module__
     flags = [*TRANSFER, *CASES[case]]
@@ -273,10 +276,9 @@ def test_the_classifier_encodes_as_the_autoencoder(finished, data):
     whole = networks.autoencoder(config(*SMALL), data)
     put(whole, best_weights(folder))
     model = networks.classifier(config(*TRANSFER), data)
-    training.load_layers(model, folder, "train", networks.ENCODER)
-    codes = [
-        training.predict(keras.Model(m.input, m.get_layer("bottleneck").output), data.test, 32) for m in (whole, model)
-    ]
+    load_layers(model, folder, "train", networks.ENCODER)
+    images = pipeline.pictures(data.test, np.arange(60))
+    codes = [keras.Model(m.input, m.get_layer("bottleneck").output).predict(images, verbose=0) for m in (whole, model)]
     assert codes[0].shape == (60, 6)
     np.testing.assert_array_equal(codes[0], codes[1])
 
@@ -337,10 +339,10 @@ def test_a_fine_tuned_run_that_is_stopped_goes_on(finished, cases, tmp_path, mon
     out = tmp_path / "runs"
     shutil.copytree(finished[1], out / "autoencoder_sweep" / finished[1].name)
 
-    def signalled(keeper, batch, logs=None, whole=Loop.on_train_batch_end):
-        if keeper.progress.epoch == 1 and keeper.run.stop is None:
+    def signalled(loop, batch, logs=None, whole=Loop.on_train_batch_end):
+        if loop.progress.epoch == 1 and loop.run.stop.signal is None:
             signal.raise_signal(signal.SIGTERM)
-        whole(keeper, batch, logs)
+        whole(loop, batch, logs)
 
     flags = [*TRANSFER, *CASES[4]]
     with monkeypatch.context() as patch:
@@ -449,8 +451,8 @@ def test_bad_input_is_one_line(flags, said):
 
 
 def dataset(train, test):
-    parts = [sources.whole(images, np.arange(len(images)) % 2, images.shape[1]) for images in (train, test)]
-    return sources.Dataset("any", ("a", "b"), parts[0], parts[0], parts[1])
+    parts = [splits.whole(images, np.arange(len(images)) % 2, images.shape[1]) for images in (train, test)]
+    return splits.Dataset("any", ("a", "b"), parts[0], parts[0], parts[1])
 
 
 def by_svd(train, test):

@@ -22,10 +22,10 @@ from common import checkpoints
 from common.backbones import networks
 from common.command_line import parse_strictly
 from common.config import flat
-from common.data import sources
+from common.data import splits
 from slurm import plan
 from slurm.plan import load_task
-from tasks.cifar_phased import report
+from tasks.cifar_phased import figures, report
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TASK = REPOSITORY / "tasks" / "cifar_phased"
@@ -174,12 +174,11 @@ def test_jax_host_augmentation_and_an_image_folder(tmp_path):
 
 @pytest.mark.parametrize("recipe", ["none", "flip_crop"])
 def test_the_steps_of_an_image_are_those_that_the_network_sees(recipe):
-    task = load_task("cifar_phased")
-    config = parse_strictly(task.PRESETS, "", ["--preset", "demo", "--augmentation", recipe])
+    config = parse_strictly(load_task("cifar_phased").PRESETS, "", ["--preset", "demo", "--augmentation", recipe])
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
     inputs = keras.Input((8, 8, 1), dtype="uint8")
     model = keras.Model(inputs, keras.layers.Resizing(32, 32, name="resize", dtype="float32")(inputs))
-    original, resized, augmented = task.augmentation_steps(config, model, images).values()
+    original, resized, augmented = figures.augmentation_steps(config, model, images).values()
     np.testing.assert_array_equal(original, images)
     assert resized.shape == augmented.shape == (4, 32, 32, 1)
     np.testing.assert_array_equal(resized[:, 0, 0], images[:, 0, 0])  # a corner has nothing to interpolate with
@@ -215,8 +214,8 @@ def test_every_grid_of_sweeps_yaml_is_accepted():
 def heads():
     """A function from flags to the head of a new network of 100 classes on ResNet-18, and the features under it."""
     module = plan.load_task("cifar_phased")
-    split = sources.whole(np.zeros((100, 32, 32, 3), np.uint8), np.arange(100), 32)
-    data = sources.Dataset("cifar100", tuple(map(str, range(100))), split, split, split)
+    split = splits.whole(np.zeros((100, 32, 32, 3), np.uint8), np.arange(100), 32)
+    data = splits.Dataset("cifar100", tuple(map(str, range(100))), split, split, split)
     backbone = networks.build("resnet18", 32)
 
     def head(*flags):

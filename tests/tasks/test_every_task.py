@@ -157,8 +157,9 @@ def test_weights_are_refused_where_no_backbone_loads_them(task):
     if isinstance(presets["demo"], FineTuning):
         assert parse_strictly(presets, "", ["--preset", "demo", "--weights", "imagenet"]).weights == "imagenet"
     else:
-        with pytest.raises(ConfigError, match="weights is imagenet; this task has no backbone that could load any"):
+        with pytest.raises(ConfigError, match=r"^Unrecognized options: --weights, imagenet; ") as error:
             parse_strictly(presets, "", ["--preset", "demo", "--weights", "imagenet"])
+        assert "\n" not in str(error.value)
 
 
 @every_task
@@ -272,10 +273,10 @@ def end_of(folder):
 
 @every_task
 def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(task, demos, tmp_path, monkeypatch, capsys):
-    def signalled(keeper, batch, logs=None, whole=Loop.on_train_batch_end):
-        if len(keeper.progress.rows) == 1 and batch == 0:  # the first step of the second epoch
+    def signalled(loop, batch, logs=None, whole=Loop.on_train_batch_end):
+        if len(loop.progress.rows) == 1 and batch == 0:  # the first step of the second epoch
             signal.raise_signal(signal.SIGTERM)
-        whole(keeper, batch, logs)
+        whole(loop, batch, logs)
 
     one_by_one = ["--steps-per-execution", "1"]  # to be stopped within an epoch
     command = ["--out", str(tmp_path), *short(task), *one_by_one]
@@ -332,7 +333,8 @@ def test_readme_has_a_figure_a_table_and_no_dead_link(task):
         assert re.search(r"!\[[^\]]+\]\([^)]+\.png\)", text), "no figure"
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     assert [link for link in links if not (folder / link).exists()] == []
-    assert f"tasks/{task}/README.md" in (REPOSITORY / "README.md").read_text()
+    if any((REPOSITORY / "results" / "records" / task).glob("*.json")):  # the overview names it
+        assert f"tasks/{task}/README.md" in (REPOSITORY / "README.md").read_text()
 
 
 def references(task):

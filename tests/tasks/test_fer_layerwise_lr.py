@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import io
 import json
-from types import SimpleNamespace
 
 import in_process
 import initial_weights
@@ -19,6 +18,7 @@ from common.backbones import networks
 from common.command_line import parse_strictly
 from common.data import sources
 from common.errors import ConfigError
+from common.result import Predictions
 from slurm.plan import load_task
 from tasks.fer_layerwise_lr import report
 
@@ -32,8 +32,8 @@ def config(*flags):
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return sources.load("digits", tmp_path_factory.mktemp("data"), 0, 32, limit_train=120, limit_test=50)
+def data():
+    return sources.load(config(*SMALL))
 
 
 def network(data, name="resnet18"):
@@ -146,17 +146,16 @@ def test_the_table_has_the_f1_of_every_class(run):
 # --- test images that are training images too
 
 
-def test_metrics_without_copies_against_numpy(tmp_path):
+def test_metrics_without_copies_against_numpy():
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (20, 4, 4, 1), dtype=np.uint8)
     labels = np.arange(20) % 2
     test = pictures[10:].copy()
     test[2], test[5], test[9] = pictures[0], pictures[7], pictures[9]  # two of training images, one of validation
     splits = (pictures[:8], labels[:8]), (pictures[8:10], labels[8:10]), (test, labels[10:])
-    data = sources.Dataset("any", ("a", "b"), *(sources.whole(*part, 4) for part in splits))
+    data = splits.Dataset("any", ("a", "b"), *(splits.whole(*part, 4) for part in splits))
     probabilities = rng.dirichlet([1, 1], 10).astype(np.float32)
-    np.savez(tmp_path / "predictions.npz", test_labels=labels[10:], test_probabilities=probabilities)
-    apart, by_name = TASK.without_copies(SimpleNamespace(folder=tmp_path), data)
+    apart, by_name = TASK.without_copies(data, Predictions(labels[10:], probabilities))
     own = [0, 1, 3, 4, 6, 7, 8]
     right = probabilities.argmax(axis=1) == labels[10:]
     assert apart["n"] == 7

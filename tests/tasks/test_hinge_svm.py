@@ -137,11 +137,11 @@ def run(out, *flags):
     return folder, json.loads((folder / "metrics.json").read_text())
 
 
-def test_the_norm_is_that_of_the_weights_alone(tmp_path):
+def test_the_norm_is_that_of_the_weights_alone():
     task = load_task("hinge_svm")
     from common.data import sources
 
-    data = sources.load("digits", tmp_path, 0, 32)
+    data = sources.load(task.PRESETS["demo"])
     for norm, power in (("L1", 1), ("L2", 2)):
         argv = ["--preset", "demo", "--norm", norm, "--regularisation", "3"]
         model = task.build(parse_strictly(task.PRESETS, "", argv), data)
@@ -151,11 +151,11 @@ def test_the_norm_is_that_of_the_weights_alone(tmp_path):
         assert len(model.losses) == 1
 
 
-def test_the_model_is_linear_in_the_pixels_less_their_mean(tmp_path):
+def test_the_model_is_linear_in_the_pixels_less_their_mean():
     task = load_task("hinge_svm")
     from common.data import pipeline, sources
 
-    data = sources.load("digits", tmp_path, 0, 32)
+    data = sources.load(task.PRESETS["demo"])
     model = task.build(parse_strictly(task.PRESETS, "", ["--preset", "demo"]), data)
     images = pipeline.pictures(data.train, np.arange(len(data.train)))
     kernel, bias = model.get_layer("scores").get_weights()
@@ -189,7 +189,7 @@ def test_the_training_loss_is_the_mean_of_the_steps_since_the_last_reading(tmp_p
     task = load_task("hinge_svm")
     from common.data import pipeline, sources
 
-    data = sources.load("digits", tmp_path, 0, 32, limit_train=300)
+    data = sources.load(parse_strictly(task.PRESETS, "", flags))
     kernel, bias = task.build(parse_strictly(task.PRESETS, "", flags), data).get_layer("scores").get_weights()
     batch, labels = (part.numpy() for part in next(iter(pipeline.training(data.train, 50, 0, range(1)))))
     mean = pipeline.pictures(data.train, np.arange(len(data.train))).mean(axis=0)
@@ -202,10 +202,10 @@ def test_both_losses_are_the_same_after_a_stop_between_two_readings(tmp_path, mo
     flags = ["--preset", "demo", "--limit-train", "300", "--epochs", "3", "--validate-every", "4"]
     _, whole = run(tmp_path / "whole", *flags)
 
-    def stopped(keeper, batch, logs=None, save=Loop.on_train_batch_end):
-        if (len(keeper.progress.rows), batch) == (1, 2):  # step 9, one after a reading, in the second epoch
+    def stopped(loop, batch, logs=None, save=Loop.on_train_batch_end):
+        if (len(loop.progress.rows), batch) == (1, 2):  # step 9, one after a reading, in the second epoch
             signal.raise_signal(signal.SIGTERM)
-        save(keeper, batch, logs)
+        save(loop, batch, logs)
 
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "on_train_batch_end", stopped)

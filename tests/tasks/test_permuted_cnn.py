@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from common.command_line import parse_strictly
-from common.data import pipeline, sources
+from common.data import pipeline, sources, splits
 from common.errors import ConfigError
 from slurm.plan import load_task
 from tasks.permuted_cnn import report
@@ -39,16 +39,16 @@ def call(out, *flags):
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    return sources.load("digits", tmp_path_factory.mktemp("data"), 0, 28)
+def digits():
+    return sources.load(config())
 
 
 def letters(n=40, side=28):
     """Random images of the size, the kind and the classes of notMNIST."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (n, side, side, 1), dtype=np.uint8)
-    split = sources.whole(images, np.arange(n) % 10, side)
-    return sources.Dataset("notmnist", tuple("ABCDEFGHIJ"), split, split, split)
+    split = splits.whole(images, np.arange(n) % 10, side)
+    return splits.Dataset("notmnist", tuple("ABCDEFGHIJ"), split, split, split)
 
 
 # --- the permutation
@@ -141,8 +141,8 @@ def test_the_network_sees_the_scaled_pixels_in_that_order(digits, network, block
 def test_colours_move_with_their_pixel():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
-    split = sources.whole(images, np.arange(6) % 2, 8)
-    data = sources.Dataset("image_folder:photos", ("cat", "dog"), split, split, split)
+    split = splits.whole(images, np.arange(6) % 2, 8)
+    data = splits.Dataset("image_folder:photos", ("cat", "dog"), split, split, split)
     order = TASK.permutation(8, 2, seed=0)
     model = TASK.build(config(), order, data)
     seen = np.asarray(keras.Model(model.input, model.get_layer("permuted").output)(images))

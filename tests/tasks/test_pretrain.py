@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from common import checkpoints, runs, training
+from common import checkpoints, runs
 from common.backbones import networks
 from common.command_line import parse_strictly
 from common.data import sources
 from common.loop import Loop
+from common.trainer import Trainer
 from slurm.plan import load_task
 
 TASK = load_task("cifar_phased")
@@ -84,7 +85,7 @@ def test_the_preset_joins_its_rates_and_grows_its_images():
 @pytest.mark.parametrize(("phase", "size", "other"), [("small", 32, 40), ("large", 40, 32)])
 def test_each_phase_is_measured_at_its_size(finished, flags, phase, size, other):
     config = parse_strictly(SHORT, "", flags)
-    data = sources.load(config.dataset, config.data_dir, config.seed, 40)
+    data = sources.load(config)
     losses = {}
     for side in (size, other):
         keras.utils.clear_session()
@@ -92,7 +93,7 @@ def test_each_phase_is_measured_at_its_size(finished, flags, phase, size, other)
         model = TASK.build(dataclasses.replace(config, image_size=side), networks.build("resnet18", side), data)
         checkpoints.assign("weights", model.weights, best(finished, phase))
         run = runs.Run(finished, "cifar_phased", config)
-        metrics, _ = training.measure(run, model, data.validation, data, training.CLASSIFICATION)
+        metrics, _ = Trainer(run, model, data).measure(data.validation)
         losses[side] = metrics["loss"]
     metrics = json.loads((finished / "metrics.json").read_text())
     assert metrics["phases"][phase]["validation"]["loss"] == pytest.approx(losses[size], rel=1e-4)
@@ -105,10 +106,10 @@ def test_each_phase_is_measured_at_its_size(finished, flags, phase, size, other)
 def test_a_run_that_is_stopped_at_either_size_ends_as_one_that_was_not(finished, flags, tmp_path, monkeypatch, capsys):
     for epochs, phase in ((0, "small"), (1, "large")):
 
-        def signalled(keeper, batch, logs=None, whole=Loop.on_train_batch_end, epochs=epochs):
-            if len(keeper.progress.rows) == epochs and batch == 0:
+        def signalled(loop, batch, logs=None, whole=Loop.on_train_batch_end, epochs=epochs):
+            if len(loop.progress.rows) == epochs and batch == 0:
                 signal.raise_signal(signal.SIGTERM)
-            whole(keeper, batch, logs)
+            whole(loop, batch, logs)
 
         with monkeypatch.context() as patch:
             patch.setattr(Loop, "on_train_batch_end", signalled)

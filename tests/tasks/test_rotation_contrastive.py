@@ -13,7 +13,7 @@ import pytest
 
 from common import checkpoints
 from common.command_line import parse_strictly
-from common.data import pipeline, sources
+from common.data import pipeline, sources, splits
 from common.errors import ConfigError
 from common.loop import Loop
 from slurm.plan import load_task
@@ -55,8 +55,8 @@ def weights_of(folder, which="best"):
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return sources.load("digits", tmp_path_factory.mktemp("data"), 0, 32, limit_train=200, limit_test=60)
+def data():
+    return sources.load(config(*SMALL))
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +76,8 @@ def everything(split):
 
 def coloured(classes=10):
     images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
-    split = sources.whole(images, np.arange(20) % classes, 32)
-    return sources.Dataset("cifar10", tuple("0123456789"[:classes]), split, split, split)
+    split = splits.whole(images, np.arange(20) % classes, 32)
+    return splits.Dataset("cifar10", tuple("0123456789"[:classes]), split, split, split)
 
 
 @pytest.mark.parametrize("preset", ["base", "rotation", "transfer", "contrastive"])
@@ -423,9 +423,9 @@ def test_a_contrastive_run_ends_with_figures_of_both_embeddings(tmp_path):
 def test_a_contrastive_run_that_goes_on_has_the_same_untrained_embedding(tmp_path, monkeypatch):
     assert call(tmp_path / "whole", *CONTRASTIVE) == 0
 
-    def stop(keeper, epoch, logs=None, whole=Loop.on_epoch_end):
-        keeper.run.stop = signal.SIGTERM
-        whole(keeper, epoch, logs)
+    def stop(loop, epoch, logs=None, whole=Loop.on_epoch_end):
+        loop.run.stop.signal = signal.SIGTERM
+        whole(loop, epoch, logs)
 
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "on_epoch_end", stop)

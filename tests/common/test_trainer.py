@@ -1,4 +1,4 @@
-"""The training loop on a small network: phases, best states, resume, divergence, precision, schedules."""
+"""The trainer on a small network: phases, best states, resume, divergence, precision, schedules."""
 
 import dataclasses
 import json
@@ -11,20 +11,19 @@ import keras
 import numpy as np
 import pytest
 import scipy.special
+from small_training import PHASES, SmallPhase, small_model, state, train, untimed
 
-from common import checkpoints, files, optimizers, runs, training
+from common import checkpoints, files, optimizers, runs
+from common.checkpointer import Checkpointer, load_layers, load_weights
 from common.config import Config
 from common.data import sources
 from common.loop import Loop
-from common.normalisation import BatchNormalization
+from common.objective import CLASSIFICATION, Objective
 from common.outcomes import unpacked
 from common.phase import Phase
-from common.progress import Progress
-
-PHASES = (
-    Phase("head", "head", epochs=2, optimizer="adam", rate=1e-3, dropout=0.3),
-    Phase("full", "full", epochs=2, optimizer="nadam", rate=1e-3, dropout=0.1, weight_decay=1e-3, clip_norm=1.0),
-)
+from common.progress import Diverged, Progress
+from common.stopping import Interrupted
+from common.workrounds.executions import steps_per_execution
 
 
 @pytest.fixture(autouse=True)
@@ -34,76 +33,40 @@ def float32_afterwards():
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return sources.load("digits", tmp_path_factory.mktemp("data"), seed=0, image_size=8, limit_train=200)
+def data():
+    return sources.load(Config(dataset="digits", limit_train=200))
 
 
-def small_model():
-    image = keras.Input((8, 8, 1), dtype="uint8")
-    x = keras.layers.Rescaling(1 / 16, dtype="float32")(image)
-    x = keras.layers.Conv2D(8, 3, activation="relu", name="conv")(x)
-    x = BatchNormalization(name="norm")(x)
-    x = keras.layers.Dropout(0.5, seed=1, name="dropout")(keras.layers.Flatten()(x))
-    return keras.Model(image, keras.layers.Dense(10, dtype="float32", name="head")(x))
-
-
-def train(out, data, phases=PHASES, stop_after=None, on_phase=None, more=None, batch_norm=None, **fields):
-    """Open, train or resume; the run, its model and its progress. `more` goes to `training.train`."""
-    config = Config(preset="test", dataset="digits", out=out, batch_size=32, **fields)
-    keras.utils.clear_session()  # names count from one again, as in a new process
-    training.set_up(config)
-    model = small_model()
-    with runs.open_run(config, "test", "") as run:
-
-        def configure(phase):
-            model.get_layer("dropout").rate = phase.dropout
-            model.get_layer("conv").trainable = model.get_layer("norm").trainable = phase.trainable == "full"
-            if batch_norm:
-                model.get_layer("norm").fine_tune(phase.trainable == "full", batch_norm)
-
-        def begins(phase):
-            if phase.name == stop_after:
-                run.stop = signal.SIGTERM
-            if on_phase:
-                on_phase(phase, model)
-
-        return run, model, training.train(run, model, phases, data, configure, **{"cut": begins} | (more or {}))
-
-
-def state(model):
-    return checkpoints.gather("model", model.variables) | checkpoints.gather("optimizer", model.optimizer.variables)
-
-
-def untimed(rows):
-    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+def assert_same_state(one, other):
+    expected, found = state(one.model), state(other.model)
+    assert expected.keys() == found.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(array, found[name], err_msg=name)
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 @pytest.mark.parametrize("phase", ["head", "full"])
 def test_stopped_in_the_middle_of_an_epoch_and_resumed(tmp_path, data, phase, precision, capsys):
-    _, whole, expected = train(tmp_path / "whole", data, precision=precision)
-    with pytest.raises(runs.Interrupted):
+    whole = train(tmp_path / "whole", data, precision=precision)
+    with pytest.raises(Interrupted):
         train(tmp_path / "parts", data, stop_after=phase, precision=precision)
-    _, resumed, progress = train(tmp_path / "parts", data, precision=precision)
+    resumed = train(tmp_path / "parts", data, precision=precision)
     assert f"resuming: phase {phase}, epoch 1, step 1" in capsys.readouterr().out
-    assert untimed(progress.rows) == untimed(expected.rows)
-    assert progress.best == expected.best
-    assert state(whole).keys() == state(resumed).keys()
-    for name, array in state(whole).items():
-        np.testing.assert_array_equal(array, state(resumed)[name], err_msg=name)
+    assert untimed(resumed.progress.rows) == untimed(whole.progress.rows)
+    assert resumed.progress.best == whole.progress.best
+    assert_same_state(whole, resumed)
 
 
 @pytest.mark.parametrize(("regime", "phase"), [("layer", "full"), ("keep", "full"), ("follow", "head")])
 def test_each_regime_of_batch_norm_resumes_exactly(tmp_path, data, regime, phase):
     starts = []
-    _, whole, _ = train(tmp_path / "whole", data, batch_norm=regime, on_phase=lambda p, m: starts.append(statistics(m)))
-    with pytest.raises(runs.Interrupted):
+    whole = train(tmp_path / "whole", data, batch_norm=regime, on_phase=lambda p, m: starts.append(statistics(m)))
+    with pytest.raises(Interrupted):
         train(tmp_path / "parts", data, stop_after=phase, batch_norm=regime)
-    _, resumed, _ = train(tmp_path / "parts", data, batch_norm=regime)
-    for name, array in state(whole).items():
-        np.testing.assert_array_equal(array, state(resumed)[name], err_msg=name)
+    resumed = train(tmp_path / "parts", data, batch_norm=regime)
+    assert_same_state(whole, resumed)
     first, second = starts
-    moved = (not np.array_equal(first, second), not np.array_equal(second, statistics(whole)))
+    moved = (not np.array_equal(first, second), not np.array_equal(second, statistics(whole.model)))
     assert moved == {"layer": (False, True), "keep": (False, False), "follow": (True, True)}[regime]
 
 
@@ -117,10 +80,10 @@ def test_a_signal_in_the_midst_of_a_layer_stops_the_run(tmp_path):
 
     class Signalled(keras.layers.Layer):
         def call(self, images):
-            run.on_signal(signal.SIGTERM, None)  # which comes when it wants
+            run.stop.on_signal(signal.SIGTERM, None)  # which comes when it wants
             return images
 
-    with pytest.raises(runs.Interrupted, match=r"^SIGTERM$"):
+    with pytest.raises(Interrupted, match=r"^SIGTERM$"):
         keras.Sequential([Signalled()])(np.zeros((1, 2), "float32"))
 
 
@@ -128,7 +91,7 @@ def test_a_signal_in_the_midst_of_a_layer_stops_the_run(tmp_path):
 def test_what_is_gathered_stays_as_it_is_while_training_goes_on(data, optimizer):
     """It shares memory with the variables where it can, before a step as after `assign`."""
     momentum = {"optimizer": "sgd", "momentum": 0.9} if optimizer == "momentum" else {"optimizer": optimizer}
-    phase = Phase("full", "full", epochs=1, rate=0.1, **momentum)
+    phase = Phase("full", epochs=1, rate=0.1, **momentum)
     keras.utils.set_random_seed(0)
     model = small_model()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -149,7 +112,7 @@ def test_what_is_gathered_stays_as_it_is_while_training_goes_on(data, optimizer)
 
 
 def test_another_backend_or_precision_does_not_go_on(tmp_path, data):
-    with pytest.raises(runs.Interrupted):
+    with pytest.raises(Interrupted):
         train(tmp_path, data, stop_after="full")
     environment = next(tmp_path.glob("*/*/environment.json"))
     environment.write_text(environment.read_text().replace('"precision": "float32"', '"precision": "mixed_float16"'))
@@ -159,13 +122,12 @@ def test_another_backend_or_precision_does_not_go_on(tmp_path, data):
 
 def test_a_phase_starts_from_the_best_state_of_the_one_before(tmp_path, data):
     # The rate of the first phase rises until it ruins the weights; the second phase hardly moves them.
-    spoil = Phase("head", "full", 4, "sgd", 2.0, schedule="warmup_cosine", warmup_epochs=3)
-    still = Phase("full", "head", 1, "sgd", 1e-30)
+    spoil = SmallPhase("head", 4, "sgd", 2.0, schedule="warmup_cosine", warmup_epochs=3)
+    still = SmallPhase("full", 1, "sgd", 1e-30, trainable="head")
     seen = {}
-    run, _, progress = train(
-        tmp_path, data, (spoil, still), on_phase=lambda p, m: seen.update({p.name: m.get_weights()})
-    )
-    best = checkpoints.load(run.checkpoints / progress.best["head"]["file"])
+    trainer = train(tmp_path, data, (spoil, still), on_phase=lambda p, m: seen.update({p.name: m.get_weights()}))
+    progress = trainer.progress
+    best = checkpoints.load(trainer.run.checkpoints / progress.best["head"]["file"])
     for array, name in zip(seen["full"], sorted(best.arrays), strict=True):
         np.testing.assert_array_equal(array, best.arrays[name])
     *spoilt, last = progress.rows
@@ -176,10 +138,8 @@ def test_a_phase_starts_from_the_best_state_of_the_one_before(tmp_path, data):
 
 def test_frozen_layers_do_not_move_and_trained_ones_do(tmp_path, data):
     seen = []
-    _, model, _ = train(
-        tmp_path, data, on_phase=lambda phase, model: seen.append(model.get_layer("norm").get_weights())
-    )
-    before, after_head, after_full = *seen, model.get_layer("norm").get_weights()
+    trainer = train(tmp_path, data, on_phase=lambda phase, model: seen.append(model.get_layer("norm").get_weights()))
+    before, after_head, after_full = *seen, trainer.model.get_layer("norm").get_weights()
     for one, two, three in zip(before, after_head, after_full, strict=True):
         np.testing.assert_array_equal(one, two)
         assert not np.array_equal(two, three)
@@ -188,7 +148,7 @@ def test_frozen_layers_do_not_move_and_trained_ones_do(tmp_path, data):
 @pytest.mark.parametrize("rate", [1e20, 1e38])
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path, data, rate):
     phases = (PHASES[0], dataclasses.replace(PHASES[1], optimizer="sgd", rate=rate, clip_norm=None))
-    with pytest.raises(runs.Diverged, match=r"at phase full, epoch 1, step \d") as caught:
+    with pytest.raises(Diverged, match=r"at phase full, epoch 1, step \d") as caught:
         train(tmp_path, data, phases)
     assert caught.value.where["phase"] == "full"
     checkpoint = checkpoints.latest(next(tmp_path.glob("*/*/checkpoints")))
@@ -208,17 +168,17 @@ class Loss:
 
 
 def four_steps(folder, bad, before=lambda run, step: None):
-    """Feed a keeper an epoch of four steps; the losses that were read after each, and where it found one not finite."""
+    """Feed a loop an epoch of four steps; the losses that were read after each, and where it found one not finite."""
     config, read, when = Config(preset="test", dataset="digits", out=folder), [], []
     with runs.open_run(config, "test", "") as run:
-        keeper = Loop(run, None, Progress(), PHASES, images=256, steps=4)
-        keeper.on_epoch_begin(0)
+        loop = Loop(run, Progress(), PHASES, 256, 4, Checkpointer(run, None, PHASES, 4), metrics=None, once=0.0)
+        loop.on_epoch_begin(0)
         try:
             for step in range(1, 5):
                 before(run, step)
-                keeper.on_train_batch_end(step - 1, {"loss": Loss(math.nan if step == bad else 1.0, step, read)})
+                loop.on_train_batch_end(step - 1, {"loss": Loss(math.nan if step == bad else 1.0, step, read)})
                 when.append(sorted(set(read)))
-        except runs.Diverged as error:
+        except Diverged as error:
             return when, error.where["step"]
     return when, None
 
@@ -233,9 +193,9 @@ def test_a_loss_is_read_when_the_next_step_is_on_its_way(tmp_path, bad):
 
 def test_a_loss_is_read_before_a_run_that_stops_is_saved(tmp_path, monkeypatch):
     def stop(run, step):
-        run.stop = signal.SIGTERM if step == 3 else None
+        run.stop.signal = signal.SIGTERM if step == 3 else None
 
-    monkeypatch.delattr(Loop, "save")
+    monkeypatch.delattr(Checkpointer, "save_step")
     assert four_steps(tmp_path, 3, stop) == ([[1], [1]], 3)
 
 
@@ -245,7 +205,7 @@ def test_keras_does_not_read_what_a_step_gave(tmp_path, data):
             seen.update(map(type, logs.values()))
 
     seen = set()
-    train(tmp_path, data, more={"callbacks": lambda progress: [Types()]})
+    train(tmp_path, data, more={"callbacks": lambda trainer: [Types()]})
     assert seen
     assert float not in seen
 
@@ -257,7 +217,7 @@ def test_keras_does_not_look_for_layers_in_the_state(tmp_path, data):
             seen.update((type(self.model._jax_state), *map(type, self.model._jax_state.values())))
 
     seen = set()
-    train(tmp_path, data, more={"callbacks": lambda progress: [Kinds()]})
+    train(tmp_path, data, more={"callbacks": lambda trainer: [Kinds()]})
     assert seen == {dict, list}
 
 
@@ -271,7 +231,7 @@ def test_the_precision_survives_to_the_last_phase(tmp_path, data, precision):
             (phase.name, model.get_layer("conv").compute_dtype, keras.backend.standardize_dtype(features.dtype))
         )
 
-    _, model, _ = train(tmp_path, data, precision=precision, on_phase=look)
+    model = train(tmp_path, data, precision=precision, on_phase=look).model
     half = precision.removeprefix("mixed_")
     assert seen == [("head", half, half), ("full", half, half)]
     logits = model(np.zeros((1, 8, 8, 1), "uint8"))
@@ -280,12 +240,12 @@ def test_the_precision_survives_to_the_last_phase(tmp_path, data, precision):
 
 
 def test_results_are_those_of_the_best_states(tmp_path, data):
-    run, model, progress = train(tmp_path, data)
-    results = training.results(run, model, PHASES, data, progress)
+    trainer = train(tmp_path, data)
+    results = trainer.evaluate("validation", "test").metrics
     for phase in PHASES:
-        expected = max(r["val_accuracy"] for r in progress.rows if r["phase"] == phase.name)
+        expected = max(r["val_accuracy"] for r in trainer.progress.rows if r["phase"] == phase.name)
         assert results["phases"][phase.name]["validation"]["accuracy"] == pytest.approx(expected, abs=1e-6)
-    with np.load(run.folder / "predictions.npz", allow_pickle=False) as saved:
+    with np.load(trainer.run.folder / "predictions.npz", allow_pickle=False) as saved:
         accuracy = np.mean(saved["test_probabilities"].argmax(axis=1) == saved["test_labels"])
         np.testing.assert_allclose(saved["test_probabilities"].sum(axis=1), 1, atol=1e-5)
     assert results["test"]["accuracy"] == pytest.approx(accuracy)
@@ -293,19 +253,19 @@ def test_results_are_those_of_the_best_states(tmp_path, data):
 
 
 def test_the_loss_of_a_model_that_is_sure_and_wrong_is_that_of_training(tmp_path, data):
-    run, model, _ = train(tmp_path, data)
-    head = model.get_layer("head")
+    trainer = train(tmp_path, data)
+    head = trainer.model.get_layer("head")
     head.set_weights([1000 * array for array in head.get_weights()])
-    metrics, _ = training.measure(run, model, data.test, data, training.CLASSIFICATION)
-    batches, steps = training.evaluation(data.test, 32)
-    expected = model.evaluate(batches, steps=steps, verbose=0, return_dict=True)["loss"]
+    assert trainer.objective is CLASSIFICATION
+    metrics, _ = trainer.measure(data.test)
+    batches, steps = trainer.evaluation(data.test, 32)
+    expected = trainer.model.evaluate(batches, steps=steps, verbose=0, return_dict=True)["loss"]
     assert metrics["loss"] > 20  # else it is no test of certainty
     assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_run_that_was_killed_before_its_last_history_writes_it_at_the_next_start(tmp_path, data):
-    run, _, _ = train(tmp_path, data)
-    history = run.folder / "history.csv"
+    history = train(tmp_path, data).run.folder / "history.csv"
     whole = history.read_text()
     history.write_text("".join(whole.splitlines(keepends=True)[:-1]))
     train(tmp_path, data)
@@ -314,11 +274,12 @@ def test_a_run_that_was_killed_before_its_last_history_writes_it_at_the_next_sta
 
 # --- objectives, and what tasks add
 
-LOSS_ALONE = training.Objective(keras.losses.SparseCategoricalCrossentropy(from_logits=True), accuracy=False)
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+LOSS_ALONE = Objective(LOSS, scores_classes=False, reported="loss")
 
 
-def logits_of(model, split):
-    return training.predict(model, split, 32).astype(np.float64)
+def logits_of(trainer, split):
+    return trainer.predict(split).astype(np.float64)
 
 
 def cross_entropy(logits, labels):
@@ -327,59 +288,59 @@ def cross_entropy(logits, labels):
     return -log_probabilities[np.arange(len(labels)), labels].mean()
 
 
-def test_without_accuracy_the_best_epoch_is_that_of_the_lowest_validation_loss(tmp_path, data):
+def test_without_scores_of_classes_the_best_epoch_is_that_of_the_lowest_validation_loss(tmp_path, data):
     # The rate rises until it ruins the weights.
-    spoil = Phase("train", "full", 4, "sgd", 2.0, schedule="warmup_cosine", warmup_epochs=3)
-    run, model, progress = train(tmp_path, data, (spoil,), more={"objective": LOSS_ALONE})
+    spoil = SmallPhase("train", 4, "sgd", 2.0, schedule="warmup_cosine", warmup_epochs=3)
+    trainer = train(tmp_path, data, (spoil,), more={"objective": LOSS_ALONE})
+    progress = trainer.progress
     assert not {key for row in progress.rows for key in row if "accuracy" in key}
     losses = [row["val_loss"] for row in progress.rows]
     best = int(np.argmin(losses))
     assert losses[best] < losses[-1]
     assert progress.best["train"]["epoch"] == best + 1
     assert "val_accuracy" not in progress.best["train"]
-    results = training.results(run, model, (spoil,), data, progress, LOSS_ALONE)
+    results = trainer.evaluate("validation", "test").metrics
     assert results["phases"]["train"]["best_epoch"] == best + 1
     assert results["running"] == {"loss": progress.rows[best]["loss"]}
     assert results["validation"] == {"n": 20, "loss": pytest.approx(losses[best], rel=1e-5)}
-    expected = cross_entropy(logits_of(model, data.test), data.test.labels)
+    expected = cross_entropy(logits_of(trainer, data.test), data.test.labels)
     assert results["test"] == {"n": 360, "loss": pytest.approx(expected, rel=1e-4)}
-    assert not (run.folder / "predictions.npz").exists()
+    assert not (trainer.run.folder / "predictions.npz").exists()
 
 
-def test_with_accuracy_another_loss_is_measured_and_accuracy_chooses(tmp_path, data):
-    objective = training.Objective(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    assert objective is not training.CLASSIFICATION
-    run, model, progress = train(tmp_path, data, more={"objective": objective})
-    accuracies = [row["val_accuracy"] for row in progress.rows if row["phase"] == "full"]
-    assert progress.best["full"]["val_accuracy"] == max(accuracies)
-    results = training.results(run, model, PHASES, data, progress, objective)
-    expected = cross_entropy(logits_of(model, data.test), data.test.labels)
+def test_with_scores_of_classes_another_loss_is_measured_and_accuracy_chooses(tmp_path, data):
+    trainer = train(tmp_path, data, more={"objective": Objective(LOSS, reported="loss")})
+    accuracies = [row["val_accuracy"] for row in trainer.progress.rows if row["phase"] == "full"]
+    assert trainer.progress.best["full"]["val_accuracy"] == max(accuracies)
+    results = trainer.evaluate("validation", "test").metrics
+    expected = cross_entropy(logits_of(trainer, data.test), data.test.labels)
     assert results["test"]["loss"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_results_of_the_splits_that_are_asked_for(tmp_path, data):
-    run, model, progress = train(tmp_path, data)
-    results = training.results(run, model, PHASES, data, progress, of=("train", "validation", "test"))
-    right = logits_of(model, data.train).argmax(axis=1) == data.train.labels
+    trainer = train(tmp_path, data)
+    saved_at = trainer.run.folder / "predictions.npz"
+    results = trainer.evaluate("train", "validation", "test").metrics
+    right = logits_of(trainer, data.train).argmax(axis=1) == data.train.labels
     assert results["train"]["accuracy"] == pytest.approx(right.mean())
     assert results["train"]["n"] == 180
     assert results["phases"]["full"]["train"]["accuracy"] == results["train"]["accuracy"]
-    with np.load(run.folder / "predictions.npz", allow_pickle=False) as saved:
+    with np.load(saved_at, allow_pickle=False) as saved:
         np.testing.assert_array_equal(saved["train_labels"], data.train.labels)
         assert saved["train_probabilities"].shape == (180, 10)
-    usual = training.results(run, model, PHASES, data, progress)
+    usual = trainer.evaluate("validation", "test").metrics
     assert "train" not in usual
     assert "train" not in usual["phases"]["full"]
     assert usual["test"] == results["test"]
-    with np.load(run.folder / "predictions.npz", allow_pickle=False) as saved:
+    with np.load(saved_at, allow_pickle=False) as saved:
         assert {"train_labels", "train_probabilities"}.isdisjoint(saved)
 
 
 def test_history_has_the_rate_that_an_epoch_was_trained_with(tmp_path, data):
     shape = {"schedule": "warmup_cosine", "warmup_epochs": 2, "warmup_start": 0.5}
-    by_epoch = Phase("epochs", "head", 3, "sgd", 0.1, schedule_by="epoch", **shape)
-    by_step = Phase("steps", "head", 3, "sgd", 0.1, **shape)
-    rows = train(tmp_path, data, (by_epoch, by_step))[2].rows
+    by_epoch = SmallPhase("epochs", 3, "sgd", 0.1, trainable="head", schedule_by="epoch", **shape)
+    by_step = SmallPhase("steps", 3, "sgd", 0.1, trainable="head", **shape)
+    rows = train(tmp_path, data, (by_epoch, by_step)).progress.rows
     # Of 6 steps an epoch: half of the peak, three quarters, the peak; by step those of steps 6, 12 and 18.
     assert [row["rate"] for row in rows[:3]] == pytest.approx([0.05, 0.075, 0.1])
     fall = 0.05 * (1 + math.cos(math.pi * 5 / 6))
@@ -390,21 +351,20 @@ class LastConfig(Config):
     REPORTED = "last"
 
 
-def measured_apart(model, split):
+def measured_apart(trainer, split):
     """Accuracy and cross-entropy, by NumPy and SciPy."""
-    scores = logits_of(model, split)
+    scores = logits_of(trainer, split)
     losses = -scipy.special.log_softmax(scores.astype(float), axis=1)[np.arange(len(split)), split.labels]
     return np.mean(scores.argmax(axis=1) == split.labels), losses.mean()
 
 
 @pytest.mark.parametrize("kind", [Config, LastConfig])
-def test_best_and_last_epoch_are_both_measured_and_one_is_reported(tmp_path, data, kind, monkeypatch):
-    monkeypatch.setattr("test_training.Config", kind)
+def test_best_and_last_epoch_are_both_measured_and_one_is_reported(tmp_path, data, kind):
     # The rate of the first phase rises until it ruins the weights.
-    spoil = Phase("head", "full", 4, "sgd", 2.0, schedule="warmup_cosine", warmup_epochs=3)
-    phases = (spoil, dataclasses.replace(spoil, name="full"))
-    run, model, progress = train(tmp_path, data, phases)
-    results = training.results(run, model, phases, data, progress)
+    spoil = SmallPhase("head", 4, "sgd", 2.0, schedule="warmup_cosine", warmup_epochs=3)
+    trainer = train(tmp_path, data, (spoil, dataclasses.replace(spoil, name="full")), kind=kind)
+    run, progress = trainer.run, trainer.progress
+    results = trainer.evaluate("validation", "test").metrics
     outcomes = unpacked(json.loads((run.folder / "outcomes.json").read_text()))
     np.testing.assert_array_equal(outcomes[0], data.test.labels)
     reported = kind.REPORTED
@@ -414,16 +374,16 @@ def test_best_and_last_epoch_are_both_measured_and_one_is_reported(tmp_path, dat
     for name, phase in results["phases"].items():
         assert phase["best"]["epoch"] < phase["last"]["epoch"] == 4
         assert phase["best"]["validation"]["accuracy"] > phase["last"]["validation"]["accuracy"]
-        for state in ("best", "last"):
-            row = next(r for r in progress.rows if (r["phase"], r["epoch"]) == (name, phase[state]["epoch"]))
-            assert phase[state]["running"] == {"loss": row["loss"], "accuracy": row["accuracy"]}
-            assert phase[state]["validation"]["accuracy"] == pytest.approx(row["val_accuracy"])
-            training.load_weights(run, model, getattr(progress, state)[name])
-            accuracy, loss = measured_apart(model, data.test)
-            assert phase[state]["test"]["accuracy"] == pytest.approx(accuracy)
-            assert phase[state]["test"]["loss"] == pytest.approx(loss, rel=1e-4)
-            if (name, state) != ("full", reported):
-                assert outcomes[2][f"{name}/{state}"].mean() == pytest.approx(accuracy)
+        for epoch in ("best", "last"):
+            row = next(r for r in progress.rows if (r["phase"], r["epoch"]) == (name, phase[epoch]["epoch"]))
+            assert phase[epoch]["running"] == {"loss": row["loss"], "accuracy": row["accuracy"]}
+            assert phase[epoch]["validation"]["accuracy"] == pytest.approx(row["val_accuracy"])
+            load_weights(run, trainer.model, getattr(progress, epoch)[name])
+            accuracy, loss = measured_apart(trainer, data.test)
+            assert phase[epoch]["test"]["accuracy"] == pytest.approx(accuracy)
+            assert phase[epoch]["test"]["loss"] == pytest.approx(loss, rel=1e-4)
+            if (name, epoch) != ("full", reported):
+                assert outcomes[2][f"{name}/{epoch}"].mean() == pytest.approx(accuracy)
             else:
                 assert np.mean(outcomes[1] == outcomes[0]) == pytest.approx(accuracy)
         assert phase["test"] == phase[reported]["test"]
@@ -433,21 +393,23 @@ def test_best_and_last_epoch_are_both_measured_and_one_is_reported(tmp_path, dat
 
 
 def test_running_figures_are_those_of_the_last_phases_best_epoch(tmp_path, data):
-    run, model, progress = train(tmp_path, data)
+    trainer = train(tmp_path, data)
+    progress = trainer.progress
     for best in (1, 2):
         progress.best["full"] = progress.best["full"] | {"epoch": best}
         (row,) = [r for r in progress.rows if (r["phase"], r["epoch"]) == ("full", best)]
-        results = training.results(run, model, PHASES, data, progress)
+        results = trainer.evaluate("validation", "test").metrics
         assert results["running"] == {"loss": row["loss"], "accuracy": row["accuracy"]}
 
 
 class Steps(keras.callbacks.Callback):
     """Keeps the phase, the epoch and the step of every batch; something happens once at one of them."""
 
-    def __init__(self, progress, place, happens):
+    def __init__(self, trainer, place, happens):
         super().__init__()
-        self.seen = progress.extra.setdefault("seen", [])
-        self.progress = progress
+        self.trainer = trainer
+        self.progress = trainer.progress
+        self.seen = self.progress.extra.setdefault("seen", [])
         self.place = place
         self.happens = happens
 
@@ -458,44 +420,42 @@ class Steps(keras.callbacks.Callback):
         place = [self.progress.phase, self.progress.epoch, self.first + batch + 1]
         self.seen.append(place)
         if place == self.place:
-            self.happens()
+            self.happens(self.trainer)
 
 
 def with_steps(place=None, happens=None):
-    return {"callbacks": lambda progress: [Steps(progress, place, happens)]}
+    return {"callbacks": lambda trainer: [Steps(trainer, place, happens)]}
 
 
 EVERY_STEP = [[phase, epoch, step] for phase in (0, 1) for epoch in (0, 1) for step in range(1, 7)]
 
 
 def test_callbacks_of_a_task_see_every_step_and_keep_what_they_saw(tmp_path, data):
-    run, _, progress = train(tmp_path, data, more=with_steps())
+    trainer = train(tmp_path, data, more=with_steps())
+    progress = trainer.progress
     assert progress.extra == {"seen": EVERY_STEP}
-    assert checkpoints.latest(run.checkpoints).data["extra"] == progress.extra
+    assert checkpoints.latest(trainer.run.checkpoints).data["extra"] == progress.extra
 
 
 @pytest.mark.parametrize("place", [[0, 0, 4], [0, 1, 6], [1, 1, 3]])
-def test_what_callbacks_keep_survives_a_stop(tmp_path, data, place, monkeypatch):
-    opened = []
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "Loop", lambda run, *rest: opened.append(run) or Loop(run, *rest))
-        stop = with_steps(place, lambda: setattr(opened[0], "stop", signal.SIGTERM))
-        with pytest.raises(runs.Interrupted):
-            train(tmp_path, data, more=stop)
+def test_what_callbacks_keep_survives_a_stop(tmp_path, data, place):
+    stop = with_steps(place, lambda trainer: setattr(trainer.run.stop, "signal", signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        train(tmp_path, data, more=stop)
     (folder,) = tmp_path.glob("*/*")
     seen = checkpoints.latest(folder / "checkpoints").data["extra"]["seen"]
     assert seen == EVERY_STEP[: EVERY_STEP.index(place) + 1]
-    _, _, progress = train(tmp_path, data, more=with_steps())
+    progress = train(tmp_path, data, more=with_steps()).progress
     assert progress.extra == {"seen": EVERY_STEP}
 
 
 def test_what_callbacks_keep_falls_back_with_the_checkpoint_after_a_fault(tmp_path, data):
-    def fail():
+    def fail(trainer):
         raise RuntimeError("the machine is gone")
 
     with pytest.raises(RuntimeError, match="the machine is gone"):
         train(tmp_path, data, more=with_steps([1, 0, 4], fail))
-    _, _, progress = train(tmp_path, data, more=with_steps())
+    progress = train(tmp_path, data, more=with_steps()).progress
     assert progress.extra == {"seen": EVERY_STEP}  # steps 1 to 3 of that epoch are there once
 
 
@@ -508,14 +468,14 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, data, monkeypa
         assert reached.wait(60)
         return save_step(*arguments)
 
-    def happens():
+    def happens(trainer):
         assert began.wait(60)
         assert not list(tmp_path.glob("*/*/checkpoints/step-*"))
         reached.set()
 
     monkeypatch.setattr(checkpoints, "save_step", slow)
-    run, _, progress = train(tmp_path, data, more=with_steps([0, 1, 4], happens))
-    assert checkpoints.latest(run.checkpoints).data["rows"] == progress.rows
+    trainer = train(tmp_path, data, more=with_steps([0, 1, 4], happens))
+    assert checkpoints.latest(trainer.run.checkpoints).data["rows"] == trainer.progress.rows
 
 
 @pytest.mark.parametrize("step", [6, 12, 24])
@@ -543,14 +503,13 @@ def test_a_phase_begins_while_the_last_checkpoint_of_the_one_before_is_written(t
         return save_step(folder, step, *rest)
 
     monkeypatch.setattr(checkpoints, "save_step", slow)
-    run, _, progress = train(tmp_path, data, more=with_steps([1, 0, 1], reached.set))
-    assert checkpoints.latest(run.checkpoints).data["rows"] == progress.rows
+    trainer = train(tmp_path, data, more=with_steps([1, 0, 1], lambda trainer: reached.set()))
+    assert checkpoints.latest(trainer.run.checkpoints).data["rows"] == trainer.progress.rows
 
 
 def test_a_signal_waits_for_the_last_checkpoint(tmp_path, data, monkeypatch):
     """It comes when all steps are done, and the last checkpoint is still being written."""
     opened, save_step = [], checkpoints.save_step
-    monkeypatch.setattr(training, "Loop", lambda run, *rest: opened.append(run) or Loop(run, *rest))
 
     def slow(folder, step, *rest):
         if step == 24:
@@ -561,10 +520,10 @@ def test_a_signal_waits_for_the_last_checkpoint(tmp_path, data, monkeypatch):
         return save_step(folder, step, *rest)
 
     monkeypatch.setattr(checkpoints, "save_step", slow)
-    before = signal.signal(signal.SIGTERM, lambda *arguments: opened[0].on_signal(*arguments))
+    before = signal.signal(signal.SIGTERM, lambda *arguments: opened[0].stop.on_signal(*arguments))
     try:
-        with pytest.raises(runs.Interrupted):
-            train(tmp_path, data)
+        with pytest.raises(Interrupted):
+            train(tmp_path, data, more={"callbacks": lambda trainer: opened.append(trainer.run) or ()})
     finally:
         signal.signal(signal.SIGTERM, before)
     (folder,) = tmp_path.glob("*/*/checkpoints")
@@ -577,13 +536,13 @@ def test_a_signal_waits_for_the_last_checkpoint(tmp_path, data, monkeypatch):
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="one step at a time on JAX")
 def test_several_steps_in_one_go_are_the_same_steps(tmp_path, data):
     """Also from one number to another in the middle of an epoch: of 6 steps 4 in one go are taken down to 2."""
-    _, model, expected = train(tmp_path / "one", data)
-    _, same, progress = train(tmp_path / "two", data, more=with_steps(), steps_per_execution=4)
-    assert progress.extra == {"seen": [place for place in EVERY_STEP if place[2] % 2 == 0]}
-    assert untimed(progress.rows) == untimed(expected.rows)
+    one = train(tmp_path / "one", data)
+    same = train(tmp_path / "two", data, more=with_steps(), steps_per_execution=4)
+    assert same.progress.extra == {"seen": [place for place in EVERY_STEP if place[2] % 2 == 0]}
+    assert untimed(same.progress.rows) == untimed(one.progress.rows)
 
     def stop_at(phase, epoch, step):
-        def happens():
+        def happens(trainer):
             raise RuntimeError("the machine is gone")
 
         return with_steps([phase, epoch, step], happens)
@@ -593,14 +552,13 @@ def test_several_steps_in_one_go_are_the_same_steps(tmp_path, data):
         train(**parts, more=stop_at(0, 0, 4))
     with pytest.raises(RuntimeError, match="the machine is gone"):
         train(**parts, more=stop_at(1, 0, 6), steps_per_execution=4)
-    _, resumed, progress = train(**parts, more=with_steps(), steps_per_execution=4)
-    seen = progress.extra["seen"]
+    resumed = train(**parts, more=with_steps(), steps_per_execution=4)
+    seen = resumed.progress.extra["seen"]
     assert [place for place in seen if place[0] == 0] == EVERY_STEP[:12]  # 3 steps were left, and 2 is no divisor
     assert [step for phase, _, step in seen if phase == 1] == [2, 4, 6, 2, 4, 6]
-    assert untimed(progress.rows) == untimed(expected.rows)
-    for name, array in state(model).items():
-        np.testing.assert_array_equal(array, state(same)[name], err_msg=name)
-        np.testing.assert_array_equal(array, state(resumed)[name], err_msg=name)
+    assert untimed(resumed.progress.rows) == untimed(one.progress.rows)
+    assert_same_state(one, same)
+    assert_same_state(one, resumed)
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="one step at a time on JAX")
@@ -609,8 +567,7 @@ def test_several_steps_in_one_go_are_the_same_steps(tmp_path, data):
     [(16, 1, 844, 0, 4), (16, 1, 113, 0, 1), (4, 1, 844, 6, 2), (844, 1, 844, 0, 844), (4, 2, 844, 0, 1)],
 )
 def test_steps_in_one_go_divide_those_that_are_left(wanted, devices, steps, done, expected):
-    config = Config(steps_per_execution=wanted, devices=devices)
-    assert training.steps_per_execution(config, steps, done) == expected
+    assert steps_per_execution(wanted, devices, steps, done) == expected
 
 
 # --- a learning rate for each variable
@@ -622,46 +579,46 @@ def by_depth(variable):
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 def test_resumes_exactly_with_rates_by_variable(tmp_path, data, precision):
-    more = {"factor": by_depth}
-    _, whole, expected = train(tmp_path / "whole", data, PHASES[1:], precision=precision, more=more)
-    _, one_rate, _ = train(tmp_path / "one", data, PHASES[1:], precision=precision)
-    with pytest.raises(runs.Interrupted):
+    more = {"rate_factor": by_depth}
+    whole = train(tmp_path / "whole", data, PHASES[1:], precision=precision, more=more)
+    one_rate = train(tmp_path / "one", data, PHASES[1:], precision=precision)
+    with pytest.raises(Interrupted):
         train(tmp_path / "parts", data, PHASES[1:], "full", precision=precision, more=more)
-    _, resumed, progress = train(tmp_path / "parts", data, PHASES[1:], precision=precision, more=more)
-    assert untimed(progress.rows) == untimed(expected.rows)
-    for name, array in state(whole).items():
-        np.testing.assert_array_equal(array, state(resumed)[name], err_msg=name)
-    assert any((array != state(one_rate)[name]).any() for name, array in state(whole).items())
+    resumed = train(tmp_path / "parts", data, PHASES[1:], precision=precision, more=more)
+    assert untimed(resumed.progress.rows) == untimed(whole.progress.rows)
+    assert_same_state(whole, resumed)
+    assert any((array != state(one_rate.model)[name]).any() for name, array in state(whole.model).items())
 
 
 def test_layers_of_a_run_go_into_another_model_by_their_names(tmp_path, data):
-    run, model, _ = train(tmp_path, data, PHASES[1:])
+    trainer = train(tmp_path, data, PHASES[1:])
     keras.utils.clear_session()
     other = small_model()
     before = {layer.name: layer.get_weights() for layer in other.layers}
-    training.load_layers(other, run.folder, "full", ["conv", "norm"])
+    load_layers(other, trainer.run.folder, "full", ["conv", "norm"])
     for name in ("conv", "norm"):
-        for ours, theirs in zip(other.get_layer(name).weights, model.get_layer(name).weights, strict=True):
+        for ours, theirs in zip(other.get_layer(name).weights, trainer.model.get_layer(name).weights, strict=True):
             np.testing.assert_array_equal(np.array(ours), np.array(theirs))
     for ours, old in zip(other.get_layer("head").get_weights(), before["head"], strict=True):
         np.testing.assert_array_equal(ours, old)
 
 
 def test_layers_that_are_not_in_a_run_are_told_of(tmp_path, data):
-    run, _, _ = train(tmp_path, data, PHASES[1:])
+    run = train(tmp_path, data, PHASES[1:]).run
     image = keras.Input((8, 8, 1))
     wider = keras.Model(image, keras.layers.Conv2D(9, 3, name="conv")(image))
     other = keras.Model(image, keras.layers.Conv2D(8, 3, name="convolution")(image))
     for model, name in ((wider, "conv"), (other, "convolution")):
         with pytest.raises(checkpoints.CheckpointError, match=f"no kernel of shape .* for the layer {name}"):
-            training.load_layers(model, run.folder, "full", [name])
+            load_layers(model, run.folder, "full", [name])
 
 
 def test_a_run_without_its_checkpoints_is_told_of(tmp_path, data):
-    run, model, _ = train(tmp_path, data, PHASES[1:])
+    trainer = train(tmp_path, data, PHASES[1:])
+    run, model = trainer.run, trainer.model
     with pytest.raises(checkpoints.CheckpointError, match="has no checkpoint of its phase head"):
-        training.load_layers(model, run.folder, "head", ["conv"])
+        load_layers(model, run.folder, "head", ["conv"])
     for path in run.checkpoints.iterdir():
         path.unlink()
     with pytest.raises(checkpoints.CheckpointError, match="has no checkpoint of its phase full"):
-        training.load_layers(model, run.folder, "full", ["conv"])
+        load_layers(model, run.folder, "full", ["conv"])

@@ -1,0 +1,149 @@
+"""Images and labels of a data set, and how its images are divided into train, validation and test."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.errors import ConfigError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels of one split: the entries at `places` of a store that several splits share.
+
+    `store` is a uint8 tensor (m, height, width, channels); or a string tensor (m,) of file names, which are decoded,
+    cropped to a centred square and resized to `size` when they are read; or a NumPy array (m, ...), in memory or on
+    disk, of a network's outputs for the images. `places` and `labels` are int64 (n,).
+    """
+
+    store: "tf.Tensor | np.ndarray"
+    places: np.ndarray
+    labels: np.ndarray
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def in_files(self) -> bool:
+        """Whether the images are decoded from files."""
+        return self.store.ndim == 1
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for colour."""
+        return 3 if self.in_files else self.store.shape[-1]
+
+    def take(self, indices: np.ndarray) -> "Split":
+        """The part of this split at these indices."""
+        return replace(self, places=self.places[indices], labels=self.labels[indices])
+
+
+def whole(images: np.ndarray, labels: np.ndarray, size: int) -> Split:
+    """A split of all of these images (uint8) or file names."""
+    import tensorflow as tf
+
+    with tf.device("CPU"):
+        return Split(tf.constant(images), np.arange(len(labels)), np.asarray(labels, np.int64), size)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set, ready for training; `notes` say what a reader of its metrics should know."""
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+    notes: tuple[str, ...] = ()
+
+    def counts(self) -> dict[str, np.ndarray]:
+        """Images per class, by split."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: np.bincount(s.labels, minlength=len(self.class_names)) for name, s in splits.items()}
+
+
+def check_labels(name: str, split: str, labels: np.ndarray, classes: int) -> None:
+    """Raise ConfigError unless there are labels and all of them are in 0 .. classes-1."""
+    if len(labels) == 0:
+        raise ConfigError(f"{name}: the {split} split has no images")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ConfigError(f"{name}: labels of {split} run from {labels.min()} to {labels.max()}; classes: {classes}")
+
+
+def stratified(
+    split: Split, share: float | int, seed: int, name: str, originals: np.ndarray | None = None
+) -> tuple[Split, Split]:
+    """Split in two, stratified by class; `share` is the second part's fraction, or its number of images if an integer.
+
+    With `originals`, from `firsts`, copies of an image stay in one part. Raises ConfigError if a class is too small.
+    """
+    from sklearn.model_selection import train_test_split
+
+    try:
+        rest, part = train_test_split(
+            np.arange(len(split)), test_size=share, stratify=split.labels, random_state=seed, shuffle=True
+        )
+    except ValueError as error:
+        raise ConfigError(f"{len(split)} images are too few to hold out a {name} split: {error}") from error
+    if originals is not None:
+        order = np.concatenate([part, rest])
+        part = together(split.labels, originals, order, len(part))
+        rest = np.setdiff1d(order, part)
+    return split.take(np.sort(rest)), split.take(np.sort(part))
+
+
+def together(labels: np.ndarray, originals: np.ndarray, order: np.ndarray, size: int) -> np.ndarray:
+    """The first images of an order, with the class counts of its first `size` images and copies kept together: int64.
+
+    An image is taken with all its copies, at the position of the first of them, if their classes have room for all.
+    """
+    room = np.bincount(labels[order[:size]], minlength=labels.max() + 1)
+    taken = []
+    for first in order[originals[order] == order]:
+        if not room.any():
+            break
+        own = np.flatnonzero(originals == first)
+        needed = np.bincount(labels[own], minlength=len(room))
+        if (needed <= room).all():
+            room -= needed
+            taken.append(own)
+    return np.concatenate([np.empty(0, np.int64), *taken])
+
+
+def limited(split: Split, limit: int | None, seed: int, name: str) -> Split:
+    """A stratified part of `limit` images; all if None. Raises ConfigError for a number that is not possible."""
+    if limit is None or limit == len(split):
+        return split
+    classes = len(np.unique(split.labels))
+    if not classes <= limit <= len(split) - classes:
+        raise ConfigError(
+            f"limit-{name} is {limit}; allowed: {classes} to {len(split) - classes}, or all {len(split)} images"
+        )
+    return stratified(split, limit, seed, f"limited {name}")[1]
+
+
+def digests(split: Split) -> list[bytes]:
+    """SHA-256 of each image's pixels, or of the content of its file."""
+    rows = np.asarray(split.store)[split.places]
+    contents = map(Path.read_bytes, map(Path, map(bytes.decode, rows))) if split.in_files else rows
+    return [hashlib.sha256(content).digest() for content in contents]
+
+
+def firsts(split: Split) -> np.ndarray:
+    """For each image of a split, the index of the first image with the same pixels: int64 (n,)."""
+    seen: dict[bytes, int] = {}
+    return np.array([seen.setdefault(digest, i) for i, digest in enumerate(digests(split))], np.int64)
+
+
+def without_copies(split: Split, *others: Split) -> np.ndarray:
+    """Indices of the images whose pixels, or whose file's content, none of the other splits has: int64 (m,)."""
+    known = {digest for other in others for digest in digests(other)}
+    return np.array([i for i, digest in enumerate(digests(split)) if digest not in known], np.int64)

@@ -1,0 +1,59 @@
+"""Requests to stop: heeded at once, or at the end of a step that can save itself."""
+
+import signal
+
+import pytest
+
+from common import stopping
+from common.stopping import Interrupted, StopRequest
+
+
+def test_a_request_is_heeded_at_once_if_nothing_can_be_saved():
+    with pytest.raises(Interrupted, match=r"^SIGTERM$") as caught:
+        StopRequest().on_signal(signal.SIGTERM, None)
+    assert caught.value.number == signal.SIGTERM
+    assert not isinstance(caught.value, Exception)  # which libraries catch, and Keras makes again from its text
+
+
+def test_a_deferred_request_waits_until_it_is_heeded(capsys):
+    stop = StopRequest()
+    stop.heed()  # of which there is none
+    with stop.deferred():
+        stop.on_signal(signal.SIGINT, None)
+    assert stop.signal == signal.SIGINT
+    assert capsys.readouterr().out == "\nSIGINT: saving at the end of this step\n"
+    with pytest.raises(Interrupted, match=r"^SIGINT$"):
+        stop.heed()
+
+
+def test_after_the_block_nothing_is_deferred():
+    stop = StopRequest()
+    with pytest.raises(RuntimeError), stop.deferred():
+        raise RuntimeError
+    with pytest.raises(Interrupted):
+        stop.on_signal(signal.SIGTERM, None)
+
+
+def test_the_second_signal_does_not_wait():
+    stop = StopRequest()
+    with stop.deferred():
+        stop.on_signal(signal.SIGINT, None)
+        stop.on_signal(signal.SIGTERM, None)  # at once: SLURM sends several, and means one
+        assert stop.signal == signal.SIGINT
+        stop.time -= 2 * stopping.SAME_REQUEST
+        with pytest.raises(Interrupted, match=r"^SIGINT$"):
+            stop.on_signal(signal.SIGINT, None)
+
+
+def test_a_signal_of_the_system_is_a_request():
+    stop = StopRequest()
+    before = signal.signal(signal.SIGTERM, stop.on_signal)
+    try:
+        with stop.deferred():
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.signal == signal.SIGTERM
+        stop.time -= 2 * stopping.SAME_REQUEST
+        with pytest.raises(Interrupted, match=r"^SIGTERM$"):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)

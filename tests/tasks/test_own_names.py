@@ -1,0 +1,79 @@
+"""A task brings its own data set, backbone and recipe, and trains with them."""
+
+import json
+from types import SimpleNamespace
+
+import in_process
+import keras
+import numpy as np
+import pytest
+
+from common.augment import AUGMENTATIONS
+from common.augment.recipes import Recipe
+from common.backbones import BACKBONES
+from common.data import DATASETS, splits
+from common.normalisation import BatchNormalization
+from slurm.plan import load_task
+
+
+def stripes(name, folder):
+    """Two classes of images 12 x 12: rows and columns of stripes, with noise."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 64, (80, 12, 12, 3), dtype=np.uint8)
+    labels = np.arange(80) % 2
+    images[labels == 0, ::2] += 128
+    images[labels == 1, :, ::2] += 128
+    return {"train": splits.whole(images, labels, 12)}, ["rows", "columns"], [f"{name} are made"]
+
+
+def build(side):
+    """A convolution for each stage."""
+    x = image = keras.Input((side, side, 3), name="image")
+    for name in ("stem", "layer1", "layer2", "layer3", "layer4"):
+        x = keras.layers.Conv2D(4, 3, strides=2, padding="same", name=f"{name}.conv")(x)
+        x = keras.layers.ReLU()(BatchNormalization(momentum=0.9, name=f"{name}.norm")(x))
+    return keras.Model(image, keras.layers.GlobalAveragePooling2D()(x), name="tiny")
+
+
+TINY = SimpleNamespace(build=build, stage_of=lambda layer: layer.partition(".")[0])
+TILT = Recipe(rotation=5.0)
+FLAGS = ["--preset", "demo", "--dataset", "stripes", "--backbone", "tiny", "--augmentation", "tilt"]
+FLAGS += [f"--phases.{number}.epochs=1" for number in range(3)]
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    monkeypatch.setitem(DATASETS, "stripes", f"{__name__}:stripes")
+    monkeypatch.setitem(BACKBONES, "tiny", f"{__name__}:TINY")
+    monkeypatch.setitem(AUGMENTATIONS, "tilt", f"{__name__}:TILT")
+
+
+def test_a_task_trains_with_what_it_has_registered(tmp_path, registered, no_network):
+    assert in_process.call(load_task("cifar_phased"), "--out", str(tmp_path), *FLAGS, "--offline") == 0
+    (folder,) = tmp_path.glob("cifar_phased/demo-stripes-tiny-*")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["status"] == "completed"
+    assert metrics["class_counts"]["test"] == [8, 8]
+    assert metrics["notes"][0] == "stripes are made"
+    config = json.loads((folder / "config.json").read_text())["config"]
+    assert (config["dataset"], config["backbone"], config["augmentation"]) == ("stripes", "tiny", "tilt")
+    assert (folder / "backbone.safetensors").is_file()
+    assert no_network == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--dataset=stripse", "did you mean stripes?"),
+        ("--backbone=tinny", "did you mean tiny?"),
+        ("--augmentation=tild", "did you mean tilt?"),
+    ],
+)
+def test_a_registered_name_is_suggested(tmp_path, registered, capsys, flag, said):
+    assert in_process.call(load_task("cifar_phased"), "--out", str(tmp_path), flag) == 2
+    assert said in in_process.one_error(capsys)
+
+
+def test_a_name_that_is_not_registered_is_refused(tmp_path, capsys):
+    assert in_process.call(load_task("cifar_phased"), "--out", str(tmp_path), *FLAGS) == 2
+    assert "unknown dataset 'stripes'; allowed: digits, " in in_process.one_error(capsys)
