@@ -13,10 +13,11 @@ from common.errors import ConfigError
 from common.measured import TEST_ACCURACY, TEST_LOSS, Metric, by_name, measured
 from common.report import Group, Pair, Report, Runs, title
 from results.records import natural
+from results.verdicts import Verdict, judge
 
 COLUMNS = ("preset", "setting", "metric", "mean", "std", "n", "published", "source", "verdict", "note")
 REFERENCE_COLUMNS = ("preset", "setting", "metric", "published", "margin", "source", "note")
-VERDICTS = ("reproduced", "better", "worse", "higher", "lower", "diverged", "not comparable", "not measured")
+VERDICTS = ("reproduced", "higher", "lower", "undecided", "diverged", "not comparable", "not measured")
 NOT_COMPARABLE = "not comparable:"
 DIFFERENCE = "difference in"
 
@@ -89,7 +90,7 @@ def rows_of(group: Group, missing: References, own: Sequence[Metric]) -> list[Ro
         if metric.unit != "points" or len(each) > 1:
             mean, deviation, n = mean_and_deviation(each, metric)
             row = Row(*place, metric.name, mean, deviation, n, note=note, detail=metric.detail)
-            rows.append(beside(row, missing.pop((*place, metric.name), None), metric))
+            rows.append(beside(row, missing.pop((*place, metric.name), None), each))
     return rows
 
 
@@ -120,32 +121,27 @@ def doubts(groups: Sequence[Group]) -> list[str]:
     return found
 
 
-def beside(row: Row, reference: Mapping[str, str] | None, metric: Metric | None = None) -> Row:
-    """A row with the published number beside the measured one, if there is any."""
+def beside(row: Row, reference: Mapping[str, str] | None, values: Sequence[float] = ()) -> Row:
+    """A row with the published number beside the measured values, if there are any."""
     if reference is None:
         return row
+    found = verdict(row, reference, values)
     return replace(
         row,
         published=reference["published"],
         source=reference["source"],
-        verdict=verdict(row, reference, metric),
-        note="; ".join(filter(None, [reference["note"], row.note])),
+        verdict=found.word,
+        note="; ".join(filter(None, [reference["note"], found.remedy, row.note])),
     )
 
 
-def verdict(row: Row, reference: Mapping[str, str], metric: Metric | None) -> str:
-    """How a measured metric stands to the published number, from the digits that the table shows."""
-    if metric is None:
-        return "not measured" if row.n is None else "diverged"
+def verdict(row: Row, reference: Mapping[str, str], values: Sequence[float]) -> Verdict:
+    """How the values of a metric over seeds stand to the published number."""
+    if not values:
+        return Verdict("not measured" if row.n is None else "diverged")
     if reference["note"].startswith(NOT_COMPARABLE):
-        return "not comparable"
-    above = Decimal(row.mean) - Decimal(reference["published"])
-    if abs(above) <= max(Decimal(reference["margin"] or 0), Decimal(row.std or 0)):
-        return "reproduced"
-    direction = "higher" if above > 0 else "lower"
-    if metric.better is None:
-        return direction
-    return "better" if direction == metric.better else "worse"
+        return Verdict("not comparable")
+    return judge(values, float(reference["published"]), float(reference["margin"] or 0))
 
 
 def differences(runs: Runs, pair: Pair) -> list[Row]:

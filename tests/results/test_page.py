@@ -21,7 +21,7 @@ def page_of(root):
     (root / "tasks" / TASK / "README.md").write_text("# cifar_phased: what does each phase add?\n")
     for seed in range(3):
         make_run(root, seed, notes=["<b>& few</b> images"])
-    rows = (f"three_phase,{SETTING},{m},{p},0.5,000,\n" for m, p in (("test accuracy (%)", 61), ("test loss", 2)))
+    rows = (f"three_phase,{SETTING},{m},{p},9,000,\n" for m, p in (("test accuracy (%)", 61), ("test loss", 20)))
     (root / "tasks" / TASK / "reference.csv").write_text(REFERENCE + "".join(rows))
     gone = make_run(root, 1, slug="three_phase-cifar10-bbbb2222", setting="dataset=cifar10 rate=9")
     metrics = {"status": "diverged", "task": TASK, "seed": 1, "diverged": {"reason": "loss is nan"}}

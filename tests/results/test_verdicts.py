@@ -98,10 +98,3 @@ def test_what_would_settle_it():
         assert (reach <= 1.0) == (n == seeds)
     assert judge([0.0, 3.0, -3.0], 0.0, 1.0).remedy == "one published run is too uncertain for this margin"
     assert seeds < MOST_SEEDS
-
-
-def test_sampling_of_images_widens_it():
-    values = [0.0, 0.01, -0.01]
-    assert judge(values, 0.0, 1.0).word == "reproduced"
-    assert judge(values, 0.0, 1.0, sampling=1.0).word == "undecided"
-    assert judge(values, -3.0, 1.0, sampling=4.0).word == "undecided"
