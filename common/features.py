@@ -93,14 +93,14 @@ def cut(
 
 
 def bytes_of(lower: keras.Model, images: int) -> int:
-    """What the activations of so many images take."""
+    """Bytes of the activations of this many images."""
     return images * math.prod(lower.output_shape[1:]) * np.dtype(lower.output.dtype).itemsize
 
 
 def cached(run: Run, part: Cut, data: Dataset) -> Dataset:
     """The data set with activations in the place of training and validation images, for `part.upper`.
 
-    With views, the split for training holds every image so many times: all in their first view, then in their second.
+    With views, the split for training holds every image once per view: all in their first view, then in their second.
     The views depend on the run's seed and batch size alone, so that a resumed run sees the same. Files in the run
     directory, where there are any, are `forget`'s to delete. Raises StorageError where they cannot be written.
     """
@@ -144,7 +144,7 @@ def compute(config: Config, part: Cut, split: Split, views: int, name: str) -> I
             images = keras.ops.convert_to_tensor(images)
             if part.augment:
                 images = part.augment(images, training=views > 0)
-            # The last batch is filled up: for one of another size the network would be compiled anew.
+            # The last batch is filled up: for one of another size the network would be compiled again.
             count = len(images)
             images = keras.ops.pad(images, [(0, config.batch_size - count), (0, 0), (0, 0), (0, 0)])
             yield part.lower.predict_on_batch(images)[:count]

@@ -57,7 +57,7 @@ class Clock:
         return self.seconds_before + time.monotonic() - self.started
 
     def images_per_second(self, images: int, steps: int, batch_size: int) -> float:
-        """Rate of an epoch of so many images and steps; validation is left out."""
+        """Images per second of an epoch with these numbers of images and steps, without validation."""
         done = self.first_step + self.executed
         if steps == done:
             return (images - self.first_step * batch_size) / (self.last_end - self.started)

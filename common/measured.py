@@ -32,7 +32,7 @@ class Metric:
     better: Literal["higher", "lower"] | None = None
     """None: neither way, as the number of components that hold 95 % of the variance."""
     digits: int | Callable[[Sequence[float]], int] = whole_or_two
-    """Digits after the point: so many, or by the values of all runs of a row."""
+    """Digits after the point: a number, or a function of the values of all runs of a row."""
     detail: bool = False
     """Left to the full table by the README, unless a source has published it."""
 

@@ -75,7 +75,7 @@ def disturbed(out: Path, flags: list[str], delays: list[float], number: signal.S
 
 
 def instants(training: float, kills: int, seed: int) -> list[float]:
-    """Random delays that together hardly reach the end: each start compiles anew, and so gets less far in its time."""
+    """Random delays that together hardly reach the end: each start compiles again, and so gets less far in its time."""
     draw = random.Random(seed)
     return [draw.uniform(0, 1.8 * training / kills) for _ in range(kills)]
 

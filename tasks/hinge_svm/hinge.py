@@ -60,7 +60,7 @@ def summary(templates: np.ndarray, class_names: Sequence[str]) -> dict[str, dict
 
 
 class ValidationLoss(keras.callbacks.Callback):
-    """Reads the validation loss, norm included, every so many steps, into the progress, which checkpoints hold.
+    """Reads the validation loss, norm included, every `every` steps, into the progress, which checkpoints hold.
 
     Each row has the training loss too: the mean over the images of the steps since the last reading, each step's loss
     taken before its update, norm included.

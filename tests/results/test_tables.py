@@ -141,7 +141,7 @@ def test_a_difference_says_what_was_left_out(root, rule):
     assert "runs differ in precision: float32, mixed_float16" in row["note"]
 
 
-# --- what is told of runs
+# --- what a reader should know of runs
 
 
 def test_other_commits_are_told_of(root):

@@ -1,4 +1,4 @@
-"""`submit`, `resubmit` and `cancel`: what SLURM is told, and what the user is."""
+"""`submit`, `resubmit` and `cancel`: what SLURM gets, and what the user reads."""
 
 import json
 import os
