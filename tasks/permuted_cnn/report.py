@@ -11,7 +11,7 @@ NETWORKS = {"cnn": ("convolutions", BLUE, "o-"), "mlp": ("perceptron", ORANGE, "
 
 
 def locality(runs: Runs, path: Path) -> None:
-    """Draw permuted_cnn's accuracy after so many epochs by the size of the blocks that stay whole."""
+    """Draw accuracy after 5 epochs by the size of the blocks that stay whole."""
     epochs = 5
     found = runs.where(preset="permuted", dataset="notmnist", epochs=epochs)
     found = found.as_preset("dataset", "network", "block", "epochs")
