@@ -39,7 +39,8 @@ class Trainer:
         model: images to outputs; not compiled.
         data: what to train, validate and test with.
         objective: what to train for.
-        configure: sets what a phase changes in the model.
+        resize: sets the size of the images that a phase sees, in training and when it is measured.
+        configure: sets what else a phase changes in the model.
         rate_factor: of a variable, the factor between its learning rate and the phase's.
         cut: which part of the model a phase trains on what the rest, which is frozen, makes of the images.
         transform: changes training batches on the host.
@@ -53,6 +54,7 @@ class Trainer:
         data: Dataset,
         objective: Objective = CLASSIFICATION,
         *,
+        resize: Configure | None = None,
         configure: Configure | None = None,
         rate_factor: optimizers.Factor | None = None,
         cut: MakeCut | None = None,
@@ -63,6 +65,7 @@ class Trainer:
         self.model = model
         self.data = data
         self.objective = objective
+        self.resize: Configure = resize or (lambda phase: None)
         self.configure: Configure = configure or (lambda phase: None)
         self.rate_factor = rate_factor
         self.cut: MakeCut = cut or (lambda phase: None)
@@ -103,8 +106,8 @@ class Trainer:
         run, progress = self.run, self.progress
         ahead = self.phases[progress.phase :]
         phase = ahead[0]
-        works = survey(self.model, ahead, self.configure) if forecast else {}
-        self.configure(phase)
+        works = survey(self.model, ahead, self.prepare) if forecast else {}
+        self.prepare(phase)
         part = self.cut(phase) if progress.epoch < phase.epochs else None
         foretold = Forecast(run.config, ahead, works, progress.epoch, self.data, part) if works else None
         trained = part.upper if part else self.model
@@ -131,6 +134,11 @@ class Trainer:
         finally:
             data = None  # and with it what `features.cached` has made
             features.forget(run)
+
+    def prepare(self, phase: Phase) -> None:
+        """Set all that a phase changes in the model."""
+        self.resize(phase)
+        self.configure(phase)
 
     def compile(self, trained: keras.Model, phase: Phase, together: int) -> None:
         """Compile what is trained, to run `together` steps at a time, with every variable of its optimiser made."""
@@ -250,7 +258,7 @@ class Trainer:
         reported = run.config.REPORTED
         by_phase, right, final = {}, {}, {}
         for phase in self.phases:
-            self.configure(phase)
+            self.resize(phase)  # and no more: what is compiled goes by what the last phase trains
             rows = [row for row in self.progress.rows if row["phase"] == phase.name]
             measured, states = {}, {}
             for kind in sorted(("best", "last"), key=reported.__eq__):  # the reported one last: its weights stay

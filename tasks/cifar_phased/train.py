@@ -180,8 +180,10 @@ def experiment(config: PhasedConfig, run: runs.Run) -> None:
     )
     model = build(config, backbone, data)
 
-    def configure(phase: TuningPhase) -> None:
+    def resize(phase: TuningPhase) -> None:
         networks.set_image_size(model, config.side(phase))
+
+    def configure(phase: TuningPhase) -> None:
         backbone.set_trainable(TRAINABLE[phase.trainable], config.batch_norm)
         model.get_layer("dropout").rate = phase.dropout
 
@@ -189,7 +191,7 @@ def experiment(config: PhasedConfig, run: runs.Run) -> None:
         changing = config.augmentation != "none" and not config.cache_views
         return features.cut(config, phase, model, backbone, data, changing, config.cache_views)
 
-    trainer = Trainer(run, model, data, configure=configure, cut=cut, transform=host_transform(config))
+    trainer = Trainer(run, model, data, resize=resize, configure=configure, cut=cut, transform=host_transform(config))
     trainer.fit(config.phases)
     result = trainer.evaluate("validation", "test")
     weights.export(backbone.model, run.files.backbone_file)  # of the last phase's best epoch
