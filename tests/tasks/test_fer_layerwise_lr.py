@@ -152,8 +152,8 @@ def test_metrics_without_copies_against_numpy():
     labels = np.arange(20) % 2
     test = pictures[10:].copy()
     test[2], test[5], test[9] = pictures[0], pictures[7], pictures[9]  # two of training images, one of validation
-    splits = (pictures[:8], labels[:8]), (pictures[8:10], labels[8:10]), (test, labels[10:])
-    data = splits.Dataset("any", ("a", "b"), *(splits.whole(*part, 4) for part in splits))
+    parts = (pictures[:8], labels[:8]), (pictures[8:10], labels[8:10]), (test, labels[10:])
+    data = splits.Dataset("any", ("a", "b"), *(splits.whole(*part, 4) for part in parts))
     probabilities = rng.dirichlet([1, 1], 10).astype(np.float32)
     apart, by_name = TASK.without_copies(data, Predictions(labels[10:], probabilities))
     own = [0, 1, 3, 4, 6, 7, 8]
