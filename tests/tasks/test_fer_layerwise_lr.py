@@ -16,7 +16,7 @@ from matplotlib.container import BarContainer
 from common import checkpoints
 from common.backbones import networks
 from common.command_line import parse_strictly
-from common.data import sources
+from common.data import sources, splits
 from common.errors import ConfigError
 from common.result import Predictions
 from slurm.plan import load_task
