@@ -82,15 +82,15 @@ class RunFolder:
 
     def config(self) -> dict:
         """Task, setting, protocol, digest, and the config itself. Raises Damaged."""
-        return read_json(self.config_file)
+        return holding(self.config_file, config=dict)
 
     def environment(self) -> dict:
         """Versions, processor, devices and starts. Raises Damaged."""
-        return read_json(self.environment_file)
+        return holding(self.environment_file, starts=list)
 
     def metrics(self) -> dict:
         """The results, with today's names. Raises Damaged."""
-        return with_todays_names(read_json(self.metrics_file))
+        return with_todays_names(holding(self.metrics_file, status=str))
 
     def outcomes(self) -> dict | None:
         """Which test images were right; None if the run is no classifier's. Raises Damaged."""
@@ -112,6 +112,15 @@ class RunFolder:
 def with_todays_names(metrics: dict) -> dict:
     """Metrics with the key that took another name in November 2026."""
     return {"by_name" if key == "figures" else key: value for key, value in metrics.items()}
+
+
+def holding(path: Path, **kinds: type) -> dict:
+    """Read a JSON object that has these keys with values of these types. Raises Damaged for anything else."""
+    content = read_json(path)
+    for key, kind in kinds.items():
+        if not isinstance(content.get(key), kind):
+            raise Damaged(f"{path.name} has no {key}, or one of another kind")
+    return content
 
 
 def read_json(path: Path) -> dict:

@@ -3,7 +3,6 @@
 import csv
 import fcntl
 import io
-import json
 import os
 import platform
 import shutil
@@ -27,7 +26,7 @@ from common.devices import Devices, choose
 from common.environment import git_state, installed, processor
 from common.errors import ConfigError, choice, fail
 from common.files import CheckpointError
-from common.run_folder import RunFolder
+from common.run_folder import Damaged, RunFolder
 from common.stopping import Interrupted, StopRequest
 
 if TYPE_CHECKING:
@@ -175,7 +174,7 @@ def write_config(run: Run, setting: str) -> None:
     path = run.files.config_file
     config = run.config
     if path.is_file():
-        there, ours = json.loads(path.read_text()), flat(config.identity())
+        there, ours = run.files.config(), flat(config.identity())
         changed = [key for key, value in flat(there["config"]).items() if key in ours and ours[key] != value]
         if there.get("digest") != config.digest() or changed:
             raise RunError(f"{path} belongs to another configuration; --overwrite starts from scratch")
@@ -190,7 +189,7 @@ def write_environment(run: Run, **facts: object) -> None:
     Raises RunError where a run would go on with another backend or precision.
     """
     path = run.files.environment_file
-    before = json.loads(path.read_text()) if path.is_file() else {"starts": []}
+    before = run.files.environment() if path.is_file() else {"starts": []}
     for fact in ("backend", "precision"):
         if before.get(fact, facts[fact]) != facts[fact]:
             raise RunError(
@@ -280,7 +279,7 @@ def command(
     task = Path(sys.modules[experiment.__module__].__file__ or "").parent.name
     run = Run(config.out / task / config.name(), task, config)
     try:
-        if run.result is None or config.overwrite:
+        if config.overwrite or run.result is None:
             provide(config)
             devices.join()
             if devices.is_primary:
@@ -297,6 +296,8 @@ def command(
             print(summary(run.folder, run.files.metrics()), flush=True)
     except ConfigError as error:
         fail(str(error), 2)
+    except Damaged as error:
+        fail(f"{run.folder} is damaged: {error}; --overwrite starts from scratch", 1)
     except (files.StorageError, CheckpointError, RunError) as error:
         fail(str(error), 1)
     except (Interrupted, KeyboardInterrupt) as stop:

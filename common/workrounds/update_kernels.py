@@ -17,24 +17,20 @@ Kernel = Callable[[Any, Any, Any, Any], None]  # optimiser, gradient, variable, 
 
 def sgd(optimizer: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
     """Keras's SGD: momentum gathers rate times gradient."""
-    if not optimizer.momentum:
-        tf.raw_ops.ResourceApplyGradientDescent(var=handle(variable), alpha=learning_rate, delta=gradient)
-        return
-    tf.raw_ops.ResourceApplyKerasMomentum(
-        var=handle(variable),
-        accum=handle(optimizer.momentums[optimizer._get_variable_index(variable)]),
-        lr=learning_rate,
-        grad=gradient,
-        momentum=optimizer.momentum,
-    )
+    descend(tf.raw_ops.ResourceApplyKerasMomentum, optimizer, gradient, variable, learning_rate)
 
 
 def torch_sgd(optimizer: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
     """Torch's SGD: momentum gathers gradients."""
+    descend(tf.raw_ops.ResourceApplyMomentum, optimizer, gradient, variable, learning_rate)
+
+
+def descend(with_momentum: Callable, optimizer: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
+    """Gradient descent, by this operation if the optimiser has momentum."""
     if not optimizer.momentum:
-        sgd(optimizer, gradient, variable, learning_rate)
+        tf.raw_ops.ResourceApplyGradientDescent(var=handle(variable), alpha=learning_rate, delta=gradient)
         return
-    tf.raw_ops.ResourceApplyMomentum(
+    with_momentum(
         var=handle(variable),
         accum=handle(optimizer.momentums[optimizer._get_variable_index(variable)]),
         lr=learning_rate,

@@ -170,6 +170,26 @@ def test_a_directory_of_another_configuration_is_refused(tmp_path, capsys):
     assert "belongs to another configuration; --overwrite starts from scratch" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": 1}'])
+@pytest.mark.parametrize("name", ["config", "environment", "metrics"])
+def test_a_damaged_file_is_one_line_and_overwrite_heals_it(tmp_path, capsys, name, content):
+    def experiment(config, run):
+        runs.write_environment(run, backend="tensorflow", precision="float32")
+        complete(config, run)
+
+    assert command(tmp_path, experiment) == 0
+    (folder,) = tmp_path.glob("*/*")
+    if name != "metrics":
+        (folder / "metrics.json").unlink()
+    (folder / f"{name}.json").write_text(content)
+    capsys.readouterr()
+    assert command(tmp_path, experiment) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(folder) in line
+    assert "--overwrite" in line
+    assert command(tmp_path, experiment, "--overwrite") == 0
+
+
 def test_leftovers_of_a_killed_write_are_cleared(tmp_path):
     command(tmp_path, fail_with(ConfigError("stop")))
     leftover = next(tmp_path.glob("*/*/checkpoints")) / ".step.safetensors.1.tmp"
