@@ -30,10 +30,7 @@ TRAINABLE = {"head": (), "last_block": ("layer4",)}
 DROPOUT = {"head": 0.3, "last_block": 0.2}
 
 
-@pytest.fixture(autouse=True)
-def float32_afterwards():
-    yield
-    keras.config.set_dtype_policy("float32")
+pytestmark = pytest.mark.usefixtures("float32_afterwards")
 
 
 @pytest.fixture(scope="module")

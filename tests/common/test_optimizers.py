@@ -11,11 +11,7 @@ import pytest
 from common import optimizers
 from common.phase import Phase
 
-
-@pytest.fixture(autouse=True)
-def float32_afterwards():
-    yield
-    keras.config.set_dtype_policy("float32")
+pytestmark = pytest.mark.usefixtures("float32_afterwards")
 
 
 def test_warmup_and_cosine_against_the_closed_form():

@@ -25,11 +25,7 @@ from common.progress import Diverged, Progress
 from common.stopping import Interrupted
 from common.workrounds.executions import steps_per_execution
 
-
-@pytest.fixture(autouse=True)
-def float32_afterwards():
-    yield
-    keras.config.set_dtype_policy("float32")
+pytestmark = pytest.mark.usefixtures("float32_afterwards")
 
 
 @pytest.fixture(scope="module")
