@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from itertools import pairwise
 from typing import Literal
 
 
@@ -28,7 +27,7 @@ class Metric:
     name: str
     """As the tables have it, with its unit. In a task's report a `*` stands for any text, as the name of a class."""
     unit: str = ""
-    """%, points (a difference of percentages) or images/s; none for a count or a loss."""
+    """% or images/s; none for a count or a loss."""
     better: Literal["higher", "lower"] | None = None
     """None: neither way, as the number of components that hold 95 % of the variance."""
     digits: int | Callable[[Sequence[float]], int] = whole_or_two
@@ -87,7 +86,7 @@ def declared(name: str, own: Sequence[Metric]) -> Metric | None:
 
 
 def of_phases(phases: Mapping[str, Mapping]) -> Iterator[tuple[Metric, float]]:
-    """Speed; of several phases also the accuracies after each, and what each one added to those before it."""
+    """Speed; of several phases also the accuracies after each."""
     if len(phases) == 1:
         (phase,) = phases.values()
         yield SPEED, float(phase["images_per_second"])
@@ -96,11 +95,6 @@ def of_phases(phases: Mapping[str, Mapping]) -> Iterator[tuple[Metric, float]]:
         for split in ("validation", "test"):
             yield percent(f"{name} {split} accuracy (%)"), 100 * float(phase[split]["accuracy"])
         yield replace(SPEED, name=f"{name} {SPEED.name}"), float(phase["images_per_second"])
-    for before, after in pairwise(phases):
-        for split in ("validation", "test"):
-            name = f"{after} - {before} {split} accuracy (points)"
-            gain = (100 * float(phases[phase][split]["accuracy"]) for phase in (after, before))
-            yield Metric(name, "points", "higher", 2, detail=True), next(gain) - next(gain)
 
 
 def by_name(metrics: Mapping) -> dict[str, float]:

@@ -27,9 +27,13 @@ from common.command_line import Parser
 from common.config import REPOSITORY, Config
 from common.errors import ConfigError, choice, fail
 from common.measured import declared
-from common.report import Report, Runs, protocol
-from results import records, rows, tables
-from results.rows import Row
+from common.report import Report
+from common.selection import Runs, protocol
+from results import grids, judged, pairs, readme, records, rows, tables
+from results.grids import Grid
+from results.judged import Judged
+from results.pairs import Compared
+from results.rows import References, Row
 
 # On lines of their own: a text may speak of them.
 MARKED = re.compile(r"^(<!-- results -->)$.*?^(<!-- /results -->)$", re.DOTALL | re.MULTILINE)
@@ -45,6 +49,10 @@ class Task:
     """All of them, in the groups of its table."""
     by_protocol: Sequence[Runs]
     """Those that completed, the newest protocol first."""
+    references: References
+    grids: Sequence[Grid]
+    compared: Sequence[Compared]
+    claims: Sequence[Judged]
 
 
 def load(name: str, runs: Path, root: Path, keeping: bool, complaints: list[str]) -> Task:
@@ -57,9 +65,21 @@ def load(name: str, runs: Path, root: Path, keeping: bool, complaints: list[str]
     by_number = defaultdict(list)
     for record in found:
         by_number[protocol(record)].append(record)
-    by_protocol = [records.group(by_number[n], [], n).completed for n in sorted(by_number, reverse=True)]
+    by_protocol = [records.group(by_number[n], [], n, report.words).completed for n in sorted(by_number, reverse=True)]
     current = current_protocol(root / "tasks" / name)
-    return Task(name, report, records.group(found, complaints, current), by_protocol)
+    every = records.group(found, complaints, current, report.words)
+    references = rows.read_references(root / "tasks" / name / "reference.csv")
+    compared = pairs.comparisons(every, report.pairs)
+    return Task(
+        name,
+        report,
+        every,
+        by_protocol,
+        references,
+        grids.grids(grids.Source(report, every, references, complaints)),
+        compared,
+        judged.judge(report.claims, by_protocol, current),
+    )
 
 
 def load_report(path: Path) -> Report:
@@ -86,8 +106,7 @@ def current_protocol(folder: Path) -> int:
 def collect(task: Task, root: Path, complaints: list[str]) -> list[Row]:
     """Write and print everything of one task. Returns the rows of its table."""
     results = root / "results"
-    references = rows.read_references(root / "tasks" / task.name / "reference.csv")
-    table = rows.tabulate(task.runs, references, task.report)
+    table = rows.tabulate(task.runs, task.references, task.report, task.compared)
     if not table:
         complaints.append(f"nothing to tabulate: {task.name}: no finished runs, no records, no reference.csv")
         return []
@@ -96,7 +115,8 @@ def collect(task: Task, root: Path, complaints: list[str]) -> list[Row]:
     (results / "tables").mkdir(parents=True, exist_ok=True)
     for kind, content in (("csv", rows.csv_text(table)), ("md", text), ("tex", tables.latex(table))):
         files.write(results / "tables" / f"{task.name}.{kind}", content.encode())
-    fill(root / "tasks" / task.name / "README.md", tables.compact(table))
+    part = readme.text(table, task.grids, pairs.for_readers(task.compared), task.claims)
+    fill(root / "tasks" / task.name / "README.md", part)
     draw(task, results / "figures", complaints)
     print(f"# {task.name}\n\n{text}", flush=True)
     return table

@@ -8,7 +8,8 @@ from itertools import groupby
 from pathlib import Path
 
 from common.measured import TEST_ACCURACY, TEST_LOSS, by_name
-from common.report import Figure, Report, Runs
+from common.report import Figure, Report
+from common.selection import Runs
 from results import tables
 from results.records import unknown_code
 from results.rows import Row

@@ -9,8 +9,9 @@ from pathlib import Path
 from common import files
 from common.config import flat
 from common.measured import measured
-from common.report import Group, Runs, protocol
 from common.run_folder import Damaged, RunFolder, read_json, with_todays_names
+from common.selection import Group, Runs, protocol
+from common.words import Word
 
 UNCOMMITTED = "code=uncommitted"  # appended to the setting of runs whose code is in no commit
 RECORD_LIMIT = 2**20  # bytes; larger files do not belong in git
@@ -160,8 +161,10 @@ def keep(found: Sequence[Mapping], folder: Path, complaints: list[str]) -> None:
             files.write(path, content)
 
 
-def group(records: Sequence[dict], complaints: list[str], current: int = 1) -> Runs:
-    """Runs in groups that differ in the seed alone, sorted; `current` is the task's protocol of today.
+def group(
+    records: Sequence[dict], complaints: list[str], current: int = 1, words: Mapping[str, Word] | None = None
+) -> Runs:
+    """Runs in groups that differ in the seed alone, sorted; `current` is the task's protocol of today, `words` its own.
 
     A setting says how a config differs from its preset. If a preset changed between two runs, they have the same
     setting but different configs; the fields that differ are then added to the setting. The same holds for runs on
@@ -193,7 +196,7 @@ def group(records: Sequence[dict], complaints: list[str], current: int = 1) -> R
             )
         for config, members in zip(configs, by_config.values(), strict=True):
             apart = [f"{key}={config.get(key)}" for key in differing] if len(configs) > 1 else []
-            groups.append(Group(preset, " ".join([setting, *apart]), tuple(members)))
+            groups.append(Group(preset, " ".join([setting, *apart]), tuple(members), words or {}))
     return Runs(tuple(sorted(groups, key=lambda group: (group.preset, natural(group.setting)))))
 
 

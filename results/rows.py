@@ -10,8 +10,10 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from common.errors import ConfigError
-from common.measured import TEST_ACCURACY, TEST_LOSS, Metric, by_name, measured
-from common.report import Group, Pair, Report, Runs, title
+from common.measured import Metric, measured
+from common.report import Report
+from common.selection import Group, Runs
+from results.pairs import Compared
 from results.records import natural
 from results.verdicts import Verdict, judge
 
@@ -65,12 +67,12 @@ def read_references(path: Path) -> References:
     return {(row["preset"], row["setting"], row["metric"]): row for row in rows}
 
 
-def tabulate(runs: Runs, references: References, report: Report) -> list[Row]:
+def tabulate(runs: Runs, references: References, report: Report, compared: Sequence[Compared]) -> list[Row]:
     """Every row of a task's table: of each setting that was run or published, then differences, sorted by setting."""
     missing = dict(references)
     rows = [row for group in runs.groups for row in rows_of(group, missing, report.metrics)]
     rows += [beside(Row(*key), reference) for key, reference in missing.items()]
-    rows += [row for pair in report.pairs for row in differences(runs, pair)]
+    rows += [row_of(one) for one in compared]
     return sorted(rows, key=lambda row: (row.preset, natural(row.setting)))
 
 
@@ -87,10 +89,9 @@ def rows_of(group: Group, missing: References, own: Sequence[Metric]) -> list[Ro
             values[metric].append(value)
     rows = []
     for metric, each in values.items():
-        if metric.unit != "points" or len(each) > 1:
-            mean, deviation, n = mean_and_deviation(each, metric)
-            row = Row(*place, metric.name, mean, deviation, n, note=note, detail=metric.detail)
-            rows.append(beside(row, missing.pop((*place, metric.name), None), each))
+        mean, deviation, n = mean_and_deviation(each, metric)
+        row = Row(*place, metric.name, mean, deviation, n, note=note, detail=metric.detail)
+        rows.append(beside(row, missing.pop((*place, metric.name), None), each))
     return rows
 
 
@@ -144,48 +145,32 @@ def verdict(row: Row, reference: Mapping[str, str], values: Sequence[float]) -> 
     return judge(values, float(reference["published"]), float(reference["margin"] or 0))
 
 
-def differences(runs: Runs, pair: Pair) -> list[Row]:
-    """Rows of paired differences, of every two settings that a rule puts side by side."""
-    found = (difference(one, other) for one, other in pair.matches(runs))
-    return [row for row in found if row]
+def verdict_on(group: Group, metric: Metric, values: Sequence[float], references: References) -> str:
+    """The verdict on a metric of a group; empty if none is published."""
+    reference = references.get((group.preset, group.setting, metric.name))
+    row = Row(group.preset, group.setting, metric.name, n=len(values))
+    return verdict(row, reference, values).word if reference else ""
 
 
-def difference(one: Group, other: Group) -> Row | None:
-    """The row of `one` minus `other`, if they share two seeds at least; its note has the 95 % interval of the mean.
-
-    The difference is one of test accuracies (points) or, if neither has any, of test losses.
-    """
-    ours, theirs = (
-        {record["config"]["seed"]: by_name(record["metrics"]) for record in group.completed} for group in (one, other)
-    )
-    seeds = sorted(ours.keys() & theirs.keys())
-    with_accuracy = {TEST_ACCURACY.name in values[seed] for values in (ours, theirs) for seed in seeds}
-    if len(seeds) < 2 or len(with_accuracy) > 1:
-        return None
-    metric = TEST_ACCURACY if True in with_accuracy else TEST_LOSS
-    each = [ours[seed][metric.name] - theirs[seed][metric.name] for seed in seeds]
-    digits = metric.decimals([abs(value) for value in each])
-    mean, deviation, n = mean_and_deviation(each, replace(metric, digits=digits))
-    low, high = interval(each)
-    told = f"95 % interval {low:z.{digits}f} to {high:z.{digits}f}, paired by seed"
+def row_of(compared: Compared) -> Row:
+    """The row of a difference; its note has the 95 % interval of the mean, and what it holds."""
+    found, metric = compared.found, compared.metric
+    groups = [compared.one] if compared.one is compared.other else [compared.one, compared.other]
+    digits = metric.decimals([abs(value) for value in found.each])
+    mean, deviation, n = mean_and_deviation(found.each, replace(metric, digits=digits))
+    told = [f"95 % interval {found.low:z.{digits}f} to {found.high:z.{digits}f}, over {found.chance}, paired by seed"]
+    told += [f"p = {compared.p:.2g} among {compared.among} differences (Holm)"]
     return Row(
-        one.preset,
-        title(one, other),
+        compared.one.preset,
+        compared.label,
         f"{DIFFERENCE} {metric.name.replace('(%)', '(points)')}",
         mean,
         deviation,
         n,
-        note="; ".join([told, *doubts([one, other])]),
+        verdict=compared.verdict,
+        note="; ".join([*told, *doubts(groups)]),
         paired=True,
     )
-
-
-def interval(each: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the mean of these differences (Student's t, n - 1)."""
-    from scipy.stats import t as student  # here, as it takes a second
-
-    reach = float(student.ppf(0.975, len(each) - 1)) * statistics.stdev(each) / len(each) ** 0.5
-    return statistics.fmean(each) - reach, statistics.fmean(each) + reach
 
 
 def csv_text(rows: Sequence[Row]) -> str:

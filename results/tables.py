@@ -7,7 +7,8 @@ from pathlib import Path
 import jinja2
 
 from common.measured import TEST_ACCURACY, TEST_LOSS
-from common.report import Headline, Runs, shortened
+from common.report import Headline, shortened
+from common.selection import Runs
 from results.rows import VERDICTS, Row
 
 MOST_COLUMNS = 9
@@ -131,7 +132,7 @@ def overview(by_task: Mapping[str, Sequence[Row]], headlines: Mapping[str, Row])
     heads = ("task", "headline", "measured", "published", "verdicts on the published numbers")
     lines = [joined(heads), joined(["---"] * len(heads))]
     for task, rows in by_task.items():
-        counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in VERDICTS}
+        counts = {verdict: sum(row.verdict == verdict for row in rows if row.published) for verdict in VERDICTS}
         told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "none published"
         link = f"[`{task}`](../tasks/{task}/README.md)"
         best = headlines[task]

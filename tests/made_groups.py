@@ -1,6 +1,6 @@
 """Groups of runs made by hand, for what selects, compares and draws them."""
 
-from common.report import Group, Runs
+from common.selection import Group, Runs
 
 
 def group(preset, setting, *runs, **config):

@@ -24,7 +24,7 @@ from common.plots.base import (
     save_figure,
 )
 from common.plots.history import mark_phases
-from common.report import Group, Runs, shortened
+from common.selection import Group, Runs
 
 TEST_OF_SEEDS = f"{TEST_ONCE} (a mark a seed)"
 REGIMES = {"keep": GREEN, "layer": VERMILION, "follow": BLUE}  # of batch normalisation
@@ -50,8 +50,8 @@ def curves(runs: Runs, path: Path) -> None:
     for part, ((preset, epochs), (common, settings)) in zip(parts, named_panels.items(), strict=True):
         several = any(len(group.records) > 1 for group in settings.values())
         drawn = "mean of n seeds, band of one standard deviation" if several else "single runs"
-        words = " ".join(word for word in common.split() if word != f"epochs={epochs}")  # which the title says anyway
-        name = ", ".join(filter(None, (preset, words, f"{epochs} epoch{'s' * (epochs > 1)}")))
+        told = f"{epochs} epoch{'s' * (epochs > 1)}"
+        name = ", ".join(filter(None, (preset, *(word for word in common.split(", ") if word != told), told)))
         part.suptitle(textwrap.fill(f"{name}: {drawn}", 115))
         through = any(len(group.records[0]["metrics"]["phases"]) > 1 for group in settings.values())
         losses, accuracies = part.subplots(1, 2)
@@ -95,14 +95,14 @@ def regimes(runs: Runs, path: Path) -> None:
 
 def named(groups: Sequence[Group]) -> tuple[str, dict[str, Group]]:
     """What a panel's settings have in common, for its title; and the groups by what is their own, for the legend."""
-    words = [[shortened(part) for part in group.words.values()] for group in groups]
+    words = [group.said() for group in groups]
     common = [word for word in words[0] if all(word in own for own in words)]
     legend = {}
     for own, group in zip(words, groups, strict=True):
-        text = " ".join(word for word in own if word not in common) or "as the preset" * (len(words) > 1)
+        text = ", ".join(word for word in own if word not in common) or "as the preset" * (len(words) > 1)
         count = f"n = {len(group.records)}".replace(" ", "\N{NO-BREAK SPACE}")  # which no line ends at
         legend[textwrap.fill(f"{text} ({count})" if text else count, 100).replace("$", r"\$")] = group
-    return " ".join(common).replace("$", r"\$"), legend
+    return ", ".join(common).replace("$", r"\$"), legend
 
 
 def by_epoch(records: Sequence[Mapping], key: str, scale: float = 1) -> list[list[float]]:

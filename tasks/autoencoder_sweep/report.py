@@ -9,7 +9,8 @@ from matplotlib.ticker import LogLocator
 from common.measured import Metric, loss
 from common.plots import across
 from common.plots.base import BLUE, GREEN, LEGEND_BELOW, ORANGE, VERMILION, empty_figure, save_figure
-from common.report import Pair, Report, Runs
+from common.report import Pair, Report
+from common.selection import Runs
 
 # The source's cases: encoder, whether it is trained, colour.
 CASES = {

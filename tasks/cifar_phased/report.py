@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from common.plots import across
 from common.plots.base import GREEN, LEGEND_BELOW, ORANGE, PURPLE, SKY, VERMILION, YELLOW, save_figure
-from common.report import Group, Pair, Report, Runs
+from common.report import Pair, Report
+from common.selection import Group, Runs
 
 HEAD_ALONE = {
     "phases.0.trainable": "head",

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from common.measured import Metric, percent
 from common.plots import across
 from common.plots.base import BLUE, GREEN, LEGEND_BELOW, ORANGE, VERMILION, empty_figure, save_figure
-from common.report import Group, Pair, Report, Runs, shortened
+from common.report import Pair, Report, shortened
+from common.selection import Group, Runs
 
 ARMS = {
     "frozen": ("backbone frozen", "0.6"),

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from common.plots.base import BLUE, LEGEND_BELOW, ORANGE, empty_figure, save_figure
-from common.report import Headline, Pair, Report, Runs
+from common.report import Headline, Pair, Part, Report, Table
+from common.selection import Runs
 
 LOSSES = {"crammer_singer": "Crammer-Singer", "weston_watkins": "Weston-Watkins"}
 CURVES = (
@@ -34,8 +35,59 @@ def validation_loss(runs: Runs, path: Path) -> None:
         save_figure(figure, path)
 
 
+# The source's eight settings, in its order: rate, lambda, norm, batch.
+SETTINGS = (
+    (1e-8, 1e4, "L1", 50),
+    (1e-7, 3e4, "L2", 100),
+    (3e-7, 5e4, "L1", 200),
+    (3e-7, 1e4, "L2", 400),
+    (5e-7, 8e4, "L1", 100),
+    (8e-7, 1e5, "L2", 200),
+    (1e-6, 5e4, "L1", 200),
+    (1e-5, 5e5, "L2", 400),
+)
+BEST, DIVERGES = 3, 7  # places among them
+SUM, MAXIMUM = {"loss": "weston_watkins"}, {"loss": "crammer_singer"}
+CIFAR10 = {"preset": "best", "dataset": "cifar10"}
+
+
+def fields(place: int) -> dict[str, object]:
+    """A setting as config fields."""
+    rate, regularisation, norm, batch = SETTINGS[place]
+    return {"rate": rate, "regularisation": regularisation, "norm": norm, "batch_size": batch}
+
+
+BEST_SETTING = Table(
+    "The source's best setting: accuracy (%) at the epoch with the highest validation accuracy",
+    of=CIFAR10,
+    rows={split: Part(metric=f"{split} accuracy (%)") for split in ("train", "validation", "test")},
+    columns={"source": Part(SUM, shows="published"), "summed hinge": Part(SUM), "printed maximum": Part(MAXIMUM)},
+)
+EIGHT_SETTINGS = Table(
+    "The source's eight settings, in its order: validation accuracy (%)",
+    of=CIFAR10,
+    rows={str(place + 1): Part(fields(place)) for place in range(len(SETTINGS))},
+    columns={
+        "rate": Part(metric="rate", shows="setting"),
+        "lambda": Part(metric="regularisation", shows="setting"),
+        "norm": Part(metric="norm", shows="setting"),
+        "batch": Part(metric="batch_size", shows="setting"),
+        "summed hinge": Part(SUM, metric="validation accuracy (%)"),
+        "printed maximum": Part(MAXIMUM, metric="validation accuracy (%)"),
+    },
+    corner="setting",
+    best="summed hinge",
+)
+
+
 REPORT = Report(
-    pairs=(Pair({"preset": "best", "loss": "weston_watkins"}, {"preset": "best", "loss": "crammer_singer"}),),
+    tables=(BEST_SETTING, EIGHT_SETTINGS),
+    pairs=(Pair({"preset": "best", **SUM}, {"preset": "best", **MAXIMUM}, words=("summed hinge", "printed maximum")),),
     figures=(validation_loss,),
     headline=Headline({"preset": "best", "dataset": "cifar10", "loss": "weston_watkins"}),
+    words={
+        "loss": {"weston_watkins": "summed hinge", "crammer_singer": "printed maximum"},
+        "norm": "{} norm",
+        "regularisation": "lambda {}",
+    },
 )

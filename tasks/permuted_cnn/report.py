@@ -4,7 +4,8 @@ from pathlib import Path
 
 from common.plots import across
 from common.plots.base import BLUE, ORANGE, save_figure
-from common.report import Headline, Pair, Report, Runs
+from common.report import Headline, Pair, Report
+from common.selection import Runs
 
 SIDE = 28  # of the images; a block of None is one as large, and nothing moves
 NETWORKS = {"cnn": ("convolutions", BLUE, "o-"), "mlp": ("perceptron", ORANGE, "s--")}

@@ -5,7 +5,8 @@ from pathlib import Path
 from common.measured import percent
 from common.plots import across
 from common.plots.base import BLUE, LEGEND_BELOW, ORANGE, VERMILION, empty_figure, save_figure
-from common.report import Headline, Pair, Report, Runs
+from common.report import Headline, Pair, Report
+from common.selection import Runs
 
 BLOCKS = (1, 2, 3)
 TRAINED = {True: ("trained further", BLUE, "o-"), False: ("frozen", ORANGE, "s--")}

@@ -34,7 +34,7 @@ def test_curves_of_other_lengths_have_a_row_of_their_own(drawn, tmp_path):
     assert [len(axes.get_lines()) for axes in drawn[0].axes] == [2, 2, 1, 1, 1, 1]
     own = group("s", "phases.0.epochs=2 epochs=2 k=1", trained(2, val_accuracy=0.5))
     across.curves(runs(own), tmp_path / "p.png")
-    assert drawn[1].subfigs[0].get_suptitle() == "s, phases.0.epochs=2 k=1, 2 epochs: single runs"
+    assert drawn[1].subfigs[0].get_suptitle() == "s, phases 0 epochs 2, k 1, 2 epochs: single runs"
 
 
 def test_regimes_of_batch_norm_are_drawn_a_line_each_with_the_phases_marked(drawn, tmp_path):
@@ -58,7 +58,7 @@ def test_regimes_of_batch_norm_are_drawn_a_line_each_with_the_phases_marked(draw
     )
     across.regimes(every, tmp_path / "p.png")
     (part,) = drawn[0].subfigs
-    assert part.get_suptitle() == "three_phase, dataset=cifar10 limit_train=5000"
+    assert part.get_suptitle() == "three_phase, CIFAR-10, 5,000 training images"
     _, accuracies = drawn[0].axes
     lines = {line.get_label(): line.get_ydata() for line in accuracies.lines if line.get_label()[0] != "_"}
     assert lines.keys() == {"keep (n = 2)", "layer (n = 1)"}
@@ -76,11 +76,11 @@ def named(**settings):
 def test_a_legend_names_what_tells_settings_apart_and_the_title_the_rest():
     weights = "dataset=d weights=w.h5@sha256:0123456789abcdef"
     assert named(**{f"{weights} block=1": 2, f"{weights} block=$2": 1}) == (
-        "dataset=d weights=w.h5@012345",
-        ["block=1 (n = 2)", r"block=\$2 (n = 1)"],
+        "d, weights w",
+        ["block 1 (n = 2)", r"block \$2 (n = 1)"],
     )
-    assert named(**{"dataset=d": 1}) == ("dataset=d", ["n = 1"])
-    assert named(**{"a=1": 1, "a=1 b=2": 1})[1] == ["as the preset (n = 1)", "b=2 (n = 1)"]
+    assert named(**{"dataset=d": 1}) == ("d", ["n = 1"])
+    assert named(**{"a=1": 1, "a=1 b=2": 1})[1] == ["as the preset (n = 1)", "b 2 (n = 1)"]
 
 
 @pytest.mark.parametrize("length", range(85, 100))

@@ -43,7 +43,6 @@ def test_everything_measured_has_a_direction_but_what_no_one_declares():
     assert names == {metric.name: value for metric, value in found.items()}
     assert names["test accuracy (%)"] == 25
     assert names["full test accuracy (%)"] == 25
-    assert names["full - head validation accuracy (points)"] == 25
     assert names["head images/s"] == 9
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 from results.collect import main
 
@@ -92,6 +93,11 @@ def collect(root, *arguments):
 
 
 def table(root):
+    """Its rows, but for the differences between phases."""
+    return [row for row in every_row(root) if not re.search(": .* minus (head|last_block)$", row["setting"])]
+
+
+def every_row(root):
     with (root / "results" / "tables" / f"{TASK}.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 

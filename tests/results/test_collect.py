@@ -1,12 +1,24 @@
 import json
-import math
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from made_runs import ACCURACIES, REFERENCE, SETTING, TASK, collect, edit, make_run, rows, table, write_report
+from made_runs import (
+    ACCURACIES,
+    REFERENCE,
+    SETTING,
+    TASK,
+    collect,
+    edit,
+    every_row,
+    make_run,
+    rows,
+    table,
+    write_report,
+)
+from scipy import stats
 
 from common.config import REPOSITORY
 from common.measured import SPEED, TEST_ACCURACY, Metric, percent
@@ -40,26 +52,24 @@ def test_means_and_deviations_over_seeds(root, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_paired_differences_between_consecutive_phases(root):
+def test_phases_of_a_run_are_compared(root):
     for seed in ACCURACIES:
         make_run(root, seed)
     collect(root)
-    for metric, gains in (
-        ("last_block - head validation accuracy (points)", [10, 9, 15]),
-        ("full - last_block validation accuracy (points)", [10, 13, 7]),
-        ("full - last_block test accuracy (points)", [10, 13, 7]),
-    ):
-        (row,) = rows(root, metric=metric)
-        mean = sum(gains) / 3
-        std = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / 2)
-        assert (row["mean"], row["std"], row["n"]) == (f"{mean:.2f}", f"{std:.2f}", "3")
+    found = [row for row in every_row(root) if row not in table(root)]
+    for label, gains in (("full minus last_block", [10, 13, 7]), ("last_block minus head", [10, 9, 15])):
+        (row,) = [row for row in found if row["setting"] == f"{SETTING}: {label}"]
+        assert (row["mean"], row["n"]) == (f"{np.mean(gains):.2f}", "3")
+        assert float(row["std"]) == pytest.approx(np.std(gains, ddof=1), abs=0.005)
+        low, high = stats.ttest_1samp(gains, 0).confidence_interval(0.95)
+        assert f"95 % interval {low:.2f} to {high:.2f}, over seeds, paired by seed" in row["note"]
 
 
 def test_one_seed_has_no_deviation(root):
     make_run(root, 0)
     collect(root)
     assert {(row["std"], row["n"]) for row in table(root)} == {("", "1")}
-    assert not [row for row in table(root) if "(points)" in row["metric"]]
+    assert every_row(root) == table(root)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +296,7 @@ def test_table_in_the_readme(root):
     filled = readme.read_text()
     assert filled.startswith("before\n<!-- results -->\n\n")
     assert filled.endswith("\n<!-- /results -->\nafter\n")
-    (row,) = [line for line in filled.splitlines() if SETTING in line]
+    (row,) = [line for line in filled.splitlines() if line.startswith(f"| `{SETTING}`")]
     (head,) = [line for line in filled.splitlines() if line.startswith("| setting |")]
     cells = dict(zip(head.strip("| ").split(" | "), row.strip("| ").split(" | "), strict=True))
     assert cells["full validation accuracy (%)"] == "72.00 ± 2.83 (n=2)"
@@ -416,7 +426,7 @@ def test_other_folder_of_runs(root):
 
 def test_the_command_imports_no_framework(root):
     code = (
-        "import sys; import results.collect; print({'keras', 'tensorflow', 'matplotlib', 'numpy'} & set(sys.modules))"
+        "import sys; import results.collect; print({'keras', 'tensorflow', 'matplotlib', 'scipy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

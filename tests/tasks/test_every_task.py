@@ -29,7 +29,8 @@ from common.fine_tuning import FineTuning
 from common.loop import Loop
 from common.measured import METRICS, by_name, declared
 from common.outcomes import unpacked
-from common.report import Pair, fits
+from common.report import Pair
+from common.selection import fits
 from results import records
 from results.collect import load_report
 from slurm import plan

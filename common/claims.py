@@ -1,0 +1,150 @@
+"""A source's statements without a number of their own, each judged by our runs: holds, fails, undecided or not tested.
+
+A judge takes the runs of a task and says what it found. Most are one of these:
+
+    greater(Pair({"network": "cnn"}, {"network": "mlp"}))       # test accuracy of the one above that of the other
+    rising("head", "last_block", "full", of={"dataset": "cifar10"})  # test accuracy from phase to phase
+    positive(number, of={"preset": "base"})                     # a number of each run is above 0
+    always(statement, of={"preset": "base"})                    # something is true of each run
+
+Numbers are judged by their 95 % interval over seeds, and over test images if both sides saw the same ones.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, Protocol
+
+from common.comparison import Difference, Side, compare, difference
+from common.measured import TEST_ACCURACY
+from common.selection import Fields, Group, Runs
+
+Word = Literal["holds", "fails", "undecided", "not tested"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What runs say of a claim."""
+
+    word: Word
+    told: str = ""
+    """The metrics that it rests on, with n, for a reader."""
+
+
+NOT_TESTED = Finding("not tested")
+Judge = Callable[[Runs], Finding]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of a source."""
+
+    source: str
+    """Its id."""
+    text: str
+    """The statement, as a sentence without a full stop."""
+    judge: Judge
+    """Says what the runs of one protocol find."""
+
+
+class Matching(Protocol):
+    """Puts groups of runs side by side, as `common.report.Pair` does."""
+
+    def matches(self, runs: Runs) -> list[tuple[Group, Group]]:
+        """Every two groups to compare."""
+        ...
+
+
+def greater(pair: Matching, metric: str = TEST_ACCURACY.name) -> Judge:
+    """The metric of one side is above the other's, in every two settings that the pair puts side by side."""
+
+    def judge(runs: Runs) -> Finding:
+        sides = [[Side(group.completed, metric) for group in both] for both in pair.matches(runs)]
+        return together([compared(one, other) for one, other in sides])
+
+    return judge
+
+
+def rising(*phases: str, of: Fields, kind: str = "test accuracy (%)") -> Judge:
+    """A metric of phases rises from each to the next, in every setting of a selection."""
+
+    def judge(runs: Runs) -> Finding:
+        found = []
+        for group in runs.chosen(of).groups:
+            sides = [Side(group.completed, f"{phase} {kind}") for phase in phases]
+            found += [compared(after, before) for before, after in pairwise(sides)]
+        return together(found)
+
+    return judge
+
+
+def positive(number: Callable[[Mapping], float | None], of: Fields, unit: str = "") -> Judge:
+    """A number of each run's record is above 0 on the mean over seeds, in every setting of a selection.
+
+    The number is None for a record that lacks what it needs.
+    """
+
+    def judge(runs: Runs) -> Finding:
+        found = []
+        for group in runs.chosen(of).groups:
+            each = [value for value in map(number, group.completed) if value is not None]
+            found.append(judged(difference(each), unit) if len(each) > 1 else of_one(each, unit))
+        return together(found)
+
+    return judge
+
+
+def always(statement: Callable[[Mapping], bool | None], of: Fields) -> Judge:
+    """Something is true of each run's record. It is None of a record that lacks what it needs.
+
+    Fails if it is true of none, and is undecided if it is true of some.
+    """
+
+    def judge(runs: Runs) -> Finding:
+        each = [value for value in map(statement, runs.chosen(of).completed) if value is not None]
+        if not each:
+            return NOT_TESTED
+        word: Word = "holds" if all(each) else "undecided" if any(each) else "fails"
+        return Finding(word, f"true of {sum(each)} of {len(each)} runs")
+
+    return judge
+
+
+def every(*judges: Judge) -> Judge:
+    """All of several statements."""
+
+    def judge(runs: Runs) -> Finding:
+        return together([judge(runs) for judge in judges])
+
+    return judge
+
+
+def compared(one: Side, other: Side) -> Finding:
+    """Whether one side is above the other."""
+    unit = " points" if one.metric.endswith("(%)") else ""
+    found = compare(one, other)
+    shared = one.values.keys() & other.values.keys()
+    return judged(found, unit) if found else of_one([one.values[seed] - other.values[seed] for seed in shared], unit)
+
+
+def judged(found: Difference, unit: str) -> Finding:
+    """Whether a difference is above 0."""
+    word: Word = "holds" if found.low > 0 else "fails" if found.high < 0 else "undecided"
+    told = f"{found.mean:+.3g}{unit}, 95 % interval {found.low:.3g} to {found.high:.3g}, n = {len(found.each)}"
+    return Finding(word, told)
+
+
+def of_one(each: Sequence[float], unit: str) -> Finding:
+    """What a single run says, or none."""
+    return Finding("undecided", f"{each[0]:+.3g}{unit}, n = 1") if each else NOT_TESTED
+
+
+def together(found: Sequence[Finding]) -> Finding:
+    """One finding of several: it fails if one of them fails, and holds if all hold."""
+    words = {one.word for one in found}
+    told = "; ".join(one.told for one in found if one.told)
+    if "fails" in words:
+        return Finding("fails", told)
+    if len(words) == 1:
+        return Finding(words.pop(), told)
+    return Finding("undecided", told) if words else NOT_TESTED

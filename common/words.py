@@ -1,0 +1,66 @@
+"""What config fields say in plain words, for tables and legends: `limit_train=5000` is "5,000 training images"."""
+
+import re
+from collections.abc import Callable, Mapping
+
+Word = str | Mapping[object, str] | Callable[[object], str]
+"""A format for the value, a word for each value, or a function of it; an empty word is left out."""
+
+
+def weights(value: object) -> str:
+    """Of a weights file its name, without the digest of its content."""
+    if value == "none":
+        return "random weights"
+    if value == "imagenet":
+        return "ImageNet weights"
+    return f"weights {re.sub(r'(.safetensors|.weights.h5|.h5)?@sha256:.*', '', str(value))}"
+
+
+WORDS: Mapping[str, Word] = {
+    "dataset": {
+        "cifar10": "CIFAR-10",
+        "cifar100": "CIFAR-100",
+        "mnist": "MNIST",
+        "notmnist": "notMNIST",
+        "fer2013": "FER-2013",
+    },
+    "backbone": {
+        "resnet18": "ResNet-18",
+        "resnet34": "ResNet-34",
+        "resnet50": "ResNet-50",
+        "resnet101": "ResNet-101",
+        "resnext50_32x4d": "ResNeXt-50",
+        "wide_resnet50_2": "Wide ResNet-50-2",
+        "mobilenet_v2": "MobileNetV2",
+    },
+    "weights": weights,
+    "image_size": "{} pixels",
+    "limit_train": "{:,} training images",
+    "limit_test": "{:,} test images",
+    "batch_size": "batch of {}",
+    "epochs": "{} epochs",
+    "batch_norm": {
+        "keep": "batch norm keeps its statistics",
+        "layer": "batch norm by layer",
+        "follow": "batch norm follows the batch",
+    },
+    "augment_at": {"native": "augmented at the images' own size", "input": "augmented at the network's input size"},
+    "initialisation": {"torch": "PyTorch's initial weights", "keras": "Keras' initial weights"},
+    "head_init": {"torch": "head with PyTorch's initial weights", "keras": "head with Keras' initial weights"},
+    "code": {"uncommitted": "uncommitted code"},
+}
+
+
+def in_words(key: str, value: object, own: Mapping[str, Word]) -> str:
+    """What a field says; `own` are the words of a task, which come before those of all tasks."""
+    word = {**WORDS, **own}.get(key, f"{re.sub('[_.]', ' ', key)} {{}}")
+    if isinstance(word, str):
+        return word.format(number(value) if isinstance(value, float) else value)
+    return word(value) if callable(word) else word.get(value, str(value))
+
+
+def number(value: float) -> str:
+    """A setting that is a number, as a person writes it: 1e-7, 0.001, 10,000."""
+    if value and abs(value) < 0.001:
+        return re.sub(r"e-0?", "e-", f"{value:e}").replace(".000000", "")
+    return f"{value:,.10g}"

@@ -1,0 +1,206 @@
+"""A task's tables as its report lays them out, filled with what was measured and published."""
+
+import math
+import re
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from common.measured import TEST_ACCURACY, Metric, measured
+from common.report import Part, Report, Table
+from common.selection import Fields, Group, Runs
+from common.words import in_words
+from results.rows import References, verdict_on
+
+NOTHING = "–"
+OLDER = "†"
+SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell as a reader sees it, and what its table's caption needs of it."""
+
+    text: str = NOTHING
+    verdict: str = ""
+    n: int = 0
+    """Seeds, if it was measured."""
+    older: bool = False
+    """Measured under an older protocol alone."""
+    images: int = 0
+    """Test images, if it is a metric of theirs."""
+    error: float = 0.0
+    """Standard error of a test accuracy in points, by the number of images alone."""
+    merit: float = -math.inf
+    """The mean, or its negative if low values are better."""
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table for a reader."""
+
+    caption: str
+    corner: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+    seeds: int
+    """Of most cells; the others say their own."""
+
+    def text(self, cell: Cell) -> str:
+        """What stands in a cell but for the verdict."""
+        if not cell.n:
+            return cell.text
+        count = f" (n = {cell.n})" if cell.n != self.seeds else ""
+        return f"{cell.text}{count}{OLDER if cell.older else ''}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the cells of a task's tables come from."""
+
+    report: Report
+    runs: Runs
+    references: References
+    complaints: list[str]
+
+
+def grids(source: Source) -> list[Grid]:
+    """Every table of a report of which anything was measured or published."""
+    made = (fill(table, source) for table in source.report.tables)
+    return [grid for grid in made if any(cell.text != NOTHING for _, cells in grid.rows for cell in cells)]
+
+
+def fill(table: Table, source: Source) -> Grid:
+    """One table."""
+    rows = [
+        (name, [cell(table, row, column, source) for column in table.columns.values()])
+        for name, row in table.rows.items()
+    ]
+    if table.best:
+        rows = in_bold(rows, list(table.columns).index(table.best))
+    if all(part.shows != "published" for part in (*table.rows.values(), *table.columns.values())):
+        rows = [(name, [replace(one, verdict="") for one in own]) for name, own in rows]
+    cells = [one for _, own in rows for one in own]
+    counts = Counter(one.n for one in cells if one.n)
+    seeds = max(counts, key=lambda n: (counts[n], n), default=0)
+    return Grid(caption(table, cells, seeds), table.corner, list(table.columns), rows, seeds)
+
+
+def cell(table: Table, row: Part, column: Part, source: Source) -> Cell:
+    """What a row and a column ask for together."""
+    fields = {**table.of, **row.fields, **column.fields}
+    metric = row.metric if column.shows == "measured" and row.metric else column.metric or row.metric
+    shows = column.shows if column.shows != "measured" else row.shows
+    if shows == "setting":
+        return Cell(in_words(metric, setting(fields, metric, source.runs), {metric: "{}"}))
+    if shows == "published":
+        return Cell(published(fields, metric, source))
+    group = chosen(fields, source, f"{table.caption}: {metric}")
+    return measured_cell(group, metric, source) if group else Cell()
+
+
+def setting(fields: Fields, name: str, runs: Runs) -> object:
+    """The value of a config field in a selection, or in what it selects."""
+    if name in fields:
+        return fields[name]
+    return next((group.config[name] for group in runs.where(fields).groups if name in group.config), NOTHING)
+
+
+def chosen(fields: Fields, source: Source, place: str) -> Group | None:
+    """The group of a cell: of the newest protocol that has one. A second one like it is complained of."""
+    found = [g for g in source.runs.where(fields).groups if not set(g.parts) - set(fields) - {"protocol"}]
+    newest = max((group.protocol for group in found), default=0)
+    found = sorted((g for g in found if g.protocol == newest), key=lambda group: -len(group.records))
+    if len(found) > 1:
+        source.complaints.append(f"ambiguous: {place}: {len(found)} settings fit; shown is {found[0].setting!r}")
+    return found[0] if found else None
+
+
+def measured_cell(group: Group, name: str, source: Source) -> Cell:
+    """A metric of a group."""
+    older = "protocol" in group.parts
+    if not group.completed:
+        return Cell("diverged", n=len(group.records), older=older)
+    each = [measured(record["metrics"], source.report.metrics) for record in group.completed]
+    found = [(metric, value) for own in each for metric, value in own.items() if metric.name == name]
+    if not found:
+        return Cell()
+    metric, values = found[0][0], [value for _, value in found]
+    mean = statistics.fmean(values)
+    images = min(r["metrics"]["test"]["n"] for r in group.completed) if "test" in name.split() else 0
+    share = mean / 100
+    return Cell(
+        with_deviation(metric, values),
+        verdict_on(group, metric, values, source.references),
+        len(values),
+        older,
+        images,
+        100 * math.sqrt(share * (1 - share) / images) if images and name.endswith(TEST_ACCURACY.name) else 0.0,
+        -mean if metric.better == "lower" else mean,
+    )
+
+
+def with_deviation(metric: Metric, values: Sequence[float]) -> str:
+    """Mean and, of several values, standard deviation: percentages with one decimal, losses with three digits."""
+    mean = statistics.fmean(values)
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    if abs(mean) >= 10_000:
+        power = math.floor(math.log10(abs(mean)))
+        spread = f" ± {deviation / 10**power:.2f}" if len(values) > 1 else ""
+        text = f"{mean / 10**power:.2f}{spread}"
+        return f"{f'({text})' if spread else text} × 10{power_of(power)}"
+    digits = 1 if metric.unit else significant(mean) if metric.better else metric.decimals(values)
+    return f"{mean:z.{digits}f}{f' ± {deviation:.{digits}f}' if len(values) > 1 else ''}"
+
+
+def power_of(exponent: int) -> str:
+    """An exponent in raised digits."""
+    return str(exponent).translate(SUPERSCRIPTS)
+
+
+def significant(value: float, digits: int = 3) -> int:
+    """Decimals that show so many digits of a value."""
+    return max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else digits
+
+
+def published(fields: Fields, metric: str, source: Source) -> str:
+    """The source's number for a selection that names what its label in reference.csv does, as it is printed there."""
+    wanted = {key: str(value) for key, value in fields.items() if value is not ... and key != "preset"}
+    for (preset, label, name), reference in source.references.items():
+        if (preset, name) == (fields.get("preset"), metric) and stated(label) == wanted:
+            return reference["published"]
+    return NOTHING
+
+
+def stated(label: str) -> dict[str, str]:
+    """The fields and values of a label."""
+    parts = re.split(r" (?=[\w.]+=)", label) if label else []
+    return {part.partition("=")[0]: part.partition("=")[2] for part in parts}
+
+
+def in_bold(rows: Sequence[tuple[str, list[Cell]]], column: int) -> list[tuple[str, list[Cell]]]:
+    """The same rows with the best cell of one column marked."""
+    best = max(cells[column].merit for _, cells in rows)
+    return [
+        (name, [replace(c, bold=i == column and c.merit == best > -math.inf) for i, c in enumerate(cells)])
+        for name, cells in rows
+    ]
+
+
+def caption(table: Table, cells: Sequence[Cell], seeds: int) -> str:
+    """The table's caption, with what its numbers are: seeds, test images and their standard error."""
+    told = [table.caption]
+    if seeds:
+        told.append(f"Mean ± standard deviation over {seeds} seeds" if seeds > 1 else "One seed")
+    images = sorted({cell.images for cell in cells if cell.images})
+    if images:
+        counted = " or ".join(f"{n:,}" for n in images)
+        errors = [f"{cell.error:.1f}" for cell in cells if cell.error]
+        ends = list(dict.fromkeys((min(errors, default=""), max(errors, default=""))))
+        error = f" (standard error of an accuracy: {' to '.join(ends)} points)" if errors else ""
+        told.append(f"{counted} test images{error}")
+    if any(cell.older for cell in cells):
+        told.append(f"{OLDER} measured under an older protocol")
+    return ". ".join(told) + "."

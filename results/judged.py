@@ -1,0 +1,33 @@
+"""The claims of a task's source, judged by its runs."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from common.claims import NOT_TESTED, Claim, Finding
+from common.selection import Runs
+
+WORDS = ("holds", "fails", "undecided", "not tested")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim and what the runs say of it."""
+
+    claim: Claim
+    finding: Finding
+    older: bool = False
+    """Tested under an older protocol alone."""
+
+
+def judge(claims: Iterable[Claim], by_protocol: Sequence[Runs], current: int) -> list[Judged]:
+    """Each claim by the runs of the newest protocol that test it."""
+    return [judge_one(claim, by_protocol, current) for claim in claims]
+
+
+def judge_one(claim: Claim, by_protocol: Sequence[Runs], current: int) -> Judged:
+    """One claim."""
+    for runs in by_protocol:
+        finding = claim.judge(runs)
+        if finding.word != "not tested":
+            return Judged(claim, finding, runs.groups[0].protocol < current)
+    return Judged(claim, NOT_TESTED)

@@ -1,0 +1,69 @@
+"""The part of a task's README that is made: its tables, what was compared, and the source's claims."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from results.grids import Cell, Grid
+from results.judged import WORDS, Judged
+from results.pairs import LEVEL, Compared
+from results.rows import Row
+from results.tables import compact, joined
+
+MADE = "Made by `python results/collect.py`. Every metric, with notes, is in `results/tables/`."
+MINUS = "\N{MINUS SIGN}"
+
+
+def text(rows: Sequence[Row], grids: Sequence[Grid], compared: Sequence[Compared], claims: Sequence[Judged]) -> str:
+    """All of it, in Markdown; a task whose report has no tables gets one of every metric."""
+    parts = [MADE, *(table(grid) for grid in grids)] if grids else [compact(rows).rstrip()]
+    parts += [differences(compared)] if compared else []
+    parts += [claims_list(claims)] if claims else []
+    return "\n\n".join(parts) + "\n"
+
+
+def table(grid: Grid) -> str:
+    """One table."""
+    lines = [f"**{grid.caption}**", "", joined([grid.corner, *grid.columns])]
+    lines += [joined(["---", *["---:"] * len(grid.columns)])]
+    lines += [joined([name, *(in_markdown(grid, cell) for cell in cells)]) for name, cells in grid.rows]
+    return "\n".join(lines)
+
+
+def in_markdown(grid: Grid, cell: Cell) -> str:
+    """A cell, with its verdict beside a published number."""
+    text = f"**{grid.text(cell)}**" if cell.bold else grid.text(cell)
+    return f"{text}, *{cell.verdict}*" if cell.verdict else text
+
+
+def differences(compared: Sequence[Compared]) -> str:
+    """What was compared, one line each."""
+    head = (
+        "**Differences in test accuracy (points) or test loss, with 95 % intervals**, paired by seed. The interval is "
+        "over seeds, and over test images too if both sides saw the same ones. *Higher* and *lower* are said after "
+        f"Holm's correction: among all differences of a protocol, the chance of a false one is {LEVEL:.0%}."
+    )
+    return "\n".join([head, "", *(f"- {line(one)}" for one in compared)])
+
+
+def line(one: Compared) -> str:
+    """A difference in words."""
+    digits = 1 if one.metric.unit else one.metric.decimals([abs(value) for value in one.found.each])
+    ends = f"{one.found.low:z.{digits}f} to {one.found.high:z.{digits}f}"
+    older = "" if one.is_current else ", older protocol"
+    seen = "" if one.found.images else ", seeds alone"
+    what = f"{one.found.mean:+z.{digits}f} ({ends}; n = {len(one.found.each)}{seen}{older})"
+    return f"{one.words}: {what.replace('-', MINUS)}, *{one.verdict}*"
+
+
+def claims_list(claims: Sequence[Judged]) -> str:
+    """The source's claims, one line each, after how many of each kind there are."""
+    counts = Counter[str](one.finding.word for one in claims)
+    told = ", ".join(f"{counts[word]} {word}" for word in WORDS if counts[word])
+    head = f"**Claims of the source that have no number ({told}).** Each is judged by its 95 % interval."
+    return "\n".join([head, "", *(f"- {of_claim(one)}" for one in claims)])
+
+
+def of_claim(one: Judged) -> str:
+    """A claim in words."""
+    told = f" ({one.finding.told}{', older protocol' if one.older else ''})" if one.finding.told else ""
+    return f"{one.claim.text}: *{one.finding.word}*{told}"

@@ -1,0 +1,112 @@
+"""Claims are judged by runs made by hand."""
+
+import numpy as np
+import pytest
+from made_groups import group, runs, scored
+from scipy import stats
+
+from common.claims import NOT_TESTED, always, every, greater, positive, rising
+from common.report import Pair
+
+PAIR = Pair({"kind": "a"}, {"kind": "b"})
+
+
+def accurate(*shares):
+    return [scored(test={"accuracy": share, "loss": 1 - share}) for share in shares]
+
+
+def both(ours, theirs):
+    return runs(
+        group("p", "kind=a", *accurate(*ours), kind="a"),
+        group("p", "kind=b", *accurate(*theirs), kind="b"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "word"),
+    [
+        ((0.8, 0.81, 0.79), (0.5, 0.52, 0.5), "holds"),
+        ((0.5, 0.52, 0.5), (0.8, 0.81, 0.79), "fails"),
+        ((0.5, 0.6, 0.4), (0.5, 0.5, 0.5), "undecided"),
+        ((0.8,), (0.5,), "undecided"),
+    ],
+)
+def test_one_side_is_above_the_other(ours, theirs, word):
+    found = greater(PAIR)(both(ours, theirs))
+    assert found.word == word
+    gaps = 100 * (np.array(ours) - theirs)
+    assert found.told.startswith(f"{gaps.mean():+.3g} points, ")
+    assert found.told.endswith(f"n = {len(ours)}")
+    if len(ours) > 1:
+        low, high = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
+        assert f"95 % interval {low:.3g} to {high:.3g}" in found.told
+    lower = greater(PAIR, "test loss")(both(ours, theirs))
+    assert lower.word == {"holds": "fails", "fails": "holds"}.get(word, word)
+
+
+def test_what_was_not_run_is_not_tested():
+    assert greater(PAIR)(runs()) == NOT_TESTED
+    assert positive(lambda record: 1.0, of={"kind": "c"})(both((0.5,), (0.5,))) == NOT_TESTED
+    assert positive(lambda record: None, of={"kind": "a"})(both((0.5,), (0.5,))) == NOT_TESTED
+    assert always(lambda record: None, of={"kind": "a"})(both((0.5,), (0.5,))) == NOT_TESTED
+    assert every()(runs()) == NOT_TESTED
+
+
+def test_a_number_is_above_zero():
+    every_run = both((0.5, 0.6, 0.7), (0.1, 0.2, 0.3))
+
+    def above(least):
+        return positive(lambda record: record["metrics"]["test"]["accuracy"] - least, of={"kind": "a"}, unit=" of 1")
+
+    assert above(0.1)(every_run).word == "holds"
+    assert above(0.6)(every_run).word == "undecided"
+    assert above(2.0)(every_run).word == "fails"
+    assert " of 1, 95 % interval" in above(0.1)(every_run).told
+
+
+def test_a_statement_is_true_of_each_run():
+    every_run = both((0.5, 0.6), (0.1, 0.2))
+
+    def over(least):
+        return always(lambda record: record["metrics"]["test"]["accuracy"] > least, of={"kind": "a"})
+
+    assert [over(least)(every_run).word for least in (0.4, 0.55, 0.9)] == ["holds", "undecided", "fails"]
+    assert over(0.55)(every_run).told == "true of 1 of 2 runs"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("holds", "holds"), "holds"),
+        (("holds", "fails"), "fails"),
+        (("holds", "undecided"), "undecided"),
+        (("holds", "not tested"), "undecided"),
+        (("undecided", "fails"), "fails"),
+        (("not tested", "not tested"), "not tested"),
+    ],
+)
+def test_all_of_several_statements(words, told):
+    from common.claims import Finding
+
+    assert every(*(lambda runs, word=word: Finding(word) for word in words))(runs()).word == told
+
+
+def test_accuracy_rises_from_phase_to_phase():
+    def run(*shares):
+        phases = {
+            name: {"images_per_second": 1, "validation": {"accuracy": share}, "test": {"accuracy": share}}
+            for name, share in zip(("head", "block", "full"), shares, strict=True)
+        }
+        return {"metrics": {"phases": phases, "test": {"accuracy": shares[-1]}}}
+
+    own = runs(group("p", "kind=a", run(0.5, 0.6, 0.71), run(0.5, 0.61, 0.7), run(0.49, 0.6, 0.7), kind="a"))
+    assert rising("head", "block", "full", of={"kind": "a"})(own).word == "holds"
+    assert rising("full", "block", "head", of={"kind": "a"})(own).word == "fails"
+    assert rising("head", "full", of={"kind": "b"})(own) == NOT_TESTED
+
+
+def test_runs_that_are_not_as_their_preset_says_do_not_count():
+    odd = group("p", "kind=a rate=9", *accurate(0.1, 0.1), kind="a", rate=9)
+    usual = group("p", "kind=a", *accurate(0.8, 0.9), kind="a", rate=1)
+    found = always(lambda record: record["metrics"]["test"]["accuracy"] > 0.5, of={"kind": "a"})(runs(odd, usual))
+    assert found.told == "true of 2 of 2 runs"
