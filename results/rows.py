@@ -2,6 +2,8 @@
 
 import csv
 import io
+import math
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,7 @@ REFERENCE_COLUMNS = ("preset", "setting", "metric", "published", "margin", "sour
 VERDICTS = ("reproduced", "higher", "lower", "undecided", "diverged", "not comparable", "not measured")
 NOT_COMPARABLE = "not comparable:"
 DIFFERENCE = "difference in"
+PART = re.compile(r"([\d,]+) of ([\d,]+) test images")  # a note of a copy that is not whole
 
 References = dict[tuple[str, str, str], Mapping[str, str]]  # by preset, setting and metric
 
@@ -91,7 +94,7 @@ def rows_of(group: Group, missing: References, own: Sequence[Metric]) -> list[Ro
     for metric, each in values.items():
         mean, deviation, n = mean_and_deviation(each, metric)
         row = Row(*place, metric.name, mean, deviation, n, note=note, detail=metric.detail)
-        rows.append(beside(row, missing.pop((*place, metric.name), None), each))
+        rows.append(beside(row, missing.pop((*place, metric.name), None), each, test_images(group)))
     return rows
 
 
@@ -122,11 +125,28 @@ def doubts(groups: Sequence[Group]) -> list[str]:
     return found
 
 
-def beside(row: Row, reference: Mapping[str, str] | None, values: Sequence[float] = ()) -> Row:
+def test_images(group: Group) -> tuple[int, int] | None:
+    """How many test images the runs of a group saw, and of how many, if that was a part; the latter 0 if unknown."""
+    records = group.completed
+    told = [
+        match for record in records for note in record["metrics"].get("notes", ()) if (match := PART.fullmatch(note))
+    ]
+    if told:
+        seen, every = (int(number.replace(",", "")) for number in told[0].groups())
+        return seen, every
+    return (records[0]["metrics"]["test"]["n"], 0) if group.config.get("limit_test") else None
+
+
+def beside(
+    row: Row,
+    reference: Mapping[str, str] | None,
+    values: Sequence[float] = (),
+    part: tuple[int, int] | None = None,
+) -> Row:
     """A row with the published number beside the measured values, if there are any."""
     if reference is None:
         return row
-    found = verdict(row, reference, values)
+    found = verdict(row, reference, values, part)
     return replace(
         row,
         published=reference["published"],
@@ -136,20 +156,31 @@ def beside(row: Row, reference: Mapping[str, str] | None, values: Sequence[float
     )
 
 
-def verdict(row: Row, reference: Mapping[str, str], values: Sequence[float]) -> Verdict:
-    """How the values of a metric over seeds stand to the published number."""
+def verdict(row: Row, reference: Mapping[str, str], values: Sequence[float], part: tuple[int, int] | None) -> Verdict:
+    """How the values of a metric over seeds stand to the published number.
+
+    If they are of a part of the test images (so many of so many), the choice of images counts, once a side. It is known
+    of an accuracy alone.
+    """
     if not values:
         return Verdict("not measured" if row.n is None else "diverged")
     if reference["note"].startswith(NOT_COMPARABLE):
         return Verdict("not comparable")
-    return judge(values, float(reference["published"]), float(reference["margin"] or 0))
+    published, margin = float(reference["published"]), float(reference["margin"] or 0)
+    if part is None or not row.metric.startswith("test "):
+        return judge(values, published, margin)
+    if not row.metric.endswith("accuracy (%)"):
+        return Verdict("undecided", f"on {part[0]:,} test images, whose chance is known of an accuracy alone")
+    sides = ((statistics.fmean(values), part[0]), (published, part[1] or part[0]))
+    images = math.sqrt(sum(share * (100 - share) / n for share, n in sides))
+    return judge(values, published, margin, images=images)
 
 
 def verdict_on(group: Group, metric: Metric, values: Sequence[float], references: References) -> str:
     """The verdict on a metric of a group; empty if none is published."""
     reference = references.get((group.preset, group.setting, metric.name))
     row = Row(group.preset, group.setting, metric.name, n=len(values))
-    return verdict(row, reference, values).word if reference else ""
+    return verdict(row, reference, values, test_images(group)).word if reference else ""
 
 
 def row_of(compared: Compared) -> Row:

@@ -1,15 +1,17 @@
 """How a measured metric stands to a published number, and what would settle an open case.
 
 The published number is one run of the source, so the difference has the variance of our runs times 1 + 1/n, if the
-source's runs vary as ours do. Both sides saw all test images, so these add nothing. Student's t with n - 1 degrees of
-freedom. Equivalence by two one-sided tests: Schuirmann 1987, doi:10.1007/BF01068419.
+source's runs vary as ours do. If both sides saw all test images, these add nothing; if ours are a part, the chance of
+that choice is added once a side, whatever n is. Student's t with n - 1 degrees of freedom. Equivalence by two one-sided
+tests: Schuirmann 1987, doi:10.1007/BF01068419.
 """
 
-import functools
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from common.comparison import quantile
 
 ERROR = 0.05  # of a false "reproduced" at a gap of the margin, and of a false "higher" or "lower" at no gap
 MOST_SEEDS = 100
@@ -23,7 +25,39 @@ class Verdict:
     remedy: str = ""
 
 
-def judge(values: Sequence[float], published: float, margin: float, looks: int = 1) -> Verdict:
+@dataclass(frozen=True)
+class Gap:
+    """Our mean minus a published number, and the chance in it."""
+
+    mean: float
+    deviation: float
+    """Of our runs over seeds."""
+    images: float
+    """Standard error by the choice of test images; 0 if both sides saw the same ones."""
+    margin: float
+    error: float = ERROR
+
+    def reach(self, n: int, level: float) -> float:
+        """Half the width of the interval after n runs that misses the true difference with this probability."""
+        return quantile(1 - level / 2, n - 1) * math.hypot(self.deviation * math.sqrt(1 + 1 / n), self.images)
+
+    def is_within(self, n: int) -> bool:
+        """Whether the interval, at twice the error, lies within the margin."""
+        return abs(self.mean) + self.reach(n, 2 * self.error) <= self.margin
+
+    def is_apart(self, n: int) -> bool:
+        """Whether the interval leaves out zero."""
+        return abs(self.mean) > self.reach(n, self.error)
+
+    def remedy(self, n: int) -> str:
+        """What would settle it after n runs, if mean and deviation stay as they are."""
+        for more in range(n + 1, MOST_SEEDS + 1):
+            if self.is_within(more) or self.is_apart(more):
+                return f"about {more} seeds would settle it"
+        return "one published run is too uncertain for this margin"
+
+
+def judge(values: Sequence[float], published: float, margin: float, looks: int = 1, images: float = 0.0) -> Verdict:
     """How the mean of our runs stands to a published number.
 
     Args:
@@ -31,45 +65,14 @@ def judge(values: Sequence[float], published: float, margin: float, looks: int =
         published: the source's number, of one run.
         margin: difference within which one calls it reproduced.
         looks: how often one may look at the growing number of runs; each look gets its share of the error.
+        images: standard error of the difference by the choice of test images, in the metric's unit.
     """
     n = len(values)
     if n < 2:
         return Verdict("undecided", "one run has no spread: two seeds at least")
-    gap, deviation, error = statistics.fmean(values) - published, statistics.stdev(values), ERROR / looks
-    if is_within(gap, deviation, n, margin, error):
+    gap = Gap(statistics.fmean(values) - published, statistics.stdev(values), images, margin, ERROR / looks)
+    if gap.is_within(n):
         return Verdict("reproduced")
-    if is_apart(gap, deviation, n, error):
-        return Verdict("higher" if gap > 0 else "lower")
-    return Verdict("undecided", remedy(gap, deviation, n, margin, error))
-
-
-@functools.cache
-def quantile(share: float, freedom: int) -> float:
-    """Of Student's t."""
-    from scipy.stats import t as student  # here, as it takes a second
-
-    return float(student.ppf(share, freedom))
-
-
-def standard_error(deviation: float, n: int) -> float:
-    """Standard error of the difference between the mean of n runs and one run of the source."""
-    return deviation * math.sqrt(1 + 1 / n)
-
-
-def is_within(gap: float, deviation: float, n: int, margin: float, error: float) -> bool:
-    """Whether the interval of the difference, at twice the error, lies within the margin."""
-    reach = quantile(1 - error, n - 1) * standard_error(deviation, n)
-    return abs(gap) + reach <= margin
-
-
-def is_apart(gap: float, deviation: float, n: int, error: float) -> bool:
-    """Whether the interval of the difference leaves out zero."""
-    return abs(gap) > quantile(1 - error / 2, n - 1) * standard_error(deviation, n)
-
-
-def remedy(gap: float, deviation: float, n: int, margin: float, error: float) -> str:
-    """What would settle it, if mean and deviation stay as they are."""
-    for more in range(n + 1, MOST_SEEDS + 1):
-        if is_within(gap, deviation, more, margin, error) or is_apart(gap, deviation, more, error):
-            return f"about {more} seeds would settle it"
-    return "one published run is too uncertain for this margin"
+    if gap.is_apart(n):
+        return Verdict("higher" if gap.mean > 0 else "lower")
+    return Verdict("undecided", gap.remedy(n))

@@ -99,6 +99,31 @@ def test_verdicts(root, metric, published, margin, note, verdict):
     assert {r["verdict"] for r in table(root) if r["metric"] != metric} == {""}
 
 
+def test_the_choice_of_test_images_counts_if_they_are_a_part_of_the_sources(root):
+    """Test accuracies 60, 64 and 59: within 20 points of 61 unless 100 of 10,000 images were chosen by chance."""
+    for seed in ACCURACIES:
+        make_run(root, seed, notes=["100 of 10,000 test images"])
+    lines = [f"three_phase,{SETTING},{metric},{value},{margin},007,\n" for metric, value, margin in PARTLY_SEEN]
+    (root / "tasks" / TASK / "reference.csv").write_text(REFERENCE + "".join(lines))
+    collect(root)
+    deviation, images = np.std([60, 64, 59], ddof=1), np.sqrt(61 * 39 / 100 + 61 * 39 / 10_000)
+    reach = stats.t.ppf(0.95, 2) * np.sqrt(deviation**2 * 4 / 3 + images**2)
+    assert 15 < reach < 20
+    found = {row["metric"]: row for row in table(root) if row["published"]}
+    assert found["test accuracy (%)"]["verdict"] == "undecided"
+    assert found["validation accuracy (%)"]["verdict"] == "reproduced"  # another split by every seed
+    assert found["test loss"]["verdict"] == "undecided"
+    assert found["test loss"]["note"].startswith("on 100 test images, whose chance is known of an accuracy alone")
+    (root / "tasks" / TASK / "reference.csv").write_text(
+        REFERENCE + f"three_phase,{SETTING},test accuracy (%),61,20,007,\n"
+    )
+    collect(root)
+    assert rows(root, metric="test accuracy (%)")[0]["verdict"] == "reproduced"
+
+
+PARTLY_SEEN = (("test accuracy (%)", 61, 15), ("validation accuracy (%)", 71, 15), ("test loss", 1.39, 9))
+
+
 def test_published_rows_alone(root, capsys):
     (root / "tasks" / TASK / "reference.csv").write_text(REFERENCE + f"two_phase,{SETTING},test loss,1,,007,\n")
     collect(root, TASK)

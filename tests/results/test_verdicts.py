@@ -84,6 +84,29 @@ def test_intervals_are_those_of_scipy():
         assert judge(values, published, margin).word == expected
 
 
+def test_the_choice_of_test_images_counts_once_a_side_whatever_n_is():
+    values, published = [50.0, 50.4, 49.8, 50.2, 50.1], 53.0
+    deviation, images = np.std(values, ddof=1), 1.5
+    reach = stats.t.ppf(0.95, 4) * np.sqrt(deviation**2 * (1 + 1 / 5) + images**2)
+    gap = published - np.mean(values)
+    assert judge(values, published, gap + reach + 0.01, images=images).word == "reproduced"
+    assert judge(values, published, gap + reach - 0.01, images=images).word == "undecided"
+    assert judge(values, published, 1.0, images=images).word == "undecided"
+    assert judge(values, published, 1.0).word == "lower"
+
+
+@pytest.mark.parametrize("images", [0.3, 1.0, 3.0])
+def test_a_part_of_the_test_images_is_seldom_apart_by_chance(images):
+    """Ours are the same images in every run, so their chance does not fall with n."""
+    rng = np.random.default_rng(round(10 * images))
+    found = []
+    for _ in range(STUDIES):
+        ours, theirs = rng.normal(0.0, images / np.sqrt(2), 2)
+        values = ours + rng.normal(0.0, 1.0, 5)
+        found.append(judge(values, theirs + rng.normal(0.0, 1.0), MARGIN, images=images).word)
+    assert share(found, "higher", "lower") <= LIMIT
+
+
 def test_one_run_is_undecided():
     assert judge([1.0], 1.0, 0.5).word == "undecided"
     assert "two seeds" in judge([1.0], 1.0, 0.5).remedy

@@ -1,0 +1,151 @@
+"""Tables as a report lays them out, differences and claims, as a README shows them."""
+
+import pytest
+from made_groups import group, runs
+from made_runs import ACCURACIES, REFERENCE, SETTING, TASK, collect, make_run, write_report
+
+from common.measured import Metric, loss, percent
+from common.report import Part, Report, Table
+from results.grids import Source, grids, with_deviation
+
+ACCURACY = "test accuracy (%)"
+
+
+def scored(accuracy, train_loss=1.0, n=400):
+    return {"metrics": {"test": {"accuracy": accuracy, "n": n}, "train": {"loss": train_loss}}}
+
+
+def made(fields, *accuracies, **more):
+    label = " ".join(f"{key}={value}" for key, value in {**fields, **more}.items())
+    return group("p", label, *(scored(accuracy) for accuracy in accuracies), **fields)
+
+
+def filled(table, *groups, references=None):
+    complaints = []
+    found = grids(Source(Report(tables=(table,)), runs(*groups), references or {}, complaints))
+    return found, complaints
+
+
+def texts(grid):
+    return {name: [grid.text(cell) for cell in cells] for name, cells in grid.rows}
+
+
+ARMS = Table(
+    "Two arms",
+    of={"preset": "p", "data": "d"},
+    rows={"one": Part({"arm": 1}), "two": Part({"arm": 2})},
+    columns={"rate": Part(metric="rate", shows="setting"), "accuracy": Part(metric=ACCURACY)},
+    best="accuracy",
+)
+
+
+def test_a_cell_has_what_its_row_and_its_column_ask_for():
+    one, two = {"data": "d", "arm": 1, "rate": 1e-7}, {"data": "d", "arm": 2, "rate": 0.5}
+    groups = [group("p", f"data=d arm={f['arm']}", *map(scored, a), **f) for f, a in ((one, (0.5, 0.6)), (two, (0.7,)))]
+    (grid,), complaints = filled(ARMS, *groups)
+    assert complaints == []
+    assert texts(grid) == {"one": ["1e-7", "55.0 ± 7.1"], "two": ["0.5", "70.0 (n = 1)"]}
+    assert [cells[1].bold for _, cells in grid.rows] == [False, True]
+    assert grid.caption == (
+        "Two arms. Mean ± standard deviation over 2 seeds. 400 test images (standard error of an accuracy: 2.3 to 2.5 "
+        "points)."
+    )
+
+
+def test_runs_that_differ_in_what_no_one_names_are_not_shown():
+    usual, odd = {"data": "d", "arm": 1}, {"data": "d", "arm": 1, "batch": 9}
+    (grid,), complaints = filled(ARMS, made(odd, 0.9), made(usual, 0.5), made({"data": "d", "arm": 2}, 0.4))
+    assert [cells[1] for cells in texts(grid).values()] == ["50.0", "40.0"]
+    assert complaints == []
+
+
+def test_two_settings_that_fit_are_complained_of():
+    other = group("p", "data=d arm=1", scored(0.1), data="d", arm=1, hidden=2)
+    (grid,), complaints = filled(ARMS, made({"data": "d", "arm": 1}, 0.5, 0.6), other)
+    assert texts(grid)["one"][1] == "55.0 ± 7.1"
+    assert len(complaints) == 1
+    assert complaints[0].startswith("ambiguous: Two arms: test accuracy (%): 2 settings fit")
+
+
+def test_an_older_protocol_stands_in_and_is_marked():
+    older = [{**record, "protocol": 1} for record in made({"data": "d", "arm": 1}, 0.5).records]
+    (grid,), _ = filled(ARMS, group("p", "data=d arm=1 protocol=1", *older, data="d", arm=1))
+    assert texts(grid)["one"][1] == "50.0†"
+    assert texts(grid)["two"][1] == "–"
+    assert grid.caption.endswith("† measured under an older protocol.")
+
+
+def test_published_numbers_stand_as_they_are_printed():
+    table = Table(
+        "T",
+        of={"preset": "p", "data": "d"},
+        rows={"test": Part(metric=ACCURACY)},
+        columns={"source": Part(shows="published"), "ours": Part()},
+    )
+    references = {
+        ("p", "data=d", ACCURACY): {"published": "60.30", "margin": "9", "source": "1", "note": ""},
+        ("p", "data=d arm=1", ACCURACY): {"published": "7", "margin": "", "source": "1", "note": ""},
+    }
+    (grid,), _ = filled(table, made({"data": "d"}, 0.6, 0.601, 0.602), references=references)
+    assert texts(grid) == {"test": ["60.30", "60.1 ± 0.1"]}
+    assert [cell.verdict for _, cells in grid.rows for cell in cells] == ["", "reproduced"]
+
+
+def test_a_table_of_nothing_is_left_out():
+    assert filled(ARMS) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "text"),
+    [
+        (percent("x"), [50.04, 51.0], "50.5 ± 0.7"),
+        (percent("x"), [50.0], "50.0"),
+        (loss("x"), [0.0020234, 0.0020291], "0.00203 ± 0.00000"),
+        (loss("x"), [5.1380, 5.2], "5.17 ± 0.04"),
+        (loss("x"), [49155560.0], "4.92 × 10⁷"),
+        (loss("x"), [49155560.0, 49155580.0], "(4.92 ± 0.00) × 10⁷"),
+        (Metric("parts"), [150.0, 150.0], "150 ± 0"),
+    ],
+)
+def test_numbers_have_as_many_digits_as_a_reader_needs(metric, values, text):
+    assert with_deviation(metric, values) == text
+
+
+ARGUMENTS = """
+    tables=(
+        Table(
+            "Test accuracy (%)",
+            of={"preset": "three_phase", "dataset": "cifar10"},
+            rows={name: Part({"backbone": name}) for name in ("resnet18", "mobilenet_v2")},
+            columns={
+                "source": Part(metric="test accuracy (%)", shows="published"),
+                "ours": Part(metric="test accuracy (%)"),
+            },
+        ),
+    ),
+    pairs=(Pair({"backbone": "mobilenet_v2"}, {"backbone": "resnet18"}, words=("new", "old")),),
+    claims=(
+        Claim("000", "The new one is better", greater(Pair({"backbone": "mobilenet_v2"}, {"backbone": "resnet18"}))),
+    ),
+"""
+
+
+def test_the_readme_has_tables_differences_and_claims_in_words(root):
+    other = "dataset=cifar10 backbone=mobilenet_v2"
+    for seed in ACCURACIES:
+        make_run(root, seed)
+        make_run(root, seed, accuracies=(0.5, 0.6, 0.95), slug="o-cifar10-e", setting=other, backbone="mobilenet_v2")
+    write_report(root, ARGUMENTS)
+    reference = f"three_phase,{SETTING},test accuracy (%),61,20,1,\n"
+    (root / "tasks" / TASK / "reference.csv").write_text(REFERENCE + reference)
+    readme = root / "tasks" / TASK / "README.md"
+    readme.write_text("<!-- results -->\n<!-- /results -->\n")
+    collect(root)
+    text = readme.read_text()
+    assert "| resnet18 | 61 | 61.0 ± 2.6, *reproduced* |" in text
+    assert "| mobilenet_v2 | – | 85.0 ± 0.0 |" in text
+    assert "- three_phase, CIFAR-10: new minus old: +24.0 (17.4 to 30.6; n = 3, seeds alone), *higher*" in text
+    assert "- three_phase, CIFAR-10, ResNet-18: full minus last_block: +10.0" in text
+    assert "number (1 holds)" in text
+    assert "- The new one is better: *holds* (+24 points, 95 % interval 17.4 to 30.6, n = 3)" in text
+    assert not any(word in text for word in ("dataset=", "backbone=", "@sha256"))
