@@ -154,17 +154,17 @@ def summarise(known: Sequence[str], asked: Mapping[str, list[Row]], loaded: Mapp
     by_task = {name: asked.get(name) or rows.read_csv(path) for name, path in paths.items() if path.is_file()}
     if not by_task:
         return
-    overview = tables.overview(
-        by_task,
-        {
-            name: tables.headline(table, loaded[name].report.headline, loaded[name].runs)
-            for name, table in by_task.items()
-        },
-    )
+    overview = tables.overview({name: summary(table, loaded[name]) for name, table in by_task.items()})
     files.write(results / "README.md", tables.TEMPLATES.get_template("README.md").render(overview=overview).encode())
     fill(root / "README.md", overview.replace("](../", "]("))
     sections = [page.Section(name, table, loaded[name].report, loaded[name].runs) for name, table in by_task.items()]
     files.write(results / "index.html", page.html(sections, root).encode())
+
+
+def summary(table: list[Row], task: Task) -> tables.Summary:
+    """What the overview says of a task."""
+    best = tables.headline(table, task.report.headline, task.runs)
+    return tables.Summary(table, best, tables.in_words(best, task.compared, task.report.words), task.claims)
 
 
 def fill(path: Path, text: str) -> None:

@@ -2,13 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 
 from common.measured import TEST_ACCURACY, TEST_LOSS
-from common.report import Headline, shortened
-from common.selection import Runs
+from common.report import Headline
+from common.selection import Group, Runs
+from common.words import Word
+from results.judged import WORDS, Judged
+from results.pairs import Compared
 from results.rows import VERDICTS, Row
 
 MOST_COLUMNS = 9
@@ -127,18 +131,41 @@ def for_latex(text: str) -> str:
     return "".join(special.get(character, character) for character in text)
 
 
-def overview(by_task: Mapping[str, Sequence[Row]], headlines: Mapping[str, Row]) -> str:
-    """One Markdown table of all tasks: a headline each, and how the published numbers stand."""
-    heads = ("task", "headline", "measured", "published", "verdicts on the published numbers")
+@dataclass(frozen=True)
+class Summary:
+    """What the overview says of a task."""
+
+    rows: Sequence[Row]
+    headline: Row
+    words: str
+    """What the headline is about."""
+    claims: Sequence[Judged]
+
+
+def overview(by_task: Mapping[str, Summary]) -> str:
+    """One Markdown table of all tasks: a headline each, and how the published numbers and the claims stand."""
+    heads = ("task", "headline", "measured", "published", "published numbers", "claims")
     lines = [joined(heads), joined(["---"] * len(heads))]
-    for task, rows in by_task.items():
+    for task, summary in by_task.items():
+        rows, best = summary.rows, summary.headline
         counts = {verdict: sum(row.verdict == verdict for row in rows if row.published) for verdict in VERDICTS}
-        told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "none published"
+        told = listed(counts) or "none published"
         link = f"[`{task}`](../tasks/{task}/README.md)"
-        best = headlines[task]
-        named = f"`{best.preset}`, `{shortened(best.setting)}`: {best.metric}"
-        lines.append(joined([link, named, with_spread(best), best.published, told]))
+        claims = {word: sum(one.finding.word == word for one in summary.claims) for word in WORDS}
+        named = f"{summary.words}: {best.metric}"
+        lines.append(joined([link, named, with_spread(best), best.published, told, listed(claims)]))
     return "\n".join(lines) + "\n"
+
+
+def listed(counts: Mapping[str, int]) -> str:
+    """How many of each kind there are."""
+    return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+
+
+def in_words(row: Row, compared: Sequence[Compared], words: Mapping[str, Word]) -> str:
+    """What a row is about, for a reader."""
+    pair = next((one for one in compared if (one.one.preset, one.label) == (row.preset, row.setting)), None)
+    return pair.words if pair else ", ".join([row.preset, *Group(row.preset, row.setting, (), words).said()])
 
 
 def headline(rows: Sequence[Row], wanted: Headline | None, runs: Runs) -> Row:

@@ -242,8 +242,8 @@ def test_the_overview_counts_verdicts_and_names_a_headline(root):
     (line,) = [line for line in overview.splitlines() if line.startswith(f"| [`{TASK}`]")]
     told = "2 higher, 1 lower, 1 undecided, 1 not measured"
     assert line == (
-        f"| [`{TASK}`](../tasks/{TASK}/README.md) | `three_phase`, `{SETTING}`: test accuracy (%) | "
-        f"61.00 ± 2.65 (n=3) | 40 | {told} |"
+        f"| [`{TASK}`](../tasks/{TASK}/README.md) | three_phase, CIFAR-10, ResNet-18: test accuracy (%) | "
+        f"61.00 ± 2.65 (n=3) | 40 | {told} |  |"
     )
     readme = (root / "README.md").read_text()
     assert line.replace("../", "") in readme
@@ -259,10 +259,10 @@ def test_a_headline_that_is_wanted_stands_for_its_task_once_it_is_measured(root)
     collect(root)
     overview = root / "results" / "README.md"
     chosen = overview.read_text()
-    assert f"| `three_phase`, `{SETTING}`: test accuracy (%) | 60.00 (n=1) |" in chosen
+    assert "| three_phase, CIFAR-10, ResNet-18: test accuracy (%) | 60.00 (n=1) |" in chosen
     write_report(root, "headline=Headline({'backbone': 'resnet18'}, 'test macro F1 (%)')")
     collect(root)
-    assert f"| `three_phase`, `{SETTING}`: test macro F1 (%) | 30.00 (n=1) |" in overview.read_text()
+    assert "| three_phase, CIFAR-10, ResNet-18: test macro F1 (%) | 30.00 (n=1) |" in overview.read_text()
     write_report(root, "headline=Headline({'backbone': 'resnet34'})")
     collect(root)
     assert overview.read_text() == chosen
@@ -273,7 +273,8 @@ def test_a_pair_stands_for_its_task(root):
     pair = "Pair({'backbone': 'resnet34'}, {'backbone': 'resnet18'})"
     write_report(root, f"pairs=({pair},), headline=Headline({pair})")
     collect(root)
-    assert ": backbone=resnet34 minus backbone=resnet18`: difference in" in (root / "results" / "README.md").read_text()
+    text = (root / "results" / "README.md").read_text()
+    assert "three_phase, CIFAR-10: ResNet-34 minus ResNet-18: difference in test accuracy (points)" in text
 
 
 def test_the_overview_keeps_tasks_that_were_not_asked_for(root):
