@@ -1,6 +1,7 @@
 """A run directory as a reader sees it: the one place that knows which files a run leaves.
 
-    config.json  environment.json  history.csv  checkpoints/  predictions.npz  outcomes.json  figures/  metrics.json
+    config.json  environment.json  history.csv  checkpoints/  model.keras  predictions.npz  outcomes.json  figures/
+    metrics.json
 
 metrics.json comes last: a directory that has it is finished. Fine-tuning tasks leave backbone.safetensors too.
 """
@@ -59,6 +60,11 @@ class RunFolder:
     def backbone_file(self) -> Path:
         """The backbone at the last phase's best epoch, by torchvision's or timm's names."""
         return self.path / "backbone.safetensors"
+
+    @property
+    def model_file(self) -> Path:
+        """The network in its reported state (common/trained.py)."""
+        return self.path / "model.keras"
 
     @property
     def checkpoints(self) -> Path:

@@ -8,9 +8,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from scipy.special import softmax
 
-from common import checkpoints, features, optimizers, setup
+from common import checkpoints, features, optimizers, setup, trained
 from common.checkpointer import Checkpointer, load_weights
 from common.data import pipeline
 from common.data.splits import Dataset, Split
@@ -228,7 +227,7 @@ class Trainer:
     def predict(self, split: Split, model: keras.Model | None = None) -> np.ndarray:
         """What the model, or another one, gives for each image of a split, in its order: float32 (n, ...)."""
         model = model or self.model
-        batches, steps = self.evaluation(split, self.batch_size)
+        batches, steps = self.evaluation(pipeline.filled(split, self.batch_size), self.batch_size)
         with one_at_a_time(model):
             return model.predict(batches, verbose=0, steps=steps)[: len(split)]
 
@@ -238,7 +237,7 @@ class Trainer:
         predictions = None
         if self.objective.scores_classes:
             scores = self.predict(split)
-            predictions = Predictions(split.labels, softmax(scores.astype(np.float64), axis=1).astype(np.float32))
+            predictions = Predictions(split.labels, trained.probabilities(scores))
             metrics = evaluate(split.labels, predictions.probabilities, self.data.class_names)
             metrics["loss"] = cross_entropy(split.labels, scores)
         if self.objective.reported == "loss":
@@ -283,6 +282,8 @@ class Trainer:
                 **{name: states[reported][name] for name in parts},
                 **states,
             }
+        if run.devices.is_primary:
+            trained.save(run, self.model)
         last = self.phases[-1].name
         predictions = {name: own for name, (_, own) in final.items() if own}
         if predictions:

@@ -11,6 +11,7 @@ from common.augment import AUGMENTATIONS
 from common.augment.recipes import NONE, Tensor
 
 
+@keras.saving.register_keras_serializable(package="keras_studies")
 class Augment(keras.layers.Layer):
     """Applies a recipe in training, and only casts to float32 otherwise.
 
@@ -26,6 +27,7 @@ class Augment(keras.layers.Layer):
 
     def __init__(self, recipe: str, seed: int, at: Literal["native", "input"] = "native", **kwargs: Any):
         super().__init__(**{**kwargs, "dtype": "float32"})
+        self._arguments = {"recipe": recipe, "seed": seed, "at": at}
         named = AUGMENTATIONS.load(recipe)
         self._recipe = named.at_input() if at == "input" else named
         self._seeds = keras.random.SeedGenerator(seed)
@@ -38,6 +40,10 @@ class Augment(keras.layers.Layer):
             return images
         params = self._recipe.sample(self._uniform, ops.shape(images)[0])
         return self._apply(images, params)
+
+    def get_config(self) -> dict:
+        """The arguments, for a file of the model."""
+        return super().get_config() | self._arguments
 
     def _uniform(self, shape: tuple, low: float, high: float) -> Tensor:
         return keras.random.uniform(shape, low, high, dtype="float32", seed=self._seeds)

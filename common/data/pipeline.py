@@ -72,6 +72,14 @@ def evaluation(split: Split, batch_size: int, devices: Devices | None = None) ->
     return untuned(reader(split, batch_size, devices)(tf.range(len(split))).prefetch(tf.data.AUTOTUNE))
 
 
+def filled(split: Split, batch_size: int) -> Split:
+    """The split, with its last image again and again until all batches have one size.
+
+    An image then gives the same bits in any company: kernels are chosen by the size of a batch.
+    """
+    return split.take(np.minimum(np.arange(steps_per_epoch(split, batch_size) * batch_size), len(split) - 1))
+
+
 def pictures(split: Split, indices: np.ndarray) -> np.ndarray:
     """The images at these indices of the split, as an array: uint8 (n, h, w, c)."""
     images, _ = next(iter(untuned(reader(split.take(indices), len(indices))(tf.range(len(indices))))))

@@ -21,9 +21,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from common import checkpoints
+from common import checkpoints, predict, trained
 from common.command_line import parse_strictly
 from common.config import flat
+from common.data import pipeline, sources
 from common.errors import ConfigError
 from common.fine_tuning import FineTuning
 from common.loop import Loop
@@ -242,6 +243,34 @@ def test_a_record_is_small_and_has_what_comparisons_need(task, demos):
         name, kind = state.split("/")
         assert metrics["phases"][name][kind]["test"]["accuracy"] == pytest.approx(each.mean())
     assert len(right) == 2 * len(metrics["phases"]) - 1
+
+
+@every_task
+def test_the_kept_network_gives_the_predictions_again(task, demos, tmp_path, capsys):
+    """From image files: all of them the same bits, and some of them in another order too."""
+    run = demos(task)
+    if not (run / "predictions.npz").is_file():
+        with pytest.raises(ConfigError, match="is no classifier's run"):
+            trained.load(run)
+        return
+    before = np.load(run / "predictions.npz")
+    config = parse_strictly(plan.load_task(task).PRESETS, "", short(task))
+    data = sources.load(config)
+    if len(before["test_labels"]) != len(data.test):
+        return  # the images were changed for the task, as by turning half of them
+    paths = [tmp_path / f"{place}.png" for place in range(len(data.test))]
+    for path, image in zip(paths, pipeline.pictures(data.test, np.arange(len(data.test))), strict=True):
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
+    for chosen in (paths, paths[7:2:-1]):
+        with pytest.raises(SystemExit) as stop:
+            predict.main([str(run), *map(str, chosen), "--json"])
+        assert stop.value.code == 0
+        found = json.loads(capsys.readouterr().out)
+        assert [one["file"] for one in found] == [str(path) for path in chosen]
+        expected = before["test_probabilities"][[paths.index(path) for path in chosen]]
+        names = before["class_names"].tolist()
+        given = np.array([[one["classes"][name] for name in names] for one in found], np.float32)
+        np.testing.assert_array_equal(given, expected)
 
 
 @every_task

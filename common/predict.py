@@ -1,0 +1,197 @@
+"""What a trained classifier says of images.
+
+    python -m common.predict RUN photo.jpg more/*.png      # a table in the terminal
+    python -m common.predict RUN photos --csv classes.csv  # every image below a folder
+    find photos -name '*.jpg' | python -m common.predict RUN - --json > classes.json
+
+RUN is the folder of a finished run, or the end of its name in results/runs. An image is cropped to its centred square
+and resized to the size of the run's data, as images of a folder are in training. Exit codes: 0; 1 if an image could not
+be read, which is named and left out; 2 for bad input.
+"""
+
+import argparse
+import csv
+import glob
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from common.command_line import Parser
+from common.config import REPOSITORY
+from common.errors import ConfigError, fail
+from common.run_folder import RunFolder
+
+if TYPE_CHECKING:  # `--help` does without
+    import numpy as np
+    import tensorflow as tf
+
+    from common.trained import Trained
+
+RUNS = REPOSITORY / "results" / "runs"
+MANY = 1000  # images; a progress bar from here on
+CHUNK = 1024  # images in memory at once
+
+
+def parser() -> Parser:
+    """The parser of the command line."""
+    top = Parser(
+        prog="python -m common.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    top.add_argument("run", metavar="RUN", help="folder of a finished run, or the end of its name")
+    top.add_argument("paths", nargs="+", metavar="PATH", help="images, folders, patterns; -: a list on standard input")
+    top.add_argument("--phase", help="the network as it was at the end of this phase (default: the last one)")
+    top.add_argument("--batch-size", type=int, metavar="N", help="images at once (default: the run's)")
+    top.add_argument("--top", type=int, default=3, metavar="N", help="most probable classes to name (default: 3)")
+    written = top.add_mutually_exclusive_group()
+    written.add_argument("--csv", type=Path, metavar="FILE", help="write a CSV file, a row an image")
+    written.add_argument("--json", action="store_true", help="print JSON, with the probability of every class")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    arguments = parser().parse_args(argv)
+    try:
+        for name in ("top", "batch_size"):
+            value = getattr(arguments, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} is {value}; allowed: 1 and above")
+        folder = folder_of(arguments.run, RUNS)
+        paths = listed(arguments.paths)
+        unreadable = predict(folder, paths, arguments)
+    except ConfigError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename or arguments.csv}: {error.strerror}", 1)
+    for path in unreadable:
+        print(f"not read, left out: {path}", file=sys.stderr)
+    sys.exit(1 if unreadable else 0)
+
+
+def folder_of(name: str, runs: Path) -> Path:
+    """The run that this folder is, or whose name alone ends so. Raises ConfigError."""
+    if RunFolder(Path(name)).is_run:
+        return Path(name)
+    found = sorted(path for path in runs.glob("*/*") if path.name.endswith(name) and RunFolder(path).is_run)
+    if len(found) != 1:
+        few = ": " + ", ".join(path.name for path in found[:5]) if found else ""
+        raise ConfigError(f"run {name!r}: no such folder, and {len(found)} runs in {runs} end so{few}")
+    return found[0]
+
+
+def listed(names: Iterable[str]) -> list[Path]:
+    """The files that these names stand for: images, what lies below folders, patterns. Raises ConfigError."""
+    from common.data.image_folders import IMAGE_SUFFIXES
+
+    paths: list[Path] = []
+    for name in names:
+        if name == "-":
+            paths += [Path(line) for line in sys.stdin.read().splitlines() if line]
+        elif Path(name).is_dir():
+            inside = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+            if not inside:
+                raise ConfigError(f"{name} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            paths += inside
+        elif Path(name).exists():
+            paths.append(Path(name))
+        else:
+            matched = sorted(Path(match) for match in glob.glob(name, recursive=True))  # noqa: PTH207 (any root)
+            if not matched:
+                raise ConfigError(f"{name}: no such file, folder or pattern of files")
+            paths += matched
+    if not paths:
+        raise ConfigError("no images were named")
+    return paths
+
+
+def predict(folder: Path, paths: Sequence[Path], arguments: argparse.Namespace) -> list[Path]:
+    """Say what a run's network takes images for; returns those that could not be read."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from common import trained
+    from common.data.splits import whole
+
+    classifier = trained.load(folder, arguments.phase, arguments.batch_size)
+    together = classifier.batch_size * max(1, CHUNK // classifier.batch_size)
+    found: dict[Path, np.ndarray] = {}
+    unreadable: list[Path] = []
+    with tqdm(total=len(paths), unit=" images", disable=None if len(paths) >= MANY else True) as bar:
+        for start in range(0, len(paths), together):
+            chunk = paths[start : start + together]
+            images = read(chunk, classifier, unreadable)
+            if images:
+                split = whole(np.stack(list(images.values())), np.zeros(len(images)), classifier.side)
+                found |= zip(images, classifier.probabilities(split), strict=True)
+            bar.update(len(chunk))
+    report([of(path, own, classifier.class_names) for path, own in found.items()], arguments)
+    return unreadable
+
+
+def read(paths: Sequence[Path], classifier: "Trained", unreadable: list[Path]) -> dict[Path, "np.ndarray"]:
+    """Images as a classifier's data has them, uint8 (h, w, c), by path; those that cannot be read join a list."""
+    import tensorflow as tf
+
+    from common.data import pipeline
+
+    def one(path: Path) -> "np.ndarray | None":
+        try:
+            image = pipeline.read(tf.constant(str(path)), classifier.side)
+        except tf.errors.OpError:
+            return None
+        return (image if classifier.channels == 3 else grey(image)).numpy()
+
+    with ThreadPoolExecutor() as pool:
+        found = dict(zip(paths, pool.map(one, paths), strict=True))
+    unreadable += [path for path, image in found.items() if image is None]
+    return {path: image for path, image in found.items() if image is not None}
+
+
+def grey(image: "tf.Tensor") -> "tf.Tensor":
+    """A colour image as a grey one, by the usual weights; one that is grey already keeps its values."""
+    import tensorflow as tf
+
+    weighted = tf.tensordot(tf.cast(image, tf.float64), tf.constant((0.299, 0.587, 0.114), tf.float64), 1)
+    return tf.cast(tf.round(weighted), tf.uint8)[..., None]
+
+
+def of(path: Path, probabilities: "np.ndarray", class_names: Sequence[str]) -> dict:
+    """What is said of one image: its path, and the classes with their probabilities, the most probable first."""
+    order = probabilities.argsort(kind="stable")[::-1]
+    return {"file": str(path), "classes": {class_names[place]: float(probabilities[place]) for place in order}}
+
+
+def report(found: Sequence[dict], arguments: argparse.Namespace) -> None:
+    """Print or write what is said of the images."""
+    if arguments.json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    top = min(arguments.top, max((len(one["classes"]) for one in found), default=1))
+    heads = ["file", *(head for n in range(1, top + 1) for head in (f"class {n}", f"probability {n}"))]
+    rows = [[one["file"], *chain(*list(one["classes"].items())[:top])] for one in found]
+    if arguments.csv:
+        with arguments.csv.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([heads, *rows])
+    elif found:
+        show(found, top)
+
+
+def show(found: Sequence[dict], top: int) -> None:
+    """Print a table: file, class and probability, and the next classes."""
+    table = Table(Column("file", overflow="fold"), "class", Column("probability", justify="right"), "next", box=None)
+    for one in found:
+        (name, probability), *others = list(one["classes"].items())[:top]
+        told = ", ".join(f"{other} {share:.1%}" for other, share in others)
+        table.add_row(one["file"], name, f"{probability:.1%}", told)
+    Console(markup=False, highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    main()

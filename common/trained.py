@@ -1,0 +1,106 @@
+"""A trained network, kept by its run so that it can be used: from images, as the data set has them, to its outputs."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy.special import softmax
+
+from common import checkpoints, files
+from common.augment.layer import Augment
+from common.data import pipeline
+from common.data.splits import Split
+from common.errors import ConfigError
+from common.files import CheckpointError
+from common.normalisation import BatchNormalization
+from common.run_folder import Damaged, RunFolder
+from common.runs import Run
+from common.workrounds.dense import Dense
+from common.workrounds.grouped_convolution import GroupedConv2D
+
+KNOWN = (Augment, BatchNormalization, Dense, GroupedConv2D)  # what a file may name; to import them is to register them
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A classifier of a finished run."""
+
+    model: keras.Model
+    """uint8 images (b, h, w, c) to scores (b, classes)."""
+    class_names: Sequence[str]
+    batch_size: int
+
+    @property
+    def side(self) -> int:
+        """Of its images, in pixels."""
+        return self.model.input_shape[1]
+
+    @property
+    def channels(self) -> int:
+        """1 for grey images, 3 for colour."""
+        return self.model.input_shape[-1]
+
+    def probabilities(self, split: Split) -> np.ndarray:
+        """What it says of each image of a split: float32 (n, classes)."""
+        every = pipeline.filled(split, self.batch_size)
+        batches = pipeline.evaluation(every, self.batch_size)
+        scores = self.model.predict(batches, verbose=0, steps=len(every) // self.batch_size)
+        return probabilities(scores[: len(split)])
+
+
+def save(run: Run, model: keras.Model) -> None:
+    """Write model.keras: the network as it is, with its augmentation and without an optimizer."""
+    plain = keras.Model(model.inputs, model.outputs, name=model.name)
+    with tempfile.TemporaryDirectory() as folder:
+        plain.save(Path(folder, "model.keras"))
+        files.write(run.files.model_file, Path(folder, "model.keras").read_bytes())
+
+
+def load(folder: Path, phase: str | None = None, batch_size: int | None = None) -> Trained:
+    """The classifier of a finished run in its reported state, or in that of an earlier phase; by its own batch size.
+
+    Raises ConfigError if the run is none, has not ended, or was trained before networks were kept.
+    """
+    run = RunFolder(folder)
+    try:
+        config, environment, status = run.config()["config"], run.environment(), run.metrics()["status"]
+    except (Damaged, KeyError) as error:
+        raise ConfigError(f"{folder} holds no finished run: {error}") from error
+    if status != "completed":
+        raise ConfigError(f"{folder}: this run {status}, so there is no network to use")
+    if not run.predictions_file.is_file():
+        raise ConfigError(f"{folder} is no classifier's run")
+    if not run.model_file.is_file():
+        raise ConfigError(f"{folder} has no model.keras: it was trained by older code; --overwrite trains it again")
+    if environment.get("op_determinism"):
+        tf.config.experimental.enable_op_determinism()
+    model = keras.saving.load_model(run.model_file, compile=False)
+    if phase is not None:
+        load_phase(model, run, phase)
+    with np.load(run.predictions_file) as arrays:
+        class_names = arrays["class_names"].tolist()
+    return Trained(model, class_names, batch_size or config["batch_size"])
+
+
+def load_phase(model: keras.Model, run: RunFolder, phase: str) -> None:
+    """Put the reported weights of a phase into the network. Raises ConfigError if they are not there."""
+    metrics = run.metrics()
+    if phase not in metrics["phases"]:
+        raise ConfigError(f"{run.path} has no phase {phase!r}; allowed: {', '.join(metrics['phases'])}")
+    newest = checkpoints.latest(run.checkpoints)
+    if newest is None:
+        raise ConfigError(f"{run.path} has no checkpoints any more, so phase {phase} cannot be had")
+    try:
+        entry = newest.data[metrics["reported"]][phase]
+        checkpoints.assign("weights", model.weights, checkpoints.load(run.checkpoints / entry["file"]).arrays)
+    except (CheckpointError, KeyError) as error:
+        raise ConfigError(f"{run.path}: the weights of phase {phase} cannot be read: {error}") from error
+
+
+def probabilities(scores: np.ndarray) -> np.ndarray:
+    """A classifier's scores, any float (n, classes), as probabilities: float32 (n, classes)."""
+    return softmax(scores.astype(np.float64), axis=1).astype(np.float32)

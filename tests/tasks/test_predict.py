@@ -1,0 +1,158 @@
+"""`python -m common.predict`: what it takes, what it writes, and what it says of mistakes; a run is trained once."""
+
+import csv
+import io
+import json
+import shutil
+import sys
+
+import in_process
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from common import predict
+from slurm import plan
+
+FLAGS = ("--preset=demo", "--limit-train=120", "--limit-test=50")
+SHORT = [f"--phases.{number}.epochs=1" for number in range(3)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of three phases."""
+    out = tmp_path_factory.mktemp("out")
+    assert in_process.call(plan.load_task("cifar_phased"), "--out", str(out), *FLAGS, *SHORT) == 0
+    (folder,) = out.glob("*/*")
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Five digits, grey, two of them in a folder below, and one file that is no image."""
+    images = np.round(load_digits().images[:5] * (255 / 16)).astype(np.uint8)
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    for place, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "photos" / ("more" if place > 2 else "") / f"{place}.png")
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    return tmp_path / "photos"
+
+
+def call(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        predict.main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+def files_in(text):
+    return [one["file"].rpartition("/")[2] for one in json.loads(text)]
+
+
+def test_folders_patterns_files_and_a_list_on_standard_input(run, photos, capsys, monkeypatch):
+    assert call(run, photos, "--json") == 0
+    assert files_in(capsys.readouterr().out) == ["0.png", "1.png", "2.png", "3.png", "4.png"]
+    assert call(run, photos / "*.png", photos / "more" / "4.png", "--json") == 0
+    assert files_in(capsys.readouterr().out) == ["0.png", "1.png", "2.png", "4.png"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{photos}/2.png\n{photos}/more/3.png\n"))
+    assert call(run, "-", "--json") == 0
+    assert files_in(capsys.readouterr().out) == ["2.png", "3.png"]
+
+
+def test_the_table_the_csv_and_the_json_say_the_same(run, photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    call(run, photos, "--json")
+    found = json.loads(capsys.readouterr().out)
+    for one in found:
+        shares = list(one["classes"].values())
+        assert shares == sorted(shares, reverse=True)
+        assert sum(shares) == pytest.approx(1, abs=1e-5)
+        assert set(one["classes"]) == {str(digit) for digit in range(10)}
+    assert call(run, photos, "--csv", tmp_path / "c.csv", "--top", "2") == 0
+    with (tmp_path / "c.csv").open(newline="") as file:
+        heads, *rows = csv.reader(file)
+    assert heads == ["file", "class 1", "probability 1", "class 2", "probability 2"]
+    for row, one in zip(rows, found, strict=True):
+        (first, share), (second, next_share) = list(one["classes"].items())[:2]
+        assert row == [one["file"], first, str(share), second, str(next_share)]
+    capsys.readouterr()
+    assert call(run, photos, "--top", "2") == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    for line, one in zip(lines, found, strict=True):
+        (first, share), (second, next_share) = list(one["classes"].items())[:2]
+        assert line.split() == [one["file"], first, f"{share:.1%}", second, f"{next_share:.1%}"]
+
+
+def test_a_file_that_is_no_image_is_named_and_left_out(run, photos, capsys):
+    assert call(run, photos / "notes.txt", photos / "0.png", "--json") == 1
+    printed = capsys.readouterr()
+    assert files_in(printed.out) == ["0.png"]
+    assert printed.err == f"not read, left out: {photos / 'notes.txt'}\n"
+    assert call(run, photos / "notes.txt", "--json") == 1
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_colour_is_made_grey_and_other_sizes_fit(run, photos, capsys):
+    grey = np.asarray(Image.open(photos / "0.png"))
+    Image.fromarray(np.repeat(grey[..., None], 3, axis=-1)).save(photos / "colour.png")
+    for name, side in (("small", 8), ("large", 40)):
+        Image.fromarray(np.full((side, side), 200, np.uint8)).save(photos / f"{name}.png")
+    wide = np.pad(grey, ((0, 0), (4, 4)), constant_values=200)  # a centred square is what counts
+    Image.fromarray(wide).save(photos / "wide.png")
+    assert call(run, *(photos / f"{name}.png" for name in ("0", "colour", "wide", "small", "large")), "--json") == 0
+    found = [one["classes"] for one in json.loads(capsys.readouterr().out)]
+    assert found[0] == found[1] == found[2] != found[3]
+    assert found[3] == found[4]
+
+
+def test_an_earlier_phase_is_another_network_and_the_last_the_same(run, photos, capsys):
+    found = {}
+    for phase in ("head", "last_block", "full", None):
+        assert call(run, photos / "0.png", "--json", *([] if phase is None else ["--phase", phase])) == 0
+        found[phase] = json.loads(capsys.readouterr().out)[0]["classes"]
+    assert found["full"] == found[None]
+    assert len({json.dumps(found[phase]) for phase in ("head", "last_block", "full")}) == 3
+
+
+def test_a_run_goes_by_the_end_of_its_name(run, tmp_path):
+    assert predict.folder_of(run.name[-12:], run.parents[1]) == run
+    assert predict.folder_of(str(run), tmp_path) == run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing", "{photos}"], "run 'nothing': no such folder, and 0 runs in"),
+        (["{run}", "nowhere"], "nowhere: no such file, folder or pattern of files"),
+        (["{run}", "{photos}/more/*.jpg"], "no such file, folder or pattern of files"),
+        (["{run}", "{empty}"], "empty has no images (.bmp, .gif, .jpeg, .jpg, .png)"),
+        (["{run}", "{photos}", "--top", "0"], "--top is 0; allowed: 1 and above"),
+        (["{run}", "{photos}", "--batch-size", "0"], "--batch-size is 0; allowed: 1 and above"),
+        (["{run}", "{photos}", "--phase", "heads"], "has no phase 'heads'; allowed: head, last_block, full"),
+        (["{run}", "{photos}", "--csv", "c.csv", "--json"], "not allowed with"),
+    ],
+)
+def test_a_mistake_is_one_line(run, photos, tmp_path, capsys, arguments, said):
+    (tmp_path / "empty").mkdir()
+    places = {"run": run, "photos": photos, "empty": tmp_path / "empty"}
+    assert call(*(argument.format(**places) for argument in arguments)) == 2
+    assert said in in_process.one_error(capsys)
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("metrics.json", "holds no finished run: metrics.json"),
+        ("predictions.npz", "is no classifier's run"),
+        ("model.keras", "has no model.keras: it was trained by older code"),
+    ],
+)
+def test_a_run_that_cannot_be_used_is_one_line(run, photos, tmp_path, capsys, file, said):
+    copy = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns(file))
+    assert call(copy, photos) == 2
+    assert said in in_process.one_error(capsys)
+
+
+def test_a_csv_that_cannot_be_written_is_one_line(run, photos, tmp_path, capsys):
+    assert call(run, photos, "--csv", tmp_path / "no" / "c.csv") == 1
+    assert "No such file or directory" in in_process.one_error(capsys)
