@@ -1,0 +1,117 @@
+"""A trained classifier, handed on: as a file that needs none of this project's code.
+
+    python -m common.export RUN --to keras        # model.keras, for anyone who has Keras
+    python -m common.export RUN --to savedmodel   # a folder, for TensorFlow Serving
+    python -m common.export RUN --to onnx         # model.onnx, for ONNX Runtime
+    python -m common.export RUN --to litert       # model.tflite, for LiteRT on phones
+    python -m common.export RUN --to keras --publish OWNER/NAME   # and to the Hugging Face hub
+
+RUN is the folder of a finished run, or the end of its name in results/runs. The network takes images as the run's data
+has them, uint8 (batch, height, width, channels), any batch, and gives probabilities, float32 (batch, classes). All of it
+is float32, of Keras' own layers; augmentation is left out. README.md beside it, the model card, says what it is.
+Exit codes: 0; 2 for bad input; 1 for what cannot be written or sent.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.command_line import Parser
+from common.errors import ConfigError, fail
+from common.predict import RUNS, folder_of
+
+if TYPE_CHECKING:  # `--help` does without
+    import keras
+
+# What each target is called, and the packages that it needs.
+TARGETS = {
+    "keras": ("model.keras", ()),
+    "savedmodel": ("saved_model", ()),
+    "onnx": ("model.onnx", ("tf2onnx", "onnx")),
+    "litert": ("model.tflite", ()),
+}
+
+
+def parser() -> Parser:
+    """The parser of the command line."""
+    top = Parser(
+        prog="python -m common.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    top.add_argument("run", metavar="RUN", help="folder of a finished run, or the end of its name")
+    top.add_argument("--to", required=True, choices=TARGETS, help="the kind of file")
+    top.add_argument("--phase", help="the network as it was at the end of this phase (default: the last one)")
+    top.add_argument("--out", type=Path, metavar="DIR", help="where to (default: RUN/export/KIND)")
+    top.add_argument("--publish", metavar="OWNER/NAME", help="push the folder to this repository of the hub")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    arguments = parser().parse_args(argv)
+    try:
+        check(arguments.to)
+        folder = folder_of(arguments.run, RUNS)
+        out = arguments.out or folder / "export" / arguments.to
+        export(folder, arguments.to, out, arguments.phase)
+        if arguments.publish:
+            publish(out, arguments.publish)
+    except ConfigError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+    print(f"{out / TARGETS[arguments.to][0]}")
+
+
+def check(kind: str) -> None:
+    """Raise ConfigError if this machine cannot make a kind of file."""
+    missing = [package for package in TARGETS[kind][1] if find_spec(package) is None]
+    if missing:
+        raise ConfigError(f"--to {kind} needs {' and '.join(missing)}; pip install '.[export]' has them")
+    if kind != "keras" and os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        raise ConfigError(f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']}; --to {kind} needs tensorflow")
+
+
+def export(folder: Path, kind: str, out: Path, phase: str | None = None) -> None:
+    """Write a run's classifier and its model card."""
+    from common import model_card, trained
+
+    classifier = trained.load(folder, phase)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / TARGETS[kind][0]
+    model = with_probabilities(classifier.model)
+    if kind == "keras":
+        model.save(path)
+    else:
+        model.export(path, format={"savedmodel": "tf_saved_model"}.get(kind, kind), verbose=False)
+    (out / "README.md").write_text(model_card.text(folder, classifier, path.name))
+
+
+def with_probabilities(model: "keras.Model") -> "keras.Model":
+    """A classifier in float32 of Keras' own layers, with a softmax at its end."""
+    import keras
+
+    plain = keras.saving.deserialize_keras_object(in_stock_layers(keras.saving.serialize_keras_object(model)))
+    plain.set_weights(model.get_weights())
+    return keras.Model(plain.inputs, keras.layers.Softmax(dtype="float32", name="probabilities")(plain.outputs[0]))
+
+
+def in_stock_layers(config: object) -> object:
+    """The description of a model with Keras' layers in place of ours, in float32 and without augmentation."""
+    if isinstance(config, list):
+        return [in_stock_layers(part) for part in config]
+    if not isinstance(config, dict):
+        return config
+    config = {key: in_stock_layers(part) for key, part in config.items()}
+    if config.get("class_name") == "DTypePolicy":
+        return config | {"config": {"name": "float32"}}
+    if str(config.get("registered_name")).startswith("keras_studies>"):
+        config |= {"module": "keras.layers", "registered_name": None}
+        if config["class_name"] == "Augment":
+            ours = config["config"]
+            config |= {"class_name": "Rescaling", "config": {"name": ours["name"], "scale": 1.0, "dtype": "float32"}}
+        if config["class_name"] == "GroupedConv2D":
+            config |= {"class_name": "Conv2D"}
+    return config
