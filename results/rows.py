@@ -12,7 +12,7 @@ from pathlib import Path
 from common.errors import ConfigError
 from common.measured import TEST_ACCURACY, TEST_LOSS, Metric, by_name, measured
 from common.report import Group, Pair, Report, Runs, title
-from results.records import natural
+from results.records import looks_at, natural
 from results.verdicts import Verdict, judge
 
 COLUMNS = ("preset", "setting", "metric", "mean", "std", "n", "published", "source", "verdict", "note")
@@ -90,7 +90,7 @@ def rows_of(group: Group, missing: References, own: Sequence[Metric]) -> list[Ro
         if metric.unit != "points" or len(each) > 1:
             mean, deviation, n = mean_and_deviation(each, metric)
             row = Row(*place, metric.name, mean, deviation, n, note=note, detail=metric.detail)
-            rows.append(beside(row, missing.pop((*place, metric.name), None), each))
+            rows.append(beside(row, missing.pop((*place, metric.name), None), each, looks_at(group.records)))
     return rows
 
 
@@ -105,7 +105,8 @@ def notes(group: Group) -> list[str]:
     """What a reader of a group's metrics should know, each thing once."""
     told = [note for record in group.completed for note in record["metrics"].get("notes", ())]
     ends = [record["metrics"].get("diverged", {}).get("reason", "") for record in group.records]
-    return [note for note in dict.fromkeys([*doubts([group]), *(told if group.completed else ends)]) if note]
+    seeds = [f"seeds were added until decided: {n} looks share the error"] if (n := looks_at(group.records)) > 1 else []
+    return [note for note in dict.fromkeys([*doubts([group]), *seeds, *(told if group.completed else ends)]) if note]
 
 
 def doubts(groups: Sequence[Group]) -> list[str]:
@@ -121,11 +122,11 @@ def doubts(groups: Sequence[Group]) -> list[str]:
     return found
 
 
-def beside(row: Row, reference: Mapping[str, str] | None, values: Sequence[float] = ()) -> Row:
+def beside(row: Row, reference: Mapping[str, str] | None, values: Sequence[float] = (), looks: int = 1) -> Row:
     """A row with the published number beside the measured values, if there are any."""
     if reference is None:
         return row
-    found = verdict(row, reference, values)
+    found = verdict(row, reference, values, looks)
     return replace(
         row,
         published=reference["published"],
@@ -135,13 +136,13 @@ def beside(row: Row, reference: Mapping[str, str] | None, values: Sequence[float
     )
 
 
-def verdict(row: Row, reference: Mapping[str, str], values: Sequence[float]) -> Verdict:
+def verdict(row: Row, reference: Mapping[str, str], values: Sequence[float], looks: int = 1) -> Verdict:
     """How the values of a metric over seeds stand to the published number."""
     if not values:
         return Verdict("not measured" if row.n is None else "diverged")
     if reference["note"].startswith(NOT_COMPARABLE):
         return Verdict("not comparable")
-    return judge(values, float(reference["published"]), float(reference["margin"] or 0))
+    return judge(values, float(reference["published"]), float(reference["margin"] or 0), looks)
 
 
 def differences(runs: Runs, pair: Pair) -> list[Row]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 ERROR = 0.05  # of a false "reproduced" at a gap of the margin, and of a false "higher" or "lower" at no gap
 MOST_SEEDS = 100
+TOO_UNCERTAIN = "one published run is too uncertain for this margin"
 
 
 @dataclass(frozen=True)
@@ -72,4 +73,4 @@ def remedy(gap: float, deviation: float, n: int, margin: float, error: float) ->
     for more in range(n + 1, MOST_SEEDS + 1):
         if is_within(gap, deviation, more, margin, error) or is_apart(gap, deviation, more, error):
             return f"about {more} seeds would settle it"
-    return "one published run is too uncertain for this margin"
+    return TOO_UNCERTAIN

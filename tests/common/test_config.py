@@ -322,6 +322,7 @@ OTHERS = {
     "steps_per_execution": 4,
     "devices": 2,
     "nodes": 2,
+    "looks": 3,
     "backbone": "resnet34",
     "image_size": 96,
     "batch_norm": "follow",
