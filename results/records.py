@@ -24,7 +24,7 @@ def read_run(folder: Path) -> dict:
     """A finished run directory as a record, from which tables and figures across runs are made.
 
     Keys: run, task, setting, protocol, config, environment, metrics, history (one dict per epoch); for classifiers
-    outcomes; if seeds were added until decided, looks. Contains no paths and no host names. Raises Unusable for an
+    outcomes; if seeds are added until decided, looks. Contains no paths and no host names. Raises Unusable for an
     unfinished or damaged run.
     """
     files = RunFolder(folder)

@@ -105,7 +105,7 @@ def notes(group: Group) -> list[str]:
     """What a reader of a group's metrics should know, each thing once."""
     told = [note for record in group.completed for note in record["metrics"].get("notes", ())]
     ends = [record["metrics"].get("diverged", {}).get("reason", "") for record in group.records]
-    seeds = [f"seeds were added until decided: {n} looks share the error"] if (n := looks_at(group.records)) > 1 else []
+    seeds = [f"seeds are added until decided: {n} looks share the error"] if (n := looks_at(group.records)) > 1 else []
     return [note for note in dict.fromkeys([*doubts([group]), *seeds, *(told if group.completed else ends)]) if note]
 
 

@@ -255,7 +255,7 @@ def test_one_run_of_three_looks_has_its_whole_row_judged_at_a_third_of_the_error
 
     def judged():
         (row,) = rows(root, metric="test accuracy (%)")
-        return row["verdict"], "seeds were added until decided: 3 looks share the error" in row["note"]
+        return row["verdict"], "seeds are added until decided: 3 looks share the error" in row["note"]
 
     collect(root)
     assert judged() == ("reproduced", False)
