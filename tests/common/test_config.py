@@ -336,7 +336,7 @@ OTHERS = {
     "phases": PRESETS["demo"].phases,
 }
 SAME_HASH = {"seed", "data_dir", "out", "overwrite", "offline", "tensorboard", "checkpoint_minutes", "devices", "nodes"}
-SAME_HASH |= {"steps_per_execution", "cache_features", "cache_gigabytes"}
+SAME_HASH |= {"steps_per_execution", "cache_features", "cache_gigabytes", "looks"}
 
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(TASK.PhasedConfig)])
