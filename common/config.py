@@ -63,6 +63,8 @@ class Config:
     """Devices of each machine that share every batch: its GPUs, or parts of its CPU if it has none."""
     nodes: int = 1
     """Machines that share every batch (JAX): start one process on each of them."""
+    looks: int = 1
+    """How often the growing number of seeds is judged; the tables divide their error by it."""
 
     PROTOCOL: ClassVar[int] = 1
     """Part of every run's name. A task raises it with each change that lets a command compute something else."""
@@ -86,6 +88,7 @@ class Config:
         "steps_per_execution",
         "devices",
         "nodes",
+        "looks",
     )
 
     def check(self) -> None:
@@ -96,6 +99,7 @@ class Config:
         positive("steps-per-execution", self.steps_per_execution)
         positive("devices", self.devices)
         positive("nodes", self.nodes)
+        positive("looks", self.looks)
         if self.batch_size % (self.devices * self.nodes):
             raise ConfigError(
                 f"batch-size is {self.batch_size}, which {self.nodes} x {self.devices} devices cannot share equally"

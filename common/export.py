@@ -7,9 +7,9 @@
     python -m common.export RUN --to keras --publish OWNER/NAME   # and to the Hugging Face hub
 
 RUN is the folder of a finished run, or the end of its name in results/runs. The network takes images as the run's data
-has them, uint8 (batch, height, width, channels), any batch, and gives probabilities, float32 (batch, classes). All of it
-is float32, of Keras' own layers; augmentation is left out. README.md beside it, the model card, says what it is.
-Exit codes: 0; 2 for bad input; 1 for what cannot be written or sent.
+has them, uint8 (batch, height, width, channels), any batch, and gives probabilities, float32 (batch, classes). All is
+float32, of Keras' own layers; augmentation is left out. README.md beside it, the model card, says what it is. Exit
+codes: 0; 2 for bad input; 1 for what cannot be written or sent.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.command_line import Parser
 from common.errors import ConfigError, fail
@@ -76,17 +76,39 @@ def check(kind: str) -> None:
 
 def export(folder: Path, kind: str, out: Path, phase: str | None = None) -> None:
     """Write a run's classifier and its model card."""
+    import numpy as np
+
     from common import model_card, trained
 
     classifier = trained.load(folder, phase)
     out.mkdir(parents=True, exist_ok=True)
     path = out / TARGETS[kind][0]
     model = with_probabilities(classifier.model)
+    model(np.zeros((1, *model.input_shape[1:]), "uint8"))  # Keras exports no model that was never called
     if kind == "keras":
         model.save(path)
     else:
         model.export(path, format={"savedmodel": "tf_saved_model"}.get(kind, kind), verbose=False)
-    (out / "README.md").write_text(model_card.text(folder, classifier, path.name))
+    (out / "README.md").write_text(model_card.text(folder, classifier, path.name, phase))
+
+
+def publish(folder: Path, repository: str) -> None:
+    """Push an exported folder to a repository of the Hugging Face hub, which is made if it is not there.
+
+    Raises ConfigError if the hub refuses, and OSError if it cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+
+    hub = HfApi()
+    try:
+        hub.create_repo(repository, exist_ok=True)
+        told = hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Exported classifier")
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise ConfigError(f"--publish {repository}: {str(error).splitlines()[0]}") from error
+    except HTTPError as error:
+        raise OSError(f"--publish {repository}: the hub cannot be reached: {error}") from error
+    print(f"published {told.commit_url}")
 
 
 def with_probabilities(model: "keras.Model") -> "keras.Model":
@@ -95,10 +117,10 @@ def with_probabilities(model: "keras.Model") -> "keras.Model":
 
     plain = keras.saving.deserialize_keras_object(in_stock_layers(keras.saving.serialize_keras_object(model)))
     plain.set_weights(model.get_weights())
-    return keras.Model(plain.inputs, keras.layers.Softmax(dtype="float32", name="probabilities")(plain.outputs[0]))
+    return keras.Model(plain.inputs[0], keras.layers.Softmax(dtype="float32", name="probabilities")(plain.outputs[0]))
 
 
-def in_stock_layers(config: object) -> object:
+def in_stock_layers(config: Any) -> Any:
     """The description of a model with Keras' layers in place of ours, in float32 and without augmentation."""
     if isinstance(config, list):
         return [in_stock_layers(part) for part in config]
@@ -115,3 +137,7 @@ def in_stock_layers(config: object) -> object:
         if config["class_name"] == "GroupedConv2D":
             config |= {"class_name": "Conv2D"}
     return config
+
+
+if __name__ == "__main__":
+    main()

@@ -90,6 +90,14 @@ class RunFolder:
         """Task, setting, protocol, digest, and the config itself. Raises Damaged."""
         return holding(self.config_file, config=dict)
 
+    def looks(self) -> int:
+        """How often the growing number of seeds that this run is one of is judged; 1 for older code. Raises Damaged."""
+        options = self.config().get("options", {})
+        looks = options.get("looks", 1) if isinstance(options, dict) else None
+        if not isinstance(looks, int):
+            raise Damaged(f"{self.config_file.name} has no options, or a number of looks that is none")
+        return looks
+
     def environment(self) -> dict:
         """Versions, processor, devices and starts. Raises Damaged."""
         return holding(self.environment_file, starts=list)

@@ -170,7 +170,10 @@ def clear(folder: Path) -> None:
 
 
 def write_config(run: Run, setting: str) -> None:
-    """Write config.json, or check that the one there says the same; it may lack fields that came later."""
+    """Write config.json, or check that the one there says the same; it may lack fields that came later.
+
+    Of its options a later start can raise `looks` alone, by which tables judge the run.
+    """
     path = run.files.config_file
     config = run.config
     if path.is_file():
@@ -178,6 +181,8 @@ def write_config(run: Run, setting: str) -> None:
         changed = [key for key, value in flat(there["config"]).items() if key in ours and ours[key] != value]
         if there.get("digest") != config.digest() or changed:
             raise RunError(f"{path} belongs to another configuration; --overwrite starts from scratch")
+        if run.files.looks() < config.looks:
+            files.write_json(path, there | {"options": there.get("options", {}) | {"looks": config.looks}})
         return
     named = {"task": run.task, "setting": setting, "protocol": config.PROTOCOL, "digest": config.digest()}
     files.write_json(path, named | {"config": config.identity(), "options": config.operational()})

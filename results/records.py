@@ -24,8 +24,9 @@ class Unusable(Exception):
 def read_run(folder: Path) -> dict:
     """A finished run directory as a record, from which tables and figures across runs are made.
 
-    Keys: run, task, setting, protocol, config, environment, metrics, history (one dict per epoch) and, for classifiers,
-    outcomes. Contains no paths and no host names. Raises Unusable for an unfinished or damaged run.
+    Keys: run, task, setting, protocol, config, environment, metrics, history (one dict per epoch); for classifiers
+    outcomes; if seeds are added until decided, looks. Contains no paths and no host names. Raises Unusable for an
+    unfinished or damaged run.
     """
     files = RunFolder(folder)
     if not files.is_finished:
@@ -41,6 +42,8 @@ def read_run(folder: Path) -> dict:
         }
         if outcomes := files.outcomes():
             record["outcomes"] = outcomes
+        if (looks := files.looks()) > 1:
+            record["looks"] = looks
     except Damaged as error:
         raise Unusable(f"damaged: {error}") from error
     check(record, folder.parent.name, folder.name)
@@ -75,6 +78,8 @@ def check(record: Mapping, task: str, name: str) -> None:
                 raise Unusable("damaged: metrics.json and history.csv differ in their phases")
         # Try here what is read later, so that it cannot fail there.
         config["dataset"].split(), record["setting"].split(), label(record), measured(metrics)
+        if record.get("looks", 1) < 1:
+            raise Unusable(f"damaged: looks is {record['looks']}")
         if metrics.get("phases"):
             judge = "val_accuracy" if "val_accuracy" in record["history"][0] else "val_loss"
             [float(row[key]) for row in record["history"] for key in ("loss", judge)]
@@ -102,6 +107,11 @@ def unknown_code(record: Mapping) -> str:
     if any(state["dirty"] is not False for state in states):
         return "its code had changes that were not committed"
     return ""
+
+
+def looks_at(records: Sequence[Mapping]) -> int:
+    """How often the growing number of these runs is judged: what the one with the most looks says."""
+    return max(record.get("looks", 1) for record in records)
 
 
 def label(record: Mapping, current: int = 1) -> tuple[str, str]:

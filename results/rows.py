@@ -16,7 +16,7 @@ from common.measured import Metric, measured
 from common.report import Report
 from common.selection import Group, Runs
 from results.pairs import Compared
-from results.records import natural
+from results.records import looks_at, natural
 from results.verdicts import Verdict, judge
 
 COLUMNS = ("preset", "setting", "metric", "mean", "std", "n", "published", "source", "verdict", "note")
@@ -70,7 +70,7 @@ def read_references(path: Path) -> References:
     return {(row["preset"], row["setting"], row["metric"]): row for row in rows}
 
 
-def tabulate(runs: Runs, references: References, report: Report, compared: Sequence[Compared]) -> list[Row]:
+def tabulate(runs: Runs, references: References, report: Report, compared: Sequence[Compared] = ()) -> list[Row]:
     """Every row of a task's table: of each setting that was run or published, then differences, sorted by setting."""
     missing = dict(references)
     rows = [row for group in runs.groups for row in rows_of(group, missing, report.metrics)]
@@ -94,7 +94,7 @@ def rows_of(group: Group, missing: References, own: Sequence[Metric]) -> list[Ro
     for metric, each in values.items():
         mean, deviation, n = mean_and_deviation(each, metric)
         row = Row(*place, metric.name, mean, deviation, n, note=note, detail=metric.detail)
-        rows.append(beside(row, missing.pop((*place, metric.name), None), each, test_images(group)))
+        rows.append(beside(row, missing.pop((*place, metric.name), None), each, group))
     return rows
 
 
@@ -109,7 +109,8 @@ def notes(group: Group) -> list[str]:
     """What a reader of a group's metrics should know, each thing once."""
     told = [note for record in group.completed for note in record["metrics"].get("notes", ())]
     ends = [record["metrics"].get("diverged", {}).get("reason", "") for record in group.records]
-    return [note for note in dict.fromkeys([*doubts([group]), *(told if group.completed else ends)]) if note]
+    seeds = [f"seeds are added until decided: {n} looks share the error"] if (n := looks_at(group.records)) > 1 else []
+    return [note for note in dict.fromkeys([*doubts([group]), *seeds, *(told if group.completed else ends)]) if note]
 
 
 def doubts(groups: Sequence[Group]) -> list[str]:
@@ -141,12 +142,12 @@ def beside(
     row: Row,
     reference: Mapping[str, str] | None,
     values: Sequence[float] = (),
-    part: tuple[int, int] | None = None,
+    group: Group | None = None,
 ) -> Row:
     """A row with the published number beside the measured values, if there are any."""
     if reference is None:
         return row
-    found = verdict(row, reference, values, part)
+    found = verdict(row, reference, values, group)
     return replace(
         row,
         published=reference["published"],
@@ -156,31 +157,32 @@ def beside(
     )
 
 
-def verdict(row: Row, reference: Mapping[str, str], values: Sequence[float], part: tuple[int, int] | None) -> Verdict:
-    """How the values of a metric over seeds stand to the published number.
+def verdict(row: Row, reference: Mapping[str, str], values: Sequence[float], group: Group | None) -> Verdict:
+    """How the values of a metric over the seeds of a group stand to the published number.
 
     If they are of a part of the test images (so many of so many), the choice of images counts, once a side. It is known
     of an accuracy alone.
     """
-    if not values:
+    if group is None or not values:
         return Verdict("not measured" if row.n is None else "diverged")
     if reference["note"].startswith(NOT_COMPARABLE):
         return Verdict("not comparable")
     published, margin = float(reference["published"]), float(reference["margin"] or 0)
+    looks, part = looks_at(group.records), test_images(group)
     if part is None or not row.metric.startswith("test "):
-        return judge(values, published, margin)
+        return judge(values, published, margin, looks)
     if not row.metric.endswith("accuracy (%)"):
         return Verdict("undecided", f"on {part[0]:,} test images, whose chance is known of an accuracy alone")
     sides = ((statistics.fmean(values), part[0]), (published, part[1] or part[0]))
     images = math.sqrt(sum(share * (100 - share) / n for share, n in sides))
-    return judge(values, published, margin, images=images)
+    return judge(values, published, margin, looks, images)
 
 
 def verdict_on(group: Group, metric: Metric, values: Sequence[float], references: References) -> str:
     """The verdict on a metric of a group; empty if none is published."""
     reference = references.get((group.preset, group.setting, metric.name))
     row = Row(group.preset, group.setting, metric.name, n=len(values))
-    return verdict(row, reference, values, test_images(group)).word if reference else ""
+    return verdict(row, reference, values, group).word if reference else ""
 
 
 def row_of(compared: Compared) -> Row:

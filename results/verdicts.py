@@ -15,6 +15,7 @@ from common.comparison import quantile
 
 ERROR = 0.05  # of a false "reproduced" at a gap of the margin, and of a false "higher" or "lower" at no gap
 MOST_SEEDS = 100
+TOO_UNCERTAIN = "one published run is too uncertain for this margin"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Gap:
         for more in range(n + 1, MOST_SEEDS + 1):
             if self.is_within(more) or self.is_apart(more):
                 return f"about {more} seeds would settle it"
-        return "one published run is too uncertain for this margin"
+        return TOO_UNCERTAIN
 
 
 def judge(values: Sequence[float], published: float, margin: float, looks: int = 1, images: float = 0.0) -> Verdict:

@@ -23,6 +23,7 @@ examples:
   python -m slurm submit TASK --grid backbone=resnet18,resnet34 batch_size=32,64 --set dataset=cifar100
   python -m slurm submit TASK --sweep phases --profile mycluster --time 8:00:00 --max-parallel 4
   python -m slurm submit TASK --set preset=demo --seeds 0:3 --cluster local --jobs 2
+  python -m slurm submit TASK --sweep backbones --until-decided --most 5
 
 KEY is a key of config.json or a flag of train.py: batch_size, phases.1.rate. A run that is finished, queued or
 running is left out; the same command again continues those that were stopped.""",
@@ -72,6 +73,14 @@ def parser() -> Parser:
         "--grid", nargs="+", action="extend", default=[], metavar="KEY=V1,V2", help="one run for every combination"
     )
     submit_.add_argument("--seeds", metavar="0:5", help="0:5 is 0 to 4; or 0,3,7 (default: the sweep's, else 0)")
+    submit_.add_argument(
+        "--until-decided",
+        action="store_true",
+        help="3, 5, then 10 seeds, for settings whose published numbers are still undecided; runs until then",
+    )
+    submit_.add_argument(
+        "--most", type=int, choices=plan.LOOKS, help="with --until-decided: seeds of a setting at most (default 10)"
+    )
     submit_.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for every run")
     submit_.add_argument("--dry-run", action="store_true", help="print the runs, and the batch scripts; submit nothing")
     submit_.add_argument("--jobs", type=int, metavar="N", help="with --cluster local: runs at once (default 1)")

@@ -10,15 +10,17 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console, Group
 
+from common.config import REPOSITORY
+from common.environment import git_state
 from common.errors import ConfigError
 from slurm import cluster, plan, status, submissions
 from slurm.local import Runner
-from slurm.plan import Planned
+from slurm.plan import LOOKS, Planned, Sweep
 from slurm.submissions import Submission
 
 WIDE = 220  # columns if the output is not a terminal
@@ -28,17 +30,98 @@ TO_REPEAT = ("failed", "lost")
 
 def submit(arguments: argparse.Namespace) -> int:
     """Expand a sweep or a grid, check every run, and submit them or run them here."""
+    if arguments.most and not arguments.until_decided:
+        raise ConfigError("--most goes with --until-decided")
+    if arguments.until_decided and arguments.seeds:
+        raise ConfigError(
+            f"--until-decided chooses the seeds ({', '.join(f'0:{n}' for n in LOOKS)}): leave out --seeds"
+        )
     fixed = plan.pairs(arguments.set, "--set")
     if arguments.sweep:
         sweep = plan.load_sweep(arguments.task, arguments.sweep)
     else:
         grid = plan.pairs(arguments.grid, "--grid")
         sweep = plan.Sweep(grid={key: values.split(",") for key, values in grid.items()})
-    gc.disable()  # it takes a fifth of the time for hundreds of configurations, and finds nothing
-    runs = plan.in_waves(arguments.task, sweep, fixed, plan.seeds(arguments.seeds or sweep.seeds))
-    gc.enable()
     asked = [*([f"sweep {arguments.sweep}"] if arguments.sweep else []), *arguments.grid, *arguments.set]
-    return hand_over(arguments, arguments.task, arguments.cluster or "slurm", " ".join(asked) or "default", runs)
+    title = " ".join(asked) or "default"
+    if arguments.until_decided:
+        return until_decided(arguments, title, sweep, fixed)
+    runs = expand(arguments.task, sweep, fixed, plan.seeds(arguments.seeds or sweep.seeds))
+    return hand_over(arguments, arguments.task, arguments.cluster or "slurm", title, runs)[0]
+
+
+def expand(task: str, sweep: Sweep, fixed: Mapping[str, str], seeds: Sequence[int]) -> list[Planned]:
+    """Every run of a sweep and of those that it needs, checked."""
+    gc.disable()  # it takes a fifth of the time for hundreds of configurations, and finds nothing
+    try:
+        return plan.in_waves(task, sweep, fixed, seeds)
+    finally:
+        gc.enable()
+
+
+def until_decided(arguments: argparse.Namespace, title: str, sweep: Sweep, fixed: Mapping[str, str]) -> int:
+    """Submit a sweep with more and more seeds, as far as the verdicts on its published numbers ask for them."""
+    from slurm import looks  # here, as no other command needs the results
+
+    task, where = arguments.task, arguments.cluster or "slurm"
+    if "looks" in fixed:
+        raise ConfigError("--until-decided sets looks itself: leave it out of --set")
+    fixed = {**fixed, "looks": str(len(LOOKS))}
+    published = looks.Published.of(task, REPOSITORY)
+    most = arguments.most or LOOKS[-1]
+    every = expand(task, sweep, fixed, range(most))
+    own = {run.run_of_seeds for run in plan.plan(task, sweep, fixed, (0,))}
+    folder = Path(every[0].folder).parents[1]  # of all runs
+    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    code: Path | None = None  # the copy of the first submission: all looks train the same code
+    told: set[str] = set()
+
+    def train(seeds: int, settings: Collection[str]) -> int:
+        nonlocal code
+        if code is None and git_state()["dirty"] is not False:
+            raise ConfigError("--until-decided needs committed code: the tables set other runs apart; commit first")
+        print(f"look at {seeds} seeds: {len(settings)} of {len(own)} settings")
+        needed = [run for run in every if run.seed < seeds]
+        runs = [run for run in needed if run.run_of_seeds in settings or run.run_of_seeds not in own]
+        ended, made = hand_over(arguments, task, where, f"{title} until decided", runs, code=code)
+        code = code or (made.code if made else None)
+        if not (ended or arguments.dry_run):
+            ended = wait_for(runs, console)
+        if ended == 1:
+            print("not judged: runs of this look have not finished; the same command goes on from there")
+        return ended
+
+    def judge() -> looks.Look:
+        complaints: list[str] = []
+        look = published.look(folder, own, complaints)
+        for complaint in complaints:
+            if complaint not in told and any(name in complaint for name in own):
+                print(complaint, file=sys.stderr, flush=True)
+            told.add(complaint)
+        console.print(looks.table(look, published.report.words))
+        return look
+
+    if arguments.dry_run:
+        return train(LOOKS[0], own)
+    return looks.until_decided(most, own, train, judge)
+
+
+def wait_for(runs: Sequence[Planned], console: Console) -> int:
+    """Wait until none of these runs is queued or running; exit code 1 if one has not finished, 130 after Ctrl-C."""
+    latest = submissions.latest_runs(submissions.every())
+    folders = [run.folder for run in runs if not status.finished(run)]
+    if not folders:
+        return 0
+    chosen = list({submission.id: submission for submission, _ in map(latest.__getitem__, folders)}.values())
+    try:
+        rows = watch(chosen, console, folders)
+    except KeyboardInterrupt:
+        print("the runs go on; the same command goes on from there: what is finished, queued or running is left out")
+        return 128 + signal.SIGINT
+    unfinished = [row for row in rows if row.state not in status.FINISHED]
+    for row in unfinished:
+        print(f"  {row.run}  {row.label}  {row.state}  {row.reason}")
+    return int(bool(unfinished))
 
 
 def resubmit(arguments: argparse.Namespace) -> int:
@@ -51,7 +134,8 @@ def resubmit(arguments: argparse.Namespace) -> int:
         runs = [run for run in before.runs if states[run.name] in TO_REPEAT]
     else:
         runs = [run for run in before.runs if states[run.name] not in status.FINISHED]
-    return hand_over(arguments, before.task, arguments.cluster or before.cluster, before.title, runs, before)
+    code = before.code if arguments.snapshot else None
+    return hand_over(arguments, before.task, arguments.cluster or before.cluster, before.title, runs, before, code)[0]
 
 
 def hand_over(
@@ -61,10 +145,12 @@ def hand_over(
     title: str,
     runs: Sequence[Planned],
     before: Submission | None = None,
-) -> int:
+    code: Path | None = None,
+) -> tuple[int, Submission | None]:
     """Print what will run, skip what need not, and submit the rest to SLURM or run it here.
 
-    `before` is the submission that the runs come from, if they are submitted again.
+    `before` is the submission that the runs come from, if they are submitted again; `code` a copy of the code to use
+    in place of today's. Returns the exit code, and the submission if there is one.
     """
     profile = None
     if where == "slurm":
@@ -90,23 +176,22 @@ def hand_over(
         print(f"  {run.name}  {run.label}")
     print(f"{len(left)} of {len(runs)} runs to do")
     if arguments.dry_run:
-        return show_scripts(task, profile, left) if profile else 0
+        return show_scripts(task, profile, left) if profile else 0, None
     if not left:
-        return 0
+        return 0, None
     if before:
         if not Path(before.directory).is_dir():
             raise ConfigError(f"folder {before.directory}, from which {before.id} was submitted, no longer exists")
         os.chdir(before.directory)  # so that relative paths in the flags still hold
-    code = before.code if before and arguments.snapshot else None
     submission = submissions.create(task, where, title, left, dataclasses.asdict(profile) if profile else None, code)
     if profile is None:
         print(f"submission {submission.id}", flush=True)
-        return run_here(submission, at_once)
+        return run_here(submission, at_once), submission
     submission = cluster.submit(submission, profile)
     arrays = sorted({job.split("_")[0] for job in submission.jobs.values()}, key=int)
     print(f"jobs {' '.join(arrays)}; `python -m slurm status {submission.id}` shows their state")
     print(f"submission {submission.id}")
-    return 0
+    return 0, submission
 
 
 def leave_out(runs: Sequence[Planned]) -> list[Planned]:
@@ -166,7 +251,6 @@ def show(what: str | None) -> list[Submission]:
 def status_(arguments: argparse.Namespace) -> int:
     """Show the state of runs."""
     chosen = show(arguments.what)
-    titles = {submission.id: submission.title for submission in chosen}
     if arguments.json:
         print(json.dumps([dataclasses.asdict(row) for row in status.rows(chosen, accounts=True)], indent=2))
         return 0
@@ -174,16 +258,28 @@ def status_(arguments: argparse.Namespace) -> int:
     if not chosen:
         console.print("nothing was submitted yet")
     elif arguments.watch:
-        rows: list[status.Row] = []
-
-        def look() -> Group:
-            rows[:] = status.rows([submissions.load(submission.id) for submission in chosen])
-            return status.table(rows, titles, console.width)
-
-        status.watch(look, console, lambda: not any(row.state in status.ACTIVE for row in rows))
+        watch(chosen, console)
     else:
-        console.print(status.table(status.rows(chosen, accounts=True), titles, console.width))
+        console.print(status.table(status.rows(chosen, accounts=True), titles(chosen), console.width))
     return 0
+
+
+def titles(chosen: Sequence[Submission]) -> dict[str, str]:
+    """What was asked for in each submission."""
+    return {submission.id: submission.title for submission in chosen}
+
+
+def watch(chosen: Sequence[Submission], console: Console, folders: Collection[str] | None = None) -> list[status.Row]:
+    """Show the runs of submissions, or only those with these folders, until none is active; returns their last rows."""
+    rows: list[status.Row] = []
+
+    def look() -> Group:
+        found = status.rows([submissions.load(submission.id) for submission in chosen])
+        rows[:] = [row for row in found if folders is None or row.folder in folders]
+        return status.table(rows, titles(chosen), console.width)
+
+    status.watch(look, console, lambda: not any(row.state in status.ACTIVE for row in rows))
+    return rows
 
 
 def logs(arguments: argparse.Namespace) -> int:

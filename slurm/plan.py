@@ -18,6 +18,7 @@ from common.config import REPOSITORY, Config
 from common.errors import ConfigError, choice
 
 Values = Mapping[str, object]
+LOOKS = (3, 5, 10)  # numbers of seeds at which --until-decided judges
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class Planned:
     nodes: int = 1
     wave: int = 0
     """It starts when all runs of earlier waves have ended."""
+
+    @property
+    def run_of_seeds(self) -> str:
+        """Its name without the seed."""
+        return self.name.removesuffix(f"-s{self.seed}")
 
 
 def tasks() -> list[str]:

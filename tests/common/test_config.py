@@ -322,6 +322,7 @@ OTHERS = {
     "steps_per_execution": 4,
     "devices": 2,
     "nodes": 2,
+    "looks": 3,
     "backbone": "resnet34",
     "image_size": 96,
     "batch_norm": "follow",
@@ -335,7 +336,7 @@ OTHERS = {
     "phases": PRESETS["demo"].phases,
 }
 SAME_HASH = {"seed", "data_dir", "out", "overwrite", "offline", "tensorboard", "checkpoint_minutes", "devices", "nodes"}
-SAME_HASH |= {"steps_per_execution", "cache_features", "cache_gigabytes"}
+SAME_HASH |= {"steps_per_execution", "cache_features", "cache_gigabytes", "looks"}
 
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(TASK.PhasedConfig)])

@@ -154,6 +154,22 @@ def test_a_directory_from_before_a_field_was_added_is_taken(tmp_path):
     assert command(tmp_path, complete) == 0
 
 
+def test_looks_rise_with_a_later_start_and_never_fall(tmp_path):
+    """A run that was begun before is of so many looks too; its name and all else of config.json stay."""
+    found = []
+    for looks in (1, 3, 1):
+        assert command(tmp_path, fail_with(Interrupted(signal.SIGTERM)), "--looks", str(looks)) == 143
+        (path,) = tmp_path.glob("*/*/config.json")
+        found.append(json.loads(path.read_text()))
+    assert [content["options"].pop("looks") for content in found] == [1, 3, 3]
+    assert found[0] == found[1] == found[2]
+
+
+def test_looks_below_one_are_refused(tmp_path, capsys):
+    assert command(tmp_path, complete, "--looks", "0") == 2
+    assert capsys.readouterr().err.splitlines() == ["error: looks is 0; it must be above zero"]
+
+
 def test_processor_names_the_instruction_sets_that_the_kernel_does():
     found = environment.processor()
     if Path("/proc/cpuinfo").is_file() and platform.machine() == "x86_64":

@@ -282,6 +282,45 @@ def test_records_hold_what_tables_rest_on_and_nothing_of_the_machine(root):
     assert json.loads(texts[1])["metrics"]["notes"] == ["1 unreadable image files skipped: flowers/rose/1.png"]
 
 
+def test_one_run_of_three_looks_has_its_whole_row_judged_at_a_third_of_the_error(root):
+    """Test accuracies 60, 64 and 59: their interval is within 10 points at 5 %, not at a third of it."""
+    path = root / "tasks" / TASK / "reference.csv"
+    path.write_text(f"{REFERENCE}three_phase,{SETTING},test accuracy (%),61,10,007,\n")
+    folders = [make_run(root, seed) for seed in range(3)]
+
+    def judged():
+        (row,) = rows(root, metric="test accuracy (%)")
+        return row["verdict"], "seeds are added until decided: 3 looks share the error" in row["note"]
+
+    collect(root)
+    assert judged() == ("reproduced", False)
+    edit(folders[1] / "config.json", options={"looks": 3})
+    collect(root, "--keep")
+    assert judged() == ("undecided", True)
+    kept = [json.loads((root / "results/records" / TASK / f"{f.name}.json").read_text()) for f in folders]
+    assert ["looks" in record for record in kept] == [False, True, False]
+    shutil.rmtree(root / "results" / "runs")
+    collect(root)
+    assert judged() == ("undecided", True)
+
+
+@pytest.mark.parametrize("options", [[], None, {"looks": "3"}])
+def test_damaged_options_are_named(root, capsys, options):
+    edit(make_run(root, 0) / "config.json", options=options)
+    collect(root)
+    assert "config.json has no options, or a number of looks that is none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("looks", [0, "3"])
+def test_a_record_with_damaged_looks_is_named(root, capsys, looks):
+    name = make_run(root, 0).name
+    collect(root, "--keep")
+    shutil.rmtree(root / "results" / "runs")
+    edit(root / "results/records" / TASK / f"{name}.json", looks=looks)
+    collect(root)
+    assert f"damaged: records/{TASK}/{name}.json: " in capsys.readouterr().err
+
+
 def test_records_of_an_older_protocol_are_read_and_stand_apart(root):
     old, new = (make_run(root, seed, slug=f"three_phase-cifar10-{seed}aaa1111") for seed in (0, 1))
     edit(new / "config.json", protocol=2)

@@ -1,0 +1,94 @@
+"""The model card of an exported classifier: what it is, how well it does, and what it must not be taken for."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from common.config import REPOSITORY
+from common.run_folder import RunFolder
+from common.trained import Trained
+from common.weights import REPOSITORIES
+
+LICENCES = {"tv_in1k": "BSD-3-Clause", "ra_in1k": "Apache-2.0"}  # of torchvision's and timm's weights
+LOADING = {
+    "model.keras": 'model = keras.saving.load_model("model.keras")\nprobabilities = model.predict(images)',
+    "saved_model": 'model = tf.saved_model.load("saved_model")\nprobabilities = model.serve(images)',
+    "model.onnx": 'session = onnxruntime.InferenceSession("model.onnx")\n'
+    "probabilities = session.run(None, {session.get_inputs()[0].name: images})[0]",
+    "model.tflite": 'interpreter = Interpreter("model.tflite")  # of ai_edge_litert.interpreter\n'
+    "(given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()\n"
+    'interpreter.resize_tensor_input(given["index"], images.shape)\ninterpreter.allocate_tensors()\n'
+    'interpreter.set_tensor(given["index"], images)\ninterpreter.invoke()\n'
+    'probabilities = interpreter.get_tensor(made["index"])',
+}
+
+
+def text(folder: Path, classifier: Trained, file: str, phase: str | None = None) -> str:
+    """The card in Markdown, with the hub's fields at its head. `file` is the name of the exported file."""
+    run = RunFolder(folder)
+    about, environment, metrics = run.config(), run.environment(), run.metrics()
+    config = about["config"]
+    head = {
+        "library_name": "keras",
+        "pipeline_tag": "image-classification",
+        "license": "other",
+        "license_name": licence(config),
+        "datasets": [config["dataset"]],
+        "metrics": ["accuracy", "f1"],
+    }
+    test = metrics["phases"][phase]["test"] if phase else metrics["test"]
+    named = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "loss"}
+    scores = ", ".join(f"{name} {test[key]:.4f}" for key, name in named.items() if key in test)
+    command = f"python tasks/{about['task']}/train.py --preset {config['preset']} --seed {config['seed']}"
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
+        f"# {folder.resolve().name}",
+        f"An image classifier of {len(classifier.class_names)} classes, trained by the task `{about['task']}`, preset "
+        f"`{config['preset']}`, on `{config['dataset']}`{f', after its phase `{phase}`' if phase else ''}.",
+        "## Use",
+        f"    {LOADING[file].replace(chr(10), chr(10) + '    ')}",
+        f"`images`: uint8 (batch, {classifier.side}, {classifier.side}, {classifier.channels}), 0 to 255, any batch. "
+        f"`probabilities`: float32 (batch, {len(classifier.class_names)}). The classes, in their order:",
+        ", ".join(f"`{name}`" for name in classifier.class_names),
+        "## Results",
+        f"On {test['n']:,} test images, one run (seed {config['seed']}): {scores}.",
+        *verdicts(about["task"], config["preset"], about["setting"]),
+        "## Limits",
+        "It knows the classes above and no other: whatever an image shows, one of them is named. It was trained on "
+        f"{metrics['images']['train']:,} images of {classifier.side} pixels; images of another kind (size, light, "
+        "source) were not tested. The probabilities are not calibrated.",
+        "## Made by",
+        f"`{command}` (setting: `{about['setting']}`), commit `{environment['commit']}`, {environment['backend']}, "
+        f"{environment['precision']}.",
+        f"Licence of the weights that training began with: {licence(config)}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def licence(config: Mapping) -> str:
+    """The licence of a run's first weights, as far as it is known."""
+    weights = config.get("weights", "none")
+    if weights == "none":
+        return "none (random weights)"
+    if weights == "imagenet":
+        repository = REPOSITORIES[config["backbone"]]
+        return f"{LICENCES[repository.rpartition('.')[2]]} ({repository})"
+    return f"see the source of {weights.partition('@')[0]}"
+
+
+def verdicts(task: str, preset: str, setting: str) -> list[str]:
+    """How the runs of this setting stand to its published numbers, from the table in git; nothing if none is there."""
+    table = REPOSITORY / "results" / "tables" / f"{task}.csv"
+    if not table.is_file():
+        return []
+    with table.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if (row["preset"], row["setting"]) == (preset, setting)]
+    told = [
+        f"- {row['metric']}: {row['mean']} ± {row['std'] or '?'} over {row['n']} seeds; published ({row['source']}) "
+        f"{row['published']}: {row['verdict']}"
+        for row in rows
+        if row["published"] and row["mean"]
+    ]
+    return ["Beside the published numbers:", "\n".join(told)] if told else []
