@@ -69,7 +69,7 @@ def check(kind: str) -> None:
     """Raise ConfigError if this machine cannot make a kind of file."""
     missing = [package for package in TARGETS[kind][1] if find_spec(package) is None]
     if missing:
-        raise ConfigError(f"--to {kind} needs {' and '.join(missing)}; pip install '.[export]' has them")
+        raise ConfigError(f"--to {kind} needs {' and '.join(missing)}; pip install {' '.join(missing)}")
     if kind != "keras" and os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         raise ConfigError(f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']}; --to {kind} needs tensorflow")
 

@@ -1,0 +1,263 @@
+"""Exported classifiers give what their runs' networks give, in the runtimes that they are for."""
+
+import json
+import shutil
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import in_process
+import keras
+import numpy as np
+import pytest
+
+from common import export, trained
+from common.backbones import BACKBONES
+from slurm import plan
+
+FLAGS = ("--preset=demo", "--limit-train=120", "--limit-test=50")
+SHORT = {
+    "cifar_phased": [f"--phases.{number}.epochs=1" for number in range(3)],
+    "fer_layerwise_lr": ["--epochs=1"],
+    "hinge_svm": ["--epochs=1"],
+    "permuted_cnn": ["--epochs=1"],
+    "rotation_contrastive": ["--epochs=1"],
+    "autoencoder_sweep": ["--epochs=1", "--task=classify"],
+}
+LOAD_WHERE_ONLY_KERAS_IS = """
+import sys, keras, numpy as np
+images = np.load(sys.argv[2])
+np.save(sys.argv[3], keras.saving.load_model(sys.argv[1]).predict(images, verbose=0))
+assert not any(name.split(".")[0] in ("common", "tasks") for name in sys.modules)
+"""
+
+
+@pytest.fixture(scope="module", params=SHORT)
+def run(request, tmp_path_factory):
+    """A finished run of each task that has a classifier."""
+    out = tmp_path_factory.mktemp(request.param)
+    assert in_process.call(plan.load_task(request.param), "--out", str(out), *FLAGS, *SHORT[request.param]) == 0
+    (folder,) = out.glob("*/*")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(run):
+    """Images as the run's network takes them, by chance."""
+    shape = trained.load(run).model.input_shape[1:]
+    return np.random.default_rng(0).integers(0, 256, (9, *shape)).astype(np.uint8)
+
+
+def exported(run, kind, out):
+    with pytest.raises(SystemExit) as stop:
+        export.main([str(run), "--to", kind, "--out", str(out)])
+    assert stop.value.code in (None, 0)
+    return out / export.TARGETS[kind][0]
+
+
+def by_keras(path, images):
+    folder = path.parent
+    np.save(folder / "images.npy", images)
+    (folder / "load.py").write_text(LOAD_WHERE_ONLY_KERAS_IS)
+    files = [str(folder / name) for name in ("model.keras", "images.npy", "out.npy")]
+    subprocess.run([sys.executable, "-I", str(folder / "load.py"), *files], cwd=folder, check=True)
+    return np.load(folder / "out.npy")
+
+
+def by_tensorflow(path, images):
+    import tensorflow as tf
+
+    return tf.saved_model.load(path).serve(images).numpy()
+
+
+def by_onnx_runtime(path, images):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
+    return session.run(None, {session.get_inputs()[0].name: images})[0]
+
+
+def by_litert(path, images):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path))
+    (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.resize_tensor_input(given["index"], images.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(given["index"], images)
+    interpreter.invoke()
+    return interpreter.get_tensor(made["index"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "loaded"),
+    [("keras", by_keras), ("savedmodel", by_tensorflow), ("onnx", by_onnx_runtime), ("litert", by_litert)],
+)
+@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # Keras' patch of tf2onnx
+def test_another_runtime_gives_the_same_probabilities(run, images, kind, loaded, tmp_path):
+    network = trained.load(run)
+    expected = trained.probabilities(network.model.predict(images, verbose=0))
+    path = exported(run, kind, tmp_path)
+    for count in (1, 9):  # any batch
+        given = loaded(path, images[:count])
+        assert given.dtype == np.float32
+        np.testing.assert_allclose(given, expected[:count], atol=1e-4)
+        clear = np.diff(np.sort(expected[:count])[:, -2:]).ravel() > 1e-4
+        assert (given.argmax(1) == expected[:count].argmax(1))[clear].all()
+    card = (tmp_path / "README.md").read_text()
+    assert path.name in card
+    assert f"**{'x'}**" not in card
+    assert all(f"`{name}`" in card for name in network.class_names)
+    assert f"accuracy {json.loads((run / 'metrics.json').read_text())['test']['accuracy']:.4f}" in card
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_is_of_stock_layers(name):
+    """In float32, whatever it was trained in, with the same weights."""
+    from common.backbones import networks
+
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        backbone = networks.build(name, 32)
+        inputs = keras.Input((20, 20, 3), dtype="uint8", name="image")
+        outputs = keras.layers.Dense(4, dtype="float32")(backbone.extract(inputs))
+        model = keras.Model(inputs, outputs)
+        plain = export.with_probabilities(model)
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+    def layers_of(part):
+        for layer in part.layers:
+            yield layer
+            yield from layers_of(layer) if isinstance(layer, keras.Model) else ()
+
+    every = list(layers_of(plain))
+    assert all(type(layer).__module__.startswith("keras.") for layer in every)
+    assert {layer.compute_dtype for layer in every if layer.weights} == {"float32"}
+    for ours, theirs in zip(model.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("one")
+    assert in_process.call(plan.load_task("hinge_svm"), "--out", str(out), *FLAGS, "--epochs=1") == 0
+    return next(out.glob("*/*"))
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A local stand-in of the hub's interface, and the requests that it got."""
+    got = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def answer(self, content, code=200):
+            body = json.dumps(content).encode()
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self):
+            got.append((self.path, b""))
+            self.answer({"id": "me/mine", "sha": "0" * 40, "siblings": []})
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            got.append((self.path, body))
+            if self.path.endswith("/preupload/main"):
+                files = [
+                    {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    for f in json.loads(body)["files"]
+                ]
+                self.answer({"files": files})
+            elif "/commit/" in self.path:
+                self.answer({"commitUrl": "http://hub/me/mine/commit/1", "commitOid": "1" * 40, "success": True})
+            elif self.path == "/api/repos/create" and b"taken" in body:
+                self.answer({"error": "You don't have the rights"}, 403)
+            else:
+                self.answer({"url": "http://hub/me/mine"})
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    yield address, got
+    server.shutdown()
+    server.server_close()
+
+
+def published(run, address, repository, out):
+    """The command in a process of its own, as the hub's address is read when its library is imported."""
+    command = [
+        sys.executable,
+        "-m",
+        "common.export",
+        str(run),
+        "--to",
+        "keras",
+        "--out",
+        str(out),
+        "--publish",
+        repository,
+    ]
+    environment = {"HF_ENDPOINT": address, "HF_TOKEN": "hf_secret", "PATH": "/usr/bin:/bin", "HF_HUB_DISABLE_XET": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_folder_is_pushed_to_the_hub(one_run, hub, tmp_path):
+    address, got = hub
+    done = published(one_run, address, "me/mine", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "published http://hub/me/mine/commit/1" in done.stdout
+    (commit,) = [body for path, body in got if "/commit/" in path]
+    assert b"README.md" in commit
+    assert b"model.keras" in commit
+
+
+@pytest.mark.parametrize(
+    ("repository", "closed", "said"),
+    [
+        ("me/taken", False, "error: --publish me/taken: "),
+        ("no such name", False, "error: --publish no such name: Repo id must"),
+        ("me/mine", True, "error: --publish me/mine: the hub cannot be reached"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line(one_run, hub, tmp_path, repository, closed, said):
+    done = published(one_run, "http://127.0.0.1:9" if closed else hub[0], repository, tmp_path)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert said in done.stderr
+
+
+def test_mistakes_are_one_line(one_run, tmp_path, capsys, monkeypatch):
+    for arguments, said in (
+        ([str(one_run), "--to", "onyx"], "invalid choice: 'onyx'"),
+        (["nothing", "--to", "keras"], "run 'nothing': no such folder"),
+        ([str(one_run), "--to", "keras", "--phase", "x"], "has no phase 'x'; allowed: train"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            export.main(arguments)
+        assert stop.value.code == 2
+        assert said in in_process.one_error(capsys)
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    with pytest.raises(SystemExit):
+        export.main([str(one_run), "--to", "onnx"])
+    assert "KERAS_BACKEND is jax; --to onnx needs tensorflow" in in_process.one_error(capsys)
+    monkeypatch.delenv("KERAS_BACKEND")
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        export.main([str(one_run), "--to", "onnx"])
+    assert "--to onnx needs tf2onnx and onnx; pip install tf2onnx onnx" in in_process.one_error(capsys)
+
+
+def test_a_run_without_its_network_is_one_line(one_run, tmp_path, capsys):
+    copy = shutil.copytree(one_run, tmp_path / "run", ignore=shutil.ignore_patterns("model.keras"))
+    with pytest.raises(SystemExit) as stop:
+        export.main([str(copy), "--to", "keras"])
+    assert stop.value.code == 2
+    assert "has no model.keras" in in_process.one_error(capsys)
