@@ -137,6 +137,22 @@ def test_it_says_what_was_run_and_how_well(finished, page, data):
     assert page.count("data:image/png") == len(figures) - 1
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("size", "side", "step"), [(8, 48, 48), (20, 40, 48), (28, 28, 32), (48, 48, 48), (96, 48, 48)]
+)
+def test_thumbnails_of_any_size(size, side, step, channels):
+    images = np.random.default_rng(0).integers(0, 256, (300, size, size, channels), dtype=np.uint8)
+    images = images // 8 + np.arange(size, dtype=np.uint8)[:, None, None]  # lines, the same for all, and some noise
+    small = confusions.thumbnails(splits.whole(images, np.zeros(300), size), np.arange(300)[::-1])
+    assert small.shape == (300, step, step, channels)
+    if size > 48:
+        expected = images.reshape(300, 48, 2, 48, 2, channels).mean(axis=(2, 4))
+        assert np.abs(small[::-1].astype(float) - expected).mean() < 8
+    else:
+        np.testing.assert_array_equal(small[::-1, :side, :side], images.repeat(side // size, 1).repeat(side // size, 2))
+
+
 def test_the_matrix_counts_as_numpy_does(finished, page):
     rows = re.findall(r'<tr><th scope="row" title="\d">.*?</tr>', page)
     counts = [[int(count or 0) for count in re.findall(r"<td(?: class=\"\w+\")?>(\d*)</td>", row)] for row in rows]
