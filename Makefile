@@ -5,7 +5,7 @@ BIN := .venv/bin
 REQUIREMENTS ?= $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,requirements-cpu.txt)
 
 # What `make test-fast` runs, less what trains: about a minute of CPU time together.
-FAST := tests/test_readmes.py $(addprefix tests/common/,test_config.py test_metrics.py test_outcomes.py) \
+FAST := tests/test_readmes.py $(addprefix tests/common/,test_calibration.py test_config.py test_metrics.py test_outcomes.py) \
   $(addprefix tests/slurm/,test_plan.py test_job.py test_status.py test_submissions.py) tests/results/test_tables.py \
   tests/tasks/test_every_task.py
 
@@ -28,9 +28,9 @@ test-fast: lint ## set up, lint, and run the tests that train nothing, before ea
 test-slurm: .venv/installed-dev ## test the launcher on a private SLURM cluster (as root; installs slurm-wlm, munge)
 	$(BIN)/python tests/slurm/cluster.py run --max-array 3 -- $(BIN)/python -m pytest tests/slurm/test_cluster.py
 
-test-page: .venv/installed-dev ## test the results page in Chromium (installs it, as root, if it is missing)
+test-page: .venv/installed-dev ## test the pages in Chromium (installs it, as root, if it is missing)
 	command -v chromium > /dev/null || { apt-get update -q && apt-get install -y -q chromium; }
-	$(BIN)/python -m pytest tests/results/test_page.py
+	$(BIN)/python -m pytest tests/results/test_page.py tests/common/test_run_page.py
 
 lint: .venv/installed-dev ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -17,12 +17,14 @@ class Objective:
     With `scores_classes` the outputs are a score a class, float (b, classes), and the best epoch is that of the highest
     accuracy on validation images; without, that of the lowest loss on them. `reported` is the loss in metrics.json:
     "cross_entropy" of the labels, or "loss", the one trained with, regularisation included. The losses in history.csv
-    and in the terminal are always those trained with.
+    and in the terminal are always those trained with. `probabilities` is false of a loss that does not train the
+    softmax of the scores to be the classes' probabilities, such as a hinge.
     """
 
     loss: keras.losses.Loss
     scores_classes: bool = True
     reported: Literal["cross_entropy", "loss"] = "cross_entropy"
+    probabilities: bool = True
 
     def __post_init__(self) -> None:
         if not self.scores_classes and self.reported == "cross_entropy":

@@ -32,6 +32,8 @@ class Result:
     """Counts by split: int64 (classes, classes), a row a true class."""
     reports_trained_loss: bool = True
     """Whether metrics and history have the same loss; smoothed labels have another one."""
+    are_probabilities: bool = True
+    """Whether the loss trains the predictions' probabilities to be that."""
 
 
 def brief(metrics: Mapping) -> dict:

@@ -1,7 +1,7 @@
 """A run directory as a reader sees it: the one place that knows which files a run leaves.
 
     config.json  environment.json  history.csv  checkpoints/  model.keras  predictions.npz  outcomes.json  figures/
-    metrics.json
+    report.html  metrics.json
 
 metrics.json comes last: a directory that has it is finished. Fine-tuning tasks leave backbone.safetensors too.
 """
@@ -75,6 +75,11 @@ class RunFolder:
     def figures(self) -> Path:
         """Folder of the figures."""
         return self.path / "figures"
+
+    @property
+    def report_file(self) -> Path:
+        """A completed run's own page (common/run_page)."""
+        return self.path / "report.html"
 
     @property
     def is_run(self) -> bool:

@@ -49,6 +49,8 @@ class Run:
     devices: Devices = field(default_factory=Devices)
     primary: Path | None = None
     stop: StopRequest = field(default_factory=StopRequest, init=False)
+    write_page: Callable[[Mapping], None] | None = field(default=None, init=False)
+    """Writes report.html, given the metrics; the trainer sets it, on the primary process, when it has measured."""
 
     @property
     def files(self) -> RunFolder:
@@ -91,8 +93,10 @@ class Run:
         files.write_json(self.files.outcomes_file, content)
 
     def finish(self, metrics: Mapping, status: str = "completed") -> None:
-        """Write metrics.json, which marks the run as finished."""
+        """Write the page of a run that was measured, then metrics.json, which marks the run as finished."""
         content = {"status": status, "task": self.task, "seed": self.config.seed, **metrics}
+        if self.write_page:
+            self.write_page(content)
         files.write_json(self.files.metrics_file, content)
 
 
@@ -230,13 +234,14 @@ def summary(folder: Path, result: Mapping) -> str:
             f"{name:<12}{phase['epochs']:>7}{phase['best_epoch']:>6}{merit(phase['validation']):>12}"
             f"{merit(phase['test']):>10}{phase['images_per_second']:>10,.0f}"
         )
-    test = result["test"]
+    test, page = result["test"], RunFolder(folder).report_file  # runs of older code have no page
     scores = f"accuracy {test['accuracy']:.2%}, macro F1 {test['macro_f1']:.4f}, " if "accuracy" in test else ""
     lines += [
         "",
         f"test        {scores}loss {test['loss']:.5g} on {test['n']:,} images",
         *(f"note        {note}" for note in result["notes"]),
         f"figures     {folder / 'figures'}",
+        *([f"page        {page}"] if page.is_file() else []),
         f"run         {folder}",
     ]
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """The training of a model: a list of phases, each one compile and fit, resumable at any instant."""
 
+import functools
 import math
 import sys
 import time
@@ -9,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from common import checkpoints, features, optimizers, setup, trained
+from common import checkpoints, features, optimizers, run_page, setup, trained
 from common.checkpointer import Checkpointer, load_weights
 from common.data import pipeline
 from common.data.splits import Dataset, Split
@@ -300,7 +301,17 @@ class Trainer:
             "notes": list(data.notes),
         }
         confusion = {name: np.array(metrics["confusion"]) for name, (metrics, own) in final.items() if own}
-        return Result(metrics, self.progress.rows, predictions, confusion, self.objective.reports_trained_loss)
+        result = Result(
+            metrics,
+            self.progress.rows,
+            predictions,
+            confusion,
+            self.objective.reports_trained_loss,
+            self.objective.probabilities,
+        )
+        if run.devices.is_primary:
+            run.write_page = functools.partial(run_page.write, run, data, result)
+        return result
 
 
 def parameters(variables: Sequence) -> int:

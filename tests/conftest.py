@@ -10,6 +10,7 @@ import pytest
 
 # Before TensorFlow: as it is imported it closes what absl logs to, which then is pytest's capture of this process.
 import submitit  # noqa: F401
+from browser import CHROMIUM
 from matplotlib.figure import Figure
 
 import common  # noqa: F401  its settings of TensorFlow, before a test imports that
@@ -67,3 +68,33 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     return attempts
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for tests that `browser.needs_browser` marks."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as engine:
+        flags = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+        opened = engine.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """A function that opens a file at a width; at the end, no console message and no request may have come."""
+    said, asked = [], []
+
+    def show(path, width=1400, scheme="light"):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        return page
+
+    yield show
+    assert said == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []

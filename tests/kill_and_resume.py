@@ -11,6 +11,7 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -91,6 +92,7 @@ def contents(out: Path) -> dict:
     return {
         "history.csv": history,
         "metrics.json": without_times(json.loads((folder / "metrics.json").read_text())),
+        "report.html": page_without_times((folder / "report.html").read_text().replace(str(out), "")),
         "steps": last.name.split("-")[1],
         **{f"variable {name}": array for name, array in safetensors.numpy.load_file(last).items()},
         **{f"predictions {name}": array for name, array in arrays.items()},
@@ -104,6 +106,11 @@ def without_times(data):
     if isinstance(data, dict):
         return {key: without_times(value) for key, value in data.items() if key not in TIMES}
     return [without_times(value) for value in data] if isinstance(data, list) else data
+
+
+def page_without_times(page: str) -> str:
+    """A run's page without the times in its tables, and without the commit, which may change while tests run."""
+    return re.sub(r'(<td class="[^"]*\btime">|Commit</th><td><code>)[^<]*', r"\1", page)
 
 
 def differences(one: dict, other: dict) -> list[str]:

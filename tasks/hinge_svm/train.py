@@ -114,7 +114,7 @@ def experiment(config: SVMConfig, run: runs.Run) -> None:
         run,
         model,
         data,
-        Objective(loss, reported="loss"),
+        Objective(loss, reported="loss", probabilities=False),
         callbacks=lambda trainer: [hinge.ValidationLoss(trainer, loss, config.validate_every)],
     )
     trainer.fit(config.phases)

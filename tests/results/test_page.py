@@ -2,17 +2,11 @@
 
 import json
 import re
-import shutil
-from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
+from browser import LEVELS, OUTSIDE, UNNAMED, Tags, needs_browser
 from made_runs import PHASES, REFERENCE, SETTING, TASK, collect, make_run
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on this machine; `make test-page` installs one"
-)
 
 
 @pytest.fixture
@@ -30,28 +24,6 @@ def page_of(root):
     collect(root)
     path = root / "results" / "index.html"
     return path, path.read_text()
-
-
-class Tags(HTMLParser):
-    """Open elements, to see that each one is closed; and every address that is loaded or linked to."""
-
-    VOID = ("meta", "link", "input", "img", "br", "line", "polyline")
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.addresses, self.seen = [], [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.seen.append(tag)
-        self.addresses += [value for name, value in attributes if name in ("src", "href")]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.addresses += [value for name, value in attributes if name in ("src", "href")]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
 
 
 def test_the_page_is_well_formed_and_needs_nothing_beside_it(page_of):
@@ -82,33 +54,10 @@ def test_the_same_runs_give_the_same_page(page_of, root):
     assert page_of[0].read_text() == page_of[1]
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as engine:
-        flags = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-        opened = engine.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
-def shown(browser, page_of):
-    """A function that opens the page at a width; at the end, no console message and no request may have come."""
-    said, asked = [], []
-
-    def show(width=1400, scheme="light"):
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(page_of[0].as_uri())
-        return page
-
-    yield show
-    assert said == []
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+def shown(visit, page_of):
+    """A function that opens the page at a width."""
+    return lambda *view: visit(page_of[0], *view)
 
 
 @needs_browser
@@ -119,10 +68,7 @@ def test_nothing_overflows(shown, width, scheme):
     for summary in page.locator("summary").all():
         summary.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    # What is wider than the page lies in a box that scrolls by itself.
-    outside = """[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll')
-        && e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.outerHTML.slice(0, 80))"""
-    assert page.evaluate(outside) == []
+    assert page.evaluate(OUTSIDE % ".scroll") == []
     assert all(page.evaluate("[...document.images].map(i => i.naturalWidth > 0)"))
 
 
@@ -176,10 +122,8 @@ def test_a_small_curve_opens_a_large_one_by_the_keyboard(shown):
 @needs_browser
 def test_everything_that_acts_has_a_name(shown):
     page = shown()
-    unnamed = """[...document.querySelectorAll('button, input, select, img, [role=region]')].filter(e =>
-        !(e.getAttribute('aria-label') || e.alt || e.textContent.trim() || e.labels?.length)).map(e => e.outerHTML)"""
-    assert page.evaluate(unnamed) == []
+    assert page.evaluate(UNNAMED) == []
     assert page.evaluate("document.documentElement.lang") == "en"
-    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map(h => +h.tagName[1])")
+    levels = page.evaluate(LEVELS)
     assert levels[0] == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))

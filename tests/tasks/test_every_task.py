@@ -283,6 +283,19 @@ def test_figures_are_pictures(task, demos):
 
 
 @every_task
+def test_the_page_has_the_metrics_and_every_figure(task, demos):
+    folder = demos(task)
+    page = (folder / "report.html").read_text()
+    test = json.loads((folder / "metrics.json").read_text())["test"]
+    assert f">{100 * test['accuracy']:.2f}<" in page if "accuracy" in test else 'id="matrix"' not in page
+    assert f">{test['loss']:.4g}<" in page
+    figures = {path.stem for path in folder.glob("figures/*.png")}
+    if "accuracy" in test:
+        figures.remove("confusion")  # the page has the matrix itself
+    assert set(re.findall(r'href="figures/(\w+)\.png"', page)) == figures
+
+
+@every_task
 def test_the_same_command_again_leaves_it_alone(task, demos, capsys):
     folder = demos(task)
     before = {path: path.stat().st_mtime_ns for path in folder.glob("**/*")}
@@ -298,6 +311,7 @@ def end_of(folder):
         "history": kill_and_resume.without_times(read_history(folder)),
         "best": checkpoints.latest(folder / "checkpoints").data["best"],  # the names of files hold their digests
         "figures": {path.name: path.read_bytes() for path in folder.glob("figures/*.png")},
+        "page": kill_and_resume.page_without_times((folder / "report.html").read_text()),
     }
 
 
