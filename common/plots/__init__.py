@@ -28,6 +28,7 @@ from common.plots.images import (
     STEPPED_IMAGES,
     channel_intensities,
     class_images,
+    heat_maps,
     image_pairs,
     image_steps,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "embeddings",
     "generalisation_gap",
     "group_rates",
+    "heat_maps",
     "image_pairs",
     "image_steps",
     "learning_curves",

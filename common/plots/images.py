@@ -114,6 +114,35 @@ def channel_intensities(images: np.ndarray, mean: Sequence[float], deviation: Se
     return save_figure(figure, path)
 
 
+def heat_maps(images: np.ndarray, maps: np.ndarray, titles: Sequence[str], path: Path) -> Path:
+    """Draw images, each beside itself with a map laid over it; four pairs in a row.
+
+    Args:
+        images: uint8 of shape ``(n, height, width, 1 or 3)``.
+        maps: floats of 0 and above, of shape ``(n, rows, columns)``; each is stretched to the image, and to its own
+            greatest value.
+        titles: one a pair.
+        path: the PNG to write.
+    """
+    columns = min(4, len(images))
+    rows = math.ceil(len(images) / columns)
+    figure = empty_figure(max(4, 3.6 * columns), 0.6 + 2.4 * rows)
+    figure.suptitle("Which places of the image speak for the class (Grad-CAM): none (dark) to most (yellow)")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, image, own, title in zip(grid, displayable(images), maps, titles, strict=False):
+        axes.imshow(image, extent=(0, 1, 0, 1))
+        axes.imshow(image, extent=(1.05, 2.05, 0, 1))
+        # The map's outermost values lie half a cell inside: the smoothing repeats them up to the border.
+        axes.imshow(
+            own / max(own.max(), 1e-12), "plasma", extent=(1.05, 2.05, 0, 1), alpha=0.55, interpolation="bilinear"
+        )
+        axes.set(xlim=(0, 2.05), ylim=(0, 1), xticks=[], yticks=[], frame_on=False)
+        axes.set_title("\n".join(short(line, 30) for line in title.split("\n")), fontsize=9)
+    for axes in grid[len(images) :]:
+        axes.remove()
+    return save_figure(figure, path)
+
+
 def class_images(images: np.ndarray, class_names: Sequence[str], title: str, path: Path) -> Path:
     """Draw an image of each class, five in a row.
 

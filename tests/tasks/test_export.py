@@ -50,9 +50,7 @@ def images(run):
 
 
 def exported(run, kind, out):
-    with pytest.raises(SystemExit) as stop:
-        export.main([str(run), "--to", kind, "--out", str(out)])
-    assert stop.value.code in (None, 0)
+    export.main([str(run), "--to", kind, "--out", str(out)])
     return out / export.TARGETS[kind][0]
 
 
@@ -107,7 +105,6 @@ def test_another_runtime_gives_the_same_probabilities(run, images, kind, loaded,
         assert (given.argmax(1) == expected[:count].argmax(1))[clear].all()
     card = (tmp_path / "README.md").read_text()
     assert path.name in card
-    assert f"**{'x'}**" not in card
     assert all(f"`{name}`" in card for name in network.class_names)
     assert f"accuracy {json.loads((run / 'metrics.json').read_text())['test']['accuracy']:.4f}" in card
 

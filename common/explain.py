@@ -1,0 +1,136 @@
+"""Where a trained classifier looks: Grad-CAM of its last stage beside each image.
+
+    python -m common.explain RUN photo.jpg other.png        # explained.png
+    python -m common.explain RUN photos --class cat --out cats.png
+
+RUN is the folder of a finished run, or the end of its name in results/runs. The map says which places of the image
+speak for a class: the most probable one, or that of --class. It works for networks that end in a mean over the image
+and one dense layer: ResNets, MobileNetV2, the padded network of convolutions. Exit codes: 0; 1 if an image could not be
+read, which is named and left out; 2 for bad input.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.command_line import Parser
+from common.errors import ConfigError, choice, fail
+from common.predict import RUNS, folder_of, listed, read
+
+if TYPE_CHECKING:  # `--help` does without
+    import keras
+    import numpy as np
+
+    from common.trained import Trained
+
+MOST = 40  # images in one figure
+
+
+def parser() -> Parser:
+    """The parser of the command line."""
+    top = Parser(
+        prog="python -m common.explain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    top.add_argument("run", metavar="RUN", help="folder of a finished run, or the end of its name")
+    top.add_argument("paths", nargs="+", metavar="PATH", help=f"images, folders, patterns; {MOST} images at most")
+    top.add_argument("--class", dest="chosen", metavar="NAME", help="explain this class (default: the most probable)")
+    top.add_argument("--phase", help="the network as it was at the end of this phase (default: the last one)")
+    top.add_argument("--out", type=Path, default=Path("explained.png"), metavar="FILE", help="default: explained.png")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    arguments = parser().parse_args(argv)
+    try:
+        folder, paths = folder_of(arguments.run, RUNS), listed(arguments.paths)
+        if len(paths) > MOST:
+            raise ConfigError(f"{len(paths)} images are too many for a figure; allowed: {MOST}")
+        unreadable = explain(folder, paths, arguments)
+    except ConfigError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(str(error), 1)
+    for path in unreadable:
+        print(f"not read, left out: {path}", file=sys.stderr)
+    sys.exit(1 if unreadable else 0)
+
+
+def explain(folder: Path, paths: Sequence[Path], arguments: argparse.Namespace) -> list[Path]:
+    """Draw images with their maps; returns those that could not be read."""
+    import numpy as np
+
+    from common import plots, trained
+
+    classifier = trained.load(folder, arguments.phase)
+    if arguments.chosen is not None:
+        choice("class", arguments.chosen, tuple(classifier.class_names))
+    unreadable: list[Path] = []
+    images = read(paths, classifier, unreadable)
+    if images:
+        pixels = np.stack(list(images.values()))
+        maps, probabilities = explained(classifier, pixels, arguments.chosen)
+        titles = [
+            f"{path.name}\n{classifier.class_names[place]} ({share:.0%})"
+            for path, (place, share) in zip(images, probabilities, strict=True)
+        ]
+        plots.heat_maps(pixels, maps, titles, arguments.out)
+        print(arguments.out)
+    return unreadable
+
+
+def explained(
+    classifier: "Trained", images: "np.ndarray", chosen: str | None = None
+) -> tuple["np.ndarray", list[tuple[int, float]]]:
+    """Maps of images, uint8 (n, h, w, c), for a class or for the most probable one of each.
+
+    Returns floats of 0 and above, (n, rows, columns), and the explained class of each image with its probability.
+    """
+    import numpy as np
+
+    from common.trained import probabilities
+
+    below, head = last_stage(classifier.model)
+    features = below.predict(images, verbose=0)
+    kernel, bias = (np.asarray(value, np.float64) for value in head.get_weights())
+    shares = probabilities(features.mean(axis=(1, 2), dtype=np.float64) @ kernel + bias)
+    fixed = None if chosen is None else list(classifier.class_names).index(chosen)
+    places = [int(row.argmax()) if fixed is None else fixed for row in shares]
+    maps = np.stack([grad_cam(own, kernel[:, place]) for own, place in zip(features, places, strict=True)])
+    return maps, [(place, float(row[place])) for place, row in zip(places, shares, strict=True)]
+
+
+def grad_cam(features: "np.ndarray", weights: "np.ndarray") -> "np.ndarray":
+    """Grad-CAM of one image: features (rows, columns, channels), a class's weights (channels,), to (rows, columns).
+
+    The score is the mean of the features times the weights, so its gradient by a feature is the weight over the number
+    of places. Source: Selvaraju et al. 2017, equations 1 and 2.
+    """
+    import numpy as np
+
+    gradients = weights / (features.shape[0] * features.shape[1])
+    return np.maximum(features @ gradients, 0)
+
+
+def last_stage(model: "keras.Model") -> tuple["keras.Model", "keras.layers.Dense"]:
+    """The network up to what the mean over the image is taken of, and its dense layer. Raises ConfigError."""
+    import keras
+    from keras import layers
+
+    backbone = next((layer for layer in model.layers if isinstance(layer, keras.Model)), None)
+    body = backbone or model
+    pool = next((layer for layer in body.layers if isinstance(layer, layers.GlobalAveragePooling2D)), None)
+    head = model.layers[-1]
+    behind = model.layers[model.layers.index(backbone or pool) + 1 : -1] if pool else []
+    if not (pool and isinstance(head, layers.Dense) and all(isinstance(layer, layers.Dropout) for layer in behind)):
+        raise ConfigError("its network does not end in a mean over the image and one dense layer; others have no map")
+    features = keras.Model(body.inputs[0], pool.input)
+    if backbone:
+        features = keras.Model(model.inputs[0], features(model.get_layer("normalise").output))
+    return features, head
+
+
+if __name__ == "__main__":
+    main()
