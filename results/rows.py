@@ -15,7 +15,7 @@ from common.report import Report
 from common.selection import Group, Runs
 from results.pairs import Compared
 from results.records import natural
-from results.verdicts import Verdict, judge
+from results.verdicts import Gap, Verdict, judge
 
 COLUMNS = ("preset", "setting", "metric", "mean", "std", "n", "published", "source", "verdict", "note")
 REFERENCE_COLUMNS = ("preset", "setting", "metric", "published", "margin", "source", "note")
@@ -42,6 +42,10 @@ class Row:
     source: str = ""
     verdict: str = ""
     note: str = ""
+    margin: float = 0.0
+    """Of the published number; 0 if none was written down."""
+    gap: Gap | None = None
+    """To the published number."""
     paired: bool = False
     """A difference between two settings, seed by seed."""
     detail: bool = False
@@ -132,6 +136,8 @@ def beside(row: Row, reference: Mapping[str, str] | None, values: Sequence[float
         published=reference["published"],
         source=reference["source"],
         verdict=found.word,
+        margin=float(reference["margin"] or 0),
+        gap=found.gap,
         note="; ".join(filter(None, [reference["note"], found.remedy, row.note])),
     )
 

@@ -16,11 +16,24 @@ MOST_SEEDS = 100
 
 
 @dataclass(frozen=True)
+class Gap:
+    """The mean of our runs minus the published number, with the interval that decides on higher and lower."""
+
+    mean: float
+    reach: float | None = None
+    """Half the width of the interval; None for a single run."""
+    level: float = 1 - ERROR
+    """Of the interval."""
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """reproduced, higher, lower or undecided; and of an undecided one what would settle it."""
+    """reproduced, higher, lower or undecided; of an undecided one what would settle it; and what it rests on."""
 
     word: str
     remedy: str = ""
+    gap: Gap | None = None
+    """None if it rests on no numbers."""
 
 
 def judge(values: Sequence[float], published: float, margin: float, looks: int = 1) -> Verdict:
@@ -32,15 +45,16 @@ def judge(values: Sequence[float], published: float, margin: float, looks: int =
         margin: difference within which one calls it reproduced.
         looks: how often one may look at the growing number of runs; each look gets its share of the error.
     """
-    n = len(values)
+    n, gap = len(values), statistics.fmean(values) - published
     if n < 2:
-        return Verdict("undecided", "one run has no spread: two seeds at least")
-    gap, deviation, error = statistics.fmean(values) - published, statistics.stdev(values), ERROR / looks
+        return Verdict("undecided", "one run has no spread: two seeds at least", Gap(gap))
+    deviation, error = statistics.stdev(values), ERROR / looks
+    found = Gap(gap, reach(deviation, n, error), 1 - error)
     if is_within(gap, deviation, n, margin, error):
-        return Verdict("reproduced")
+        return Verdict("reproduced", gap=found)
     if is_apart(gap, deviation, n, error):
-        return Verdict("higher" if gap > 0 else "lower")
-    return Verdict("undecided", remedy(gap, deviation, n, margin, error))
+        return Verdict("higher" if gap > 0 else "lower", gap=found)
+    return Verdict("undecided", remedy(gap, deviation, n, margin, error), found)
 
 
 @functools.cache
@@ -56,15 +70,19 @@ def standard_error(deviation: float, n: int) -> float:
     return deviation * math.sqrt(1 + 1 / n)
 
 
+def reach(deviation: float, n: int, error: float) -> float:
+    """Half the width of the interval of the difference that leaves out the truth with this chance."""
+    return quantile(1 - error / 2, n - 1) * standard_error(deviation, n)
+
+
 def is_within(gap: float, deviation: float, n: int, margin: float, error: float) -> bool:
     """Whether the interval of the difference, at twice the error, lies within the margin."""
-    reach = quantile(1 - error, n - 1) * standard_error(deviation, n)
-    return abs(gap) + reach <= margin
+    return abs(gap) + reach(deviation, n, 2 * error) <= margin
 
 
 def is_apart(gap: float, deviation: float, n: int, error: float) -> bool:
     """Whether the interval of the difference leaves out zero."""
-    return abs(gap) > quantile(1 - error / 2, n - 1) * standard_error(deviation, n)
+    return abs(gap) > reach(deviation, n, error)
 
 
 def remedy(gap: float, deviation: float, n: int, margin: float, error: float) -> str:
