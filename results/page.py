@@ -22,6 +22,18 @@ from results.task import Task
 LIMIT = 2**20  # bytes, as of every file in git
 CURVES = ("loss", "val_loss", "accuracy", "val_accuracy")
 MOST_CURVES = 400  # with more runs, those of older protocols have none, or the page would be too large
+COLUMNS = (
+    "Task",
+    "Preset",
+    "Setting",
+    "Seed",
+    "Status",
+    "Test accuracy (%)",
+    "Test loss",
+    "Epochs",
+    "Backend",
+    "Commit",
+)
 ANSWER = re.compile(r"^## Answer\n+(.+?)(?:\n\n|\n#|\Z)", re.DOTALL | re.MULTILINE)
 
 
@@ -48,6 +60,7 @@ def html(tasks: Sequence[Task], root: Path) -> str:
             curves_of(record) if len(every) <= MOST_CURVES or protocol(record) == newest[task.name] else None
             for task, record in every
         ],
+        columns=COLUMNS,
         most_curves=MOST_CURVES,
         with_spread=tables.with_spread,
     )
@@ -123,23 +136,24 @@ def blocks(task: Task) -> list[dict]:
 
 
 def row_of(record: Mapping) -> dict:
-    """One run for the list of runs."""
+    """One run for the list of runs, with a cell for each of COLUMNS."""
     metrics = record["metrics"]
     values = by_name(metrics)
     accuracy, loss = values.get(TEST_ACCURACY.name), values.get(TEST_LOSS.name)
-    cells = {
-        "Task": record["task"],
-        "Preset": record["config"]["preset"],
-        "Setting": re.sub(r"@sha256:\w+", "", record["setting"]),
-        "Seed": record["config"]["seed"],
-        "Status": f"{metrics['status']}{', code uncommitted' if unknown_code(record) else ''}",
-        "Test accuracy (%)": "" if accuracy is None else f"{accuracy:.2f}",
-        "Test loss": "" if loss is None else f"{loss:.4g}",
-        "Epochs": len(record["history"]),
-        "Backend": record["environment"].get("backend", ""),
-        "Commit": str(record["environment"].get("commit"))[:10],
-    }
-    return {"id": f"{record['task']}/{record['run']}", "cells": cells}
+    status = f"{metrics['status']}{', code uncommitted' if unknown_code(record) else ''}"
+    cells = (
+        record["task"],
+        record["config"]["preset"],
+        re.sub(r"@sha256:\w+", "", record["setting"]),
+        record["config"]["seed"],
+        status,
+        "" if accuracy is None else f"{accuracy:.2f}",
+        "" if loss is None else f"{loss:.4g}",
+        len(record["history"]),
+        record["environment"].get("backend", ""),
+        str(record["environment"].get("commit"))[:10],
+    )
+    return {"id": f"{record['task']}/{record['run']}", "status": status, "cells": cells}
 
 
 def curves_of(record: Mapping) -> list[list[float | None] | None] | None:

@@ -1,10 +1,13 @@
 """Figures of one run that git keeps."""
 
+import shutil
+
 import numpy as np
 import pytest
 from made_runs import SETTING, TASK, collect, edit, make_run, write_report
 from PIL import Image
 
+from common.config import REPOSITORY
 from results import pictures
 
 FIELDS = "{'preset': 'three_phase', 'dataset': 'cifar10', 'backbone': 'resnet18'}"
@@ -66,10 +69,12 @@ def test_they_stay_until_they_are_kept_again(root, named):
 
 
 def test_the_smaller_of_png_and_webp_is_kept(root, named, monkeypatch):
-    Image.linear_gradient("L").save(make(root, 0) / "figures" / "one.png")
+    drawn = min((REPOSITORY / "results" / "figures").glob("*.png"), key=lambda path: path.stat().st_size)
+    shutil.copy(drawn, make(root, 0) / "figures" / "one.png")
     collect(root, "--keep")
     assert kept(root)["one"].suffix == ".webp"
-    monkeypatch.setattr(pictures, "webp", lambda path, lossless: bytes(10_000))
+    assert (pixels(kept(root)["one"]) == pixels(drawn)).all()
+    monkeypatch.setattr(pictures, "webp", lambda path, lossless: bytes(1_000_000))
     collect(root, "--keep")
     assert kept(root)["one"].suffix == ".png"
     assert "one.png" in (root / "results" / "index.html").read_text()
