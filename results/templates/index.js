@@ -67,6 +67,7 @@ function open(row) {
   });
   byId("charts").innerHTML = panels.join("");
   byId("large").showModal();
+  byId("large").scrollTop = 0;  // the focus is at its end
 }
 
 rows.forEach((row, place) => {
