@@ -12,6 +12,7 @@ columns={"source": Part({"loss": "sum"}, shows="published"), "ours": Part({"loss
 pairs=(Pair({"network": "cnn"}, {"network": "mlp"}, words=("convolutions", "perceptron")),),  # seed by seed
 claims=(Claim("004", "Larger batches are steadier", positive(steadier)),),  # statements without a number
 figures=(curves,),                                            # curves(runs: Runs, path: Path) -> None
+pictures=Pictures({"preset": "best"}, {"confusion": "Confusion matrix"}),  # of one run, for git to keep
 headline=Headline({"preset": "permuted", "network": "cnn"}),  # what the overview says of the task
 metrics=(percent("top-3 accuracy (%)"),),                     # of its own, which runs leave in `by_name`
 words={"norm": "{} norm"},                                    # what its config fields say in words
@@ -103,6 +104,18 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """Figures of one run: that of the lowest seed of a selection that is as its preset says in all other fields.
+
+    `results/collect.py --keep` copies them from the run's folder, since a record has no figures.
+    """
+
+    of: Fields
+    shown: Mapping[str, str]
+    """What each shows, by its name in the run's `figures/` without the ending."""
+
+
+@dataclass(frozen=True)
 class Headline:
     """The row that says what a task is about: of several the one nearest to its preset, of the newest protocol."""
 
@@ -136,6 +149,8 @@ class Report:
     """Statements of the source without a number of their own, in its order."""
     figures: tuple[Figure, ...] = ()
     """Figures across runs: `<task>_<name of the function>.png`, from the newest protocol that has what it shows."""
+    pictures: Pictures | None = None
+    """Figures of one representative run, if there are any worth seeing."""
     headline: Headline | None = None
     """None, or not measured: a test metric stands for the task, if there is one that is published and measured."""
     metrics: tuple[Metric, ...] = ()

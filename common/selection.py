@@ -75,6 +75,9 @@ def protocol(record: Mapping) -> int:
 
 def value_of(text: str) -> object:
     """A value as a label has it."""
+    named = {"True": True, "False": False, "None": None}
+    if text in named:
+        return named[text]
     for kind in (int, float):
         with suppress(ValueError):
             return kind(text)

@@ -17,7 +17,6 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, for `common`
@@ -28,31 +27,13 @@ from common.config import REPOSITORY, Config
 from common.errors import ConfigError, choice, fail
 from common.measured import declared
 from common.report import Report
-from common.selection import Runs, protocol
+from common.selection import protocol
 from results import grids, judged, pairs, readme, records, rows, tables
-from results.grids import Grid
-from results.judged import Judged
-from results.pairs import Compared
-from results.rows import References, Row
+from results.rows import Row
+from results.task import Task
 
 # On lines of their own: a text may speak of them.
 MARKED = re.compile(r"^(<!-- results -->)$.*?^(<!-- /results -->)$", re.DOTALL | re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a task's pages are made of."""
-
-    name: str
-    report: Report
-    runs: Runs
-    """All of them, in the groups of its table."""
-    by_protocol: Sequence[Runs]
-    """Those that completed, the newest protocol first."""
-    references: References
-    grids: Sequence[Grid]
-    compared: Sequence[Compared]
-    claims: Sequence[Judged]
 
 
 def load(name: str, runs: Path, root: Path, keeping: bool, complaints: list[str]) -> Task:
@@ -75,7 +56,7 @@ def load(name: str, runs: Path, root: Path, keeping: bool, complaints: list[str]
         report,
         every,
         by_protocol,
-        references,
+        rows.tabulate(every, references, report, compared),
         grids.grids(grids.Source(report, every, references, complaints)),
         compared,
         judged.judge(report.claims, by_protocol, current),
@@ -106,20 +87,19 @@ def current_protocol(folder: Path) -> int:
 def collect(task: Task, root: Path, complaints: list[str]) -> list[Row]:
     """Write and print everything of one task. Returns the rows of its table."""
     results = root / "results"
-    table = rows.tabulate(task.runs, task.references, task.report, task.compared)
-    if not table:
+    if not task.rows:
         complaints.append(f"nothing to tabulate: {task.name}: no finished runs, no records, no reference.csv")
         return []
     complaints += undeclared(task)
-    text = tables.markdown(table)
+    text = tables.markdown(task.rows)
     (results / "tables").mkdir(parents=True, exist_ok=True)
-    for kind, content in (("csv", rows.csv_text(table)), ("md", text), ("tex", tables.latex(table))):
+    for kind, content in (("csv", rows.csv_text(task.rows)), ("md", text), ("tex", tables.latex(task.rows))):
         files.write(results / "tables" / f"{task.name}.{kind}", content.encode())
-    part = readme.text(table, task.grids, pairs.for_readers(task.compared), task.claims)
+    part = readme.text(task.rows, task.grids, pairs.for_readers(task.compared), task.claims)
     fill(root / "tasks" / task.name / "README.md", part)
     draw(task, results / "figures", complaints)
     print(f"# {task.name}\n\n{text}", flush=True)
-    return table
+    return list(task.rows)
 
 
 def undeclared(task: Task) -> list[str]:
@@ -145,7 +125,13 @@ def draw(task: Task, folder: Path, complaints: list[str]) -> None:
             complaints.append(f"not drawn: figures/{path.name}: it was there, and no run has what it shows now")
 
 
-def summarise(known: Sequence[str], asked: Mapping[str, list[Row]], loaded: Mapping[str, Task], root: Path) -> None:
+def summarise(
+    known: Sequence[str],
+    asked: Mapping[str, list[Row]],
+    loaded: Mapping[str, Task],
+    root: Path,
+    complaints: list[str],
+) -> None:
     """Write the overviews and the page, from the rows of the tasks that were asked for and the tables of the others."""
     from results import page
 
@@ -157,8 +143,10 @@ def summarise(known: Sequence[str], asked: Mapping[str, list[Row]], loaded: Mapp
     overview = tables.overview({name: summary(table, loaded[name]) for name, table in by_task.items()})
     files.write(results / "README.md", tables.TEMPLATES.get_template("README.md").render(overview=overview).encode())
     fill(root / "README.md", overview.replace("](../", "]("))
-    sections = [page.Section(name, table, loaded[name].report, loaded[name].runs) for name, table in by_task.items()]
-    files.write(results / "index.html", page.html(sections, root).encode())
+    content = page.html([loaded[name] for name in by_task], root).encode()
+    if len(content) >= page.LIMIT:
+        complaints.append(f"too large for git: results/index.html: {len(content):,} bytes; allowed: under 1 MiB")
+    files.write(results / "index.html", content)
 
 
 def summary(table: list[Row], task: Task) -> tables.Summary:
@@ -209,8 +197,13 @@ def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
             name: load(name, runs, root, arguments.keep and name in wanted, complaints if name in wanted else [])
             for name in known
         }
+        if arguments.keep:
+            from results import pictures
+
+            for name in wanted:
+                pictures.keep(loaded[name], runs, root / "results" / "figures", complaints)
         asked = {name: collect(loaded[name], root, complaints) for name in dict.fromkeys(wanted)}
-        summarise(known, asked, loaded, root)
+        summarise(known, asked, loaded, root, complaints)
     except ConfigError as error:
         fail(str(error))
     except OSError as error:

@@ -1,80 +1,121 @@
-"""The results as one page of HTML that needs nothing beside it: tables, figures, and every run with its curves."""
+"""The results as one page of HTML beside the figures: how the sources' numbers and claims stand, tasks, and runs."""
 
-import base64
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from markdown_it import MarkdownIt
+
 from common.measured import TEST_ACCURACY, TEST_LOSS, by_name
-from common.report import Figure, Report
-from common.selection import Runs
-from results import tables
+from common.report import Figure
+from common.selection import protocol
+from results import pictures, scoreboard, tables
+from results.judged import WORDS
+from results.pairs import for_readers
+from results.pictures import Picture
 from results.records import unknown_code
-from results.rows import Row
+from results.rows import VERDICTS
+from results.task import Task
 
+LIMIT = 2**20  # bytes, as of every file in git
 CURVES = ("loss", "val_loss", "accuracy", "val_accuracy")
-SPARK = (120, 28)  # pixels of a run's small curve
+MOST_CURVES = 400  # with more runs, those of older protocols have none, or the page would be too large
+COLUMNS = (
+    "Task",
+    "Preset",
+    "Setting",
+    "Seed",
+    "Status",
+    "Test accuracy (%)",
+    "Test loss",
+    "Epochs",
+    "Backend",
+    "Commit",
+)
+ANSWER = re.compile(r"^## Answer\n+(.+?)(?:\n\n|\n#|\Z)", re.DOTALL | re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class Section:
-    """What the page says of one task."""
-
-    task: str
-    rows: Sequence[Row]
-    report: Report
-    runs: Runs
-
-
-def html(sections: Sequence[Section], root: Path) -> str:
+def html(tasks: Sequence[Task], root: Path) -> str:
     """The page; of `root`, the repository, the tasks' READMEs and `results/figures` are read."""
-    tasks = [
-        {
-            "name": section.task,
-            "question": question(root / "tasks" / section.task / "README.md"),
-            **split(section.rows),
-            "figures": pictures(root / "results" / "figures", section.task, section.report.figures),
-            "runs": len(section.runs),
-        }
-        for section in sections
-    ]
-    runs = [row_of(record) for section in sections for record in sorted(section.runs, key=lambda r: r["run"])]
+    shown = [shown_of(task, root) for task in tasks]
+    every = [(task, record) for task in tasks for record in task.runs]
+    newest = {task.name: max(map(protocol, task.runs), default=0) for task in tasks}
+    published = scoreboard.verdicts(row for task in tasks for row in task.rows)
+    claimed = Counter[str](one.finding.word for task in tasks for one in task.claims)
     return tables.TEMPLATES.get_template("index.html").render(
-        tasks=tasks, runs=runs, curves=[run.pop("curves") for run in runs], spark=SPARK, with_spread=tables.with_spread
+        boards=scoreboard.boards(tasks),
+        published=published.total(),
+        published_told=scoreboard.in_words(published, VERDICTS),
+        ticks=scoreboard.ticks(),
+        band=scoreboard.band(),
+        limit=scoreboard.LIMIT,
+        claims=[(task.name, task.claims) for task in tasks if task.claims],
+        claimed=claimed.total(),
+        claimed_told=scoreboard.in_words(claimed, WORDS),
+        tasks=shown,
+        runs=[row_of(record) for _, record in every],
+        curves=[
+            curves_of(record) if len(every) <= MOST_CURVES or protocol(record) == newest[task.name] else None
+            for task, record in every
+        ],
+        columns=COLUMNS,
+        most_curves=MOST_CURVES,
+        with_spread=tables.with_spread,
     )
 
 
-def question(readme: Path) -> str:
-    """What a preset asks: the title of its README after the name."""
-    first = readme.read_text().partition("\n")[0] if readme.is_file() else ""
-    text = first.partition(": ")[2]
+def shown_of(task: Task, root: Path) -> dict:
+    """What the page says of one task."""
+    figures = root / "results" / "figures"
+    readme = root / "tasks" / task.name / "README.md"
+    text = readme.read_text() if readme.is_file() else ""
+    return {
+        "name": task.name,
+        "question": question(text),
+        "answer": answer(text, task.name),
+        "grids": task.grids,
+        "differences": for_readers(task.compared),
+        "figures": [*across(task, figures)],
+        "pictures": [*pictures.kept(task, figures)],
+        "pictured": pictures.run_of(task, figures),
+        "metrics": blocks(task),
+        "runs": len(task.runs),
+    }
+
+
+def question(readme: str) -> str:
+    """What a task asks: the title of its README after the name."""
+    text = readme.partition("\n")[0].partition(": ")[2]
     return text[:1].upper() + text[1:]
 
 
-def split(rows: Sequence[Row]) -> dict[str, list[dict]]:
-    """Rows that have a published number, paired differences, and the rest, each by setting."""
-    paired = [row for row in rows if row.paired]
-    published = [row for row in rows if row.published]
-    rest = [row for row in rows if not row.published and not row.paired]
-    return {"published": blocks(published), "differences": blocks(paired), "rest": blocks(rest)}
+def answer(readme: str, task: str) -> str:
+    """The first paragraph after the heading `Answer` of a README as HTML; empty if there is none."""
+    found = ANSWER.search(readme)
+    return markdown(found[1], f"../tasks/{task}/") if found else ""
 
 
-def blocks(rows: Sequence[Row]) -> list[dict]:
-    """Rows on end that are of one setting, together."""
-    grouped = [(place, list(own)) for place, own in groupby(rows, key=lambda row: (row.preset, row.setting))]
-    return [{"preset": preset, "setting": s, "rows": own, "count": len(own)} for (preset, s), own in grouped]
+def markdown(text: str, folder: str) -> str:
+    """A paragraph of a folder's README as HTML, with links from the page."""
+
+    def link(url: str) -> str:
+        if re.match(r"\w+:", url):
+            return url
+        return f"{folder}README.md{url}" if url.startswith("#") else f"{folder}{url}"
+
+    parser = MarkdownIt("commonmark", {"html": False})
+    parser.normalizeLink = link  # type: ignore[method-assign] # how the library lets links be changed
+    return parser.renderInline(text)
 
 
-def pictures(folder: Path, task: str, figures: Sequence[Figure]) -> list[dict[str, str]]:
-    """The figures across a task's runs, as data that the page itself holds, with what they show."""
-    found = []
-    for figure in figures:
-        path = folder / f"{task}_{figure.__name__}.png"
-        if path.is_file():
-            found.append({"data": base64.b64encode(path.read_bytes()).decode(), "shows": caption(figure)})
-    return found
+def across(task: Task, folder: Path) -> list[Picture]:
+    """The figures across a task's runs that were drawn."""
+    names = {figure: f"{task.name}_{figure.__name__}.png" for figure in task.report.figures}
+    return [
+        pictures.picture(folder, name, caption(figure)) for figure, name in names.items() if (folder / name).is_file()
+    ]
 
 
 def caption(figure: Figure) -> str:
@@ -83,39 +124,46 @@ def caption(figure: Figure) -> str:
     return shows[:1].upper() + shows[1:]
 
 
+def blocks(task: Task) -> list[dict]:
+    """Every row of the full table, those of one setting together, with the notes that all of them have said once."""
+    found = []
+    for (preset, setting), own in groupby(task.rows, key=lambda row: (row.preset, row.setting)):
+        rows = [(row, row.note.split("; ")) for row in own]
+        shared = [note for note in rows[0][1] if all(note in notes for _, notes in rows)]
+        rest = [(row, "; ".join(note for note in notes if note not in shared)) for row, notes in rows]
+        found.append({"preset": preset, "setting": setting, "note": "; ".join(shared), "rows": rest})
+    return found
+
+
 def row_of(record: Mapping) -> dict:
-    """One run for the list of runs."""
-    metrics, history = record["metrics"], record["history"]
+    """One run for the list of runs, with a cell for each of COLUMNS."""
+    metrics = record["metrics"]
     values = by_name(metrics)
-    judge = "val_accuracy" if history and "val_accuracy" in history[0] else "val_loss"
-    return {
-        "task": record["task"],
-        "preset": record["config"]["preset"],
-        "setting": re.sub(r"@sha256:\w+", "", record["setting"]),
-        "seed": record["config"]["seed"],
-        "status": f"{metrics['status']}{', code uncommitted' if unknown_code(record) else ''}",
-        "accuracy": values.get(TEST_ACCURACY.name),
-        "loss": values.get(TEST_LOSS.name),
-        "epochs": len(history),
-        "backend": record["environment"].get("backend", ""),
-        "commit": str(record["environment"].get("commit"))[:10],
-        "spark": points([row.get(judge) for row in history]),
-        "curves": {
-            "run": record["run"],
-            "columns": {key: [row.get(key) for row in history] for key in CURVES if history and key in history[0]},
-        },
-    }
-
-
-def points(values: Sequence[float | None]) -> str:
-    """A curve as the points of an SVG polyline within SPARK; nothing for fewer than two values."""
-    known = [(i, v) for i, v in enumerate(values) if v is not None]
-    if len(known) < 2:
-        return ""
-    width, height = SPARK
-    least, greatest = min(v for _, v in known), max(v for _, v in known)
-    span = greatest - least or 1
-    return " ".join(
-        f"{2 + (width - 4) * i / (len(values) - 1):.1f},{2 + (height - 4) * (greatest - v) / span:.1f}"
-        for i, v in known
+    accuracy, loss = values.get(TEST_ACCURACY.name), values.get(TEST_LOSS.name)
+    status = f"{metrics['status']}{', code uncommitted' if unknown_code(record) else ''}"
+    cells = (
+        record["task"],
+        record["config"]["preset"],
+        re.sub(r"@sha256:\w+", "", record["setting"]),
+        record["config"]["seed"],
+        status,
+        "" if accuracy is None else f"{accuracy:.2f}",
+        "" if loss is None else f"{loss:.4g}",
+        len(record["history"]),
+        record["environment"].get("backend", ""),
+        str(record["environment"].get("commit"))[:10],
     )
+    return {"id": f"{record['task']}/{record['run']}", "status": status, "cells": cells}
+
+
+def curves_of(record: Mapping) -> list[list[float | None] | None] | None:
+    """The curves of a run in the order of CURVES, with four digits; None for fewer than two epochs."""
+    history = record["history"]
+    if len(history) < 2:
+        return None
+    return [[rounded(row.get(key)) for row in history] if key in history[0] else None for key in CURVES]
+
+
+def rounded(value: float | None) -> float | None:
+    """A number with four digits."""
+    return None if value is None else float(f"{value:.4g}")

@@ -9,6 +9,7 @@ from common.measured import TEST_ACCURACY, TEST_LOSS, Metric
 from common.report import Pair, title
 from common.selection import Group, Runs
 
+MINUS = "\N{MINUS SIGN}"
 LEVEL = 0.05  # of the chance of one false "higher" or "lower" among the differences of a protocol
 
 
@@ -40,6 +41,16 @@ class Compared:
         if self.p >= LEVEL:
             return "undecided"
         return "higher" if self.found.mean > 0 else "lower"
+
+    @property
+    def told(self) -> str:
+        """The mean with its interval, as a reader sees it."""
+        digits = 1 if self.metric.unit else self.metric.decimals([abs(value) for value in self.found.each])
+        ends = f"{self.found.low:z.{digits}f} to {self.found.high:z.{digits}f}"
+        seen = "" if self.found.images else ", seeds alone"
+        older = "" if self.is_current else ", older protocol"
+        what = f"{self.found.mean:+z.{digits}f} ({ends}; n = {len(self.found.each)}{seen}{older})"
+        return what.replace("-", MINUS)
 
 
 def comparisons(runs: Runs, pairs: Sequence[Pair]) -> list[Compared]:

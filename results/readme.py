@@ -10,7 +10,6 @@ from results.rows import Row
 from results.tables import compact, joined
 
 MADE = "Made by `python results/collect.py`. Every metric, with notes, is in `results/tables/`."
-MINUS = "\N{MINUS SIGN}"
 
 
 def text(rows: Sequence[Row], grids: Sequence[Grid], compared: Sequence[Compared], claims: Sequence[Judged]) -> str:
@@ -47,12 +46,7 @@ def differences(compared: Sequence[Compared]) -> str:
 
 def line(one: Compared) -> str:
     """A difference in words."""
-    digits = 1 if one.metric.unit else one.metric.decimals([abs(value) for value in one.found.each])
-    ends = f"{one.found.low:z.{digits}f} to {one.found.high:z.{digits}f}"
-    older = "" if one.is_current else ", older protocol"
-    seen = "" if one.found.images else ", seeds alone"
-    what = f"{one.found.mean:+z.{digits}f} ({ends}; n = {len(one.found.each)}{seen}{older})"
-    return f"{one.words}: {what.replace('-', MINUS)}, *{one.verdict}*"
+    return f"{one.words}: {one.told}, *{one.verdict}*"
 
 
 def claims_list(claims: Sequence[Judged]) -> str:

@@ -17,7 +17,7 @@ from common.report import Report
 from common.selection import Group, Runs
 from results.pairs import Compared
 from results.records import looks_at, natural
-from results.verdicts import Verdict, judge
+from results.verdicts import Gap, Verdict, judge
 
 COLUMNS = ("preset", "setting", "metric", "mean", "std", "n", "published", "source", "verdict", "note")
 REFERENCE_COLUMNS = ("preset", "setting", "metric", "published", "margin", "source", "note")
@@ -45,6 +45,10 @@ class Row:
     source: str = ""
     verdict: str = ""
     note: str = ""
+    margin: float = 0.0
+    """Of the published number; 0 if none was written down."""
+    gap: Gap | None = None
+    """To the published number."""
     paired: bool = False
     """A difference between two settings, seed by seed."""
     detail: bool = False
@@ -153,6 +157,8 @@ def beside(
         published=reference["published"],
         source=reference["source"],
         verdict=found.word,
+        margin=float(reference["margin"] or 0),
+        gap=found.gap,
         note="; ".join(filter(None, [reference["note"], found.remedy, row.note])),
     )
 

@@ -19,15 +19,28 @@ TOO_UNCERTAIN = "one published run is too uncertain for this margin"
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """reproduced, higher, lower or undecided; and of an undecided one what would settle it."""
+class Gap:
+    """The mean of our runs minus the published number, with the interval that decides on higher and lower."""
 
-    word: str
-    remedy: str = ""
+    mean: float
+    reach: float | None = None
+    """Half the width of the interval; None for a single run."""
+    level: float = 1 - ERROR
+    """Of the interval."""
 
 
 @dataclass(frozen=True)
-class Gap:
+class Verdict:
+    """reproduced, higher, lower or undecided; of an undecided one what would settle it; and what it rests on."""
+
+    word: str
+    remedy: str = ""
+    gap: Gap | None = None
+    """None if it rests on no numbers."""
+
+
+@dataclass(frozen=True)
+class Distance:
     """Our mean minus a published number, and the chance in it."""
 
     mean: float
@@ -68,12 +81,13 @@ def judge(values: Sequence[float], published: float, margin: float, looks: int =
         looks: how often one may look at the growing number of runs; each look gets its share of the error.
         images: standard error of the difference by the choice of test images, in the metric's unit.
     """
-    n = len(values)
+    n, gap = len(values), statistics.fmean(values) - published
     if n < 2:
-        return Verdict("undecided", "one run has no spread: two seeds at least")
-    gap = Gap(statistics.fmean(values) - published, statistics.stdev(values), images, margin, ERROR / looks)
-    if gap.is_within(n):
-        return Verdict("reproduced")
-    if gap.is_apart(n):
-        return Verdict("higher" if gap.mean > 0 else "lower")
-    return Verdict("undecided", gap.remedy(n))
+        return Verdict("undecided", "one run has no spread: two seeds at least", Gap(gap))
+    distance = Distance(gap, statistics.stdev(values), images, margin, ERROR / looks)
+    found = Gap(gap, distance.reach(n, distance.error), 1 - distance.error)
+    if distance.is_within(n):
+        return Verdict("reproduced", gap=found)
+    if distance.is_apart(n):
+        return Verdict("higher" if gap > 0 else "lower", gap=found)
+    return Verdict("undecided", distance.remedy(n), found)

@@ -9,7 +9,7 @@ from matplotlib.ticker import LogLocator
 from common.measured import Metric, loss
 from common.plots import across
 from common.plots.base import BLUE, GREEN, LEGEND_BELOW, ORANGE, VERMILION, empty_figure, save_figure
-from common.report import Pair, Report
+from common.report import Pair, Pictures, Report
 from common.selection import Runs
 
 # The source's cases: encoder, whether it is trained, colour.
@@ -85,6 +85,13 @@ REPORT = Report(
         Pair({"preset": "transfer", "train_encoder": True}, {"preset": "transfer", "train_encoder": False}),
     ),
     figures=(sizes, transfer),
+    pictures=Pictures(
+        {"preset": "autoencoder", "dataset": "mnist", "k": 300},
+        {
+            "reconstructions": "Test images and what comes back through 300 numbers",
+            "pca_variance": "Variance that the first principal components hold",
+        },
+    ),
     metrics=(
         loss("PCA test loss"),
         Metric("components for 95 % of the variance"),

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from common.plots import across
 from common.plots.base import GREEN, LEGEND_BELOW, ORANGE, PURPLE, SKY, VERMILION, YELLOW, save_figure
-from common.report import Pair, Report
+from common.report import Pair, Pictures, Report
 from common.selection import Group, Runs
 
 HEAD_ALONE = {
@@ -92,4 +92,13 @@ REPORT = Report(
         ),
     ),
     figures=(phases, across.curves, batch_norm),
+    pictures=Pictures(
+        {"preset": "laptop", "dataset": "cifar10", "weights": ..., "backbone": "mobilenet_v2", "batch_norm": "keep"},
+        {
+            "confusion": "Confusion matrix of the test images",
+            "destinations": "What frogs are taken for",
+            "mistaken": "Frogs that the network took for something else",
+            "augmentation": "What the network sees of a training image",
+        },
+    ),
 )

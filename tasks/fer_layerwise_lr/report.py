@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from common.measured import Metric, percent
 from common.plots import across
 from common.plots.base import BLUE, GREEN, LEGEND_BELOW, ORANGE, VERMILION, empty_figure, save_figure
-from common.report import Pair, Report, shortened
+from common.report import Pair, Pictures, Report, shortened
 from common.selection import Group, Runs
 
 ARMS = {
@@ -90,6 +90,20 @@ REPORT = Report(
         *(arm_against("by_depth", arm, rates={"head": 0.001}) for arm in ("reversed", "geometric_mean")),
     ),
     figures=(across.curves, arms, batch_norm),
+    pictures=Pictures(
+        {
+            "preset": "by_depth",
+            "dataset": "fer2013",
+            "weights": ...,
+            "backbone": ...,
+            "image_size": ...,
+            "batch_norm": ...,
+        },
+        {
+            "confusion": "Confusion matrix of the test images",
+            "per_class": "Precision, recall and F1 of each class",
+        },
+    ),
     metrics=(
         percent("test F1 of * (%)", detail=True),
         Metric("test images that are training images too"),

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.plots.base import BLUE, LEGEND_BELOW, ORANGE, empty_figure, save_figure
-from common.report import Headline, Pair, Part, Report, Table
+from common.report import Headline, Pair, Part, Pictures, Report, Table
 from common.selection import Runs
 
 LOSSES = {"crammer_singer": "Crammer-Singer", "weston_watkins": "Weston-Watkins"}
@@ -84,6 +84,14 @@ REPORT = Report(
     tables=(BEST_SETTING, EIGHT_SETTINGS),
     pairs=(Pair({"preset": "best", **SUM}, {"preset": "best", **MAXIMUM}, words=("summed hinge", "printed maximum")),),
     figures=(validation_loss,),
+    pictures=Pictures(
+        {"preset": "best", "dataset": "cifar10", "loss": "weston_watkins"},
+        {
+            "templates": "The weights of each class as an image",
+            "confusion": "Confusion matrix of the test images",
+            "predictions": "Test images and what the classifier makes of them",
+        },
+    ),
     headline=Headline({"preset": "best", "dataset": "cifar10", "loss": "weston_watkins"}),
     words={
         "loss": {"weston_watkins": "summed hinge", "crammer_singer": "printed maximum"},

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from common.plots import across
 from common.plots.base import BLUE, ORANGE, save_figure
-from common.report import Headline, Pair, Report
+from common.report import Headline, Pair, Pictures, Report
 from common.selection import Runs
 
 SIDE = 28  # of the images; a block of None is one as large, and nothing moves
@@ -43,6 +43,13 @@ REPORT = Report(
         Pair({"preset": "permuted", "network": "cnn"}, {"preset": "permuted", "network": "mlp"}),
     ),
     figures=(across.curves, locality),
+    pictures=Pictures(
+        {"preset": "permuted", "dataset": "notmnist", "network": "cnn", "block": 1},
+        {
+            "images": "Images, and what the network sees of them",
+            "confusion": "Confusion matrix of the test images",
+        },
+    ),
     headline=Headline(
         Pair(
             {"preset": "permuted", "dataset": "notmnist", "network": "cnn", "block": 1},

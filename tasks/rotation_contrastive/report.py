@@ -5,7 +5,7 @@ from pathlib import Path
 from common.measured import percent
 from common.plots import across
 from common.plots.base import BLUE, LEGEND_BELOW, ORANGE, VERMILION, empty_figure, save_figure
-from common.report import Headline, Pair, Report
+from common.report import Headline, Pair, Pictures, Report
 from common.selection import Runs
 
 BLOCKS = (1, 2, 3)
@@ -76,6 +76,12 @@ REPORT = Report(
         *(against("transfer", "base", trained, blocks=number) for number in BLOCKS for trained in (True, False)),
     ),
     figures=(across.curves, transferred_blocks, contrastive),
+    pictures=Pictures(
+        {"preset": "contrastive", "dataset": "cifar10"},
+        {
+            "embedding": "Test images in the embedding, before and after training",
+        },
+    ),
     headline=Headline(against("transfer", "base", True, blocks=2, dataset="cifar10")),
     metrics=(percent("*20-NN accuracy (%)"), percent("*linear probe accuracy (%)")),
     renamed={"stage": "experiment", "rotation_run": "pretext_run"},

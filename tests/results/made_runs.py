@@ -13,10 +13,10 @@ ACCURACIES = {0: (0.50, 0.60, 0.70), 1: (0.52, 0.61, 0.74), 2: (0.47, 0.62, 0.69
 SETTING = "dataset=cifar10 backbone=resnet18"
 REFERENCE = "preset,setting,metric,published,margin,source,note\n"
 REPORT = """
-from common.claims import Claim, greater
+from common.claims import Claim, greater, rising
 from common.measured import loss, percent
 from common.plots import across
-from common.report import Headline, Pair, Part, Report, Table
+from common.report import Headline, Pair, Part, Pictures, Report, Table
 
 def losses(runs, path):
     '''Draw what a test asks for.'''

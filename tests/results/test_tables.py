@@ -340,16 +340,20 @@ def test_nothing_but_a_task_names_it(folder):
 
 
 def test_records_that_are_committed_give_what_is(tmp_path):
-    """A copy of what git has, without any runs: the same tables and READMEs, byte by byte, and the same figures."""
-    for name in ("tasks", "results/records"):
+    """A copy of what git has, without any runs: the same tables, READMEs and page, byte by byte, the same figures."""
+    pictures = [f"results/figures/{path.name}" for path in (REPOSITORY / "results/figures").iterdir() if path.is_dir()]
+    for name in ("tasks", "results/records", *pictures):  # a record has no figures: those are kept beside it
         shutil.copytree(REPOSITORY / name, tmp_path / name)
     shutil.copy(REPOSITORY / "README.md", tmp_path)
     main([], tmp_path)
-    places = ["README.md", "results/README.md", *(f"tasks/{task}/README.md" for task in TASKS)]
+    places = ["README.md", "results/README.md", "results/index.html", *(f"tasks/{task}/README.md" for task in TASKS)]
     places += [f"results/tables/{path.name}" for path in (tmp_path / "results" / "tables").iterdir()]
     assert [place for place in places if (tmp_path / place).read_bytes() != (REPOSITORY / place).read_bytes()] == []
     shown, committed = (
-        {path.name: np.asarray(Image.open(path).convert("L"), float) for path in (root / "results/figures").iterdir()}
+        {
+            path.name: np.asarray(Image.open(path).convert("L"), float)
+            for path in (root / "results/figures").glob("*.png")
+        }
         for root in (tmp_path, REPOSITORY)
     )
     assert shown.keys() == committed.keys()

@@ -107,6 +107,25 @@ def test_a_part_of_the_test_images_is_seldom_apart_by_chance(images):
     assert share(found, "higher", "lower") <= LIMIT
 
 
+@pytest.mark.parametrize("looks", [1, 3])
+def test_a_verdict_has_the_interval_that_it_rests_on(looks):
+    rng = np.random.default_rng(looks)
+    for _ in range(200):
+        values, published = rng.normal(rng.normal(0, 2), 1, 4), 0.5
+        verdict = judge(values, published, MARGIN, looks)
+        mean, scale = np.mean(values) - published, np.std(values, ddof=1) * np.sqrt(1 + 1 / 4)
+        low, high = stats.t.interval(1 - 0.05 / looks, 3, loc=mean, scale=scale)
+        gap = verdict.gap
+        assert (gap.mean, gap.level) == (pytest.approx(mean), 1 - 0.05 / looks)
+        assert (gap.mean - gap.reach, gap.mean + gap.reach) == (pytest.approx(low), pytest.approx(high))
+        assert verdict.word == "reproduced" or (low <= 0 <= high) == (verdict.word == "undecided")
+
+
+def test_one_run_has_a_mean_and_no_interval():
+    gap = judge([1.0], 0.75, 0.5).gap
+    assert (gap.mean, gap.reach) == (0.25, None)
+
+
 def test_one_run_is_undecided():
     assert judge([1.0], 1.0, 0.5).word == "undecided"
     assert "two seeds" in judge([1.0], 1.0, 0.5).remedy

@@ -1,0 +1,34 @@
+"""What a task's pages are made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.report import Report
+from common.selection import Group, Runs
+from results.grids import Grid
+from results.judged import Judged
+from results.pairs import Compared
+from results.rows import Row
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task's report and runs, and what was made of them."""
+
+    name: str
+    report: Report
+    runs: Runs
+    """All of them, in the groups of its table."""
+    by_protocol: Sequence[Runs]
+    """Those that completed, the newest protocol first."""
+    rows: Sequence[Row]
+    """Of its full table."""
+    grids: Sequence[Grid]
+    compared: Sequence[Compared]
+    claims: Sequence[Judged]
+
+    def said(self, row: Row) -> str:
+        """Preset and setting of a row in plain words, whether it was run or not."""
+        places = {(group.preset, group.setting): group for group in self.runs.groups}
+        group = places.get((row.preset, row.setting)) or Group(row.preset, row.setting, (), self.report.words)
+        return ", ".join([group.preset, *group.said()])
