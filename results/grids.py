@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from common.measured import TEST_ACCURACY, Metric, measured
+from common.published import References
 from common.report import Part, Report, Table
 from common.selection import Fields, Group, Runs
 from common.words import in_words
-from results.rows import References, verdict_on
+from results.rows import verdict_on
 
 NOTHING = "–"
 OLDER = "†"
