@@ -164,6 +164,11 @@ def of_one(each: Sequence[float], unit: str) -> Finding:
     return Finding("undecided", f"{each[0]:+.3g}{unit}, n = 1") if each else NOT_TESTED
 
 
+def named(found: Mapping[str, Finding]) -> Finding:
+    """One finding of several by their names, which tells what was found of each."""
+    return together([replace(one, told=one.told and f"{name}: {one.told}") for name, one in found.items()])
+
+
 def tally(found: Mapping[str, Finding]) -> Finding:
     """One finding of several by their names, which tells how many hold, and what was found of each other one."""
     both = together(list(found.values()))
