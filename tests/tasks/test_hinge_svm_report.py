@@ -58,7 +58,9 @@ def test_overfitting_is_a_validation_loss_that_rises_in_the_second_half():
     ):
         groups = [of_loss(loss, *runs) for loss in report.LOSSES]
         assert judged("Without overfitting", *groups).word == word
-        assert judged("The training loss", *groups).told.startswith("summed hinge +1, 95 % interval 1 to 1, n = 2; pri")
+        assert judged("The training loss", *groups).told.startswith(
+            "summed hinge: +1, 95 % interval 1 to 1, n = 2; pri"
+        )
 
 
 def test_losses_fall_from_the_first_epoch_to_the_last():
