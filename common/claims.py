@@ -6,12 +6,13 @@ A judge takes the runs of a task and says what it found. Most are one of these:
     rising("head", "last_block", "full", of={"dataset": "cifar10"})  # test accuracy from phase to phase
     positive(number, of={"preset": "base"})                     # a number of each run is above 0
     always(statement, of={"preset": "base"})                    # something is true of each run
+    alike(Pair({"case": 4}, {"case": 2}), margin=0.01)           # both sides differ by less than a margin
 
 Numbers are judged by their 95 % interval over seeds, and over test images if both sides saw the same ones.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, Protocol
 
@@ -44,7 +45,7 @@ class Claim:
     text: str
     """The statement, as a sentence without a full stop."""
     judge: Judge
-    """Says what the runs of one protocol find."""
+    """Says what the runs of one protocol find, those that diverged among them."""
 
 
 class Matching(Protocol):
@@ -59,7 +60,7 @@ def greater(pair: Matching, metric: str = TEST_ACCURACY.name) -> Judge:
     """The metric of one side is above the other's, in every two settings that the pair puts side by side."""
 
     def judge(runs: Runs) -> Finding:
-        sides = [[Side(group.completed, metric) for group in both] for both in pair.matches(runs)]
+        sides = [[Side(group.completed, metric) for group in both] for both in pair.matches(runs.completed)]
         return together([compared(one, other) for one, other in sides])
 
     return judge
@@ -70,7 +71,7 @@ def rising(*phases: str, of: Fields, kind: str = "test accuracy (%)") -> Judge:
 
     def judge(runs: Runs) -> Finding:
         found = []
-        for group in runs.chosen(of).groups:
+        for group in runs.completed.chosen(of).groups:
             sides = [Side(group.completed, f"{phase} {kind}") for phase in phases]
             found += [compared(after, before) for before, after in pairwise(sides)]
         return together(found)
@@ -86,9 +87,8 @@ def positive(number: Callable[[Mapping], float | None], of: Fields, unit: str = 
 
     def judge(runs: Runs) -> Finding:
         found = []
-        for group in runs.chosen(of).groups:
-            each = [value for value in map(number, group.completed) if value is not None]
-            found.append(judged(difference(each), unit) if len(each) > 1 else of_one(each, unit))
+        for group in runs.completed.chosen(of).groups:
+            found.append(of_each([value for value in map(number, group.records) if value is not None], unit))
         return together(found)
 
     return judge
@@ -110,6 +110,16 @@ def always(statement: Callable[[Mapping], bool | None], of: Fields) -> Judge:
     return judge
 
 
+def alike(pair: Matching, margin: float, metric: str = TEST_ACCURACY.name) -> Judge:
+    """The metric of both sides differs by less than a margin, in every two settings that the pair puts side by side."""
+
+    def judge(runs: Runs) -> Finding:
+        sides = [[Side(group.completed, metric) for group in both] for both in pair.matches(runs.completed)]
+        return together([near(one, other, margin) for one, other in sides])
+
+    return judge
+
+
 def every(*judges: Judge) -> Judge:
     """All of several statements."""
 
@@ -127,6 +137,16 @@ def compared(one: Side, other: Side) -> Finding:
     return judged(found, unit) if found else of_one([one.values[seed] - other.values[seed] for seed in shared], unit)
 
 
+def near(one: Side, other: Side, margin: float) -> Finding:
+    """Whether two sides differ by less than a margin: fails if their interval lies beyond it."""
+    finding, found = compared(one, other), compare(one, other)
+    if found is None:
+        return finding
+    inside = -margin < found.low and found.high < margin
+    beyond = found.low > margin or found.high < -margin
+    return replace(finding, word="holds" if inside else "fails" if beyond else "undecided")
+
+
 def judged(found: Difference, unit: str) -> Finding:
     """Whether a difference is above 0."""
     word: Word = "holds" if found.low > 0 else "fails" if found.high < 0 else "undecided"
@@ -134,9 +154,29 @@ def judged(found: Difference, unit: str) -> Finding:
     return Finding(word, told)
 
 
+def of_each(each: Sequence[float], unit: str = "") -> Finding:
+    """Whether the mean of a number by seed is above 0."""
+    return judged(difference(each), unit) if len(each) > 1 else of_one(each, unit)
+
+
 def of_one(each: Sequence[float], unit: str) -> Finding:
     """What a single run says, or none."""
     return Finding("undecided", f"{each[0]:+.3g}{unit}, n = 1") if each else NOT_TESTED
+
+
+def named(found: Mapping[str, Finding]) -> Finding:
+    """One finding of several by their names, which tells what was found of each."""
+    return together([replace(one, told=one.told and f"{name}: {one.told}") for name, one in found.items()])
+
+
+def tally(found: Mapping[str, Finding]) -> Finding:
+    """One finding of several by their names, which tells how many hold, and what was found of each other one."""
+    both = together(list(found.values()))
+    if both.word == "not tested":
+        return both
+    holding = [name for name, one in found.items() if one.word == "holds"]
+    rest = [f"{name}: {one.word} ({one.told})".replace(" ()", "") for name, one in found.items() if name not in holding]
+    return Finding(both.word, "; ".join([f"{len(holding)} of {len(found)} hold", *rest]))
 
 
 def together(found: Sequence[Finding]) -> Finding:

@@ -26,6 +26,7 @@ from common.command_line import Parser
 from common.config import REPOSITORY, Config
 from common.errors import ConfigError, choice, fail
 from common.measured import declared
+from common.published import read_references
 from common.report import Report
 from common.selection import protocol
 from results import grids, judged, pairs, readme, records, rows, tables
@@ -46,10 +47,10 @@ def load(name: str, runs: Path, root: Path, keeping: bool, complaints: list[str]
     by_number = defaultdict(list)
     for record in found:
         by_number[protocol(record)].append(record)
-    by_protocol = [records.group(by_number[n], [], n, report.words).completed for n in sorted(by_number, reverse=True)]
+    by_protocol = [records.group(by_number[n], [], n, report.words) for n in sorted(by_number, reverse=True)]
     current = current_protocol(root / "tasks" / name)
     every = records.group(found, complaints, current, report.words)
-    references = rows.read_references(root / "tasks" / name / "reference.csv")
+    references = read_references(root / "tasks" / name / "reference.csv")
     compared = pairs.comparisons(every, report.pairs)
     return Task(
         name,
@@ -118,7 +119,7 @@ def draw(task: Task, folder: Path, complaints: list[str]) -> None:
         path = folder / f"{task.name}_{figure.__name__}.png"
         before = path.is_file()
         path.unlink(missing_ok=True)
-        for runs in task.by_protocol:
+        for runs in (every.completed for every in task.by_protocol):
             if runs and not path.is_file():
                 figure(runs, path)
         if before and not path.is_file():

@@ -1,17 +1,17 @@
 """A task's tables as its report lays them out, filled with what was measured and published."""
 
 import math
-import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from common.measured import TEST_ACCURACY, Metric, measured
+from common.published import References, reference
 from common.report import Part, Report, Table
 from common.selection import Fields, Group, Runs
 from common.words import in_words
-from results.rows import References, verdict_on
+from results.rows import verdict_on
 
 NOTHING = "–"
 OLDER = "†"
@@ -96,7 +96,8 @@ def cell(table: Table, row: Part, column: Part, source: Source) -> Cell:
     if shows == "setting":
         return Cell(in_words(metric, setting(fields, metric, source.runs), {metric: "{}"}))
     if shows == "published":
-        return Cell(published(fields, metric, source))
+        found = reference(source.references, fields, metric)
+        return Cell(found["published"]) if found else Cell()
     group = chosen(fields, source, f"{table.caption}: {metric}")
     return measured_cell(group, metric, source) if group else Cell()
 
@@ -146,7 +147,7 @@ def with_deviation(metric: Metric, values: Sequence[float]) -> str:
     """Mean and, of several values, standard deviation: percentages with one decimal, losses with three digits."""
     mean = statistics.fmean(values)
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    if abs(mean) >= 10_000:
+    if abs(mean) >= 10_000 or 0 < abs(mean) < 0.0001:
         power = math.floor(math.log10(abs(mean)))
         spread = f" ± {deviation / 10**power:.2f}" if len(values) > 1 else ""
         text = f"{mean / 10**power:.2f}{spread}"
@@ -163,21 +164,6 @@ def power_of(exponent: int) -> str:
 def significant(value: float, digits: int = 3) -> int:
     """Decimals that show so many digits of a value."""
     return max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else digits
-
-
-def published(fields: Fields, metric: str, source: Source) -> str:
-    """The source's number for a selection that names what its label in reference.csv does, as it is printed there."""
-    wanted = {key: str(value) for key, value in fields.items() if value is not ... and key != "preset"}
-    for (preset, label, name), reference in source.references.items():
-        if (preset, name) == (fields.get("preset"), metric) and stated(label) == wanted:
-            return reference["published"]
-    return NOTHING
-
-
-def stated(label: str) -> dict[str, str]:
-    """The fields and values of a label."""
-    parts = re.split(r" (?=[\w.]+=)", label) if label else []
-    return {part.partition("=")[0]: part.partition("=")[2] for part in parts}
 
 
 def in_bold(rows: Sequence[tuple[str, list[Cell]]], column: int) -> list[tuple[str, list[Cell]]]:

@@ -1,5 +1,6 @@
 """The part of a task's README that is made: its tables, what was compared, and the source's claims."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -52,12 +53,14 @@ def line(one: Compared) -> str:
 def claims_list(claims: Sequence[Judged]) -> str:
     """The source's claims, one line each, after how many of each kind there are."""
     counts = Counter[str](one.finding.word for one in claims)
-    told = ", ".join(f"{counts[word]} {word}" for word in WORDS if counts[word])
+    plural = {"holds": "hold", "fails": "fail"}
+    told = ", ".join(f"{n} {plural.get(word, word) if n > 1 else word}" for word in WORDS if (n := counts[word]))
     head = f"**Claims of the source that have no number ({told}).** Each is judged by its 95 % interval."
     return "\n".join([head, "", *(f"- {of_claim(one)}" for one in claims)])
 
 
 def of_claim(one: Judged) -> str:
     """A claim in words."""
-    told = f" ({one.finding.told}{', older protocol' if one.older else ''})" if one.finding.told else ""
+    found = re.sub(r"(?<![\w.])-(?=\d)", MINUS, one.finding.told)
+    told = f" ({found}{', older protocol' if one.older else ''})" if found else ""
     return f"{one.claim.text}: *{one.finding.word}*{told}"

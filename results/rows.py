@@ -8,11 +8,10 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
-from common.errors import ConfigError
 from common.measured import Metric, measured
+from common.published import References
 from common.report import Report
 from common.selection import Group, Runs
 from results.pairs import Compared
@@ -20,13 +19,10 @@ from results.records import looks_at, natural
 from results.verdicts import Gap, Verdict, judge
 
 COLUMNS = ("preset", "setting", "metric", "mean", "std", "n", "published", "source", "verdict", "note")
-REFERENCE_COLUMNS = ("preset", "setting", "metric", "published", "margin", "source", "note")
 VERDICTS = ("reproduced", "higher", "lower", "undecided", "diverged", "not comparable", "not measured")
 NOT_COMPARABLE = "not comparable:"
 DIFFERENCE = "difference in"
 PART = re.compile(r"([\d,]+) of ([\d,]+) test images")  # a note of a copy that is not whole
-
-References = dict[tuple[str, str, str], Mapping[str, str]]  # by preset, setting and metric
 
 
 @dataclass(frozen=True)
@@ -53,25 +49,6 @@ class Row:
     """A difference between two settings, seed by seed."""
     detail: bool = False
     """Left to the full table by a README, unless a source has published it."""
-
-
-def read_references(path: Path) -> References:
-    """Published numbers by (preset, setting, metric). Raises ConfigError for a file that cannot be used."""
-    if not path.is_file():
-        return {}
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    if tuple(reader.fieldnames or ()) != REFERENCE_COLUMNS:
-        raise ConfigError(f"{path}: its columns must be {','.join(REFERENCE_COLUMNS)}")
-    for line, row in enumerate(rows, start=2):
-        try:
-            usable = all(Decimal(value).is_finite() for value in (row["published"], row["margin"] or 0))
-        except (InvalidOperation, TypeError):
-            usable = False
-        if not usable:
-            raise ConfigError(f"{path}, row {line}: published and margin must be numbers")
-    return {(row["preset"], row["setting"], row["metric"]): row for row in rows}
 
 
 def tabulate(runs: Runs, references: References, report: Report, compared: Sequence[Compared] = ()) -> list[Row]:

@@ -20,7 +20,7 @@ class Task:
     runs: Runs
     """All of them, in the groups of its table."""
     by_protocol: Sequence[Runs]
-    """Those that completed, the newest protocol first."""
+    """The newest protocol first."""
     rows: Sequence[Row]
     """Of its full table."""
     grids: Sequence[Grid]

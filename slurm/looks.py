@@ -10,11 +10,12 @@ from pathlib import Path
 
 from rich.table import Table
 
+from common.published import References, read_references
 from common.report import Report
 from common.selection import Group, Runs
 from common.words import Word
 from results import collect, records, rows
-from results.rows import References, Row
+from results.rows import Row
 from results.tables import in_words, with_spread
 from results.verdicts import TOO_UNCERTAIN
 from slurm.plan import LOOKS
@@ -63,9 +64,7 @@ class Published:
     def of(cls, task: str, root: Path) -> "Published":
         """Read a task's published numbers and its report. Raises ConfigError for files that cannot be used."""
         folder = root / "tasks" / task
-        return cls(
-            task, root, rows.read_references(folder / "reference.csv"), collect.load_report(folder / "report.py")
-        )
+        return cls(task, root, read_references(folder / "reference.csv"), collect.load_report(folder / "report.py"))
 
     def look(self, folder: Path, settings: Collection[str], complaints: list[str]) -> Look:
         """Judge the finished runs in a folder of runs, and the records. Adds complaints, a line each."""

@@ -5,7 +5,7 @@ import pytest
 from made_groups import group, runs, scored
 from scipy import stats
 
-from common.claims import NOT_TESTED, always, every, greater, positive, rising
+from common.claims import NOT_TESTED, Finding, alike, always, every, greater, positive, rising, tally
 from common.report import Pair
 
 PAIR = Pair({"kind": "a"}, {"kind": "b"})
@@ -50,6 +50,30 @@ def test_what_was_not_run_is_not_tested():
     assert positive(lambda record: None, of={"kind": "a"})(both((0.5,), (0.5,))) == NOT_TESTED
     assert always(lambda record: None, of={"kind": "a"})(both((0.5,), (0.5,))) == NOT_TESTED
     assert every()(runs()) == NOT_TESTED
+
+
+def test_two_sides_are_alike_if_the_interval_lies_within_the_margin():
+    for ours, word in (((0.5, 0.51, 0.52), "holds"), ((0.5, 0.6, 0.4), "undecided"), ((0.9, 0.91, 0.92), "fails")):
+        found = alike(PAIR, margin=5)(both(ours, (0.51, 0.52, 0.51)))
+        assert found.word == word, ours
+        assert "95 % interval" in found.told
+    assert alike(PAIR, margin=5)(both((0.5,), (0.5,))).word == "undecided"
+    assert alike(PAIR, margin=5)(runs()) == NOT_TESTED
+
+
+def test_a_side_that_diverged_is_left_out():
+    there = both((0.8, 0.81), (0.5, 0.51))
+    lost = group("p", "kind=b x=1", {"metrics": {"status": "diverged"}}, kind="b", x=1)
+    assert greater(PAIR)(runs(*there.groups, lost)) == greater(PAIR)(there)
+
+
+def test_a_tally_counts_what_holds_and_tells_the_rest():
+    holds, fails = Finding("holds", "+1"), Finding("fails", "-1")
+    assert tally({"a": holds, "b": holds}) == Finding("holds", "2 of 2 hold")
+    assert tally({"a": holds, "b": fails, "c": NOT_TESTED}) == Finding(
+        "fails", "1 of 3 hold; b: fails (-1); c: not tested"
+    )
+    assert tally({"a": NOT_TESTED}) == tally({}) == NOT_TESTED
 
 
 def test_a_number_is_above_zero():

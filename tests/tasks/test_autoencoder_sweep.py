@@ -8,7 +8,6 @@ import signal
 import in_process
 import initial_weights
 import keras
-import made_groups
 import numpy as np
 import pytest
 
@@ -18,10 +17,9 @@ from common.command_line import parse_strictly
 from common.data import pipeline, sources, splits
 from common.errors import ConfigError
 from common.loop import Loop
-from common.plots import across
 from common.trainer import Trainer
 from slurm.plan import load_task
-from tasks.autoencoder_sweep import networks, pca, report
+from tasks.autoencoder_sweep import networks, pca
 
 TASK = load_task("autoencoder_sweep")
 SMALL = ["--dataset", "digits", "--k", "6", "--hidden", "24", "--limit-train", "200", "--limit-test", "60"]
@@ -516,40 +514,3 @@ def test_the_demo_beats_the_mean_image(tmp_path, data):
     assert metrics["images"] == {"train": 1293, "validation": 144, "test": 360}
     variance_of_pixels = flat(data.test).var(axis=0).mean()
     assert metrics["test"]["loss"] < variance_of_pixels / 2
-
-
-# --- figures across runs
-
-
-def test_sizes_are_those_of_the_preset_alone(drawn, tmp_path):
-    """A trial with other settings, or of uncommitted code, must not stand in the place of the preset's run."""
-
-    def run(k, loss, more="", **config):
-        metrics = {"test": {"loss": loss}, "by_name": {"PCA test loss": 0.5}}
-        setting = f"dataset=mnist k={k}{more}"
-        return made_groups.group("autoencoder", setting, {"metrics": metrics}, dataset="mnist", k=k, **config)
-
-    runs = (run(300, 1.0), run(300, 2.0, " code=uncommitted"), run(300, 3.0, " limit_train=9", limit_train=9))
-    report.sizes(made_groups.runs(*runs, run(20, 7.0)), tmp_path / "p.png")
-    (line, *_) = drawn[0].axes[0].get_lines()
-    assert line.get_xydata().tolist() == [[20, 7.0], [300, 1.0]]
-
-
-def test_transfer_marks_the_test_loss_of_each_case_at_the_reported_epoch(drawn, tmp_path):
-    def case(encoder, trained, *runs):
-        config = {"dataset": "mnist", "encoder": encoder, "train_encoder": trained}
-        return made_groups.group("transfer", " ".join(f"{k}={v}" for k, v in config.items()), *runs, **config)
-
-    history = [{"loss": 0.9, "val_loss": 0.8}, {"loss": 0.5, "val_loss": 0.6}]
-    first, second, other = (
-        made_groups.reporting(epoch, loss, history=history) for epoch, loss in ((1, 0.11), (2, 0.12), (2, 0.3))
-    )
-    runs = made_groups.runs(case("random", True, first, second), case("pretrained", False, other))
-    report.transfer(runs, tmp_path / "p.png")
-    training, validation = (
-        [line.get_xydata().tolist() for line in axes.get_lines() if line.get_marker() == "D"] for axes in drawn[0].axes
-    )
-    assert training == []
-    assert validation == [[[1, 0.11], [2, 0.12]], [[2, 0.3]], []]  # and the legend's
-    labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
-    assert labels[2] == across.TEST_OF_SEEDS

@@ -5,7 +5,6 @@ import signal
 
 import in_process
 import keras
-import made_groups
 import numpy as np
 import pytest
 import scipy.stats
@@ -17,7 +16,7 @@ from common.command_line import parse_strictly
 from common.errors import ConfigError
 from common.loop import Loop
 from slurm.plan import load_task
-from tasks.hinge_svm import hinge, report
+from tasks.hinge_svm import hinge
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 10, 64)
@@ -255,22 +254,3 @@ def test_summary_has_colour_and_symmetry():
     )
     assert found["horse"]["mirror"] == 1
     np.testing.assert_allclose(found["horse"]["colour"], 0, atol=1e-4)
-
-
-# --- figures across runs
-
-
-def test_losses_by_step_are_drawn_a_panel_a_loss_and_older_runs_have_no_training_loss(drawn, tmp_path):
-    new = {"metrics": {"iterations": [{"step": 100, "loss": 5.0, "train_loss": 6.0}]}}
-    old = {"metrics": {"iterations": [{"step": 100, "loss": 2.0}, {"step": 200, "loss": 1.0}]}}
-
-    def best(loss, *runs):
-        return made_groups.group("best", f"dataset=cifar10 loss={loss}", *runs, dataset="cifar10", loss=loss)
-
-    for own in ((old,), (old, new)):
-        runs = made_groups.runs(best("crammer_singer", old), best("weston_watkins", *own))
-        report.validation_loss(runs, tmp_path / "p.png")
-    before, after = ([[line.get_xydata().tolist() for line in axes.get_lines()] for axes in f.axes] for f in drawn)
-    assert before == [[[[100, 2.0], [200, 1.0]]]] * 2
-    assert after == [before[0], [[[100, 6.0]], [[100, 2.0], [200, 1.0]], [[100, 5.0]]]]
-    assert [len(figure.legends[0].get_texts()) for figure in drawn] == [1, 2]

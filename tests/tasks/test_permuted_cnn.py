@@ -8,7 +8,6 @@ from pathlib import Path
 import in_process
 import initial_weights
 import keras
-import made_groups
 import numpy as np
 import pytest
 
@@ -16,7 +15,6 @@ from common.command_line import parse_strictly
 from common.data import pipeline, sources, splits
 from common.errors import ConfigError
 from slurm.plan import load_task
-from tasks.permuted_cnn import report
 
 FIXTURES = Path(__file__).parent / "fixtures"
 sys.path.append(str(FIXTURES))
@@ -321,21 +319,3 @@ def test_metrics_hold_the_permutation_and_all_three_splits(tmp_path):
     assert {path.stem for path in folder.glob("figures/*.png")} >= {"images", "learning_curves"}
     setting = json.loads((folder / "config.json").read_text())["setting"]
     assert set(setting.split()) >= {"dataset=digits", "network=mlp", "block=2"}
-
-
-# --- figures across runs
-
-
-def test_locality_has_a_point_a_block(drawn, tmp_path):
-    def runs(network, block, *accuracies, epochs=5):
-        config = {"dataset": "notmnist", "network": network, "block": block, "epochs": epochs}
-        setting = " ".join(f"{key}={value}" for key, value in config.items())
-        each = [made_groups.scored(test={"accuracy": accuracy}) for accuracy in accuracies]
-        return made_groups.group("permuted", setting, *each, **config)
-
-    found = [runs("cnn", 2, 0.1, epochs=30), runs("cnn", None, 0.9), runs("cnn", 1, 0.5), runs("cnn", 7, 0.75)]
-    report.locality(made_groups.runs(*found, runs("mlp", 4, 0.2, 0.4)), tmp_path / "p.png")
-    network, control = drawn[0].axes[0].containers
-    assert network[0].get_xydata().tolist() == [[1, 50.0], [7, 75.0], [28, 90.0]]
-    assert control[0].get_xydata().tolist() == [[4, pytest.approx(30.0)]]
-    assert [c.get_label() for c in (network, control)] == ["convolutions (n = 1)", "perceptron (n = 2)"]

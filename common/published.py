@@ -1,0 +1,49 @@
+"""Published numbers of a task, from its reference.csv."""
+
+import csv
+import re
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+from common.errors import ConfigError
+from common.selection import Fields
+
+COLUMNS = ("preset", "setting", "metric", "published", "margin", "source", "note")
+
+References = dict[tuple[str, str, str], Mapping[str, str]]
+"""Rows by preset, setting and metric."""
+
+
+def read_references(path: Path) -> References:
+    """Every published number; none if there is no file. Raises ConfigError for a file that cannot be used."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise ConfigError(f"{path}: its columns must be {','.join(COLUMNS)}")
+    for line, row in enumerate(rows, start=2):
+        try:
+            usable = all(Decimal(value).is_finite() for value in (row["published"], row["margin"] or 0))
+        except (InvalidOperation, TypeError):
+            usable = False
+        if not usable:
+            raise ConfigError(f"{path}, row {line}: published and margin must be numbers")
+    return {(row["preset"], row["setting"], row["metric"]): row for row in rows}
+
+
+def reference(references: References, fields: Fields, metric: str) -> Mapping[str, str] | None:
+    """The row of a selection, whose label must name exactly the fields that the selection does, and its preset."""
+    wanted = {key: str(value) for key, value in fields.items() if value is not ... and key != "preset"}
+    for (preset, label, name), row in references.items():
+        if (preset, name) == (fields.get("preset"), metric) and stated(label) == wanted:
+            return row
+    return None
+
+
+def stated(label: str) -> dict[str, str]:
+    """The fields and values of a label."""
+    parts = re.split(r" (?=[\w.]+=)", label) if label else []
+    return {part.partition("=")[0]: part.partition("=")[2] for part in parts}

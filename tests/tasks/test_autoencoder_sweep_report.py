@@ -1,0 +1,165 @@
+"""The report of autoencoder_sweep: its claims judged, and its figures drawn, by runs made by hand."""
+
+import made_groups
+import pytest
+
+from common.plots import across
+from tasks.autoencoder_sweep import report
+
+
+def judged(text, *groups):
+    """What the runs say of the claim that begins with a text."""
+    (claim,) = (claim for claim in report.CLAIMS if claim.text.startswith(text))
+    return claim.judge(made_groups.runs(*groups))
+
+
+def labelled(preset, losses, **fields):
+    """Runs of a preset on MNIST with these test losses."""
+    runs = [made_groups.scored(test={"loss": loss}) for loss in losses]
+    setting = " ".join(f"{key}={value}" for key, value in {"dataset": "mnist", **fields}.items())
+    return made_groups.group(preset, setting, *runs, **{"dataset": "mnist", "dropout": 0.0, **fields})
+
+
+def about(loss, spread=1e-5):
+    """Three seeds near a loss."""
+    return [loss - spread, loss, loss + spread]
+
+
+FALLING = {
+    1: 0.05,
+    2: 0.04,
+    5: 0.024,
+    10: 0.013,
+    20: 0.007,
+    50: 0.003,
+    100: 0.0025,
+    150: 0.002,
+    200: 0.0018,
+    300: 0.0015,
+}
+
+
+def of_sizes(losses):
+    return [labelled("autoencoder", about(loss), k=k) for k, loss in losses.items()]
+
+
+def test_the_loss_falls_with_every_step_of_the_size():
+    assert judged("The loss falls", *of_sizes(FALLING)).told == "9 of 9 hold"
+    found = judged("The loss falls", *of_sizes(FALLING | {200: 0.0021}))
+    assert found.word == "fails"
+    assert "k = 150 to 200: fails" in found.told
+    assert judged("The loss falls", *of_sizes({1: 0.05, 2: 0.04})).word == "undecided"
+    assert judged("The loss falls", *of_sizes({300: 0.0015})).word == "not tested"
+
+
+def test_the_loss_falls_no_more_if_no_larger_size_is_lower_by_the_margin():
+    larger = {400: 0.00147, 500: 0.0015, 600: 0.0016, 700: 0.0017}
+    assert judged("and no more", *of_sizes({300: 0.0015, **larger})).word == "holds"
+    assert judged("and no more", *of_sizes({300: 0.0015, **larger, 700: 0.001})).word == "fails"
+    unsure = labelled("autoencoder", about(0.0014, 5e-5), k=700)
+    assert judged("and no more", *of_sizes({300: 0.0015, 400: 0.0015}), unsure).word == "undecided"
+    assert judged("and no more", *of_sizes({300: 0.0015})).word == "not tested"
+
+
+@pytest.mark.parametrize(("count", "word"), [(331, "holds"), (260, "holds"), (240, "fails"), (360, "fails")])
+def test_principal_components_agree_if_300_is_the_nearest_size(count, word):
+    run = {"metrics": {"by_name": {"components for 99 % of the variance": count}}}
+    group = made_groups.group("autoencoder", "dataset=mnist k=300", run, dataset="mnist", k=300)
+    assert judged("Principal components", group).word == word
+
+
+def with_dropout(**losses):
+    """Both sizes with these losses by rate."""
+    rates = {"none": 0.0, "low": 0.1, "high": 0.3}
+    return [
+        labelled("autoencoder", about(loss), k=k, **({"dropout": rates[name]} if name != "none" else {}))
+        for k in (300, 500)
+        for name, loss in losses.items()
+    ]
+
+
+def test_dropout_hurts_and_more_hurts_more():
+    assert judged("Dropout hurts", *with_dropout(none=0.001, low=0.002, high=0.003)).word == "holds"
+    assert judged("Dropout hurts", *with_dropout(none=0.0025, low=0.002, high=0.003)).word == "fails"
+    assert judged("More dropout", *with_dropout(low=0.002, high=0.003)).word == "holds"
+    assert judged("More dropout", *with_dropout(low=0.003, high=0.002)).word == "fails"
+    assert judged("More dropout", *with_dropout(low=0.003)).word == "not tested"
+
+
+def of_cases(*losses):
+    return [
+        labelled("transfer", about(loss, 1e-3), **report.of_case(case)) for case, loss in enumerate(losses, start=1)
+    ]
+
+
+def test_cases_of_transfer():
+    source = of_cases(0.118, 0.2806, 0.3793, 0.2805)
+    texts = ("Case 1", "Case 3", "Case 4")
+    assert [judged(text, *source).word for text in texts] == ["holds"] * 3
+    assert [judged(text, *of_cases(0.12, 0.28, 0.27, 0.10)).word for text in texts] == ["fails"] * 3
+    unsure = labelled("transfer", about(0.289, 1e-2), **report.of_case(4))
+    assert judged("Case 4", *source[:3], unsure).word == "undecided"
+    assert judged("Case 4", *source[:1]).word == "not tested"
+
+
+def test_margins_in_the_text_of_claims_are_those_of_the_published_numbers():
+    sizes = report.published({**report.MNIST, "k": 300}, "test loss")["margin"]
+    cases = report.published({"preset": "transfer", "dataset": "mnist", **report.of_case(2)}, "test loss")["margin"]
+    assert any(f"less than {sizes:g}" in claim.text for claim in report.CLAIMS)
+    assert any(f"less than {cases:g}" in claim.text for claim in report.CLAIMS)
+
+
+# --- figures across runs
+
+
+def test_sizes_are_those_of_the_preset_alone(drawn, tmp_path):
+    """A trial with other settings, or of uncommitted code, must not stand in the place of the preset's run."""
+
+    def run(k, loss, more="", **config):
+        metrics = {"test": {"loss": loss}, "by_name": {"PCA test loss": 0.5}}
+        setting = f"dataset=mnist k={k}{more}"
+        return made_groups.group("autoencoder", setting, {"metrics": metrics}, dataset="mnist", k=k, **config)
+
+    runs = (run(300, 1.0), run(300, 2.0, " code=uncommitted"), run(300, 3.0, " limit_train=9", limit_train=9))
+    report.sizes(made_groups.runs(*runs, run(20, 7.0)), tmp_path / "p.png")
+    (line, *_) = drawn[0].axes[0].get_lines()
+    assert line.get_xydata().tolist() == [[20, 7.0], [300, 1.0]]
+
+
+def test_transfer_marks_the_test_loss_of_each_case_at_the_reported_epoch(drawn, tmp_path):
+    def case(encoder, trained, *runs):
+        config = {"dataset": "mnist", "encoder": encoder, "train_encoder": trained}
+        return made_groups.group("transfer", " ".join(f"{k}={v}" for k, v in config.items()), *runs, **config)
+
+    history = [{"loss": 0.9, "val_loss": 0.8}, {"loss": 0.5, "val_loss": 0.6}]
+    first, second, other = (
+        made_groups.reporting(epoch, loss, history=history) for epoch, loss in ((1, 0.11), (2, 0.12), (2, 0.3))
+    )
+    runs = made_groups.runs(case("random", True, first, second), case("pretrained", False, other))
+    report.transfer(runs, tmp_path / "p.png")
+    training, validation = (
+        [line.get_xydata().tolist() for line in axes.get_lines() if line.get_marker() == "D"] for axes in drawn[0].axes
+    )
+    assert training == []
+    assert validation == [[[1, 0.11], [2, 0.12]], [[2, 0.3]], []]  # and the legend's
+    labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert labels[2] == across.TEST_OF_SEEDS
+
+
+def test_dropout_is_drawn_beside_every_published_number(drawn, tmp_path):
+    def run(train, test):
+        return made_groups.scored(running={"loss": train}, test={"loss": test})
+
+    plain = made_groups.group("autoencoder", "dataset=mnist k=300", run(1, 2), dataset="mnist", k=300, dropout=0.0)
+    report.dropout(made_groups.runs(plain), tmp_path / "p.png")
+    assert drawn == []  # nothing to compare yet
+    config = {"dataset": "mnist", "k": 300, "dropout": 0.3, "input_dropout": 0.3}
+    label = " ".join(f"{key}={value}" for key, value in config.items())
+    arm = made_groups.group("autoencoder", label, run(5, 6), run(7, 8), **config)
+    report.dropout(made_groups.runs(plain, arm), tmp_path / "p.png")
+    for axes, column, ours, theirs in zip(drawn[0].axes, (0, 1), ([1], [2]), ([6], [7]), strict=True):
+        (stars,) = (line for line in axes.get_lines() if line.get_marker() == "*")
+        assert len(stars.get_ydata()) == 5
+        assert stars.get_ydata()[0] == (0.00151, 0.00146)[column]
+        means = {bars.get_label(): bars[0].get_ydata().tolist() for bars in axes.containers}
+        assert means == {"ours (n = 1)": ours, "input pixels dropped too (n = 2)": theirs}
