@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from results.grids import Cell, Grid
 from results.judged import WORDS, Judged
-from results.pairs import LEVEL, Compared
+from results.pairs import LEVEL, MINUS, Compared
 from results.rows import Row
 from results.tables import compact, joined
 
