@@ -18,6 +18,7 @@ words={"norm": "{} norm"},                                    # what its config 
 )
 """
 
+import csv
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -62,6 +63,13 @@ class Pair:
         return {part for key, part in group.parts.items() if within(key, self.ignoring) and key not in chosen}
 
 
+def published(task: Path) -> dict[tuple[str, str, str], float]:
+    """The numbers of reference.csv in a task's folder, by preset, setting and metric, for its figures."""
+    with (task / "reference.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {(row["preset"], row["setting"], row["metric"]): float(row["published"]) for row in rows}
+
+
 def title(one: Group, other: Group) -> str:
     """The label of a row of differences: what both have in common, and what each has of its own."""
     shared = [part for part in one.parts.values() if part in other.parts.values()]
@@ -85,6 +93,10 @@ class Part:
     metric: str = ""
     """Its name in the full table; of what shows a setting the config field."""
     shows: Literal["measured", "published", "setting"] = "measured"
+    over: Fields = field(default_factory=dict)
+    """Of a column: its cells show how far the metric is above that of the runs that these fields select instead."""
+    change: Literal["points", "%"] = "points"
+    """Of a row: cells with `over` show it in the metric's own unit, or in percent of the other runs' metric."""
 
 
 @dataclass(frozen=True)

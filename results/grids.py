@@ -6,7 +6,9 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
+from common.comparison import Side
 from common.measured import TEST_ACCURACY, Metric, measured
 from common.report import Part, Report, Table
 from common.selection import Fields, Group, Runs
@@ -93,12 +95,48 @@ def cell(table: Table, row: Part, column: Part, source: Source) -> Cell:
     fields = {**table.of, **row.fields, **column.fields}
     metric = row.metric if column.shows == "measured" and row.metric else column.metric or row.metric
     shows = column.shows if column.shows != "measured" else row.shows
+    if over := column.over or row.over:
+        return change(table, fields, {**fields, **over}, metric, row.change, shows == "published", source)
     if shows == "setting":
         return Cell(in_words(metric, setting(fields, metric, source.runs), {metric: "{}"}))
     if shows == "published":
         return Cell(published(fields, metric, source))
     group = chosen(fields, source, f"{table.caption}: {metric}")
     return measured_cell(group, metric, source) if group else Cell()
+
+
+def change(
+    table: Table, fields: Fields, before: Fields, metric: str, kind: str, is_published: bool, source: Source
+) -> Cell:
+    """How far a metric is above that of other runs, seed by seed, or of what is published of both."""
+
+    def changed(after: float, other: float) -> float:
+        return 100 * (after - other) / other if kind == "%" else after - other
+
+    unit = " %" if kind == "%" else ""
+    if is_published:
+        ends = [published(own, metric, source) for own in (fields, before)]
+        if NOTHING in ends:
+            return Cell()
+        after, other = map(Decimal, ends)
+        digits = 1 if kind == "%" else -int((after - other).as_tuple().exponent)
+        return Cell(signed(f"{changed(float(after), float(other)):+.{digits}f}", unit))
+    groups = [chosen(own, source, f"{table.caption}: {metric}") for own in (fields, before)]
+    found = [Side(group.completed, metric) for group in groups if group]
+    seeds = sorted(set.intersection(*(set(side.values) for side in found))) if len(found) == 2 else []
+    if not seeds:
+        return Cell()
+    each = [changed(found[0].values[seed], found[1].values[seed]) for seed in seeds]
+    digits = 1 if kind == "%" or metric.endswith("(%)") else significant(max(map(abs, each)))
+    deviation = f" ± {statistics.stdev(each):.{digits}f}" if len(each) > 1 else ""
+    older = any("protocol" in group.parts for group in groups if group)
+    return Cell(signed(f"{statistics.fmean(each):+.{digits}f}{deviation}", unit), n=len(each), older=older)
+
+
+def signed(number: str, unit: str) -> str:
+    """A change with a proper minus sign; the unit of a spread stands behind brackets."""
+    text = number.replace("-", "\N{MINUS SIGN}")
+    return f"({text}){unit}" if unit and "±" in text else f"{text}{unit}"
 
 
 def setting(fields: Fields, name: str, runs: Runs) -> object:
@@ -167,7 +205,8 @@ def significant(value: float, digits: int = 3) -> int:
 
 def published(fields: Fields, metric: str, source: Source) -> str:
     """The source's number for a selection that names what its label in reference.csv does, as it is printed there."""
-    wanted = {key: str(value) for key, value in fields.items() if value is not ... and key != "preset"}
+    named = {key: value for key, value in fields.items() if value is not ... and not callable(value)}
+    wanted = {key: str(value) for key, value in named.items() if key != "preset"}
     for (preset, label, name), reference in source.references.items():
         if (preset, name) == (fields.get("preset"), metric) and stated(label) == wanted:
             return reference["published"]

@@ -73,6 +73,7 @@ def choose_fonts(figure: Figure) -> None:
         if others:
             text.set_fontfamily([*FontProperties().get_family(), *others])
     if any(SPELT_OUT.search(text.get_text()) for text in texts):
+        figure.set_figheight(figure.get_figheight() + 0.3)  # room for the note
         figure.suptitle("\n".join(filter(None, [figure.get_suptitle(), NOTE])))
 
 
