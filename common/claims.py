@@ -4,6 +4,7 @@ A judge takes the runs of a task and says what it found. Most are one of these:
 
     greater(Pair({"network": "cnn"}, {"network": "mlp"}))       # test accuracy of the one above that of the other
     rising("head", "last_block", "full", of={"dataset": "cifar10"})  # test accuracy from phase to phase
+    more(Pair(...), number)                                     # a number of a run's record, as `greater`
     positive(number, of={"preset": "base"})                     # a number of each run is above 0
     always(statement, of={"preset": "base"})                    # something is true of each run
 
@@ -65,6 +66,20 @@ def greater(pair: Matching, metric: str = TEST_ACCURACY.name) -> Judge:
     return judge
 
 
+def more(pair: Matching, number: Callable[[Mapping], float], unit: str = "") -> Judge:
+    """A number of each run's record is above the other side's, in every two settings that a pair puts side by side."""
+
+    def judge(runs: Runs) -> Finding:
+        found = []
+        for both in pair.matches(runs):
+            one, other = ({run["config"]["seed"]: number(run) for run in group.completed} for group in both)
+            each = [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
+            found.append(judged(difference(each), unit) if len(each) > 1 else of_one(each, unit))
+        return together(found)
+
+    return judge
+
+
 def rising(*phases: str, of: Fields, kind: str = "test accuracy (%)") -> Judge:
     """A metric of phases rises from each to the next, in every setting of a selection."""
 
@@ -108,6 +123,16 @@ def always(statement: Callable[[Mapping], bool | None], of: Fields) -> Judge:
         return Finding(word, f"true of {sum(each)} of {len(each)} runs")
 
     return judge
+
+
+def named(name: str, judge: Judge) -> Judge:
+    """A judge whose finding says what it is about, beside others of one claim."""
+
+    def labelled(runs: Runs) -> Finding:
+        found = judge(runs)
+        return Finding(found.word, f"{name}: {found.told}" if found.told else "")
+
+    return labelled
 
 
 def every(*judges: Judge) -> Judge:

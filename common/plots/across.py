@@ -42,11 +42,12 @@ PANELS = (
 REGIMES = {"keep": GREEN, "layer": VERMILION, "follow": BLUE}  # of batch normalisation
 
 
-def curves(runs: Runs, path: Path, published: Published | None = None) -> None:
+def curves(runs: Runs, path: Path, published: Published | None = None, always: Sequence[str] = ()) -> None:
     """Draw losses and validation accuracy by epoch: a row of panels a data set and preset, a line a setting.
 
     Lines are means over seeds, bands one standard deviation. Settings of a preset that were trained for other phases or
-    numbers of epochs have a row of their own. `published` marks test accuracies, in percent.
+    numbers of epochs have a row of their own. `published` marks test accuracies, in percent; `always` names fields that
+    the legend says even if all lines of a row have the same.
     """
     together = defaultdict(list)
     for group in runs.groups:
@@ -56,7 +57,7 @@ def curves(runs: Runs, path: Path, published: Published | None = None) -> None:
     rows = []
     places: dict[str, int] = {}  # one text, one colour in all rows
     for (preset, _, epochs), groups in together.items():
-        common, settings = named(groups)
+        common, settings = named(groups, always)
         told = f"{len(epochs)} epoch{'s' * (len(epochs) > 1)}"
         words = [word for word in common.split(", ") if word not in (told, "")]
         lines = []
@@ -162,14 +163,16 @@ def count(runs: Sized) -> str:
     return f"n = {len(runs)}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def named(groups: Sequence[Group]) -> tuple[str, dict[str, Group]]:
+def named(groups: Sequence[Group], always: Sequence[str] = ()) -> tuple[str, dict[str, Group]]:
     """What a panel's settings have in common, for its title; and the groups by what is their own, for the legend.
 
-    What one of them says is said of all, also of those that have it from their preset.
+    What one of them says is said of all, also of those that have it from their preset. The legend has the fields that
+    `always` names even if they are common.
     """
-    keys = list(dict.fromkeys(key for group in groups for key in group.parts))
+    keys = list(dict.fromkeys([*always, *(key for group in groups for key in group.parts)]))
+    kept = {said(group, key) for group in groups for key in always}
     words = [[word for key in keys if (word := said(group, key))] for group in groups]
-    common = [word for word in words[0] if all(word in own for own in words)]
+    common = [word for word in words[0] if word not in kept and all(word in own for own in words)]
     legend = {}
     for own, group in zip(words, groups, strict=True):
         text = ", ".join(word for word in own if word not in common) or "as the preset" * (len(words) > 1)

@@ -690,9 +690,9 @@ def test_signs_that_the_default_font_lacks_are_drawn_with_one_that_has_them(figu
         for sign in sorted(base.glyphs(findfont("STIXGeneral")))
         if sign not in base.glyphs(findfont("DejaVu Sans"))
     )
+    figure = Figure()
+    figure.text(0.5, 0.5, sign)
     with pytest.warns(UserWarning, match="Glyph"):  # which shows that the default font lacks it
-        figure = Figure()
-        figure.text(0.5, 0.5, sign)
         figure.savefig(tmp_path / "p.png")
     figures.clear()
     label, note = drawn_without_boxes(f"a {sign}", figures, tmp_path / "p.png")
