@@ -96,7 +96,9 @@ def cell(table: Table, row: Part, column: Part, source: Source) -> Cell:
     metric = row.metric if column.shows == "measured" and row.metric else column.metric or row.metric
     shows = column.shows if column.shows != "measured" else row.shows
     if over := column.over or row.over:
-        return change(table, fields, {**fields, **over}, metric, row.change, shows == "published", source)
+        return change(
+            table, fields, {**table.of, **row.fields, **over}, metric, row.change, shows == "published", source
+        )
     if shows == "setting":
         return Cell(in_words(metric, setting(fields, metric, source.runs), {metric: "{}"}))
     if shows == "published":

@@ -116,7 +116,7 @@ BASE = Table(
     },
 )
 ROTATION = Table(
-    "Rotation: is the image turned by 90 degrees?",
+    "Rotation: upright or turned by 90 degrees",
     of={"preset": "rotation", **CIFAR10},
     rows={**AS_PRINTED, **CHOSEN_BY},
     columns={"source": Part(shows="published"), "ours": Part()},
@@ -291,7 +291,7 @@ def freezing_raises() -> Judge:
     """Training and test loss of frozen blocks are above those of the same blocks trained further."""
     return every(
         *(
-            named(f"{metric}, {number} blocks", greater(frozen_over_trained(number), metric))
+            named(f"{metric}, {number} taken", greater(frozen_over_trained(number), metric))
             for number in BLOCKS
             for metric in (RUNNING, TEST_LOSS.name)
         )
