@@ -193,7 +193,7 @@ FROM_SCRATCH = Table(
 )
 WITH_HEAD = {"rates.head": 0.001}
 ORDERS: dict[str, dict[str, object]] = {
-    "by depth": BY_DEPTH,
+    "by depth": {"preset": "by_depth"},
     "in reverse": {"preset": "reversed", "rates.head": 1e-5},
     "in reverse, head at 1e-3": {"preset": "reversed", **WITH_HEAD},
     "geometric mean": {"preset": "geometric_mean", "rates.head": 7.94e-5},

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ LOSSES = (("loss", "training, dropout on", ORANGE, "--"), ("val_loss", "validati
 RUNNING = "running train loss"
 NUMBERS = published(Path(__file__).parent)
 BEST = "dataset=cifar10 blocks=2 train_blocks=True"  # the transfer that is published
-MARK = {"color": "white", "markeredgecolor": "black", "markersize": 9, "linestyle": "", "zorder": 4}
+MARK: dict[str, Any] = {"color": "white", "markeredgecolor": "black", "markersize": 9, "linestyle": "", "zorder": 4}
 
 
 # --- figures
@@ -84,8 +85,8 @@ def contrastive(runs: Runs, path: Path) -> None:
             axes.plot(range(1, len(values) + 1), values, style, color=colour, alpha=0.8, label=label)
     across.mark_test(axes, runs, VERMILION, across.TEST_OF_SEEDS)
     for metric, name, colour in ((RUNNING, "training", ORANGE), (TEST_LOSS.name, "test", VERMILION)):
-        number = NUMBERS["contrastive", "dataset=cifar10", metric]
-        axes.axhline(number, color=colour, linestyle=(0, (1, 2)), label=f"published: {name} loss")
+        level = NUMBERS["contrastive", "dataset=cifar10", metric]
+        axes.axhline(level, color=colour, linestyle=(0, (1, 2)), label=f"published: {name} loss")
     axes.locator_params(axis="x", integer=True)
     axes.legend()
     save_figure(figure, path)
