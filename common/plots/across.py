@@ -122,11 +122,13 @@ def draw_rows(rows: Sequence[tuple[str, Sequence[Line]]], path: Path, published_
 
 
 def draw_row(part: SubFigure, lines: Sequence[Line], published_label: str) -> None:
-    """Draw the three panels of one row, and its legend."""
-    panels = part.subplots(1, len(PANELS))
-    panels[1].sharey(panels[0])
+    """Draw the panels of one row, without those that a line has no values for, and its legend."""
     history = lines[0].records[0]["history"]
-    for axes, (key, name, scale) in zip(panels, PANELS, strict=True):
+    shown = [own for own in PANELS if all(own[0] in line.records[0]["history"][0] for line in lines)]
+    panels = part.subplots(1, len(shown), squeeze=False)[0]
+    if len(shown) == len(PANELS):
+        panels[1].sharey(panels[0])
+    for axes, (key, name, scale) in zip(panels, shown, strict=True):
         mark_phases(axes, history)
         for line in lines:
             band(axes, by_epoch(line.records, key, scale), line.colour, line.label, line.style)

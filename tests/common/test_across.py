@@ -38,6 +38,12 @@ def test_curves_have_a_panel_a_metric_with_one_range_of_losses_and_the_phases_ma
     assert accuracy.get_xlabel() == "Epoch, counted through all phases"
 
 
+def test_a_metric_that_was_not_recorded_has_no_panel(drawn, tmp_path):
+    run = {"history": [{"phase": "train", "loss": 1.0, "val_accuracy": 0.5}]}
+    across.curves(runs(group("s", "a", run)), tmp_path / "p.png")
+    assert [axes.get_ylabel() for axes in drawn[0].axes] == ["Training loss", "Validation accuracy (%)"]
+
+
 def test_data_sets_have_rows_of_their_own_and_one_seed_has_no_band(drawn, tmp_path):
     run = trained(2, val_accuracy=0.5)
     every = [group("s", f"dataset={data}", *[run] * n, dataset=data) for data, n in (("cifar10", 1), ("mnist", 2))]
