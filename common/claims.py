@@ -4,6 +4,7 @@ A judge takes the runs of a task and says what it found. Most are one of these:
 
     greater(Pair({"network": "cnn"}, {"network": "mlp"}))       # test accuracy of the one above that of the other
     rising("head", "last_block", "full", of={"dataset": "cifar10"})  # test accuracy from phase to phase
+    more(Pair(...), number)                                     # a number of a run's record, as `greater`
     positive(number, of={"preset": "base"})                     # a number of each run is above 0
     always(statement, of={"preset": "base"})                    # something is true of each run
     alike(Pair({"case": 4}, {"case": 2}), margin=0.01)           # both sides differ by less than a margin
@@ -66,6 +67,20 @@ def greater(pair: Matching, metric: str = TEST_ACCURACY.name) -> Judge:
     return judge
 
 
+def more(pair: Matching, number: Callable[[Mapping], float], unit: str = "") -> Judge:
+    """A number of each run's record is above the other side's, in every two settings that a pair puts side by side."""
+
+    def judge(runs: Runs) -> Finding:
+        found = []
+        for both in pair.matches(runs):
+            one, other = ({run["config"]["seed"]: number(run) for run in group.completed} for group in both)
+            each = [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
+            found.append(judged(difference(each), unit) if len(each) > 1 else of_one(each, unit))
+        return together(found)
+
+    return judge
+
+
 def rising(*phases: str, of: Fields, kind: str = "test accuracy (%)") -> Judge:
     """A metric of phases rises from each to the next, in every setting of a selection."""
 
@@ -118,6 +133,16 @@ def alike(pair: Matching, margin: float, metric: str = TEST_ACCURACY.name) -> Ju
         return together([near(one, other, margin) for one, other in sides])
 
     return judge
+
+
+def about(name: str, judge: Judge) -> Judge:
+    """A judge whose finding says what it is about, beside others of one claim."""
+
+    def labelled(runs: Runs) -> Finding:
+        found = judge(runs)
+        return Finding(found.word, f"{name}: {found.told}" if found.told else "")
+
+    return labelled
 
 
 def every(*judges: Judge) -> Judge:

@@ -34,9 +34,15 @@ def read_references(path: Path) -> References:
     return {(row["preset"], row["setting"], row["metric"]): row for row in rows}
 
 
+def numbers(task: Path) -> dict[tuple[str, str, str], float]:
+    """The published numbers of a task's folder by preset, setting and metric, for its figures."""
+    return {key: float(row["published"]) for key, row in read_references(task / "reference.csv").items()}
+
+
 def reference(references: References, fields: Fields, metric: str) -> Mapping[str, str] | None:
     """The row of a selection, whose label must name exactly the fields that the selection does, and its preset."""
-    wanted = {key: str(value) for key, value in fields.items() if value is not ... and key != "preset"}
+    named = {key: value for key, value in fields.items() if value is not ... and not callable(value)}
+    wanted = {key: str(value) for key, value in named.items() if key != "preset"}
     for (preset, label, name), row in references.items():
         if (preset, name) == (fields.get("preset"), metric) and stated(label) == wanted:
             return row

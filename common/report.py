@@ -19,7 +19,6 @@ words={"norm": "{} norm"},                                    # what its config 
 )
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,11 +72,6 @@ def title(one: Group, other: Group) -> str:
     return f"{' '.join(shared)}: {names[0]} minus {names[1] or 'without'}"
 
 
-def shortened(setting: str) -> str:
-    """A label for a title or a legend: of the digest of a weights file the first digits, which say as much."""
-    return re.sub(r"@sha256:(\w{6})\w+", r"@\1", setting)
-
-
 @dataclass(frozen=True)
 class Part:
     """What the cells of a row of a table have in common, or those of a column; the other says the rest."""
@@ -86,6 +80,10 @@ class Part:
     metric: str = ""
     """Its name in the full table; of what shows a setting the config field."""
     shows: Literal["measured", "published", "setting"] = "measured"
+    over: Fields = field(default_factory=dict)
+    """Of a column: its cells show how far the metric is above that of the runs that these fields select instead."""
+    change: Literal["points", "%"] = "points"
+    """Of a row: cells with `over` show it in the metric's own unit, or in percent of the other runs' metric."""
 
 
 @dataclass(frozen=True)

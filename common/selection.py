@@ -1,8 +1,8 @@
 """Runs in groups of seeds, and how a task's report selects among them.
 
 A selection is a mapping of config fields to values, with dotted names for nested ones (`phases.0.rate`) or nested
-mappings; a tuple allows any of its values, `...` any value. A field that a record lacks, as its code was older, is None
-there.
+mappings; a tuple allows any of its values, `...` any value, a function those of which it is true. A field that a record
+lacks, as its code was older, is None there.
 """
 
 import re
@@ -145,6 +145,8 @@ def fits(config: Fields, wanted: Fields) -> bool:
     """Whether a config on one level has these values."""
 
     def allows(value: object, found: object) -> bool:
+        if callable(value):
+            return bool(value(found))
         return value is ... or (found in value if isinstance(value, tuple) else found == value)
 
     return all(allows(value, config.get(key)) for key, value in wanted.items())

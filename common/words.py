@@ -7,13 +7,21 @@ Word = str | Mapping[object, str] | Callable[[object], str]
 """A format for the value, a word for each value, or a function of it; an empty word is left out."""
 
 
+# Data sets of weights, by what the names of their files end in.
+PRETRAINED = {
+    "tiny_imagenet": "Tiny-ImageNet weights",
+    "imagenet": "ImageNet weights",
+    "imagenet_from_int8": "ImageNet weights from an int8 model",
+}
+
+
 def weights(value: object) -> str:
-    """Of a weights file its name, without the digest of its content."""
+    """What weights were trained on; of other files and runs the name, without the digest of its content."""
     if value == "none":
         return "random weights"
-    if value == "imagenet":
-        return "ImageNet weights"
-    return f"weights {re.sub(r'(.safetensors|.weights.h5|.h5)?@sha256:.*', '', str(value))}"
+    name = re.sub(r"(.safetensors|.weights.h5|.h5)?@sha256:.*", "", str(value))
+    known = (end for end in sorted(PRETRAINED, key=len, reverse=True) if re.search(rf"(^|_){end}$", name))
+    return next((PRETRAINED[end] for end in known), f"weights {name}")
 
 
 WORDS: Mapping[str, Word] = {

@@ -5,7 +5,9 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
+from common.comparison import Side
 from common.measured import TEST_ACCURACY, Metric, measured
 from common.published import References, reference
 from common.report import Part, Report, Table
@@ -93,6 +95,10 @@ def cell(table: Table, row: Part, column: Part, source: Source) -> Cell:
     fields = {**table.of, **row.fields, **column.fields}
     metric = row.metric if column.shows == "measured" and row.metric else column.metric or row.metric
     shows = column.shows if column.shows != "measured" else row.shows
+    if over := column.over or row.over:
+        return change(
+            table, fields, {**table.of, **row.fields, **over}, metric, row.change, shows == "published", source
+        )
     if shows == "setting":
         return Cell(in_words(metric, setting(fields, metric, source.runs), {metric: "{}"}))
     if shows == "published":
@@ -100,6 +106,40 @@ def cell(table: Table, row: Part, column: Part, source: Source) -> Cell:
         return Cell(found["published"]) if found else Cell()
     group = chosen(fields, source, f"{table.caption}: {metric}")
     return measured_cell(group, metric, source) if group else Cell()
+
+
+def change(
+    table: Table, fields: Fields, before: Fields, metric: str, kind: str, is_published: bool, source: Source
+) -> Cell:
+    """How far a metric is above that of other runs, seed by seed, or of what is published of both."""
+
+    def changed(after: float, other: float) -> float:
+        return 100 * (after - other) / other if kind == "%" else after - other
+
+    unit = " %" if kind == "%" else ""
+    if is_published:
+        ends = [reference(source.references, own, metric) for own in (fields, before)]
+        if None in ends:
+            return Cell()
+        after, other = (Decimal(end["published"]) for end in ends if end)
+        digits = 1 if kind == "%" else -int((after - other).as_tuple().exponent)
+        return Cell(signed(f"{changed(float(after), float(other)):+.{digits}f}", unit))
+    groups = [chosen(own, source, f"{table.caption}: {metric}") for own in (fields, before)]
+    found = [Side(group.completed, metric) for group in groups if group]
+    seeds = sorted(set.intersection(*(set(side.values) for side in found))) if len(found) == 2 else []
+    if not seeds:
+        return Cell()
+    each = [changed(found[0].values[seed], found[1].values[seed]) for seed in seeds]
+    digits = 1 if kind == "%" or metric.endswith("(%)") else significant(max(map(abs, each)))
+    deviation = f" ± {statistics.stdev(each):.{digits}f}" if len(each) > 1 else ""
+    older = any("protocol" in group.parts for group in groups if group)
+    return Cell(signed(f"{statistics.fmean(each):+.{digits}f}{deviation}", unit), n=len(each), older=older)
+
+
+def signed(number: str, unit: str) -> str:
+    """A change with a proper minus sign; the unit of a spread stands behind brackets."""
+    text = number.replace("-", "\N{MINUS SIGN}")
+    return f"({text}){unit}" if unit and "±" in text else f"{text}{unit}"
 
 
 def setting(fields: Fields, name: str, runs: Runs) -> object:

@@ -95,7 +95,7 @@ def between_phases(group: Group) -> Iterator[Compared]:
         found = compare(*sides)
         if found:
             shared = ", ".join([group.preset, *group.said(spoken(group))])
-            words = f"{shared}: {after} minus {before}"
+            words = f"{shared}: {after.replace('_', ' ')} minus {before.replace('_', ' ')}"
             yield Compared(group, group, f"{group.setting}: {after} minus {before}", words, TEST_ACCURACY, found)
 
 

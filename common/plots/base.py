@@ -1,10 +1,17 @@
-"""What all figures share: the palette, an empty figure, and how one is saved."""
+"""What all figures share: the palette, an empty figure, names of classes, and how a figure is saved."""
 
 import io
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager
+from matplotlib.ft2font import FT2Font
+from matplotlib.text import Text
 
 from common import files
 
@@ -21,6 +28,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
     Raises StorageError where it cannot be written.
     """
+    choose_fonts(figure)
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,6 +42,56 @@ def empty_figure(width: float, height: float) -> Figure:
 
 
 def short(name: str, limit: int = 24) -> str:
-    """Cut a long name, and keep matplotlib from reading dollar signs as mathematics."""
-    cut = name if len(name) <= limit else name[: limit - 1] + "…"
-    return cut.replace("$", r"\$")
+    """Cut a long name, keep matplotlib from reading dollar signs as mathematics, and spell out what no font has."""
+    signs = [sign if has_glyph(sign) else f"\\u{ord(sign):04x}" for sign in name]
+    while len("".join(signs)) > limit:
+        signs = [*signs[: -2 if signs[-1] == "…" else -1], "…"]
+    return "".join(signs).replace("$", r"\$")
+
+
+SPELT_OUT = re.compile(r"\\u[0-9a-f]{4,6}")
+NOTE = r"\uXXXX: the code point of a sign that no installed font has"
+
+
+def room(names: Iterable[str], font_size: float) -> float:
+    """Inches that the longest of these names takes, as `short` gives them, with a little to spare."""
+    ems = [sum(1.0 if unicodedata.east_asian_width(sign) in "WF" else 0.62 for sign in name) for name in names]
+    return max(ems, default=0.0) * font_size / 72
+
+
+def has_glyph(sign: str) -> bool:
+    """Whether a sign can be drawn."""
+    return sign in glyphs(default_font()) or font_with(sign) is not None
+
+
+def choose_fonts(figure: Figure) -> None:
+    """Give every text with signs that matplotlib's default font lacks a font that has them; say what is spelt out."""
+    texts = figure.findobj(Text)
+    for text in texts:
+        lacking = {sign for sign in text.get_text() if not sign.isspace()} - glyphs(default_font())
+        others = dict.fromkeys(filter(None, map(font_with, sorted(lacking))))
+        if others:
+            text.set_fontfamily([*FontProperties().get_family(), *others])
+    if any(SPELT_OUT.search(text.get_text()) for text in texts):
+        figure.set_figheight(figure.get_figheight() + 0.3)  # room for the note
+        figure.suptitle("\n".join(filter(None, [figure.get_suptitle(), NOTE])))
+
+
+def default_font() -> str:
+    """The file of matplotlib's default font."""
+    return findfont(FontProperties())
+
+
+@cache
+def glyphs(font: str) -> frozenset[str]:
+    """The signs that a font's file has."""
+    return frozenset(map(chr, FT2Font(font).get_charmap()))
+
+
+@cache
+def font_with(sign: str) -> str | None:
+    """The family of an installed font that has a sign."""
+    plain = [font for font in fontManager.ttflist if font.style == "normal" and font.weight in (400, "normal")]
+    # The "last resort" that comes with matplotlib has a box for every sign.
+    fonts = sorted({(font.name, font.fname) for font in plain if "Last Resort" not in font.name})
+    return next((name for name, file in fonts if sign in glyphs(file)), None)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from common.plots.base import BLUE, LEGEND_BELOW, ORANGE, SPLIT_COLOURS, empty_figure, save_figure, short
+from common.plots.base import BLUE, LEGEND_BELOW, ORANGE, SPLIT_COLOURS, empty_figure, room, save_figure, short
 from common.plots.images import IMAGES_PER_ROW, displayable, show_row
 
 MISTAKEN_PER_ROW, MISTAKEN = 6, 12
@@ -219,15 +219,17 @@ def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], path: Pa
     values = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     # Without numbers, a linear scale would leave confusions of a few percent invisible.
     norm = Normalize(0, 100) if annotated else PowerNorm(0.5, 0, 100)
-    size = max(4, 1.5 + 0.55 * classes) if annotated else 2 + 0.14 * classes
-    figure = empty_figure(size + 1, size)
+    names, font_size = [short(name) for name in class_names], 9 if annotated else 7
+    size = max(2.5, (0.55 if annotated else 0.14) * classes)
+    beside = room(names, font_size) + 0.9  # of the matrix: names, and what the axis shows or the title
+    figure = empty_figure(size + beside + 1.2, size + beside)
+    figure.set_layout_engine("compressed")  # for axes of a fixed shape
     axes = figure.subplots()
     drawn = axes.imshow(values, cmap="Blues", norm=norm)
     label = f"Share of the true class (%){'' if annotated else ', square-root colour scale'}"
     figure.colorbar(drawn, label=label, fraction=0.05, pad=0.02)
     title = f"Confusion matrix ({counts.sum():,} images)"
     axes.set(title=title, xlabel="Predicted class", ylabel="True class")
-    names, font_size = [short(name) for name in class_names], 9 if annotated else 7
     axes.set_xticks(range(classes), names, fontsize=font_size, rotation=90)
     axes.set_yticks(range(classes), names, fontsize=font_size)
     if annotated:
@@ -243,12 +245,14 @@ def class_panels(
     """Return a figure and, per panel, the axes and the classes it shows: one labelled row per class."""
     groups = np.array_split(order, math.ceil(len(order) / CLASSES_PER_PANEL))
     row_height = 0.4 if len(order) <= ANNOTATED_CLASSES else 0.2
-    figure = empty_figure(max(7, 5.5 * len(groups)), max(2.6, 1.6 + row_height * len(groups[0])))
+    font_size = 9 if row_height > 0.3 else 8
+    width = 4.5 + room(map(short, class_names), font_size)
+    figure = empty_figure(max(7, width * len(groups)), max(2.6, 1.6 + row_height * len(groups[0])))
     figure.suptitle(title)
     grid = figure.subplots(1, len(groups), squeeze=False, sharex=True)[0]
     for axes, members in zip(grid, groups, strict=True):
         names = [short(class_names[index]) for index in members]
-        axes.set_yticks(range(len(members)), names, fontsize=9 if row_height > 0.3 else 8)
+        axes.set_yticks(range(len(members)), names, fontsize=font_size)
         axes.set_ylim(len(groups[0]) - 0.5, -0.5)
         axes.set_axisbelow(True)
         axes.grid(color="0.9")

@@ -29,6 +29,7 @@ from common.plots.base import (
 )
 
 History = Sequence[Mapping]
+TRAINING = "training: mean over the epoch's steps, with any augmentation and dropout"
 
 
 def learning_curves(history: History, path: Path, metrics: Mapping | None = None, test_loss: bool = True) -> Path:
@@ -44,7 +45,7 @@ def learning_curves(history: History, path: Path, metrics: Mapping | None = None
     judge = f"best validation {panels[-1][0]}"
     for axes, (key, name, scale) in zip(grid, panels, strict=True):
         training, validation = column(history, key, scale), column(history, f"val_{key}", scale)
-        plot_epochs(axes, training, "--", color=ORANGE, label="training (augmentation and dropout on)")
+        plot_epochs(axes, training, "--", color=ORANGE, label=TRAINING)
         plot_epochs(axes, validation, "-", color=BLUE, label="validation")
         ring: dict[str, Any] = {"color": "black", "fillstyle": "none", "markersize": 10, "markeredgewidth": 1.5}
         axes.plot(best + 1, validation[best], "o", **ring, label=f"{judge} of the phase")
@@ -59,7 +60,7 @@ def learning_curves(history: History, path: Path, metrics: Mapping | None = None
 
 def generalisation_gap(history: History, path: Path) -> Path:
     """Draw training minus validation accuracy (percentage points) and validation minus training loss."""
-    title = "Generalisation gap\n(training figures are taken with augmentation and dropout on)"
+    title = f"Generalisation gap\n{TRAINING}"
     figure, (accuracies, losses) = epoch_panels(history, title, panels=2)
     for axes, key, scale in ((accuracies, "accuracy", 100), (losses, "loss", -1)):
         plot_epochs(axes, column(history, key, scale) - column(history, f"val_{key}", scale), color=BLUE)

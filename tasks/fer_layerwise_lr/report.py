@@ -1,4 +1,4 @@
-"""What a reader gets of fer_layerwise_lr: the arms compared, by class and by epoch."""
+"""What a reader gets of fer_layerwise_lr: the arms compared, by class and by epoch, beside what is published."""
 
 import statistics
 import textwrap
@@ -8,11 +8,14 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from common.measured import Metric, percent
+from common.claims import NOT_TESTED, Claim, Finding, greater, together
+from common.measured import TEST_ACCURACY, TEST_LOSS, Metric, percent
 from common.plots import across
 from common.plots.base import BLUE, GREEN, LEGEND_BELOW, ORANGE, VERMILION, empty_figure, save_figure
-from common.report import Pair, Pictures, Report, shortened
+from common.published import numbers
+from common.report import Headline, Pair, Part, Pictures, Report, Table
 from common.selection import Group, Runs
+from common.words import PRETRAINED, weights
 
 ARMS = {
     "frozen": ("backbone frozen", "0.6"),
@@ -21,43 +24,89 @@ ARMS = {
     "reversed": ("rates in reverse order", GREEN),
     "geometric_mean": ("their geometric mean for all", VERMILION),
 }
+CLASSES = ("angry", "disgusted", "fearful", "happy", "neutral", "sad", "surprised")
+SIZES = dict(zip(CLASSES, (958, 111, 1024, 1774, 1233, 1247, 831), strict=True))  # of the test images
+MACRO_F1, WEIGHTED_F1 = "test macro F1 (%)", "test weighted F1 (%)"
+AS_PUBLISHED = "dataset=fer2013 backbone=resnet18 image_size=224 batch_norm=follow"
+SOURCE = "published: ResNet-18, 224 pixels"
+NUMBERS = numbers(Path(__file__).parent)
+
+
+def f1_of(name: str) -> str:
+    """The metric of a class, by its name in the tables."""
+    return f"test F1 of {name} (%)"
+
+
+# --- figures
+
+
+def networks(runs: Runs) -> dict[str, dict[str, Group]]:
+    """The arms by preset, as the presets have their rates, by what a reader reads of the network."""
+    found: defaultdict[str, dict[str, Group]] = defaultdict(dict)
+    fields = dict.fromkeys(("dataset", "weights", "backbone", "image_size", "batch_norm"), ...)
+    for group in runs.chosen({"preset": tuple(ARMS), **fields}).groups:
+        found[", ".join(group.said())][group.preset] = group
+    return {name: {arm: own[arm] for arm in ARMS if arm in own} for name, own in sorted(found.items())}
+
+
+def is_pretrained(arms: Mapping[str, Group]) -> bool:
+    """Whether the arms start from weights that are not random, as the source's do."""
+    return all(group.config["weights"] != "none" for group in arms.values())
+
+
+def curves(runs: Runs, path: Path) -> None:
+    """Draw losses and validation accuracy by epoch: a row a network, a line an arm; what is published dotted."""
+    rows = []
+    for name, own in networks(runs).items():
+        lines = []
+        for arm, group in own.items():
+            told, colour = ARMS[arm]
+            mark = NUMBERS.get((arm, AS_PUBLISHED, TEST_ACCURACY.name)) if is_pretrained(own) else None
+            lines.append(across.Line(f"{told} ({across.count(group.records)})", group.records, colour, published=mark))
+        rows.append((name, lines))
+    across.draw_rows(rows, path, f"{SOURCE}, test accuracy of the arm in this colour")
 
 
 def arms(runs: Runs, path: Path) -> None:
     """Draw the F1 of each class in the arms of fer_layerwise_lr (mean and standard deviation), a panel a network."""
-    panels: defaultdict[str, dict[str, Group]] = defaultdict(dict)
-    for group in runs.where(preset=tuple(ARMS)).groups:
-        panels[group.setting][group.preset] = group
+    panels = networks(runs)
     if not panels:
         return
-    figure = empty_figure(10, 4.6 * len(panels))
+    figure = empty_figure(10, 4.8 * len(panels))
     parts = figure.subfigures(len(panels), squeeze=False)[:, 0]
-    for part, (setting, found) in zip(parts, sorted(panels.items()), strict=True):
+    for part, (name, own) in zip(parts, panels.items(), strict=True):
         axes = part.subplots()
-        draw_arms(axes, {preset: found[preset] for preset in ARMS if preset in found})
-        title = "F1 of each class, mean and standard deviation over n seeds"
-        axes.set(title=f"{title}\n{textwrap.fill(shortened(setting), 80)}", ylabel="F1 of the test images (%)")
+        draw_arms(axes, own)
+        axes.set_title(textwrap.fill(f"F1 of each class: {name}", 90))
+        axes.set_ylabel("F1 of the test images (%)")
         part.legend(ncols=3, **LEGEND_BELOW)
     save_figure(figure, path)
 
 
 def draw_arms(axes: Axes, arms: Mapping[str, Group]) -> None:
-    """Draw the bars of one panel: each class and their mean, an arm beside the other."""
+    """Draw the bars of one panel: each class and their mean, an arm beside the other; and what is published of it."""
     step = 0.81 / max(len(arms), 3)
-    for place, (preset, group) in enumerate(arms.items()):
-        name, colour = ARMS[preset]
+    marks: list[tuple[float, float]] = []
+    for place, (arm, group) in enumerate(arms.items()):
+        name, colour = ARMS[arm]
         tests = [record["metrics"]["test"] for record in group.records]
         scores = [[100 * c["f1"] for c in test["per_class"]] + [100 * test["macro_f1"]] for test in tests]
         by_class = list(zip(*scores, strict=True))
+        places = [number + step * (place - (len(arms) - 1) / 2) for number in range(len(by_class))]
         axes.bar(
-            [number + step * (place - (len(arms) - 1) / 2) for number in range(len(by_class))],
+            places,
             [statistics.fmean(each) for each in by_class],
             0.93 * step,
             yerr=[statistics.stdev(each) for each in by_class] if len(tests) > 1 else None,
             capsize=2,
             color=colour,
-            label=f"{name} (n = {len(tests)})",
+            label=f"{name} ({across.count(tests)})",
         )
+        metrics = [*(f1_of(own["class"]) for own in tests[0]["per_class"]), MACRO_F1]
+        found = [NUMBERS.get((arm, AS_PUBLISHED, metric)) for metric in metrics]
+        marks += [(x, y) for x, y in zip(places, found, strict=True) if y is not None]
+    if marks and is_pretrained(arms):
+        axes.plot(*zip(*marks, strict=True), "D", color="white", markeredgecolor="black", markersize=5, label=SOURCE)
     classes = next(iter(arms.values())).records[0]["metrics"]["test"]["per_class"]
     ticks = [f"{c['class']}\n{c['support']:,} images" for c in classes]
     axes.set_xticks(range(len(ticks) + 1), [*ticks, "macro\nmean"], fontsize=9)
@@ -68,28 +117,170 @@ def draw_arms(axes: Axes, arms: Mapping[str, Group]) -> None:
 
 
 def batch_norm(runs: Runs, path: Path) -> None:
-    """Draw training loss and validation accuracy by epoch under each regime of batch normalisation."""
+    """Draw losses and validation accuracy by epoch under each regime of batch normalisation."""
     across.regimes(runs.where(limit_train=5000), path)
 
 
-def arm_against(one: str, other: str, **fields: object) -> Pair:
-    """An arm against another, which differ in rates; `fields` are the other's."""
-    return Pair({"preset": one}, {"preset": other, **fields}, ignoring=("rates",))
+# --- tables
+
+
+def from_imagenet(value: object) -> bool:
+    """Whether weights were trained on ImageNet, also those that come from an int8 model."""
+    return weights(value) in (PRETRAINED["imagenet"], PRETRAINED["imagenet_from_int8"])
+
+
+def from_tiny_imagenet(value: object) -> bool:
+    """Whether weights were trained on Tiny-ImageNet."""
+    return weights(value) == PRETRAINED["tiny_imagenet"]
+
+
+# In the source's order; its improvements are in points of accuracy and in percent of the rest.
+SOURCES_ROWS = {
+    "loss": Part(metric=TEST_LOSS.name, change="%"),
+    "accuracy (%)": Part(metric=TEST_ACCURACY.name),
+    "macro F1 (%)": Part(metric=MACRO_F1, change="%"),
+    "weighted F1 (%)": Part(metric=WEIGHTED_F1, change="%"),
+    **{f"F1 of {name} ({SIZES[name]:,}) (%)": Part(metric=f1_of(name), change="%") for name in CLASSES},
+}
+WITHOUT_COPIES = {
+    "accuracy without copies (%)": Part(metric="test accuracy without these (%)"),
+    "macro F1 without copies (%)": Part(metric="test macro F1 without these (%)", change="%"),
+}
+FROZEN, BY_DEPTH, ONE_RATE = ({"preset": arm} for arm in ("frozen", "by_depth", "one_rate"))
+FER = {"dataset": "fer2013"}
+CHANGE = (
+    "Change: from frozen to rates by depth, in points of accuracy, in percent of the others. In brackets the number of "
+    "test images of a class"
+)
+PUBLISHED = Table(
+    "Frozen backbone and rates by depth, on the test images, as the source has them: ResNet-18 with ImageNet weights "
+    f"at 224 pixels, batch normalisation follows the batch. {CHANGE}. – is not measured",
+    of={**FER, "backbone": "resnet18", "image_size": 224, "batch_norm": "follow", "weights": from_imagenet},
+    rows=SOURCES_ROWS,
+    columns={
+        "source: frozen": Part(FROZEN, shows="published"),
+        "source: by depth": Part(BY_DEPTH, shows="published"),
+        "source: change": Part(BY_DEPTH, shows="published", over=FROZEN),
+        "ours: frozen": Part(FROZEN),
+        "ours: by depth": Part(BY_DEPTH),
+        "ours: change": Part(BY_DEPTH, over=FROZEN),
+        "ours: one rate": Part(ONE_RATE),
+    },
+    corner="test images",
+)
+THREE_ARMS = {
+    "frozen": Part(FROZEN),
+    "by depth": Part(BY_DEPTH),
+    "change": Part(BY_DEPTH, over=FROZEN),
+    "one rate": Part(ONE_RATE),
+}
+# None: older code had no choice of it.
+SMALL = {**FER, "backbone": "mobilenet_v2", "image_size": 96, "batch_norm": ("keep", None), "weights": from_imagenet}
+LARGE = {**FER, "backbone": "resnet18", "image_size": 224, "batch_norm": "keep", "weights": from_imagenet}
+ON_A_LAPTOP = Table(
+    f"The same arms with MobileNetV2, ImageNet weights, at 96 pixels. {CHANGE}. Without copies: without the test "
+    "images that are training images too",
+    of=SMALL,
+    rows={**SOURCES_ROWS, **WITHOUT_COPIES},
+    columns=THREE_ARMS,
+    corner="test images",
+)
+FROM_SCRATCH = Table(
+    f"The same arms from random weights: ResNet-18 at the images' own 48 pixels. {CHANGE}",
+    of={**FER, "backbone": "resnet18", "image_size": 48, "batch_norm": ("layer", None), "weights": "none"},
+    rows={name: SOURCES_ROWS[name] for name in list(SOURCES_ROWS)[:4]},
+    columns=THREE_ARMS,
+    corner="test images",
+)
+WITH_HEAD = {"rates.head": 0.001}
+ORDERS: dict[str, dict[str, object]] = {
+    "by depth": {"preset": "by_depth"},
+    "in reverse": {"preset": "reversed", "rates.head": 1e-5},
+    "in reverse, head at 1e-3": {"preset": "reversed", **WITH_HEAD},
+    "geometric mean": {"preset": "geometric_mean", "rates.head": 7.94e-5},
+    "geometric mean, head at 1e-3": {"preset": "geometric_mean", **WITH_HEAD},
+}
+
+
+def order(network: str, of: Mapping[str, object]) -> Table:
+    """The order of the rates against their size, for one network."""
+    return Table(
+        f"Order or size of the rates? {network}; the same rates in reverse, or their geometric mean for all layers",
+        of=of,
+        rows={name: SOURCES_ROWS[name] for name in list(SOURCES_ROWS)[:4]},
+        columns={name: Part(own) for name, own in ORDERS.items()},
+        corner="test images",
+    )
+
+
+REGIMES = {"keep": "keeps its statistics", "layer": "by layer", "follow": "follows the batch"}
+BATCH_NORM = Table(
+    "Three regimes of batch normalisation: test accuracy (%) with rates by depth, 5,000 training images",
+    of={**FER, **BY_DEPTH, "limit_train": 5000},
+    rows={
+        name: Part({"backbone": backbone, "image_size": size, "weights": data}, metric=TEST_ACCURACY.name)
+        for name, backbone, size, data in (
+            ("MobileNetV2, 96 pixels, ImageNet weights", "mobilenet_v2", 96, from_imagenet),
+            ("ResNet-18, 64 pixels, Tiny-ImageNet weights", "resnet18", 64, from_tiny_imagenet),
+            ("ResNet-18, 64 pixels, ImageNet weights", "resnet18", 64, from_imagenet),
+        )
+    },
+    columns={name: Part({"batch_norm": regime}) for regime, name in REGIMES.items()},
+    corner="network",
+)
+
+
+# --- pairs and the claim
+
+
+def arm_against(one: str, other: str, name: str = "", **fields: object) -> Pair:
+    """An arm against another, which differ in rates; `fields` are the other's, `name` what it is called."""
+    words = (ARMS[one][0], name or ARMS[other][0])
+    return Pair({"preset": one}, {"preset": other, **fields}, ignoring=("rates",), words=words)
+
+
+def better_on_every_class(runs: Runs) -> Finding:
+    """Whether rates by depth have a higher F1 than a frozen backbone on each class; random weights aside."""
+    arms = Runs(tuple(group for group in runs.groups if group.config.get("weights") != "none"))
+    pair = arm_against("by_depth", "frozen")
+    found = {name: greater(pair, f1_of(name))(arms) for name in CLASSES}
+    if all(own.word == NOT_TESTED.word for own in found.values()):
+        return NOT_TESTED
+    told = "; ".join(f"F1 of {name} {own.told}" for name, own in found.items())
+    return Finding(together(list(found.values())).word, told)
 
 
 REPORT = Report(
+    tables=(
+        PUBLISHED,
+        ON_A_LAPTOP,
+        FROM_SCRATCH,
+        order("MobileNetV2 with ImageNet weights at 96 pixels", SMALL),
+        order("ResNet-18 with ImageNet weights at 224 pixels", LARGE),
+        BATCH_NORM,
+    ),
     pairs=(
         arm_against("by_depth", "one_rate"),
         arm_against("by_depth", "frozen"),
         arm_against("one_rate", "frozen"),
         *(
-            Pair({"preset": "by_depth", "batch_norm": "keep"}, {"preset": "by_depth", "batch_norm": other})
+            Pair(
+                {"preset": "by_depth", "batch_norm": "keep"},
+                {"preset": "by_depth", "batch_norm": other},
+                words=("batch norm keeps its statistics", f"batch norm {REGIMES[other]}"),
+            )
             for other in ("layer", "follow")
         ),
         *(arm_against("by_depth", arm) for arm in ("reversed", "geometric_mean")),
-        *(arm_against("by_depth", arm, rates={"head": 0.001}) for arm in ("reversed", "geometric_mean")),
+        *(
+            arm_against("by_depth", arm, f"{ARMS[arm][0]}, head at 1e-3", rates={"head": 0.001})
+            for arm in ("reversed", "geometric_mean")
+        ),
     ),
-    figures=(across.curves, arms, batch_norm),
+    claims=(
+        Claim("002", "Fine-tuning with rates by depth beats the frozen model on every class", better_on_every_class),
+    ),
+    figures=(curves, arms, batch_norm),
     pictures=Pictures(
         {
             "preset": "by_depth",
@@ -104,10 +295,12 @@ REPORT = Report(
             "per_class": "Precision, recall and F1 of each class",
         },
     ),
+    headline=Headline({"preset": "by_depth", "dataset": "fer2013"}),
     metrics=(
         percent("test F1 of * (%)", detail=True),
         Metric("test images that are training images too"),
         percent("test accuracy without these (%)"),
         percent("test macro F1 without these (%)", detail=True),
     ),
+    words={f"rates.{group}": f"{group} at {{}}" for group in ("stem", "layer1", "layer2", "layer3", "layer4", "head")},
 )

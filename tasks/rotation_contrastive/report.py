@@ -1,43 +1,77 @@
-"""What a reader gets of rotation_contrastive: what blocks of another network are worth, and the embedding's loss."""
+"""What a reader gets of rotation_contrastive: what blocks of another network are worth, and where classes lie."""
 
+from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
-from common.measured import percent
+import numpy as np
+from matplotlib.axes import Axes
+
+from common.claims import Claim, Judge, about, every, greater, positive
+from common.measured import TEST_ACCURACY, TEST_LOSS, percent
 from common.plots import across
 from common.plots.base import BLUE, LEGEND_BELOW, ORANGE, VERMILION, empty_figure, save_figure
-from common.report import Headline, Pair, Pictures, Report
+from common.published import numbers
+from common.report import Headline, Pair, Part, Pictures, Report, Table
 from common.selection import Runs
 
 BLOCKS = (1, 2, 3)
 TRAINED = {True: ("trained further", BLUE, "o-"), False: ("frozen", ORANGE, "s--")}
 LOSSES = (("loss", "training, dropout on", ORANGE, "--"), ("val_loss", "validation", BLUE, "-"))
+RUNNING = "running train loss"
+NUMBERS = numbers(Path(__file__).parent)
+BEST = "dataset=cifar10 blocks=2 train_blocks=True"  # the transfer that is published
+MARK: dict[str, Any] = {"color": "white", "markeredgecolor": "black", "markersize": 9, "linestyle": "", "zorder": 4}
+
+
+# --- figures
+
+
+def curves(runs: Runs, path: Path) -> None:
+    """Draw losses and validation accuracy by epoch: a row a network; published test accuracies dotted."""
+    own = runs.where(dataset="cifar10").as_preset("dataset", "blocks", "train_blocks")
+    across.curves(own, path, NUMBERS)
 
 
 def transferred_blocks(runs: Runs, path: Path) -> None:
     """Draw train and test loss of rotation_contrastive's transfer by the number of blocks, frozen and trained."""
     runs = runs.where(dataset="cifar10").as_preset("dataset", "blocks", "train_blocks")
-    transfer, base = runs.where(preset="transfer"), runs.where(preset="base")
-    if not transfer:
+    if not runs.where(preset="transfer"):
         return
-    figure = empty_figure(11, 5)
+    figure = empty_figure(11, 5.4)
     figure.suptitle("Blocks taken from the network that tells turned images from upright ones")
-    for axes, split in zip(figure.subplots(1, 2), ("train", "test"), strict=True):
-        for trained, (name, colour, style) in TRAINED.items():
-            by_number = transfer.where(train_blocks=trained).by("blocks")
-            points = {number: own.values(f"{split} loss") for number, own in sorted(by_number.items())}
-            if points:
-                means, deviations = zip(*map(across.spread, points.values()), strict=True)
-                label = f"{name} (n = {', '.join(str(len(values)) for values in points.values())})"
-                axes.errorbar(list(points), means, yerr=deviations, fmt=style, color=colour, capsize=3, label=label)
-        if base:
-            mean, deviation = across.spread(base.values(f"{split} loss"))
-            axes.axhline(mean, color="0.3", linestyle=":", label=f"none taken: base (n = {len(base)})")
-            axes.axhspan(mean - deviation, mean + deviation, color="0.9")
-        axes.set(title=f"{split.capitalize()} images", xlabel="Blocks taken", ylabel="Cross-entropy", xticks=BLOCKS)
+    for axes, metric, name in zip(
+        figure.subplots(1, 2, sharey=True),
+        (RUNNING, TEST_LOSS.name),
+        ("Training images, as training goes: dropout on", "Test images"),
+        strict=True,
+    ):
+        draw_transfer(axes, runs, metric)
+        axes.set(title=name, xlabel="Blocks taken", ylabel="Cross-entropy", xticks=BLOCKS)
         axes.set_axisbelow(True)
         axes.grid(color="0.9")
     figure.legend(*axes.get_legend_handles_labels(), ncols=3, **LEGEND_BELOW)
     save_figure(figure, path)
+
+
+def draw_transfer(axes: Axes, runs: Runs, metric: str) -> None:
+    """Draw one panel: a loss by blocks taken, that of the network with none as a line, and what is published."""
+    for trained, (name, colour, style) in TRAINED.items():
+        by_number = runs.where(preset="transfer", train_blocks=trained).by("blocks")
+        points = {number: own.values(metric) for number, own in sorted(by_number.items())}
+        if points:
+            means, deviations = zip(*map(across.spread, points.values()), strict=True)
+            label = f"{name} (n = {', '.join(str(len(values)) for values in points.values())})"
+            axes.errorbar(list(points), means, yerr=deviations, fmt=style, color=colour, capsize=3, label=label)
+    if base := runs.where(preset="base"):
+        mean, deviation = across.spread(base.values(metric))
+        axes.axhline(mean, color="0.3", linestyle="-.", label=f"none taken: base (n = {len(base)})")
+        if len(base) > 1:
+            axes.axhspan(mean - deviation, mean + deviation, color="0.9")
+    axes.plot([2], [NUMBERS["transfer", BEST, metric]], "D", **MARK, label="published: 2 blocks, trained further")
+    label = "published: none taken"
+    axes.axhline(NUMBERS["base", "dataset=cifar10", metric], color="0.3", linestyle=(0, (1, 2)), label=label)
 
 
 def contrastive(runs: Runs, path: Path) -> None:
@@ -51,31 +85,271 @@ def contrastive(runs: Runs, path: Path) -> None:
             label = f"{name} (a line a seed)" if number == 0 else None
             axes.plot(range(1, len(values) + 1), values, style, color=colour, alpha=0.8, label=label)
     across.mark_test(axes, runs, VERMILION, across.TEST_OF_SEEDS)
+    for metric, name, colour in ((RUNNING, "training", ORANGE), (TEST_LOSS.name, "test", VERMILION)):
+        level = NUMBERS["contrastive", "dataset=cifar10", metric]
+        axes.axhline(level, color=colour, linestyle=(0, (1, 2)), label=f"published: {name} loss")
     axes.locator_params(axis="x", integer=True)
     axes.legend()
     save_figure(figure, path)
 
 
+# --- tables
+
+CIFAR10 = {"dataset": "cifar10"}
+AS_PRINTED = {
+    "training loss, dropout on": Part(metric=RUNNING),
+    "test loss": Part(metric=TEST_LOSS.name),
+    "test accuracy (%)": Part(metric=TEST_ACCURACY.name),
+}
+CHOSEN_BY = {"validation accuracy (%)": Part(metric="validation accuracy (%)")}
+PROTOCOLS = [(batch, decay) for batch in (64, 128) for decay in (0.0, 0.001)]
+BASE = Table(
+    "Base network, 10 classes. The source prints neither batch nor weight decay",
+    of={"preset": "base", **CIFAR10},
+    rows={**AS_PRINTED, **CHOSEN_BY},
+    columns={
+        "source": Part(shows="published"),
+        **{
+            f"batch {batch}, {f'weight decay {decay}' if decay else 'no weight decay'}": Part(
+                {"batch_size": batch, "weight_decay": decay}
+            )
+            for batch, decay in PROTOCOLS
+        },
+    },
+)
+ROTATION = Table(
+    "Rotation: upright or turned by 90 degrees",
+    of={"preset": "rotation", **CIFAR10},
+    rows={**AS_PRINTED, **CHOSEN_BY},
+    columns={"source": Part(shows="published"), "ours": Part()},
+)
+REVERSE = Table(
+    "Reverse transfer: rotation on the blocks of the base network. The source does not say whether they were frozen",
+    of=CIFAR10,
+    rows={**AS_PRINTED, **CHOSEN_BY},
+    columns={
+        "source": Part({"preset": "reverse", "train_blocks": True}, shows="published"),
+        "blocks trained further": Part({"preset": "reverse", "train_blocks": True}),
+        "blocks frozen": Part({"preset": "reverse", "train_blocks": False}),
+        "no blocks taken": Part({"preset": "rotation"}),
+    },
+)
+TRANSFER_OF_TWO = {"preset": "transfer", "blocks": 2, "train_blocks": True}
+BEST_TRANSFER = Table(
+    "The transfer that the source reports: two blocks of the rotation network, trained further, against "
+    "the base network",
+    of=CIFAR10,
+    rows=AS_PRINTED,
+    columns={
+        "source: base": Part({"preset": "base"}, shows="published"),
+        "source: transfer": Part(TRANSFER_OF_TWO, shows="published"),
+        "source: change": Part(TRANSFER_OF_TWO, shows="published", over={"preset": "base"}),
+        "ours: base": Part({"preset": "base"}),
+        "ours: transfer": Part(TRANSFER_OF_TWO),
+        "ours: change": Part(TRANSFER_OF_TWO, over={"preset": "base"}),
+    },
+)
+SIX_TRANSFERS = Table(
+    "The first blocks of the rotation network, trained further or frozen",
+    of=CIFAR10,
+    rows={
+        "none (base)": Part({"preset": "base"}),
+        **{
+            f"{number}, {TRAINED[trained][0]}": Part({"preset": "transfer", "blocks": number, "train_blocks": trained})
+            for number in BLOCKS
+            for trained in (True, False)
+        },
+    },
+    columns={**AS_PRINTED, **CHOSEN_BY},
+    corner="blocks",
+    best="validation accuracy (%)",
+)
+CONTRASTIVE = Table(
+    "Contrastive embedding in the plane; accuracies of two classifiers on its two coordinates, chance is 10 %",
+    of={"preset": "contrastive", **CIFAR10},
+    rows={
+        "training loss, dropout on": Part(metric=RUNNING),
+        "test loss": Part(metric=TEST_LOSS.name),
+        "20 nearest neighbours (%)": Part(metric="20-NN accuracy (%)"),
+        "linear probe (%)": Part(metric="linear probe accuracy (%)"),
+        "untrained, 20 nearest neighbours (%)": Part(metric="untrained: 20-NN accuracy (%)"),
+        "untrained, linear probe (%)": Part(metric="untrained: linear probe accuracy (%)"),
+    },
+    columns={"source": Part(shows="published"), "ours": Part()},
+)
+
+
+# --- pairs
+
+
 def further(preset: str) -> Pair:
     """Blocks of another network that are trained further, against the same ones left as they are."""
-    return Pair({"preset": preset, "train_blocks": True}, {"preset": preset, "train_blocks": False})
+    return Pair({"preset": preset, "train_blocks": True}, {"preset": preset, "train_blocks": False}, words=KEPT)
+
+
+KEPT = ("blocks trained further", "blocks frozen")
 
 
 def against(preset: str, without: str, trained: bool, **fields: object) -> Pair:
     """A network with blocks of another one, against the same network with none."""
-    return Pair({"preset": preset, "train_blocks": trained, **fields}, {"preset": without}, ignoring=("experiment",))
+    blocks = f"{fields.get('blocks', BLOCKS[-1])} blocks {TRAINED[trained][0]}"
+    return Pair(
+        {"preset": preset, "train_blocks": trained, **fields},
+        {"preset": without},
+        ignoring=("experiment",),
+        words=(f"{preset}, {blocks}", without),
+    )
+
+
+# --- claims
+
+OF_BASE = {"preset": "base", **CIFAR10}
+MARGIN = 0.03  # as in reference.csv, within which a loss counts as reproduced: a smaller difference is none
+VEHICLES = ("airplane", "automobile", "ship", "truck")
+ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
+
+
+def room_below_overfitting(record: Mapping) -> float:
+    """The margin minus how far the last validation loss is above the lowest: negative if the loss has risen again."""
+    losses = [row["val_loss"] for row in record["history"]]
+    return float(MARGIN - (losses[-1] - min(losses)))
+
+
+def room_below_a_gap(record: Mapping) -> float:
+    """The margin minus how far the test loss is above the training loss, which are 0.7010 and 0.7040 in the source."""
+    return float(MARGIN - (record["metrics"]["test"]["loss"] - record["metrics"]["running"]["loss"]))
+
+
+def places(record: Mapping) -> dict[str, np.ndarray] | None:
+    """The mean point of each class in the plane; None for a record of older code."""
+    found = record["metrics"].get("centroids")
+    return None if found is None else {name: np.array(point) for name, point in found.items()}
+
+
+def apart(record: Mapping) -> float | None:
+    """Gap between vehicles and animals along the line through the means of both, in units of its length.
+
+    Positive if every vehicle lies on one side of every animal.
+    """
+    at = places(record)
+    if at is None:
+        return None
+    vehicles, animals = (np.stack([at[name] for name in names]) for names in (VEHICLES, ANIMALS))
+    line = animals.mean(axis=0) - vehicles.mean(axis=0)
+    along = line / (line @ line)
+    return float((animals @ along).min() - (vehicles @ along).max())
+
+
+def together(record: Mapping) -> float | None:
+    """Mean distance of a vehicle from an animal minus that of two vehicles."""
+    at = places(record)
+    if at is None:
+        return None
+    across_kinds = [np.linalg.norm(at[one] - at[other]) for one in VEHICLES for other in ANIMALS]
+    return float(np.mean(across_kinds) - np.mean([distance(at, *pair) for pair in combinations(VEHICLES, 2)]))
+
+
+def distance(at: Mapping[str, np.ndarray], one: str, other: str) -> float:
+    """Of two classes' mean points."""
+    return float(np.linalg.norm(at[one] - at[other]))
+
+
+def truck_beside_automobile(record: Mapping) -> float | None:
+    """The truck's distance from the nearest other class minus that from the automobile."""
+    at = places(record)
+    if at is None:
+        return None
+    others = [distance(at, "truck", name) for name in at if name not in ("truck", "automobile")]
+    return min(others) - distance(at, "truck", "automobile")
+
+
+def between_frog_and_horse(record: Mapping) -> float | None:
+    """How far cat, bird and dog lie from the nearer end of the line from frog to horse, in units of its length.
+
+    The least of the three; negative if one of them lies beyond an end.
+    """
+    at = places(record)
+    if at is None:
+        return None
+    line = at["horse"] - at["frog"]
+    shares = [float((at[name] - at["frog"]) @ line / (line @ line)) for name in ("cat", "bird", "dog")]
+    return min(min(share, 1 - share) for share in shares)
+
+
+def best_transfer() -> Judge:
+    """Two blocks trained further have a higher test accuracy than each other transfer, and than the base network."""
+    others = [(number, trained) for number in BLOCKS for trained in TRAINED if (number, trained) != (2, True)]
+    judges = [
+        about(
+            f"above {number} {TRAINED[trained][0]}",
+            greater(Pair(TRANSFER_OF_TWO, {"preset": "transfer", "blocks": number, "train_blocks": trained})),
+        )
+        for number, trained in others
+    ]
+    return every(*judges, about("above base", greater(against("transfer", "base", True, blocks=2))))
+
+
+def freezing_raises() -> Judge:
+    """Training and test loss of frozen blocks are above those of the same blocks trained further."""
+    return every(
+        *(
+            about(f"{metric}, {number} taken", greater(frozen_over_trained(number), metric))
+            for number in BLOCKS
+            for metric in (RUNNING, TEST_LOSS.name)
+        )
+    )
+
+
+def frozen_over_trained(number: int) -> Pair:
+    """Frozen blocks against the same ones trained further."""
+    sides = [{"preset": "transfer", "blocks": number, "train_blocks": trained} for trained in (False, True)]
+    return Pair(sides[0], sides[1])
+
+
+EMBEDDING = {"preset": "contrastive", **CIFAR10}
+CLAIMS: tuple[tuple[str, Judge], ...] = (
+    (
+        f"The base network does not overfit: its last validation loss is less than {MARGIN} above the lowest, and the "
+        "test loss less than that above the training loss (numbers: what is left of this margin)",
+        every(
+            about("validation", positive(room_below_overfitting, OF_BASE)),
+            about("test", positive(room_below_a_gap, OF_BASE)),
+        ),
+    ),
+    ("Two blocks, not frozen, are the best transfer and beat the base network (test accuracy)", best_transfer()),
+    ("Freezing raises the loss", freezing_raises()),
+    (
+        "Contrastive clusters separate: vehicles lie together and opposite to animals",
+        every(
+            about("gap along the line of their means", positive(apart, EMBEDDING)),
+            about("distance from animals above that of vehicles", positive(together, EMBEDDING)),
+        ),
+    ),
+    ("Truck lies next to automobile", positive(truck_beside_automobile, EMBEDDING)),
+    ("Cat, bird and dog lie between frog and horse", positive(between_frog_and_horse, EMBEDDING)),
+)
 
 
 REPORT = Report(
+    tables=(BASE, ROTATION, REVERSE, BEST_TRANSFER, SIX_TRANSFERS, CONTRASTIVE),
     pairs=(
-        Pair({"preset": "base", "weight_decay": 0.001}, {"preset": "base", "weight_decay": 0.0}),
-        Pair({"preset": "base", "batch_size": 128}, {"preset": "base", "batch_size": 64}),
+        Pair(
+            {"preset": "base", "weight_decay": 0.001},
+            {"preset": "base", "weight_decay": 0.0},
+            words=("weight decay 0.001", "none"),
+        ),
+        Pair(
+            {"preset": "base", "batch_size": 128},
+            {"preset": "base", "batch_size": 64},
+            words=("batch of 128", "batch of 64"),
+        ),
         further("transfer"),
         further("reverse"),
         *(against("reverse", "rotation", trained) for trained in (True, False)),
         *(against("transfer", "base", trained, blocks=number) for number in BLOCKS for trained in (True, False)),
     ),
-    figures=(across.curves, transferred_blocks, contrastive),
+    claims=tuple(Claim("003", text, judge) for text, judge in CLAIMS),
+    figures=(curves, transferred_blocks, contrastive),
     pictures=Pictures(
         {"preset": "contrastive", "dataset": "cifar10"},
         {
@@ -84,5 +358,10 @@ REPORT = Report(
     ),
     headline=Headline(against("transfer", "base", True, blocks=2, dataset="cifar10")),
     metrics=(percent("*20-NN accuracy (%)"), percent("*linear probe accuracy (%)")),
+    words={
+        "blocks": lambda value: f"{value} block{'s' * (value != 1)}",
+        "train_blocks": {True: "blocks trained further", False: "blocks frozen"},
+        "weight_decay": lambda value: f"weight decay {value}" if value else "no weight decay",
+    },
     renamed={"stage": "experiment", "rotation_run": "pretext_run"},
 )

@@ -5,7 +5,7 @@ import pytest
 from made_groups import group, runs, scored
 from scipy import stats
 
-from common.claims import NOT_TESTED, Finding, alike, always, every, greater, positive, rising, tally
+from common.claims import NOT_TESTED, Finding, about, alike, always, every, greater, more, positive, rising, tally
 from common.report import Pair
 
 PAIR = Pair({"kind": "a"}, {"kind": "b"})
@@ -110,8 +110,6 @@ def test_a_statement_is_true_of_each_run():
     ],
 )
 def test_all_of_several_statements(words, told):
-    from common.claims import Finding
-
     assert every(*(lambda runs, word=word: Finding(word) for word in words))(runs()).word == told
 
 
@@ -134,3 +132,14 @@ def test_runs_that_are_not_as_their_preset_says_do_not_count():
     usual = group("p", "kind=a", *accurate(0.8, 0.9), kind="a", rate=1)
     found = always(lambda record: record["metrics"]["test"]["accuracy"] > 0.5, of={"kind": "a"})(runs(odd, usual))
     assert found.told == "true of 2 of 2 runs"
+
+
+def test_a_number_of_each_run_is_compared_seed_by_seed_and_named():
+    def number(record):
+        return record["metrics"]["test"]["accuracy"] ** 2
+
+    assert more(PAIR, number)(both((0.8, 0.9, 0.8), (0.2, 0.3, 0.2))).word == "holds"
+    assert more(PAIR, number)(both((0.2, 0.3, 0.2), (0.8, 0.9, 0.8))).word == "fails"
+    assert more(PAIR, number)(both((0.8,), (0.2,))).told == "+0.6, n = 1"
+    assert about("squares", more(PAIR, number))(both((0.8,), (0.2,))).told == "squares: +0.6, n = 1"
+    assert about("squares", more(PAIR, number))(runs()) == NOT_TESTED

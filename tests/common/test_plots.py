@@ -1,14 +1,17 @@
 import subprocess
 import sys
+import warnings
 from itertools import combinations
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont
 from matplotlib.text import Text
 from PIL import Image
 
 from common import plots
+from common.plots import base
 
 NAMES = {
     1: ["only"],
@@ -314,7 +317,7 @@ def test_generalisation_gap_in_percentage_points(figures, tmp_path):
     accuracies, losses = figures[0].axes
     assert accuracies.get_lines()[0].get_ydata() == pytest.approx([5])
     assert losses.get_lines()[0].get_ydata() == pytest.approx([0.5])
-    assert "augmentation and dropout on" in figures[0].get_suptitle()
+    assert "with any augmentation and dropout" in figures[0].get_suptitle()  # there may be none
 
 
 def test_learning_rate_survives_a_rate_of_zero(figures, tmp_path):
@@ -649,6 +652,59 @@ def test_names_are_cut_and_never_read_as_mathematics(figures, tmp_path):
     assert_readable(figures[0])
     drawn = [text.get_text() for text in figures[0].axes[0].get_yticklabels()]
     assert drawn == [r"\$x\$ and \$y^2\$", "a class name that is fa…"]
+
+
+LONG = ["x" * 30, *(f"W{i:02d} wide words of a name" for i in range(99))]
+MISSING = "\U000e0fff"  # in a plane that no font fills
+
+
+@pytest.mark.parametrize("classes", [2, 10, 21, 100])
+def test_long_names_have_room(classes, figures, tmp_path):
+    plots.confusion_matrix(make_confusion(classes), LONG[:classes], tmp_path / "p.png")
+    per_class = [row | {"class": name} for row, name in zip(make_per_class(100)[:classes], LONG, strict=False)]
+    plots.per_class_scores(per_class, tmp_path / "p.png")
+    plots.class_counts(make_counts(classes), LONG[:classes], tmp_path / "p.png")
+    for figure in figures:
+        assert_readable(figure)
+    matrix = figures[0].axes[0].get_window_extent()
+    assert matrix.width >= 0.9 * 0.14 * classes * figures[0].dpi  # the names have not taken the matrix's own room
+
+
+def drawn_without_boxes(name, figures, path):
+    """Names of classes as a confusion matrix shows them, and its title, if matplotlib had a glyph for every sign."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Glyph")
+        plots.confusion_matrix([[1, 2], [3, 4]], [name, "cat"], path)
+        plots.predictions_grid(
+            lambda places: IMAGES[places], np.zeros(4, int), np.eye(2)[[0, 0, 1, 1]], [name, "cat"], path
+        )
+    for figure in figures:
+        assert_readable(figure)
+    label, _ = figures[0].axes[0].get_yticklabels()
+    return label, figures[0].get_suptitle()
+
+
+def test_signs_that_the_default_font_lacks_are_drawn_with_one_that_has_them(figures, tmp_path):
+    sign = next(
+        sign
+        for sign in sorted(base.glyphs(findfont("STIXGeneral")))
+        if sign not in base.glyphs(findfont("DejaVu Sans"))
+    )
+    figure = Figure()
+    figure.text(0.5, 0.5, sign)
+    with pytest.warns(UserWarning, match="Glyph"):  # which shows that the default font lacks it
+        figure.savefig(tmp_path / "p.png")
+    figures.clear()
+    label, note = drawn_without_boxes(f"a {sign}", figures, tmp_path / "p.png")
+    assert (label.get_text(), note) == (f"a {sign}", "")
+    assert base.font_with(sign) in label.get_fontfamily()
+
+
+def test_signs_that_no_font_has_are_spelt_out_and_the_title_says_so(figures, tmp_path):
+    label, note = drawn_without_boxes(f"a {MISSING} b", figures, tmp_path / "p.png")
+    assert label.get_text() == r"a \ue0fff b"
+    assert "code point" in note
+    assert base.short(10 * MISSING) == r"\ue0fff\ue0fff\ue0fff…"
 
 
 def test_neither_keras_nor_pyplot_is_imported():

@@ -41,6 +41,7 @@ def found():
         ({"block": 2}, [1, 2]),
         ({"block": None}, [0, 3]),  # a record that lacks a field is older than it, and has None there
         ({"block": (1, 2)}, [1, 2]),
+        ({"block": lambda value: value is not None and value > 1}, [1, 2]),
         ({"network": ("cnn", "mlp"), "preset": "two"}, [3]),
         ({"phases.1.rate": 0.2}, [3]),
         ({"rates": {"head": 0.5}}, [3]),

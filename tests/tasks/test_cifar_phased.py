@@ -11,7 +11,6 @@ from pathlib import Path
 import in_process
 import initial_weights
 import keras
-import made_groups
 import numpy as np
 import pytest
 import yaml
@@ -25,7 +24,7 @@ from common.config import flat
 from common.data import splits
 from slurm import plan
 from slurm.plan import load_task
-from tasks.cifar_phased import figures, report
+from tasks.cifar_phased import figures
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TASK = REPOSITORY / "tasks" / "cifar_phased"
@@ -243,23 +242,3 @@ def test_two_phase_starts_its_head_by_hes_rule_and_its_bias_as_torch_does(heads)
     bound = 1 / np.sqrt(512)
     assert np.abs(bias).max() <= bound * (1 + 1e-6)
     assert stats.kstest(bias, stats.uniform(-bound, 2 * bound).cdf).pvalue > 1e-3
-
-
-# --- figures across runs
-
-
-def test_phases_are_drawn_a_panel_a_preset_and_a_bar_a_setting(drawn, tmp_path):
-    def run(**accuracies):
-        phases = {name: {"validation": {"accuracy": accuracy}} for name, accuracy in accuracies.items()}
-        return {"metrics": {"phases": phases}}
-
-    runs = made_groups.runs(
-        made_groups.group("one_phase", "dataset=cifar10", run(full=0.5)),
-        made_groups.group("three_phase", "dataset=cifar10", run(head=0.2, full=0.4), run(head=0.4, full=0.6)),
-        made_groups.group("three_phase", "dataset=cifar100", run(head=0.1, full=0.3)),
-    )
-    report.phases(runs, tmp_path / "p.png")
-    one, three = drawn[0].axes
-    assert [bar.get_height() for bar in one.patches] == [50]
-    assert [bar.get_height() for bar in three.patches] == pytest.approx([30, 50, 10, 30])
-    assert [label.get_text() for label in three.get_xticklabels()] == ["head", "full"]

@@ -8,10 +8,8 @@ import json
 import in_process
 import initial_weights
 import keras
-import made_groups
 import numpy as np
 import pytest
-from matplotlib.container import BarContainer
 
 from common import checkpoints
 from common.backbones import networks
@@ -20,7 +18,6 @@ from common.data import sources, splits
 from common.errors import ConfigError
 from common.result import Predictions
 from slurm.plan import load_task
-from tasks.fer_layerwise_lr import report
 
 TASK = load_task("fer_layerwise_lr")
 SMALL = ["--preset", "demo", "--limit-train", "120", "--limit-test", "50", "--epochs", "1"]
@@ -195,27 +192,3 @@ def test_the_demo_reads_digits(tmp_path):
     assert in_process.call(TASK, "--preset", "demo", "--out", str(tmp_path)) == 0
     (folder,) = tmp_path.glob("*/*")
     assert json.loads((folder / "metrics.json").read_text())["test"]["accuracy"] > 0.8
-
-
-# --- figures across runs
-
-
-def test_arms_are_drawn_by_class_a_panel_a_network(drawn, tmp_path):
-    def run(*f1):
-        scores = [{"class": name, "f1": value, "support": 9} for name, value in zip("ab", f1, strict=True)]
-        return made_groups.scored(test={"per_class": scores, "macro_f1": sum(f1) / 2})
-
-    runs = made_groups.runs(
-        made_groups.group("by_depth", "backbone=one", run(0.4, 0.6), run(0.6, 0.8)),
-        made_groups.group("demo", "dataset=digits", run(1.0, 1.0)),
-        made_groups.group("frozen", "backbone=one", run(0.1, 0.3)),
-        made_groups.group("frozen", "backbone=two", run(0.2, 0.2)),
-    )
-    report.arms(runs, tmp_path / "p.png")
-    one, two = drawn[0].axes
-    bars = [container for container in one.containers if isinstance(container, BarContainer)]
-    heights = {container.get_label(): [bar.get_height() for bar in container] for container in bars}
-    assert heights["backbone frozen (n = 1)"] == pytest.approx([10, 30, 20])
-    assert heights["rates by depth (n = 2)"] == pytest.approx([50, 70, 60])
-    assert len(two.containers) == 1
-    assert [label.get_text() for label in one.get_xticklabels()] == ["a\n9 images", "b\n9 images", "macro\nmean"]

@@ -7,7 +7,6 @@ import signal
 import in_process
 import initial_weights
 import keras
-import made_groups
 import numpy as np
 import pytest
 
@@ -17,7 +16,7 @@ from common.data import pipeline, sources, splits
 from common.errors import ConfigError
 from common.loop import Loop
 from slurm.plan import load_task
-from tasks.rotation_contrastive import embedding, networks, pretext, report
+from tasks.rotation_contrastive import embedding, networks, pretext
 
 TASK = load_task("rotation_contrastive")
 SMALL = ["--dataset", "digits", "--limit-train", "200", "--limit-test", "60", "--epochs", "2"]
@@ -443,42 +442,3 @@ def test_the_demo_reads_digits(tmp_path):
     assert call(tmp_path, "--preset", "demo") == 0
     (folder,) = tmp_path.glob("*/*")
     assert metrics_of(folder)["test"]["accuracy"] > 0.9
-
-
-# --- figures across runs
-
-
-def test_transfer_is_drawn_by_blocks_frozen_and_trained(drawn, tmp_path):
-    def run(train, test):
-        return made_groups.scored(train={"loss": train}, test={"loss": test})
-
-    def transfer(blocks, trained, run, more=""):
-        config = {"dataset": "cifar10", "blocks": blocks, "train_blocks": trained}
-        setting = " ".join(f"{key}={value}" for key, value in config.items())
-        return made_groups.group("transfer", setting + more, run, **config)
-
-    every = [transfer(n, trained, run(n + trained, 10.0 * n)) for n in (1, 2, 3) for trained in (True, False)]
-    trial = transfer(2, True, run(99.0, 99.0), " epochs=1")
-    base = made_groups.group("base", "dataset=cifar10", run(5.0, 6.0), run(7.0, 8.0), dataset="cifar10")
-    report.transferred_blocks(made_groups.runs(*every, trial, base), tmp_path / "p.png")
-    train, test = drawn[0].axes
-    trained, frozen = (container[0].get_xydata().tolist() for container in train.containers)
-    assert trained == [[1, 2.0], [2, 3.0], [3, 4.0]]
-    assert frozen == [[1, 1.0], [2, 2.0], [3, 3.0]]
-    assert test.containers[0][0].get_ydata().tolist() == [10.0, 20.0, 30.0]
-    assert [line.get_ydata()[0] for line in (train.lines[-1], test.lines[-1])] == [6.0, 7.0]
-
-
-def test_contrastive_losses_are_drawn_a_line_a_seed(drawn, tmp_path):
-    histories = [[{"loss": 1.0 + i, "val_loss": 2.0 + i}, {"loss": 0.5, "val_loss": 0.7}] for i in range(3)]
-    runs = [made_groups.reporting(1 + (i > 0), 0.1 * i, history=history) for i, history in enumerate(histories)]
-    own = made_groups.group("contrastive", "dataset=cifar10", *runs, dataset="cifar10")
-    report.contrastive(made_groups.runs(own), tmp_path / "p.png")
-    *lines, test = (line.get_xydata().tolist() for line in drawn[0].axes[0].get_lines())
-    assert lines == [[[1, a + i], [2, b]] for a, b in ((1.0, 0.5), (2.0, 0.7)) for i in range(3)]
-    assert test == [[1, 0.0], [2, 0.1], [2, 0.2]]
-
-
-def test_old_records_say_stage_and_are_paired_all_the_same():
-    old = {"run": "r", "config": {"stage": "base", "rotation_run": "own", "seed": 0}}
-    assert report.REPORT.renew(old)["config"] == {"experiment": "base", "pretext_run": "own", "seed": 0}

@@ -1,0 +1,278 @@
+"""Claims about cifar_phased are judged, and its figures drawn, from records made by hand."""
+
+import made_groups
+import numpy as np
+import pytest
+
+from common.claims import NOT_TESTED
+from common.outcomes import packed
+from tasks.cifar_phased import judges, report
+
+CLAIMS = {claim.text: claim for claim in report.REPORT.claims}
+IMAGENET, TINY = "mobilenet_v2_imagenet.safetensors@sha256:00", "resnet18_tiny_imagenet.safetensors@sha256:11"
+
+
+def claim(start):
+    """The judge of the one claim whose text starts so."""
+    (found,) = (own for text, own in CLAIMS.items() if text.startswith(start))
+    return found.judge
+
+
+def run(test=(0.5, 0.6, 0.7), validation=0.7, gap=0.1, loss=1.0, first=0.5, last=None, **metrics):
+    """A run of three phases; the last has six epochs, with these validation accuracies or one that stays."""
+    phases = {
+        name: {
+            "images_per_second": 1,
+            "validation": {"accuracy": validation},
+            "test": {"accuracy": accuracy},
+            "best": {"epoch": 1},
+        }
+        for name, accuracy in zip(report.PHASES, test, strict=True)
+    }
+    history = [{"phase": name, "epoch": 1, "loss": 3.0, "val_accuracy": first} for name in ("head", "last_block")]
+    history += [
+        {
+            "phase": "full",
+            "epoch": n,
+            "loss": loss,
+            "accuracy": value + gap * (n if gap > 0.5 else 1),
+            "val_accuracy": value,
+        }
+        for n, value in enumerate(last or [validation] * 6, start=1)
+    ]
+    measured = {
+        "phases": phases,
+        "reported": "best",
+        "test": {"accuracy": test[-1]},
+        "validation": {"accuracy": validation},
+    }
+    return {"history": history, "metrics": measured | metrics}
+
+
+def group(backbone, dataset, *own, size=64, weights="resnet18_tiny_imagenet.safetensors@sha256:11", preset="laptop"):
+    config = {"dataset": dataset, "weights": weights, "backbone": backbone, "image_size": size, "batch_norm": "keep"}
+    setting = " ".join(f"{key}={value}" for key, value in config.items())
+    return made_groups.group(preset, setting, *own, **config)
+
+
+def both(ours, theirs, dataset="cifar100", **theirs_have):
+    return made_groups.runs(group("resnet18", dataset, *ours), group("mobilenet_v2", dataset, *theirs, **theirs_have))
+
+
+HIGH = [run((0.5, 0.6, 0.8 + d)) for d in (0, 0.001, 0.002)]
+LOW = [run((0.4, 0.5, 0.6 - d)) for d in (0, 0.001, 0.002)]
+
+
+def test_resnet_above_mobilenet_holds_and_fails():
+    judge = claim("ResNet-18 is above MobileNetV2 on CIFAR-100")
+    # In two phases the lead has no spread at all, which leaves no doubt.
+    assert judge(both(HIGH, LOW)).word == "holds"
+    assert judge(both(LOW, HIGH)).word == "fails"
+    assert claim("The same on CIFAR-10")(both(HIGH, LOW, "cifar10")).word == "holds"
+    smaller_at_last = [run((0.9, 0.9, 0.62 + d)) for d in (0, 0.001, 0.002)]
+    assert judge(both(smaller_at_last, LOW)).word == "fails"  # ahead in every phase, but not most under full
+
+
+@pytest.mark.parametrize("other", [{"size": 96}, {"weights": IMAGENET}, {"weights": IMAGENET, "size": 96}])
+def test_networks_of_other_images_or_weights_are_not_compared(other):
+    assert claim("ResNet-18 is above MobileNetV2 on CIFAR-100")(both(HIGH, LOW, **other)) == NOT_TESTED
+
+
+def test_random_weights_are_no_fine_tuning():
+    every = made_groups.runs(*(group(b, "cifar10", *HIGH, weights="none") for b in report.BACKBONES))
+    assert all(own.judge(every) == NOT_TESTED for own in CLAIMS.values())
+
+
+def test_full_is_best_holds_for_all_four_or_not():
+    judge = claim("Full fine-tuning is best")
+    four = [group(b, d, *HIGH) for b in report.BACKBONES for d in ("cifar10", "cifar100")]
+    worse = group("resnet18", "cifar10", *(run((0.5, 0.7, 0.6 + d)) for d in (0, 0.001, 0.002)))
+    assert judge(made_groups.runs(*four)).word == "holds"
+    assert judge(made_groups.runs(*four[:3])).word == "undecided"  # one is missing
+    assert judge(made_groups.runs(worse, *four[1:])).word == "fails"
+
+
+def test_faster_in_the_first_epochs():
+    judge = claim("MobileNetV2 is faster")
+    slow, fast = ([run(first=first + d) for d in (0, 0.01)] for first in (0.3, 0.6))
+    two = [both(slow, fast, dataset).groups for dataset in ("cifar10", "cifar100")]
+    assert judge(made_groups.runs(*two[0], *two[1])).word == "holds"
+    two = [both(fast, slow, dataset).groups for dataset in ("cifar10", "cifar100")]
+    assert judge(made_groups.runs(*two[0], *two[1])).word == "fails"
+
+
+def test_lower_loss_but_larger_gap_needs_both():
+    judge = claim("On CIFAR-100 under full ResNet-18")
+    wide, narrow = ([run(loss=loss + d, gap=gap + d) for d in (0, 0.001)] for loss, gap in ((0.1, 0.3), (0.5, 0.1)))
+    loose = [run(loss=0.1 + d, gap=0.05 + d) for d in (0, 0.001)]
+    assert judge(both(wide, narrow)).word == "holds"
+    assert judge(both(loose, narrow)).word == "fails"  # a lower loss with a smaller gap
+
+
+def test_a_gap_is_stable_if_it_varies_little():
+    judge = claim("MobileNetV2's gap is more stable")
+    steady, growing = ([run(gap=gap + d) for d in (0, 0.01)] for gap in (0.1, 0.6))
+    assert judge(both(growing, steady)).word == "holds"
+    assert judge(both(steady, growing)).word == "fails"
+
+
+def test_cifar10_above_cifar100_with_smaller_gaps():
+    judge = claim("Accuracy on CIFAR-10")
+    easy, hard = ([run((0.5, 0.6, top + d), gap=gap + d) for d in (0, 0.001)] for top, gap in ((0.9, 0.1), (0.6, 0.3)))
+
+    def sides(one, other):
+        return made_groups.runs(group("resnet18", "cifar10", *one), group("resnet18", "cifar100", *other))
+
+    assert judge(sides(easy, hard)).word == "holds"
+    assert judge(sides(hard, easy)).word == "fails"
+
+
+# --- numbers of one record
+
+NAMES = ["frog", "cat", "deer", "bird", "truck", "ship", "horse", "dog", "car", "plane"]
+
+
+def confused(predicted):
+    """A record in which the ten images of the first class are predicted so."""
+    scores = [{"class": name, "f1": 0.5, "support": 10} for name in NAMES]
+    predicted = np.array(predicted)
+    return {
+        "metrics": {"test": {"per_class": scores}},
+        "outcomes": packed(np.zeros(len(predicted), int), predicted, {}),
+    }
+
+
+@pytest.mark.parametrize(
+    ("predicted", "share"),
+    [([0, 0, 1, 2, 3, 4], 1.0), ([0, 5, 6, 7, 8], 0.0), ([0, 1, 5], 0.5), ([1, 1, 1, 9], 0.75)],
+)
+def test_confusions_above_chance(predicted, share):
+    number = judges.confusions_above_chance("frog", ("cat", "deer", "bird", "truck"))
+    assert number(confused(predicted)) == pytest.approx(100 * (share - 4 / 9))
+
+
+def test_confusions_need_mistakes_outcomes_and_the_class():
+    number = judges.confusions_above_chance("frog", ("cat",))
+    assert number(confused([0, 0])) is None
+    assert number({"metrics": confused([1])["metrics"]}) is None
+    assert judges.confusions_above_chance("apple", ("pear",))(confused([1])) is None
+
+
+def test_weakest_classes():
+    def scored(**f1):
+        return {"metrics": {"test": {"per_class": [{"class": name, "f1": own} for name, own in f1.items()]}}}
+
+    number = judges.weakest("cat", "deer")
+    assert number(scored(cat=0.5, deer=0.6, dog=0.7, ship=0.9)) == pytest.approx(10)
+    assert number(scored(cat=0.5, deer=0.8, dog=0.7, ship=0.9)) == pytest.approx(-10)
+    assert number(scored(upright=0.5, turned=0.6)) is None
+
+
+def test_rise_at_the_end_compares_the_last_third_with_the_one_before():
+    assert judges.rise_at_the_end(run(last=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6])) == pytest.approx(20)
+    assert judges.rise_at_the_end(run(last=[0.1, 0.2, 0.6, 0.6, 0.5, 0.5])) == pytest.approx(-10)
+
+
+def test_channels_alike_and_classes_balanced():
+    def channels(means, deviations):
+        return {"metrics": {"intensities": {"mean": means, "deviation": deviations}}}
+
+    assert judges.channels_alike(channels([0.0, 0.1, 0.19], [1.0, 1.1, 1.1]))
+    assert not judges.channels_alike(channels([0.0, 0.1, 0.21], [1.0, 1.1, 1.1]))
+    assert not judges.channels_alike(channels([0.0, 0.1, 0.1], [1.0, 1.1, 1.3]))
+    assert judges.channels_alike({"metrics": {}}) is None
+
+    def sizes(*own):
+        scores = [{"class": str(n), "support": support} for n, support in enumerate(own)]
+        return {"metrics": {"test": {"per_class": scores}, "validation": {"per_class": scores}}}
+
+    assert judges.balanced(sizes(10, 10, 11))
+    assert not judges.balanced(sizes(10, 10, 12))
+
+
+# --- source 001
+
+
+def of_001(backbone, *shares, validation=0.5, history=None, **more):
+    rows = history or [{"phase": "head", "epoch": 1, "loss": 1.0, "val_accuracy": 0.5}]
+    own = [
+        {"history": rows, "metrics": {"test": {"accuracy": s}, "validation": {"accuracy": validation}}} for s in shares
+    ]
+    config = {"dataset": "cifar100", "backbone": backbone, "batch_norm": "follow", "weights": "imagenet"} | more
+    setting = " ".join(f"{key}={value}" for key, value in config.items())
+    return made_groups.group("two_phase", setting, *own, **config)
+
+
+def test_backbones_of_001():
+    def judged(start, **shares):
+        return claim(start)(made_groups.runs(*(of_001(name, *own) for name, own in shares.items()))).word
+
+    like, worse, best = (0.5, 0.501, 0.502), (0.4, 0.401, 0.402), (0.9, 0.901, 0.902)
+    assert judged("ResNet-101 is about", resnet101=like, resnet50=like) == "holds"
+    assert judged("ResNet-101 is about", resnet101=like, resnet50=worse) == "fails"
+    assert judged("ResNet-101 is about", resnet101=(0.5, 0.51), resnet50=(0.51, 0.5)) == "undecided"
+    assert judged("ResNeXt-50 is above both", resnext50_32x4d=best, resnet50=like, resnet101=like) == "holds"
+    assert judged("ResNeXt-50 is above both", resnext50_32x4d=worse, resnet50=like, resnet101=like) == "fails"
+    four = dict.fromkeys(("resnext50_32x4d", "resnet101", "resnet50", "resnet34"), like)
+    assert judged("Wide ResNet-50-2 is best", wide_resnet50_2=best, **four) == "holds"
+    assert (
+        judged("Wide ResNet-50-2 is best", wide_resnet50_2=best, **{**four, "resnet34": (0.95, 0.95, 0.95)}) == "fails"
+    )
+
+
+def test_optimisers_of_001():
+    def four(nadam):
+        own = {"sgd": (0.5, 0.51), "adam": (0.5, 0.51), "adamw": (0.5, 0.51), "nadam": nadam}
+        return made_groups.runs(
+            *(
+                of_001(
+                    "wide_resnet50_2", *shares, **{"phases.1.optimizer": key, "phases.1.momentum": 0.9 * (key == "sgd")}
+                )
+                for key, shares in own.items()
+            )
+        )
+
+    assert claim("NAdam is the best")(four((0.9, 0.91))).word == "holds"
+    assert claim("NAdam is the best")(four((0.1, 0.11))).word == "fails"
+
+
+def test_losses_fall_and_accuracy_rises_steadily_in_001():
+    def trained(losses, accuracies):
+        rows = [
+            {"phase": "head", "epoch": n, "loss": a, "val_accuracy": b}
+            for n, (a, b) in enumerate(zip(losses, accuracies, strict=True))
+        ]
+        return made_groups.runs(of_001("wide_resnet50_2", 0.7, 0.71, validation=0.6, history=rows))
+
+    rising, dipping = [0.1, 0.2, 0.3, 0.4, 0.5] * 2, [0.1, 0.1, 0.2, 0.2, 0.15, 0.15, 0.3, 0.3, 0.4, 0.4]
+    up, down = list(range(1, 11)), list(range(10, 0, -1))
+    assert claim("The loss falls")(trained(down, rising)).word == "holds"
+    assert claim("The loss falls")(trained(up, rising)).word == "fails"
+    assert claim("Validation accuracy rises steadily")(trained(up, sorted(rising))).word == "holds"
+    assert claim("Validation accuracy rises steadily")(trained(up, dipping)).word == "fails"
+    assert claim("Test accuracy is above")(trained(up, rising)).word in ("holds", "undecided")
+
+
+# --- figures
+
+
+def test_phases_are_drawn_a_panel_a_data_set_and_a_colour_a_network(drawn, tmp_path):
+    every = made_groups.runs(
+        group("mobilenet_v2", "cifar10", *HIGH, size=96, weights=IMAGENET),
+        group("resnet18", "cifar10", LOW[0]),
+        group("resnet18", "cifar100", LOW[0]),
+        group("resnet18", "cifar10", LOW[0], weights="none"),  # no fine-tuning
+    )
+    report.phases(every, tmp_path / "p.png")
+    ten, hundred = drawn[0].axes
+    heights = [bar.get_height() for bar in ten.patches]
+    assert heights == pytest.approx([50, 60, 80.1, 40, 50, 60])
+    assert ten.patches[3].get_facecolor() == hundred.patches[0].get_facecolor() != ten.patches[0].get_facecolor()
+    legends = [[text.get_text() for text in part.legends[0].get_texts()] for part in drawn[0].subfigs]
+    said = [[text.replace("\N{NO-BREAK SPACE}", " ") for text in own] for own in legends]
+    assert said == [
+        ["MobileNetV2, ImageNet weights, 96 pixels (n = 3)", "ResNet-18, Tiny-ImageNet weights, 64 pixels (n = 1)"],
+        ["ResNet-18, Tiny-ImageNet weights, 64 pixels (n = 1)"],
+    ]
+    whiskers = [container.errorbar for container in ten.containers if hasattr(container, "errorbar")]
+    assert [bar is not None for bar in whiskers] == [True, False]  # none of a single run
