@@ -207,7 +207,8 @@ def tally(found: Mapping[str, Finding]) -> Finding:
 def together(found: Sequence[Finding]) -> Finding:
     """One finding of several: it fails if one of them fails, and holds if all hold."""
     words = {one.word for one in found}
-    told = "; ".join(one.told for one in found if one.told)
+    parts = [one.told for one in found if one.told]
+    told = "; ".join([*parts, "the rest is not tested"] if parts and "not tested" in words else parts)
     if "fails" in words:
         return Finding("fails", told)
     if len(words) == 1:

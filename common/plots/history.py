@@ -206,7 +206,7 @@ def mark_phases(axes: Axes, history: History) -> None:
         line = next((i for i, end in enumerate(ends) if end < centre - half_width), len(ends))
         ends[line : line + 1] = [centre + half_width + epochs_per_character]
         axes.annotate(
-            short(name),
+            short(name).replace("_", " "),
             (centre, 1),
             xycoords=axes.get_xaxis_transform(),
             xytext=(0, 3 + 11 * line),
