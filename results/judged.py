@@ -1,5 +1,6 @@
 """The claims of a task's source, judged by its runs."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,13 @@ class Judged:
     finding: Finding
     older: bool = False
     """Tested under an older protocol alone."""
+
+
+def counted(claims: Sequence[Judged]) -> str:
+    """How many claims hold, fail and so on, in words."""
+    plural = {"holds": "hold", "fails": "fail"}
+    counts = Counter[str](one.finding.word for one in claims)
+    return ", ".join(f"{n} {plural.get(word, word) if n > 1 else word}" for word in WORDS if (n := counts[word]))
 
 
 def judge(claims: Iterable[Claim], by_protocol: Sequence[Runs], current: int) -> list[Judged]:

@@ -1,11 +1,10 @@
 """The part of a task's README that is made: its tables, what was compared, and the source's claims."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 from results.grids import Cell, Grid
-from results.judged import WORDS, Judged
+from results.judged import Judged, counted
 from results.pairs import LEVEL, MINUS, Compared
 from results.rows import Row
 from results.tables import compact, joined
@@ -52,10 +51,7 @@ def line(one: Compared) -> str:
 
 def claims_list(claims: Sequence[Judged]) -> str:
     """The source's claims, one line each, after how many of each kind there are."""
-    counts = Counter[str](one.finding.word for one in claims)
-    plural = {"holds": "hold", "fails": "fail"}
-    told = ", ".join(f"{n} {plural.get(word, word) if n > 1 else word}" for word in WORDS if (n := counts[word]))
-    head = f"**Claims of the source that have no number ({told}).** Each is judged by its 95 % interval."
+    head = f"**Claims of the source that have no number ({counted(claims)}).** Each is judged by its 95 % interval."
     return "\n".join([head, "", *(f"- {of_claim(one)}" for one in claims)])
 
 

@@ -11,7 +11,7 @@ from common.measured import TEST_ACCURACY, TEST_LOSS
 from common.report import Headline
 from common.selection import Group, Runs
 from common.words import Word
-from results.judged import WORDS, Judged
+from results.judged import Judged, counted
 from results.pairs import Compared
 from results.rows import VERDICTS, Row
 
@@ -152,9 +152,8 @@ def overview(by_task: Mapping[str, Summary]) -> str:
         counts = {verdict: sum(row.verdict == verdict for row in rows if row.published) for verdict in VERDICTS}
         told = listed(counts) or "none published"
         link = f"[`{task}`](../tasks/{task}/README.md)"
-        claims = {word: sum(one.finding.word == word for one in summary.claims) for word in WORDS}
         named = f"{summary.words}: {best.metric}"
-        lines.append(joined([link, named, with_spread(best), best.published, told, listed(claims)]))
+        lines.append(joined([link, named, with_spread(best), best.published, told, counted(summary.claims)]))
     return "\n".join(lines) + "\n"
 
 
