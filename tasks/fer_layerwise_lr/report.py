@@ -283,7 +283,7 @@ REPORT = Report(
     figures=(curves, arms, batch_norm),
     pictures=Pictures(
         {
-            "preset": "by_depth",
+            "preset": ("by_depth", "frozen"),
             "dataset": "fer2013",
             "weights": ...,
             "backbone": ...,
