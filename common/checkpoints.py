@@ -145,6 +145,19 @@ def save_step(folder: Path, step: int, arrays: Mapping[str, np.ndarray], data: M
     return path
 
 
+def prune(folder: Path) -> None:
+    """Let go of the state that training would go on from; what says which weights are of which epoch stays.
+
+    Raises CheckpointError if no checkpoint is intact.
+    """
+    newest = latest(folder)
+    if newest is not None:
+        kept = save(folder, f"step-{step_of(newest.path):09d}", {}, newest.data)
+        for old in steps(folder):
+            if old != kept:
+                old.unlink()
+
+
 def named_by(path: Path) -> set[str]:
     """Names of the weights files that a checkpoint needs; empty if the checkpoint is damaged."""
     try:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from common.command_line import Parser
 from common.errors import ConfigError, fail
-from common.files import StorageError
+from common.files import CheckpointError, StorageError
 from slurm import commands, plan
 from slurm.plan import Mistakes
 
@@ -48,6 +48,13 @@ examples:
   python -m slurm resubmit TASK-20260131-120000 --failed   those that failed or were lost
 
 A new submission, with the code as it is now; each run continues from its last checkpoint.""",
+    "prune": """
+examples:
+  python -m slurm prune                          what finished runs of results/runs hold and need no more
+  python -m slurm prune TASK --yes               remove it, of one task
+  python -m slurm prune TASK-20260131-120000     of one submission
+
+The weights of each phase's best and last epoch stay, so predict, export, explain and --weights work as before.""",
 }
 
 
@@ -111,6 +118,10 @@ def parser() -> Parser:
     )
     resubmit_.add_argument("--jobs", type=int, metavar="N", help="with --cluster local: runs at once (default 1)")
     add_cluster(resubmit_)
+
+    prune_ = command("prune", commands.prune_, "remove the checkpoints that finished runs need no more")
+    prune_.add_argument("what", nargs="?", metavar="TASK|SUBMISSION", help="default: every run in results/runs")
+    prune_.add_argument("--yes", action="store_true", help="remove; without it, only sizes are shown")
     return top
 
 
@@ -142,7 +153,7 @@ def main() -> None:
         raise SystemExit(2) from None
     except ConfigError as error:
         fail(str(error))
-    except StorageError as error:
+    except (StorageError, CheckpointError) as error:
         fail(str(error), 1)
     except (KeyboardInterrupt, BrokenPipeError):
         raise SystemExit(130) from None

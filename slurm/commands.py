@@ -18,6 +18,7 @@ from rich.console import Console, Group
 from common.config import REPOSITORY
 from common.environment import git_state
 from common.errors import ConfigError
+from common.run_folder import RunFolder
 from slurm import cluster, plan, status, submissions
 from slurm.local import Runner
 from slurm.plan import LOOKS, Planned, Sweep
@@ -261,6 +262,31 @@ def status_(arguments: argparse.Namespace) -> int:
         watch(chosen, console)
     else:
         console.print(status.table(status.rows(chosen, accounts=True), titles(chosen), console.width))
+    return 0
+
+
+def prune_(arguments: argparse.Namespace) -> int:
+    """Show what finished runs hold and need no more, and remove it with --yes."""
+    from common import checkpoints  # here, as no other command needs NumPy
+    from slurm import prune
+
+    if arguments.what is None or arguments.what in plan.tasks():
+        folders = sorted((REPOSITORY / "results" / "runs").glob(f"{arguments.what or '*'}/*"))
+    else:
+        folders = [Path(run.folder) for run in submissions.load(arguments.what).runs]
+    found = prune.held(folders)
+    if not found:
+        print("nothing to remove: no finished run holds checkpoints of its training")
+        return 0
+    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    console.print(prune.table(found))
+    total = f"{sum(one.removable for one in found) / prune.MEGABYTE:,.0f} MB of {len(found)} runs"
+    if not arguments.yes:
+        print(f"{total} would be removed; the same command with --yes removes them")
+        return 0
+    for one in found:
+        checkpoints.prune(RunFolder(one.run).checkpoints)
+    print(f"{total} removed; predict, export, explain and --weights work as before")
     return 0
 
 
