@@ -1,8 +1,30 @@
-"""What every task shares: config, data, augmentation, backbones, training, metrics, figures, run directories."""
+"""What every task shares: config, data, augmentation, backbones, training, metrics, figures, run directories.
+
+To import it sets what results depend on and libraries take from outside, before those are loaded.
+"""
 
 import os
+import sys
+import tempfile
+from pathlib import Path
 
 # TensorFlow reads both when it is imported. oneDNN's convolutions are faster on any x86-64 processor, but TensorFlow
 # enables them by default only for AVX-512.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# A keras.json of the user's may name another backend; an empty variable names none.
+if not os.environ.get("KERAS_BACKEND"):
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+# Figures need no window. The variable may name a backend that is not installed here, as in a notebook's shell.
+if "matplotlib" not in sys.modules:
+    os.environ["MPLBACKEND"] = "agg"
+# Python has no streams if they were closed, as by `>&-` or a service manager.
+for name in ("stdout", "stderr"):
+    if getattr(sys, name) is None:
+        setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (for as long as the process lasts)
+# Libraries look for their caches there. A container's user may have none.
+try:
+    Path.home()
+except RuntimeError:
+    os.environ["HOME"] = tempfile.gettempdir()
+    print(f"note: this user has no home folder and HOME is not set; {os.environ['HOME']} stands in", file=sys.stderr)

@@ -117,7 +117,10 @@ def with_probabilities(model: "keras.Model") -> "keras.Model":
 
     plain = keras.saving.deserialize_keras_object(in_stock_layers(keras.saving.serialize_keras_object(model)))
     plain.set_weights(model.get_weights())
-    return keras.Model(plain.inputs[0], keras.layers.Softmax(dtype="float32", name="probabilities")(plain.outputs[0]))
+    image = keras.Input(plain.input_shape[1:], dtype="uint8", name="image")
+    # Said here for good: exporters call a network without it, and batch norm would use the batch's statistics.
+    scores = keras.Model(plain.inputs[0], plain.outputs[0])(image, training=False)
+    return keras.Model(image, keras.layers.Softmax(dtype="float32", name="probabilities")(scores))
 
 
 def in_stock_layers(config: Any) -> Any:
@@ -133,7 +136,10 @@ def in_stock_layers(config: Any) -> Any:
         config |= {"module": "keras.layers", "registered_name": None}
         if config["class_name"] == "Augment":
             ours = config["config"]
-            config |= {"class_name": "Rescaling", "config": {"name": ours["name"], "scale": 1.0, "dtype": "float32"}}
+            config |= {
+                "class_name": "Rescaling",
+                "config": {"name": ours["name"], "scale": 1.0, "offset": 0.0, "dtype": "float32"},
+            }
         if config["class_name"] == "GroupedConv2D":
             config |= {"class_name": "Conv2D"}
     return config

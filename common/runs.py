@@ -310,6 +310,9 @@ def command(
         fail(f"{run.folder} is damaged: {error}; --overwrite starts from scratch", 1)
     except (files.StorageError, CheckpointError, RunError) as error:
         fail(str(error), 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python would still write at its end
+        fail("nobody reads the output any more, as behind `| head`; the same command goes on", 1)
     except (Interrupted, KeyboardInterrupt) as stop:
         number = getattr(stop, "number", signal.SIGINT)
         cleared = config.overwrite and isinstance(stop, Interrupted)  # which comes of training alone

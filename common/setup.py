@@ -11,9 +11,17 @@ from common.devices import Devices
 from common.workrounds.jax_state import keep_state_as_it_is
 
 
+def reset_keras() -> None:
+    """Keras' own defaults, whatever a keras.json of the user's says: every run is made with these."""
+    keras.config.set_floatx("float32")
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_epsilon(1e-7)
+
+
 def set_up(config: Config, devices: Devices) -> None:
     """Seed everything, choose devices and precision, and make repeats bit-identical if that is asked for."""
     garbage.resume()
+    reset_keras()
     if keras.backend.backend() != "tensorflow":
         tf.config.set_visible_devices([], "GPU")  # tf.data must not take the memory that the model needs
     if keras.backend.backend() == "jax":
@@ -49,5 +57,5 @@ def environment(config: Config, devices: Devices, model: keras.Model) -> dict:
         "jit_compile": bool(model.jit_compile),
         "steps_per_execution": model.steps_per_execution,
         "op_determinism": is_deterministic(config),
-        "onednn": os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1",
+        "onednn": os.environ["TF_ENABLE_ONEDNN_OPTS"].lower() in ("1", "true"),
     }

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import softmax
 
-from common import checkpoints, files
+from common import checkpoints, files, setup
 from common.augment.layer import Augment
 from common.data import pipeline
 from common.data.splits import Split
@@ -54,7 +54,7 @@ class Trained:
 
 def save(run: Run, model: keras.Model) -> None:
     """Write model.keras: the network as it is, with its augmentation and without an optimizer."""
-    plain = keras.Model(model.inputs, model.outputs, name=model.name)
+    plain = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     with tempfile.TemporaryDirectory() as folder:
         plain.save(Path(folder, "model.keras"))
         files.write(run.files.model_file, Path(folder, "model.keras").read_bytes())
@@ -76,6 +76,7 @@ def load(folder: Path, phase: str | None = None, batch_size: int | None = None) 
         raise ConfigError(f"{folder} is no classifier's run")
     if not run.model_file.is_file():
         raise ConfigError(f"{folder} has no model.keras: it was trained by older code; --overwrite trains it again")
+    setup.reset_keras()
     if environment.get("op_determinism"):
         tf.config.experimental.enable_op_determinism()
     model = keras.saving.load_model(run.model_file, compile=False)

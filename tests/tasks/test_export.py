@@ -184,8 +184,7 @@ def hub(monkeypatch):
                     }
                 )
             else:
-                made = json.loads(body)
-                self.answer({"url": f"http://{self.headers['Host']}/{made['organization']}/{made['name']}"})
+                self.answer({"url": f"http://{self.headers['Host']}/me/mine"})
 
         def log_message(self, *_):
             pass

@@ -1,0 +1,90 @@
+"""Settings from outside that changed results or ended in a traceback: each is taken, or refused, in one line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DEMO = ["tasks/hinge_svm/train.py", "--preset=demo", "--epochs=1", "--limit-train=200", "--limit-test=50"]
+
+
+def run(*arguments, remove=(), **variables):
+    """A command in a process of its own, from the repository."""
+    environment = {key: value for key, value in os.environ.items() if key not in remove} | variables
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+
+
+def demo(out, **variables):
+    """Metrics of the demo."""
+    done = run(*DEMO, "--out", out, **variables)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    (folder,) = out.glob("*/*")
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    metrics = demo(tmp_path_factory.mktemp("plain"))
+    return metrics["test"]
+
+
+def test_a_keras_json_changes_nothing(plain, tmp_path):
+    settings = {"backend": "torch", "floatx": "float64", "image_data_format": "channels_first", "epsilon": 1e-3}
+    (tmp_path / "keras.json").write_text(json.dumps(settings))
+    found = demo(tmp_path / "out", KERAS_HOME=str(tmp_path), KERAS_BACKEND="")
+    assert found["test"] == plain
+    code = (
+        "from common import setup; from keras import backend, config; setup.reset_keras()\n"
+        "print(config.floatx(), config.image_data_format(), config.epsilon(), backend.backend())"
+    )
+    done = run("-c", code, KERAS_HOME=str(tmp_path), KERAS_BACKEND="")
+    assert done.stdout.split() == ["float32", "channels_last", "1e-07", "tensorflow"]
+
+
+def test_matplotlib_draws_without_a_window_and_without_the_users_style(plain, tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfigure.dpi: 7\n")
+    outside = {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "MPLBACKEND": "module://no_such_module.backend"}
+    assert demo(tmp_path / "out", **outside)["test"] == plain
+
+
+@pytest.mark.parametrize("value", ["true", "1"])
+def test_onednn_is_recorded_as_it_is(value, tmp_path):
+    demo(tmp_path, TF_ENABLE_ONEDNN_OPTS=value)
+    (folder,) = tmp_path.glob("*/*")
+    assert json.loads((folder / "environment.json").read_text())["onednn"] is True
+
+
+def test_a_user_without_a_home_folder_has_a_temporary_one():
+    code = (
+        "import pwd\ndef unknown(uid): raise KeyError(uid)\npwd.getpwuid = unknown\n"
+        "import common; from pathlib import Path; print(Path.home().is_dir())"
+    )
+    done = run("-c", code, remove=("HOME",))
+    assert done.stdout == "True\n"
+    assert done.stderr.startswith("note: this user has no home folder and HOME is not set; ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_output_that_nobody_reads_ends_the_run_in_one_line(tmp_path):
+    command = f"{sys.executable} {' '.join(DEMO)} --epochs=6 --out {tmp_path} | head -1"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, check=False, env={**os.environ}
+    )
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "error: nobody reads the output any more, as behind `| head`; the same command goes on"
+    )
+    assert run(*DEMO, "--epochs=6", "--out", tmp_path).returncode == 0
+
+
+def test_closed_output_is_no_fault(tmp_path):
+    command = f"{sys.executable} {' '.join(DEMO)} --out {tmp_path} >&-"
+    done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("*/*/metrics.json"))
