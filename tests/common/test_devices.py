@@ -147,19 +147,21 @@ def test_only_the_first_process_writes_and_speaks(runs):
         "figures",
         "history.csv",
         "metrics.json",
+        "model.keras",
         "outcomes.json",
         "predictions.npz",
+        "report.html",
     }
     np.testing.assert_array_equal(json.loads(out.with_name(f"{out.name}.other").read_text()), losses(out))
 
 
 def test_two_processes_stop_and_resume_to_the_same_end(runs, tmp_path):
     whole, out = runs("jax", 1, 2), tmp_path / "parts"
-    first, other = train(out, *STEADY, backend="jax", processes=2, STOP_AT="9")
+    first, other = train(out, *STEADY, "--devices", "1", backend="jax", processes=2, STOP_AT="9")
     assert first == STOPPED
     assert other not in (0, None)  # it cannot go on alone, and does not hang
     assert "SIGTERM: saving at the end of this step" in logs(out)
-    assert train(out, *STEADY, backend="jax", processes=2) == [0, 0], logs(out)
+    assert train(out, *STEADY, "--devices", "1", backend="jax", processes=2) == [0, 0], logs(out)
     assert "resuming: phase full, epoch 2, step 3" in logs(out)
     assert kill_and_resume.differences(kill_and_resume.contents(whole), kill_and_resume.contents(out)) == []
 
