@@ -125,9 +125,11 @@ def change(
         digits = 1 if kind == "%" else -int((after - other).as_tuple().exponent)
         return Cell(signed(f"{changed(float(after), float(other)):+.{digits}f}", unit))
     groups = [chosen(own, source, f"{table.caption}: {metric}") for own in (fields, before)]
+    if len({group.protocol for group in groups if group}) > 1:
+        return Cell()  # one arm has been run again, the other not yet
     found = [Side(group.completed, metric) for group in groups if group]
     seeds = sorted(set.intersection(*(set(side.values) for side in found))) if len(found) == 2 else []
-    if not seeds:
+    if not seeds or (kind == "%" and any(found[1].values[seed] == 0 for seed in seeds)):
         return Cell()
     each = [changed(found[0].values[seed], found[1].values[seed]) for seed in seeds]
     digits = 1 if kind == "%" or metric.endswith("(%)") else significant(max(map(abs, each)))

@@ -20,12 +20,13 @@ PUBLISHED = {
 }
 
 
-def filled(before, after, published=PUBLISHED):
-    def arm(setting, values, **fields):
+def filled(before, after, published=PUBLISHED, protocols=(2, 2)):
+    def arm(setting, values, protocol, **fields):
         own = [scored(test={"loss": loss, "accuracy": share, "n": 100}) for loss, share in values]
-        return group("p", setting, *own, **fields)
+        return group("p", setting, *({**run, "protocol": protocol} for run in own), **fields)
 
-    found = runs(arm("arm=a", before, arm="a"), arm("arm=b depth=2", after, arm="b", depth=2))
+    first, second = protocols
+    found = runs(arm("arm=a", before, first, arm="a"), arm("arm=b depth=2", after, second, arm="b", depth=2))
     references = {key: {"published": value, "margin": "", "note": ""} for key, value in published.items()}
     grid = fill(Table("A table", ROWS, COLUMNS, of={"preset": "p"}), Source(Report(), found, references, []))
     return {name: [grid.text(cell) for cell in cells] for name, cells in grid.rows}
@@ -47,3 +48,14 @@ def test_a_change_needs_both_ends(lacking):
     row = "loss" if "loss" in lacking[2] else "accuracy"
     assert found[row][0] == NOTHING
     assert filled([], [(0.9, 0.6)])["loss"][1] == NOTHING
+
+
+def test_arms_of_two_protocols_have_no_change():
+    found = filled([(1.0, 0.4), (2.0, 0.5)], [(0.9, 0.6), (1.6, 0.7)], protocols=(2, 1))
+    assert [found[row][1] for row in found] == [NOTHING, NOTHING]
+
+
+def test_nothing_has_no_change_in_percent():
+    found = filled([(0.0, 0.0), (2.0, 0.5)], [(0.9, 0.6), (1.6, 0.7)])
+    assert found["loss"][1] == NOTHING
+    assert found["accuracy"][1] == "+40.0 ± 28.3"
