@@ -306,7 +306,7 @@ def test_learning_curves_show_percent_and_the_best_epoch_of_each_phase(figures, 
         line(losses, "best validation accuracy of the phase").get_ydata(),
         [history[i]["val_loss"] for i in (3, 8, 13)],
     )
-    assert [text.get_text() for text in accuracies.texts] == ["head", "last_block", "full"]
+    assert [text.get_text() for text in accuracies.texts] == ["head", "last block", "full"]
     assert len(figures[0].legends[0].get_texts()) == 3
 
 
@@ -459,7 +459,7 @@ def test_learning_curves_without_accuracy_ring_the_lowest_validation_loss(figure
     assert best.get_xdata().tolist() == [2, 7, 12]  # the first of equals
     assert best.get_ydata().tolist() == [1, 1, 1]
     np.testing.assert_allclose(line(losses, "validation").get_ydata(), [row["val_loss"] for row in history])
-    assert [text.get_text() for text in losses.texts] == ["head", "last_block", "full"]
+    assert [text.get_text() for text in losses.texts] == ["head", "last block", "full"]
 
 
 def test_one_phase_needs_no_mark(figures, tmp_path):
