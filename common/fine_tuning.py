@@ -9,7 +9,7 @@ from tyro.conf import arg
 from common.backbones import BACKBONES
 from common.config import Config, file_digest
 from common.errors import ConfigError, positive
-from common.run_folder import RunFolder, finished_run
+from common.run_folder import RunFolder, find_run, finished_run
 
 
 @dataclass(frozen=True)
@@ -76,31 +76,12 @@ class FineTuning(Config):
         """
         if self.weights in ("none", "imagenet") or Path(self.weights).is_file():
             return self.weights
-        folder = find_run(self.weights, self.out)
+        folder = find_run(self.weights, self.out, "weights", "imagenet, none, a file, or ")
         finished_run(folder, "run", {"backbone": self.backbone}, "--weights takes a run that is completed")
         file = RunFolder(folder).backbone_file
         if not file.is_file():
             raise ConfigError(f"run {folder} has no {file.name}: it was made by an older version of the code")
         return str(file)
-
-
-def find_run(name: str, out: Path) -> Path:
-    """The directory of the run that goes by this name: its folder, or its name below `out`, or the end of that.
-
-    Raises ConfigError if there is none, or more than one.
-    """
-    if RunFolder(Path(name)).is_run:
-        return Path(name)
-    runs = sorted(folder for folder in out.glob("*/*") if RunFolder(folder).is_run)
-    found = [run for run in runs if run.name == name] or [run for run in runs if name and str(run).endswith(name)]
-    if len(found) > 1:
-        raise ConfigError(f"weights {name!r} fits {len(found)} runs in {out}: {found[0].name}, {found[1].name} ...")
-    if not found:
-        raise ConfigError(
-            f"weights {name!r}: no such file or run; allowed: imagenet, none, a file, or a finished run: its folder, "
-            f"or the end of its name in {out}"
-        )
-    return found[0]
 
 
 def weights_label(path: Path) -> str:

@@ -26,7 +26,7 @@ from rich.table import Column, Table
 from common.command_line import Parser
 from common.config import REPOSITORY
 from common.errors import ConfigError, fail
-from common.run_folder import RunFolder
+from common.run_folder import find_run
 
 if TYPE_CHECKING:  # `--help` does without
     import numpy as np
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             value = getattr(arguments, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; allowed: 1 and above")
-        folder = folder_of(arguments.run, RUNS)
+        folder = find_run(arguments.run, RUNS)
         paths = listed(arguments.paths)
         unreadable = predict(folder, paths, arguments)
     except ConfigError as error:
@@ -73,17 +73,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     for path in unreadable:
         print(f"not read, left out: {path}", file=sys.stderr)
     sys.exit(1 if unreadable else 0)
-
-
-def folder_of(name: str, runs: Path) -> Path:
-    """The run that this folder is, or whose name alone ends so. Raises ConfigError."""
-    if RunFolder(Path(name)).is_run:
-        return Path(name)
-    found = sorted(path for path in runs.glob("*/*") if path.name.endswith(name) and RunFolder(path).is_run)
-    if len(found) != 1:
-        few = ": " + ", ".join(path.name for path in found[:5]) if found else ""
-        raise ConfigError(f"run {name!r}: no such folder, and {len(found)} runs in {runs} end so{few}")
-    return found[0]
 
 
 def listed(names: Iterable[str]) -> list[Path]:

@@ -182,3 +182,23 @@ def finished_run(folder: Path, kind: str, fields: Mapping[str, object], remedy: 
         if config.get(name) != value:
             raise ConfigError(f"{kind} {folder} has {name} {config.get(name)}; this run needs {value}")
     return folder
+
+
+def find_run(name: str, out: Path, kind: str = "run", also: str = "") -> Path:
+    """The directory of the run that goes by this name: its folder, or its name below `out`, or the end of that.
+
+    Raises ConfigError if there is none, or more than one. Its message calls the run a `kind`, and says what is `also`
+    allowed.
+    """
+    if RunFolder(Path(name)).is_run:
+        return Path(name)
+    runs = sorted(folder for folder in out.glob("*/*") if RunFolder(folder).is_run)
+    found = [run for run in runs if run.name == name] or [run for run in runs if name and str(run).endswith(name)]
+    if len(found) > 1:
+        raise ConfigError(f"{kind} {name!r} fits {len(found)} runs in {out}: {found[0].name}, {found[1].name} ...")
+    if not found:
+        nothing = f"no such {'file or ' if also else ''}run"
+        raise ConfigError(
+            f"{kind} {name!r}: {nothing}; allowed: {also}a finished run: its folder, or the end of its name in {out}"
+        )
+    return found[0]

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from results import tables
 from results.pairs import MINUS
 from results.rows import VERDICTS, Row
-from results.tables import with_spread
 from results.task import Task
 
 LIMIT = 6  # margins; what lies further away is drawn beside the edge, with its number
@@ -68,12 +68,13 @@ def board(task: Task) -> Board:
 
 def settings(task: Task, rows: Sequence[Row]) -> list[Setting]:
     """Rows on end that are of one setting, together."""
-    return [Setting(name, [mark(row) for row in own]) for name, own in groupby(rows, key=task.said)]
+    by_setting = groupby(rows, key=lambda row: tables.in_words(row, (), task.report.words))
+    return [Setting(name, [mark(row) for row in own]) for name, own in by_setting]
 
 
 def mark(row: Row) -> Mark:
     """A row as a mark on the scale."""
-    measured = with_spread(row)
+    measured = tables.with_spread(row)
     if row.gap is None:
         return Mark(row, measured, told="every run diverged" if row.n == 0 else row.note)
     if not row.margin:

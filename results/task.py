@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.report import Report
-from common.selection import Group, Runs
+from common.selection import Runs
 from results.grids import Grid
 from results.judged import Judged
 from results.pairs import Compared
@@ -26,9 +26,3 @@ class Task:
     grids: Sequence[Grid]
     compared: Sequence[Compared]
     claims: Sequence[Judged]
-
-    def said(self, row: Row) -> str:
-        """Preset and setting of a row in plain words, whether it was run or not."""
-        places = {(group.preset, group.setting): group for group in self.runs.groups}
-        group = places.get((row.preset, row.setting)) or Group(row.preset, row.setting, (), self.report.words)
-        return ", ".join([group.preset, *group.said()])

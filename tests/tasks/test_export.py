@@ -243,7 +243,7 @@ def test_what_the_hub_refuses_is_one_line(one_run, hub, tmp_path, repository, cl
 def test_mistakes_are_one_line(one_run, tmp_path, capsys, monkeypatch):
     for arguments, said in (
         ([str(one_run), "--to", "onyx"], "invalid choice: 'onyx'"),
-        (["nothing", "--to", "keras"], "run 'nothing': no such folder"),
+        (["nothing", "--to", "keras"], "run 'nothing': no such run"),
         ([str(one_run), "--to", "keras", "--phase", "x"], "has no phase 'x'; allowed: train"),
     ):
         with pytest.raises(SystemExit) as stop:

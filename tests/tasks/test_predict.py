@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from common import predict
+from common.run_folder import find_run
 from slurm import plan
 
 FLAGS = ("--preset=demo", "--limit-train=120", "--limit-test=50")
@@ -115,14 +116,17 @@ def test_an_earlier_phase_is_another_network_and_the_last_the_same(run, photos, 
 
 
 def test_a_run_goes_by_the_end_of_its_name(run, tmp_path):
-    assert predict.folder_of(run.name[-12:], run.parents[1]) == run
-    assert predict.folder_of(str(run), tmp_path) == run
+    assert find_run(run.name[-12:], run.parents[1]) == run
+    assert find_run(str(run), tmp_path) == run
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nothing", "{photos}"], "run 'nothing': no such folder, and 0 runs in"),
+        (
+            ["nothing", "{photos}"],
+            "run 'nothing': no such run; allowed: a finished run: its folder, or the end of",
+        ),
         (["{run}", "nowhere"], "nowhere: no such file, folder or pattern of files"),
         (["{run}", "{photos}/more/*.jpg"], "no such file, folder or pattern of files"),
         (["{run}", "{empty}"], "empty has no images (.bmp, .gif, .jpeg, .jpg, .png)"),
