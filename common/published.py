@@ -19,10 +19,12 @@ def read_references(path: Path) -> References:
     """Every published number; none if there is no file. Raises ConfigError for a file that cannot be used."""
     if not path.is_file():
         return {}
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    if tuple(reader.fieldnames or ()) != COLUMNS:
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()  # a spreadsheet marks UTF-8 at the beginning
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: it must be UTF-8 ({error})") from error
+    head, rows = next(csv.reader(lines), []), list(csv.DictReader(lines))
+    if tuple(head) != COLUMNS:
         raise ConfigError(f"{path}: its columns must be {','.join(COLUMNS)}")
     for line, row in enumerate(rows, start=2):
         try:

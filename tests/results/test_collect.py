@@ -559,3 +559,26 @@ def test_a_readme_has_details_that_a_source_has_published():
     assert "F1" not in compact(table_of(metrics))
     text = compact(table_of(metrics, published=["test F1 of sad (%)"]))
     assert "| setting | test accuracy (%) | test F1 of sad (%) |" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "its columns must be preset,"), (REFERENCE.encode() + b"p,x,test loss,1,1,Caf\xe9,n\n", "must be UTF-8")],
+)
+def test_a_reference_that_is_empty_or_in_another_encoding_is_one_line(root, capsys, content, said):
+    make_run(root, 0)
+    (root / "tasks" / TASK / "reference.csv").write_bytes(content)
+    with pytest.raises(SystemExit) as stop:
+        collect(root)
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert printed.count("\n") == 1
+
+
+def test_a_reference_that_a_spreadsheet_wrote_is_read(root):
+    make_run(root, 0)
+    reference = f"{REFERENCE}three_phase,{SETTING},test loss,1,1,007,n\n"
+    (root / "tasks" / TASK / "reference.csv").write_bytes(b"\xef\xbb\xbf" + reference.encode())
+    collect(root)
+    assert [row["published"] for row in rows(root, metric="test loss")] == ["1"]
