@@ -92,7 +92,7 @@ def contents(out: Path) -> dict:
     return {
         "history.csv": history,
         "metrics.json": without_times(json.loads((folder / "metrics.json").read_text())),
-        "report.html": page_without_times((folder / "report.html").read_text().replace(str(out), "")),
+        "report.html": page_without_times((folder / "report.html").read_text()),
         "steps": last.name.split("-")[1],
         **{f"variable {name}": array for name, array in safetensors.numpy.load_file(last).items()},
         **{f"predictions {name}": array for name, array in arrays.items()},
@@ -109,8 +109,8 @@ def without_times(data):
 
 
 def page_without_times(page: str) -> str:
-    """A run's page without the times in its tables, and without the commit, which may change while tests run."""
-    return re.sub(r'(<td class="[^"]*\btime">|Commit</th><td><code>)[^<]*', r"\1", page)
+    """A run's page without the times in its tables, the commit (it may change while tests run) and the command's paths."""
+    return re.sub(r'(<td class="[^"]*\btime">|(?:Commit|Command)</th><td><code>)[^<]*', r"\1", page)
 
 
 def differences(one: dict, other: dict) -> list[str]:
