@@ -8,6 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from common.workrounds.import_messages import silence_import
+
 # TensorFlow reads both when it is imported. oneDNN's convolutions are faster on any x86-64 processor, but TensorFlow
 # enables them by default only for AVX-512.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -28,3 +30,4 @@ try:
 except RuntimeError:
     os.environ["HOME"] = tempfile.gettempdir()
     print(f"note: this user has no home folder and HOME is not set; {os.environ['HOME']} stands in", file=sys.stderr)
+silence_import()

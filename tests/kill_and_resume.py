@@ -109,7 +109,7 @@ def without_times(data):
 
 
 def page_without_times(page: str) -> str:
-    """A run's page without the times in its tables, the commit (it may change while tests run) and the command's paths."""
+    """A run's page without times, commit (it may change while tests run) and command (it has paths)."""
     return re.sub(r'(<td class="[^"]*\btime">|(?:Commit|Command)</th><td><code>)[^<]*', r"\1", page)
 
 

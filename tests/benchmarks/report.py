@@ -6,20 +6,23 @@ import json
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from common import environment
+
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "keras-cv")
 
 
 def processor() -> str:
-    """The processor's name and number of cores."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+    """The processor's name, its number of cores, and its instruction sets."""
+    facts = environment.processor()
+    return f"{facts['name']}, {os.cpu_count()} cores, {' '.join(facts['instruction_sets'])}"
 
 
 def versions() -> dict[str, str]:

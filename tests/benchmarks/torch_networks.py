@@ -9,11 +9,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "common" / "fixture
 from make_resnet_outputs import NETWORKS as RESNETS
 
 
-def permuted_cnn() -> nn.Module:
-    """Four convolutions, and the mean over the image."""
-    layers = [nn.Conv2d(1, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()]
+def permuted_cnn(padding: str) -> nn.Module:
+    """Four convolutions: "valid", or "same" and the mean over the image."""
+    layers = [nn.Conv2d(1, 64, 3, padding=padding), nn.BatchNorm2d(64), nn.ReLU()]
     for before, after in ((64, 128), (128, 256), (256, 512)):
-        layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        layers += [nn.Conv2d(before, after, 3, padding=padding), nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
 
 

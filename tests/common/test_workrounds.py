@@ -233,3 +233,31 @@ print(moved(False), moved(True))
 def test_keras_clips_the_gradient_of_each_replica_by_itself():
     # The mean's gradient is 2 (-1 + 3) / 2 = 2, clipped to 0.5; of the parts, halved, -1 and 3: clipped, they cancel.
     assert says(MIRRORED, "tensorflow") == ["0.0", "-0.5"]
+
+
+@pytest.mark.parametrize(("before", "said"), [("", True), ("import common; ", False)])
+def test_tensorflow_says_that_onednn_is_on(before, said):
+    """With common it does not, and other words on standard error appear, a crash's too."""
+    crash = "import tensorflow, os; os.write(2, b'last words'); os.abort()"
+    done = subprocess.run(
+        [sys.executable, "-c", before + crash],
+        env=os.environ | {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+    )
+    *noise, last = done.stderr.splitlines()
+    assert last == "last words"
+    assert ("oneDNN custom operations are on" in "".join(noise)) == said
+    assert said or noise == []
+
+
+def test_words_before_a_crash_within_the_import_are_not_lost():
+    crash = (
+        "import os, sys, types; from common.workrounds import import_messages\n"
+        "with import_messages.filtered():\n"
+        "    os.write(2, b'oneDNN custom operations are on\\nlast words\\n'); os.abort()"
+    )
+    done = subprocess.run([sys.executable, "-c", crash], capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert done.stderr == "last words\n"
