@@ -21,8 +21,10 @@ from common.run_folder import Damaged, RunFolder
 from common.runs import Run
 from common.workrounds.dense import Dense
 from common.workrounds.grouped_convolution import GroupedConv2D
+from common.workrounds.max_pooling import MaxPooling2D
 
-KNOWN = (Augment, BatchNormalization, Dense, GroupedConv2D)  # what a file may name; to import them is to register them
+# What a file may name; to import them is to register them.
+KNOWN = (Augment, BatchNormalization, Dense, GroupedConv2D, MaxPooling2D)
 
 
 @dataclass(frozen=True)

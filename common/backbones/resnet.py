@@ -12,6 +12,7 @@ from keras import layers
 
 from common.backbones import STAGES
 from common.backbones.blocks import Tensor, conv_norm, pad
+from common.workrounds.max_pooling import MaxPooling2D
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ResNet:
         x = conv_norm(image, 64, kernel=7, stride=2, conv="conv1", norm="bn1")
         x = layers.ReLU(name="relu")(x)
         # torch pads this pooling with minus infinity; after a ReLU, zeros give the same result.
-        x = layers.MaxPooling2D(3, strides=2, name="maxpool")(pad(x, 1, "maxpool"))
+        x = MaxPooling2D(3, strides=2, name="maxpool")(pad(x, 1, "maxpool"))
         for stage, depth in enumerate(self.depths, start=1):
             for index in range(depth):
                 stride = 2 if stage > 1 and index == 0 else 1

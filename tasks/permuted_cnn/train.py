@@ -167,6 +167,7 @@ def convolutions(
 
     from common.initialisation import kernel_and_bias
     from common.normalisation import BatchNormalization
+    from common.workrounds.max_pooling import MaxPooling2D
 
     x = layers.Conv2D(64, 3, padding=padding, **kernel_and_bias(initialisation, 9 * x.shape[-1]))(x)
     x = BatchNormalization(momentum=0.9, epsilon=1e-5)(x)  # the defaults of the source's framework
@@ -174,7 +175,7 @@ def convolutions(
     for filters in (128, 256, 512):
         initial = kernel_and_bias(initialisation, 9 * x.shape[-1])
         x = layers.Conv2D(filters, 3, padding=padding, activation="relu", **initial)(x)
-        x = layers.MaxPooling2D(2)(x)
+        x = MaxPooling2D(2)(x)
     return (layers.Flatten() if padding == "valid" else layers.GlobalAveragePooling2D())(x)
 
 

@@ -7,6 +7,7 @@ from keras import layers, ops
 
 from common.data.splits import Dataset
 from common.initialisation import dense, kernel_and_bias
+from common.workrounds.max_pooling import MaxPooling2D
 
 if TYPE_CHECKING:
     from tasks.rotation_contrastive.train import RotationConfig
@@ -25,7 +26,7 @@ def convolutions(
     for number, count in enumerate(filters, start=1):
         initial = kernel_and_bias(initialisation, 9 * x.shape[-1])
         x = layers.Conv2D(count, 3, padding="same", activation="relu", name=block(number), **initial)(x)
-        x = layers.MaxPooling2D(2)(x)
+        x = MaxPooling2D(2)(x)
         x = layers.Dropout(dropout, seed=seed + number)(x)
     return layers.Flatten()(x)
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.workrounds import grouped_convolution, optimizer_variables, step_logs
+from common.workrounds import grouped_convolution, max_pooling, optimizer_variables, step_logs
 
-# autotuner, batch_norm_kernel, dense, update_kernels: run the benchmark that each names with a newer version.
+# autotuner, batch_norm_kernel, dense, max_pooling, update_kernels: run the benchmark that each names with a newer version.
 TRIED_WITH = {"keras": "3.15.1", "tensorflow": "2.21.0"}
 FOLDER = Path(step_logs.__file__).parent
 REPOSITORY = FOLDER.parents[1]
@@ -261,3 +261,32 @@ def test_words_before_a_crash_within_the_import_are_not_lost():
     )
     done = subprocess.run([sys.executable, "-c", crash], capture_output=True, text=True, check=False, cwd=REPOSITORY)
     assert done.stderr == "last words\n"
+
+
+@pytest.mark.parametrize(("window", "stride", "side"), [(3, 2, 9), (3, 2, 8), (2, 2, 7)])
+def test_maximum_of_slices_is_max_pooling_with_its_gradient(window, stride, side):
+    """On TensorFlow's kernel: values, and whole numbers, many of them equal, for where the gradient goes."""
+    images = tf.constant(np.random.default_rng(0).integers(-2, 3, (2, side, side, 3)), tf.float32)
+    gradients = []
+    values = []
+    for pooled in (
+        keras.layers.MaxPooling2D(window, stride),
+        lambda x: max_pooling.by_slices(x, (window, window), (stride, stride)),
+    ):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            outputs = pooled(images)
+            weights = tf.reshape(tf.range(tf.size(outputs), dtype=tf.float32), outputs.shape)
+            loss = tf.reduce_sum(weights * outputs)
+        values.append(outputs)
+        gradients.append(tape.gradient(loss, images))
+    assert np.array_equal(*values)
+    assert np.array_equal(*gradients)
+
+
+def test_maximum_of_slices_keeps_what_is_not_a_number():
+    images = np.zeros((1, 4, 4, 1), np.float32)
+    images[0, 1, 1] = np.nan
+    pooled = np.asarray(max_pooling.by_slices(tf.constant(images), (2, 2), (2, 2)))
+    assert np.isnan(pooled[0, 0, 0, 0])
+    assert np.isfinite(pooled).sum() == 3
