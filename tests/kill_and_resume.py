@@ -9,7 +9,6 @@ Prints what was compared, and ends with exit code 1 and the first difference if 
 import argparse
 import csv
 import json
-import os
 import random
 import re
 import signal
@@ -32,7 +31,7 @@ def start(out: Path, flags: list[str]) -> subprocess.Popen:
     # Checkpoints far more often than any user wants, so that the middle of epochs is hit too.
     command = [sys.executable, str(TRAIN), "--out", str(out), "--checkpoint-minutes", "0.01", *flags]
     with out.with_suffix(".log").open("a") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"KERAS_BACKEND": "tensorflow"})
+        return subprocess.Popen(command, stdout=log, stderr=log)
 
 
 def wait_for_training(process: subprocess.Popen, log: Path, before: int) -> None:

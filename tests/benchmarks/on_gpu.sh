@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# What is to be measured on one NVIDIA H100 or H200, in parts that are called by name; JAX, and no network there.
+#
+#   tests/benchmarks/on_gpu.sh pack PARTS DATA WEIGHTS   # where there is a network: what the card's machine lacks
+#   tests/benchmarks/on_gpu.sh unpack PARTS              # there, once for each part or for all of them
+#   tests/benchmarks/on_gpu.sh cifar10_mobilenet_v2      # there, in order of worth; the same command goes on
+#   tests/benchmarks/on_gpu.sh cifar10_resnet18
+#   tests/benchmarks/on_gpu.sh cifar100_mobilenet_v2
+#   tests/benchmarks/on_gpu.sh cifar100_resnet18
+#   tests/benchmarks/on_gpu.sh rate                      # images/s against PyTorch, waiting for data, TFLOP/s
+#   tests/benchmarks/on_gpu.sh kills                     # killed three times, equal to the bit?
+#
+# The card's machine has Python (GPU_PYTHON, 3.12), PyTorch and JAX with CUDA. DATA is a data folder with cifar10 and
+# cifar100, WEIGHTS one with mobilenet_v2_imagenet.safetensors and resnet18_tiny_imagenet.safetensors. PARTS gets files
+# of 48 MiB at most: wheels, data, weights. `unpack` keeps them in STORE (~/on_gpu) until the last one is there, and
+# installs them. A part takes under 8 minutes. What it leaves is in OUT (STORE/out): the run's folder without weights as
+# one archive, readings as JSON. TINY=1 tries every part on a CPU: small images, few of them.
+set -euo pipefail
+repository=$(cd "$(dirname "$0")/../.." && pwd)
+STORE=${STORE:-$HOME/on_gpu} GPU_PYTHON=${GPU_PYTHON:-3.12} TINY=${TINY:-}
+OUT=${OUT:-$STORE/out}
+export KERAS_BACKEND=jax PYTHONUNBUFFERED=1
+export PYTHONPATH="$STORE/site${PYTHONPATH:+:$PYTHONPATH}" TFDS_DATA_DIR=${TFDS_DATA_DIR:-$STORE/content/data}
+python=${PYTHON:-python3}
+
+pack() { # PARTS DATA WEIGHTS
+  local work; work=$(mktemp -d)
+  mkdir -p "$work/wheels" "$work/data" "$work/weights" "$1"
+  # JAX, PyTorch and CUDA's libraries are there already; TensorFlow's CPU build reads the data.
+  grep -E '^[a-z]' "$repository/requirements-cpu.txt" | grep -vE '^(jax|jaxlib|ml-dtypes)==' > "$work/needed.txt"
+  grep '^promise==' "$work/needed.txt" > "$work/source.txt" # tensorflow-datasets's; the only one that has no wheel
+  sed -i '/^promise==/d' "$work/needed.txt"
+  "$python" -m pip wheel -q --no-deps --wheel-dir "$work/wheels" --requirement "$work/source.txt"
+  "$python" -m pip download -q --no-deps --only-binary=:all: --python-version "$GPU_PYTHON" --implementation cp \
+    $(printf -- '--platform manylinux_2_%s_x86_64 ' 17 24 27 28 31 34 35) --platform manylinux2014_x86_64 \
+    --dest "$work/wheels" --requirement "$work/needed.txt"
+  cp -rL "$2/cifar10" "$2/cifar100" "$work/data/"
+  cp -L "$3"/{mobilenet_v2_imagenet,resnet18_tiny_imagenet}.safetensors "$work/weights/"
+  tar -C "$work" -c wheels data weights | split --bytes=48M --numeric-suffixes - "$1/part-"
+  (cd "$1" && sha256sum part-* > SHA256)
+  rm -r "$work"
+  ls -l "$1"
+}
+
+unpack() { # PARTS
+  mkdir -p "$STORE/parts"
+  cp "$1"/* "$STORE/parts/"
+  cd "$STORE/parts"
+  if ! sha256sum --status --check SHA256 2> /dev/null; then
+    echo "$(ls part-* | wc -l) of $(wc -l < SHA256) parts are there and whole"
+    return
+  fi
+  mkdir -p "$STORE/content"
+  cat part-* | tar -C "$STORE/content" -x
+  "$python" -m pip install -q --no-index --no-deps --no-compile --target "$STORE/site" "$STORE"/content/wheels/*.whl
+  "$python" -c 'import jax, keras, tensorflow; print("ready:", keras.__version__, jax.devices())'
+}
+
+three_phase() { # DATASET BACKBONE WEIGHTS
+  local more=()
+  [[ $TINY ]] && more=(--limit-train 120 --limit-test 20 --image-size 32 --phases.{0,1,2}.epochs=1)
+  "$python" "$repository/tasks/cifar_phased/train.py" --preset three_phase --dataset "$1" --backbone "$2" \
+    --weights "$3" --offline --out "$STORE/runs" "${more[@]}"
+  local folder; folder=$(ls -td "$STORE"/runs/cifar_phased/*"$1-$2"* | head -1)
+  mkdir -p "$OUT"
+  tar -C "$STORE/runs" -czf "$OUT/$1_$2.tar.gz" --exclude checkpoints --exclude '*.keras' --exclude '*.safetensors' \
+    "cifar_phased/$(basename "$folder")"
+}
+
+rate() {
+  local more=()
+  [[ $TINY ]] && more=(--size 32 --steps 2 --rounds 1)
+  mkdir -p "$OUT"
+  "$python" "$repository/tests/benchmarks/gpu.py" resnet18 --json "$OUT/rate.json" "${more[@]}"
+}
+
+kills() {
+  local kills=3
+  [[ $TINY ]] && kills=1
+  "$python" "$repository/tests/kill_and_resume.py" --kills "$kills" -- --preset demo --deterministic yes
+}
+
+case ${1:-} in
+  pack | unpack | rate | kills) "$@" ;;
+  cifar10_* | cifar100_*)
+    dataset=${1%%_*} backbone=${1#*_}
+    case $backbone in
+      mobilenet_v2) file=mobilenet_v2_imagenet ;;
+      resnet18) file=resnet18_tiny_imagenet ;;
+      *) echo "error: no backbone $backbone; allowed: mobilenet_v2, resnet18" >&2; exit 2 ;;
+    esac
+    three_phase "$dataset" "$backbone" "${WEIGHTS:-$STORE/content/weights}/$file.safetensors"
+    ;;
+  *) sed -n '2,/^set/{/^#/p}' "$0"; exit 2 ;;
+esac
