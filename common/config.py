@@ -58,7 +58,7 @@ class Config:
     """Checkpoint within an epoch when this long has passed; every epoch ends with one in any case."""
     steps_per_execution: int = 1
     """Most steps between looks at loss, stop requests and clock: the greatest common divisor with an epoch's is used.
-    JAX or several devices: 1."""
+    Several devices: 1."""
     devices: int = 1
     """Devices of each machine that share every batch: its GPUs, or parts of its CPU if it has none."""
     nodes: int = 1

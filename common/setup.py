@@ -55,7 +55,6 @@ def environment(config: Config, devices: Devices, model: keras.Model) -> dict:
         "gpus": devices.gpus(),
         "precision": keras.config.dtype_policy().name,
         "jit_compile": bool(model.jit_compile),
-        "steps_per_execution": model.steps_per_execution,
         "op_determinism": is_deterministic(config),
         "onednn": os.environ["TF_ENABLE_ONEDNN_OPTS"].lower() in ("1", "true"),
     }

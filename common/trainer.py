@@ -22,7 +22,7 @@ from common.phase import Phase
 from common.progress import Progress
 from common.result import Predictions, Result, brief, is_right, write_predictions
 from common.runs import Run, write_environment
-from common.workrounds.executions import one_at_a_time, steps_per_execution
+from common.workrounds.executions import in_one_program, one_at_a_time, steps_per_execution
 from common.workrounds.optimizer_variables import built
 from common.workrounds.step_logs import TensorBoard, Unread
 
@@ -115,7 +115,8 @@ class Trainer:
         self.compile(trained, phase, together)
         if is_first:
             epochs = sum(phase.epochs for phase in self.phases)
-            write_environment(run, epochs=epochs, **setup.environment(run.config, run.devices, trained))
+            facts = setup.environment(run.config, run.devices, trained)
+            write_environment(run, epochs=epochs, steps_per_execution=together, **facts)
         if checkpoint:
             print(f"resuming: phase {phase.name}, epoch {progress.epoch + 1}, step {progress.step}", flush=True)
             checkpoints.assign("model", self.model.variables, checkpoint.arrays)
@@ -130,7 +131,7 @@ class Trainer:
                 self.make_metrics(trained, data)
             loop = Loop(run, progress, self.phases, len(self.data.train), self.steps, checkpointer, begun, seconds)
             more = [*self.callbacks(self), *([foretold] if foretold and not part else [])]
-            self.fit_epochs(trained, phase, data, [*more, loop], part.views if part else 0)
+            self.fit_epochs(trained, phase, data, [*more, loop], part.views if part else 0, together)
         finally:
             data = None  # and with it what `features.cached` has made
             features.forget(run)
@@ -144,7 +145,10 @@ class Trainer:
         """Compile what is trained, to run `together` steps at a time, with every variable of its optimiser made."""
         optimizer = built(optimizers.make(phase, self.steps, self.rate_factor), trained)
         loss, metrics = self.run.devices.weighted(self.objective.loss), self.objective.metrics()
-        trained.compile(optimizer=optimizer, loss=loss, metrics=metrics, steps_per_execution=together)
+        own = together if keras.backend.backend() == "tensorflow" else 1  # Keras's number of steps
+        trained.compile(optimizer=optimizer, loss=loss, metrics=metrics, steps_per_execution=own)
+        if own < together:
+            in_one_program(trained, together)
         trained.optimizer.build(trained.trainable_variables)
         self.run.devices.prepare(trained, pipeline.evaluation(self.data.validation, 1))
 
@@ -181,6 +185,7 @@ class Trainer:
         data: Dataset,
         callbacks: Sequence[keras.callbacks.Callback],
         views: int,
+        together: int,
     ) -> None:
         """The epochs of a phase that are left; a first, begun one by itself, since it has fewer steps."""
         run, progress = self.run, self.progress
@@ -204,16 +209,19 @@ class Trainer:
                     run.devices,
                 )
                 steps = self.steps - progress.step
+                counted = together // trained.steps_per_execution  # steps to what Keras counts as one
                 verbose = 1 if sys.stdout.isatty() else 0
                 params = {"verbose": verbose, "epochs": epochs.stop, "steps": steps}
                 trained.fit(
                     run.devices.shard(batches),
                     initial_epoch=epochs.start,
                     epochs=epochs.stop,
-                    steps_per_epoch=steps,
+                    steps_per_epoch=steps // counted,
                     validation_data=validation,
                     validation_steps=validation_steps,
-                    callbacks=Unread(callbacks, add_history=True, add_progbar=verbose > 0, model=trained, **params),
+                    callbacks=Unread(
+                        callbacks, together=counted, add_history=True, add_progbar=verbose > 0, model=trained, **params
+                    ),
                     shuffle=False,  # done in the pipeline
                 )
         run.stop.heed()  # asked for after the last epoch was saved

@@ -1,8 +1,10 @@
 """Keras 3.15.1 with several steps in one execution."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 
@@ -10,12 +12,38 @@ import keras
 def steps_per_execution(most: int, devices: int, steps: int, done: int) -> int:
     """How many steps Keras runs in one go: a divisor of an epoch's steps, and of those that are left of a begun one.
 
-    Keras would run past the end of an epoch otherwise. On JAX it warns at the end of an evaluation, and on several
-    devices it fails: there it is one.
+    Keras would run past the end of an epoch otherwise. On several devices it fails: there it is one.
     """
-    if keras.backend.backend() == "jax" or devices > 1:
-        return 1
-    return math.gcd(most, steps, done)
+    return 1 if devices > 1 else math.gcd(most, steps, done)
+
+
+def in_one_program(model: keras.Model, together: int) -> None:
+    """Let a compiled model train so many steps of JAX at each call of its train function, as one program.
+
+    Keras calls a program for each step, and a GPU waits for the host between them. Executions with a smaller batch are
+    made step by step.
+    """
+    import jax
+
+    def step(state: Any, batch: Any) -> tuple[Any, Any]:
+        logs, state = model.train_step(state, batch)
+        return state, logs
+
+    def all_of_them(state: Any, batches: Any) -> tuple[Any, Any]:
+        state, logs = jax.lax.scan(step, state, batches)
+        return jax.tree.map(lambda each: each[-1], logs), state
+
+    one, several = (jax.jit(function, donate_argnums=0) for function in (model.train_step, all_of_them))
+
+    def execute(state: Any, iterator: Iterator) -> tuple[Any, Any]:
+        batches = list(itertools.islice(iterator, together))
+        if len({jax.tree.leaves(batch)[-1].shape for batch in batches}) == 1:
+            return several(state, jax.tree.map(lambda *each: jax.numpy.stack(each), *batches))
+        for batch in batches:
+            logs, state = one(state, batch)
+        return logs, state
+
+    model.train_function = execute
 
 
 @contextmanager

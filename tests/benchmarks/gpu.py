@@ -45,7 +45,7 @@ def images(count: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, 256, (count, 32, 32, 3), np.uint8), rng.integers(0, 10, count)
 
 
-def ours(name: str, precision: str, size: int, steps: int) -> dict:
+def ours(name: str, precision: str, size: int, steps: int, together: int) -> dict:
     """Images per second of our loop, with its data and without, and the profile."""
     import keras
     import tensorflow as tf
@@ -78,7 +78,10 @@ def ours(name: str, precision: str, size: int, steps: int) -> dict:
             preset, out=Path(folder), batch_size=batch, backbone=name, image_size=size, precision=precision
         )
         config = dataclasses.replace(config, weights="none", batch_norm="layer", augmentation="none", phases=(phase,))
+        config = dataclasses.replace(config, steps_per_execution=together)
         setup.set_up(config, Devices())
+
+        profiled: list[int] = []
 
         class Profile(keras.callbacks.Callback):
             def on_epoch_begin(self, epoch, logs=None):
@@ -89,12 +92,13 @@ def ours(name: str, precision: str, size: int, steps: int) -> dict:
                     jax.profiler.start_trace(folder)
 
             def on_train_batch_end(self, batch, logs=None):
-                if self.on and batch + 1 == min(PROFILED, steps):
+                if self.on and batch + 1 >= min(PROFILED, steps):
                     import jax
 
                     float(logs["loss"])
                     jax.profiler.stop_trace()
                     self.on = False
+                    profiled.append(batch + 1)
 
         model = task.build(config, networks.build(name, size), data)
         with runs.open_run(config, "gpu", "") as run:
@@ -103,12 +107,12 @@ def ours(name: str, precision: str, size: int, steps: int) -> dict:
         rates = [row["images_per_second"] for row in trainer.progress.rows]
         told = rates_of(rates[1 : 1 + EPOCHS], rates[-EPOCHS:])
         for trace in Path(folder).glob("**/*.xplane.pb"):
-            milliseconds, kernels = profile(trace, min(PROFILED, steps))
+            milliseconds, kernels = profile(trace, profiled[0])
             told |= {"busy_ms": milliseconds, "kernels": kernels, "idle": 1 - milliseconds * told["rate"] / batch / 1e3}
     return told
 
 
-def theirs(name: str, precision: str, size: int, steps: int) -> dict:
+def theirs(name: str, precision: str, size: int, steps: int, together: int) -> dict:
     """Images per second of a PyTorch loop, with its data and without."""
     import torch
     import torch_networks
@@ -172,7 +176,7 @@ def profile(trace: Path, steps: int) -> tuple[float, dict[str, float]]:
     return busy / steps / 1e6, {name: time / steps / 1e6 for name, time in by_name.most_common(30)}
 
 
-def matrix_rate(name: str, precision: str, size: int, steps: int) -> dict:
+def matrix_rate(name: str, precision: str, size: int, steps: int, together: int) -> dict:
     """TFLOP/s of the product of two matrices of random numbers, median of 20."""
     import torch
 
@@ -200,6 +204,7 @@ def measure(side: str, name: str, arguments: argparse.Namespace) -> dict:
     """One side, in a process of its own."""
     command = [sys.executable, __file__, name, "--side", side, "--precision", arguments.precision]
     command += ["--size", str(arguments.size), "--steps", str(arguments.steps)]
+    command += ["--together", str(arguments.together)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{side} of {name} failed:\n{done.stderr[-3000:]}")
@@ -222,18 +227,20 @@ def main() -> None:
     parser.add_argument("--precision", choices=HALVES, default="mixed_float16", help="(default mixed_float16)")
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels (default 224)")
     parser.add_argument("--steps", type=int, default=200, help="of an epoch (default 200)")
+    parser.add_argument("--together", type=int, default=1, help="steps of ours in one program (default 1)")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if unknown := set(arguments.cases) - set(CASES):
         parser.error(f"unknown {', '.join(sorted(unknown))}; allowed: {', '.join(CASES)}")
     names = arguments.cases or list(CASES)
     if arguments.side:
-        print(json.dumps(SIDES[arguments.side](names[0], arguments.precision, arguments.size, arguments.steps)))
+        sizes = arguments.size, arguments.steps, arguments.together
+        print(json.dumps(SIDES[arguments.side](names[0], arguments.precision, *sizes)))
         return
     matrix = measure("matrix", names[0], arguments)
     print(f"{matrix['device']}, {matrix['rate']:,.0f} TFLOP/s in a matrix product; {arguments.precision}", flush=True)
     backend = report.machine()["backend"]
-    print(f"ours on {backend}; images/s at {arguments.size} pixels, medians of {arguments.rounds}\n")
+    print(f"ours on {backend}, {arguments.together} steps in one program; images/s at {arguments.size} pixels, medians of {arguments.rounds}\n")
     print(f"{'network':<18}{'ours':>8}{'PyTorch':>10}{'ratio':>8}{'one batch: ours':>18}{'PyTorch':>10}{'idle':>8}")
     readings, rates = {}, {}
     for name in names:

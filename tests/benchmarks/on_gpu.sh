@@ -60,7 +60,7 @@ three_phase() { # DATASET BACKBONE WEIGHTS
   local more=()
   [[ $TINY ]] && more=(--limit-train 120 --limit-test 20 --image-size 32 --phases.{0,1,2}.epochs=1)
   "$python" "$repository/tasks/cifar_phased/train.py" --preset three_phase --dataset "$1" --backbone "$2" \
-    --weights "$3" --offline --out "$STORE/runs" "${more[@]}"
+    --weights "$3" --offline --steps-per-execution 64 --out "$STORE/runs" "${more[@]}"
   local folder; folder=$(ls -td "$STORE"/runs/cifar_phased/*"$1-$2"* | head -1)
   mkdir -p "$OUT"
   tar -C "$STORE/runs" -czf "$OUT/$1_$2.tar.gz" --exclude checkpoints --exclude '*.keras' --exclude '*.safetensors' \
@@ -68,10 +68,13 @@ three_phase() { # DATASET BACKBONE WEIGHTS
 }
 
 rate() {
-  local more=()
+  local more=() together
   [[ $TINY ]] && more=(--size 32 --steps 2 --rounds 1)
   mkdir -p "$OUT"
-  "$python" "$repository/tests/benchmarks/gpu.py" resnet18 --json "$OUT/rate.json" "${more[@]}"
+  for together in 1 $([[ $TINY ]] && echo 2 || echo 50); do
+    "$python" "$repository/tests/benchmarks/gpu.py" resnet18 --together "$together" \
+      --json "$OUT/rate_$together.json" "${more[@]}"
+  done
 }
 
 kills() {

@@ -529,13 +529,16 @@ def test_a_signal_waits_for_the_last_checkpoint(tmp_path, data, monkeypatch):
 # --- several steps in one go
 
 
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="one step at a time on JAX")
 def test_several_steps_in_one_go_are_the_same_steps(tmp_path, data):
-    """Also from one number to another in the middle of an epoch: of 6 steps 4 in one go are taken down to 2."""
+    """Also from one number to another in the middle of an epoch: of 6 steps 4 in one go are taken down to 2.
+
+    JAX compiles them to another program, which may round otherwise; resumed, it is the same program again.
+    """
+    exact = keras.backend.backend() != "jax"
     one = train(tmp_path / "one", data)
     same = train(tmp_path / "two", data, more=with_steps(), steps_per_execution=4)
     assert same.progress.extra == {"seen": [place for place in EVERY_STEP if place[2] % 2 == 0]}
-    assert untimed(same.progress.rows) == untimed(one.progress.rows)
+    assert_same_training(same, one, exact)
 
     def stop_at(phase, epoch, step):
         def happens(trainer):
@@ -552,12 +555,27 @@ def test_several_steps_in_one_go_are_the_same_steps(tmp_path, data):
     seen = resumed.progress.extra["seen"]
     assert [place for place in seen if place[0] == 0] == EVERY_STEP[:12]  # 3 steps were left, and 2 is no divisor
     assert [step for phase, _, step in seen if phase == 1] == [2, 4, 6, 2, 4, 6]
-    assert untimed(resumed.progress.rows) == untimed(one.progress.rows)
-    assert_same_state(one, same)
-    assert_same_state(one, resumed)
+    assert_same_training(resumed, one, exact)
+
+    parts["out"] = tmp_path / "same parts"
+    with pytest.raises(RuntimeError, match="the machine is gone"):
+        train(**parts, more=stop_at(1, 0, 4), steps_per_execution=4)
+    assert_same_training(train(**parts, more=with_steps(), steps_per_execution=4), same, exact=True)
 
 
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="one step at a time on JAX")
+def assert_same_training(trainer, other, exact):
+    """Losses and variables, to the bit or to float32's rounding."""
+    rows, others = untimed(trainer.progress.rows), untimed(other.progress.rows)
+    if exact:
+        assert rows == others
+        assert_same_state(trainer, other)
+        return
+    for row, expected in zip(rows, others, strict=True):
+        assert row == {k: pytest.approx(v, rel=1e-4) if isinstance(v, float) else v for k, v in expected.items()}
+    for one, another in zip(trainer.model.variables, other.model.variables, strict=True):
+        assert np.allclose(one, another, rtol=1e-3, atol=1e-5), one.path
+
+
 @pytest.mark.parametrize(
     ("wanted", "devices", "steps", "done", "expected"),
     [(16, 1, 844, 0, 4), (16, 1, 113, 0, 1), (4, 1, 844, 6, 2), (844, 1, 844, 0, 844), (4, 2, 844, 0, 1)],
