@@ -240,7 +240,8 @@ def main() -> None:
     matrix = measure("matrix", names[0], arguments)
     print(f"{matrix['device']}, {matrix['rate']:,.0f} TFLOP/s in a matrix product; {arguments.precision}", flush=True)
     backend = report.machine()["backend"]
-    print(f"ours on {backend}, {arguments.together} steps in one program; images/s at {arguments.size} pixels, medians of {arguments.rounds}\n")
+    what = f"images/s at {arguments.size} pixels, medians of {arguments.rounds}"
+    print(f"ours on {backend}, {arguments.together} steps in one program; {what}\n")
     print(f"{'network':<18}{'ours':>8}{'PyTorch':>10}{'ratio':>8}{'one batch: ours':>18}{'PyTorch':>10}{'idle':>8}")
     readings, rates = {}, {}
     for name in names:
