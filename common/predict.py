@@ -77,16 +77,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def listed(names: Iterable[str]) -> list[Path]:
     """The files that these names stand for: images, what lies below folders, patterns. Raises ConfigError."""
-    from common.data.image_folders import IMAGE_SUFFIXES
+    from common.data.listing import SUFFIXES
 
     paths: list[Path] = []
     for name in names:
         if name == "-":
             paths += [Path(line) for line in sys.stdin.read().splitlines() if line]
         elif Path(name).is_dir():
-            inside = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+            inside = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
             if not inside:
-                raise ConfigError(f"{name} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+                raise ConfigError(f"{name} has no images ({', '.join(sorted(SUFFIXES))})")
             paths += inside
         elif Path(name).exists():
             paths.append(Path(name))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.data.listing import list_images, printable
 from common.data.splits import Split, whole
 from common.errors import ConfigError
 from common.files import StorageError, write_json
@@ -17,42 +18,28 @@ from common.files import StorageError, write_json
 if TYPE_CHECKING:
     import tensorflow as tf
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif"}
-
 
 def image_folder(root: Path, size: int, cache: Path) -> tuple[dict[str, Split], list[str], list[str]]:
-    """Images in class folders: `root/<split>/<class>/*` with train, val and test, or `root/<class>/*`.
+    """The images of `list_images`: splits, class names and notes.
 
-    Returns splits, class names and notes. Files that cannot be decoded are left out and named in a note. Raises
-    ConfigError for a folder without such images.
+    Files that cannot be decoded are left out and named in a note. Raises ConfigError for a folder without such images.
     """
-    if not root.is_dir():
-        raise ConfigError(f"image folder {root} is not there (looked in {Path.cwd()})")
-    parts = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
-    if parts and "train" not in parts:
-        raise ConfigError(f"image folder {root} has {' and '.join(parts)} but no train")
-    parts = parts or {"train": root}
-    class_names = sorted(p.name for p in parts["train"].iterdir() if p.is_dir())
-    if len(class_names) < 2:
-        raise ConfigError(f"{parts['train']} has {len(class_names)} class folders; at least two are needed")
-    splits, bad = {}, []
-    for name, folder in parts.items():
-        extra = sorted({p.name for p in folder.iterdir() if p.is_dir()} - set(class_names))
-        if extra:
-            raise ConfigError(f"{folder} has a class that train does not have: {extra[0]}")
-        listed = [(p, i) for i, c in enumerate(class_names) for p in sorted((folder / c).glob("**/*"))]
-        listed = [(p, i) for p, i in listed if p.suffix.lower() in IMAGE_SUFFIXES]
-        corrupt = undecodable([p for p, _ in listed], cache)
-        bad += corrupt
-        left_out = set(corrupt)
-        kept = [(str(p), i) for p, i in listed if p not in left_out]
+    listing = list_images(root)
+    paths = [Path(path) for images in listing.splits.values() for path, _ in images]
+    left_out = {str(path) for path in undecodable(paths, cache)}
+    splits = {}
+    for name, images in listing.splits.items():
+        kept = [(os.fsencode(path), label) for path, label in images if path not in left_out]
         if not kept:
-            raise ConfigError(f"{folder} has no readable image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        images, labels = zip(*kept, strict=True)
-        key = "validation" if name == "val" else name
-        splits[key] = whole(np.array(images), np.array(labels), size)
-    notes = [f"{len(bad)} unreadable image files skipped: {', '.join(str(p) for p in bad)}"] if bad else []
-    return splits, class_names, notes
+            raise ConfigError(f"image folder {printable(str(root))} has no readable image for {name}")
+        files, labels = zip(*kept, strict=True)
+        splits[name] = whole(np.array(files, object), np.array(labels), size)
+    for path in left_out:
+        listing.leave_out(path, "not decoded")
+    notes = listing.notes()
+    for note in notes:
+        print(f"note: {note}", flush=True)
+    return splits, list(listing.class_names), notes
 
 
 def undecodable(paths: Sequence[Path], cache: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """Images and labels of a data set, and how its images are divided into train, validation and test."""
 
 import hashlib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,7 +134,7 @@ def limited(split: Split, limit: int | None, seed: int, name: str) -> Split:
 def digests(split: Split) -> list[bytes]:
     """SHA-256 of each image's pixels, or of the content of its file."""
     rows = np.asarray(split.store)[split.places]
-    contents = map(Path.read_bytes, map(Path, map(bytes.decode, rows))) if split.in_files else rows
+    contents = map(Path.read_bytes, map(Path, map(os.fsdecode, rows))) if split.in_files else rows
     return [hashlib.sha256(content).digest() for content in contents]
 
 
