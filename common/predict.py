@@ -128,14 +128,16 @@ def read(paths: Sequence[Path], classifier: "Trained", unreadable: list[Path]) -
     """Images as a classifier's data has them, uint8 (h, w, c), by path; those that cannot be read join a list."""
     import tensorflow as tf
 
-    from common.data import pipeline
+    from common.data.image_files import reader
+
+    decoded = reader(classifier.side)
 
     def one(path: Path) -> "np.ndarray | None":
         try:
-            image = pipeline.read(tf.constant(str(path)), classifier.side)
+            image = decoded(str(path))
         except tf.errors.OpError:
             return None
-        return (image if classifier.channels == 3 else grey(image)).numpy()
+        return image if classifier.channels == 3 else grey(tf.constant(image)).numpy()
 
     with ThreadPoolExecutor() as pool:
         found = dict(zip(paths, pool.map(one, paths), strict=True))
