@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from common.data.listing import Listing, list_images, printable, unopened
+from common.data.listing import CACHE, Listing, list_images, printable, unopened
 from common.data.splits import Split
 from common.errors import ConfigError
 from common.files import alone, write_json
 
-CACHE = "image_folder"  # in the data folder
 CHUNK = 256  # images in memory at once, while they are decoded
 GIGABYTE = 1e9
 # Reasons by the path of each file that cannot be decoded; the images of all files, if they are kept.

@@ -114,7 +114,7 @@ def main() -> None:
         folder = Path(name) / "images"
         make(arguments.source, folder, arguments.images)
         for _ in range(arguments.repeats):
-            shutil.rmtree(Path(name) / "image_folder", ignore_errors=True)
+            shutil.rmtree(Path(name) / ".image_folder", ignore_errors=True)
             pythons = {side: arguments.torch_python if side == "PyTorch" else sys.executable for side in SIDES}
             rounds.append({side: measure(python, side, folder, Path(name)) for side, python in pythons.items()})
             report.write(arguments.json, images=arguments.images, seconds=rounds)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from common.config import Config
 from common.data import image_folders, pipeline, sources
-from common.data.listing import list_images
+from common.data.listing import CACHE, list_images
 from common.devices import Devices
 from common.errors import ConfigError
 
@@ -180,13 +180,22 @@ def test_nothing_is_decoded_again_until_a_file_changes(damaged, tmp_path, monkey
     (damaged / "bee" / "23.png").write_text("spoilt")
     data = load(damaged, tmp_path)
     assert "not used, cannot be decoded: 3 (ant/text.png, ant/truncated.jpg, bee/23.png)" in data.notes
-    assert len(list((tmp_path / "image_folder").glob("*.npy"))) == 1
+    assert len(list((tmp_path / CACHE).glob("*.npy"))) == 1
+
+
+def test_the_data_folder_may_be_the_image_folder(tmp_path):
+    for i, name in enumerate(("ant", "bee")):
+        write_class(tmp_path / name, 20, first=20 * i, size=(8, 8))
+    for _ in range(2):
+        data = load(tmp_path, tmp_path)
+        assert (data.class_names, data.notes) == (("ant", "bee"), ("test: 8 images, held out here",))
+    assert (tmp_path / CACHE).is_dir()
 
 
 @pytest.mark.parametrize("harm", ["cut", "changed", "gone", "facts cut", "facts of others"])
 def test_damaged_images_in_the_cache_are_made_again(damaged, tmp_path, harm):
     wanted = images_of(load(damaged, tmp_path).train)
-    (images,), (facts,) = ((tmp_path / "image_folder").glob(f"*.{end}") for end in ("npy", "json"))
+    (images,), (facts,) = ((tmp_path / CACHE).glob(f"*.{end}") for end in ("npy", "json"))
     if harm == "cut":
         images.write_bytes(images.read_bytes()[:-1000])
     elif harm == "changed":
@@ -220,7 +229,7 @@ def test_a_full_disk_is_told_and_done_without(damaged, tmp_path, capsys, monkeyp
     monkeypatch.setattr(image_folders.os, "fsync", full)
     check_notes(load(damaged, tmp_path))
     assert "cannot be written (No space left on device); the decoded images stay in memory" in capsys.readouterr().out
-    assert [path.suffix for path in (tmp_path / "image_folder").iterdir()] == [".lock"]
+    assert [path.suffix for path in (tmp_path / CACHE).iterdir()] == [".lock"]
 
 
 def test_two_that_start_together_decode_once(damaged, tmp_path, capsys, monkeypatch):
@@ -239,7 +248,7 @@ def test_two_that_start_together_decode_once(damaged, tmp_path, capsys, monkeypa
         other = pool.submit(load, damaged, tmp_path)
         np.testing.assert_array_equal(images_of(one.result().train), images_of(other.result().train))
     assert "waiting for another process" in capsys.readouterr().out
-    assert sorted(path.suffix for path in (tmp_path / "image_folder").iterdir()) == [".json", ".lock", ".npy"]
+    assert sorted(path.suffix for path in (tmp_path / CACHE).iterdir()) == [".json", ".lock", ".npy"]
 
 
 # --- mistakes
