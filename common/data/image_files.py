@@ -1,5 +1,6 @@
 """One image file as pixels: the same values whichever library decodes it."""
 
+import functools
 import io
 import os
 from collections.abc import Callable
@@ -37,6 +38,7 @@ def read(path: tf.Tensor, size: int) -> tf.Tensor:
     return tf.ensure_shape(tf.cond(side == size, lambda: image, resized), [size, size, 3])
 
 
+@functools.cache
 def reader(size: int) -> Callable[[str], np.ndarray]:
     """`read` as a function of a path, for many threads; it raises tf.errors.OpError if the file cannot be read."""
 
