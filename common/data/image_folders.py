@@ -86,13 +86,13 @@ def is_readable(path: Path) -> bool:
     return True
 
 
-def decode(content: "tf.Tensor") -> "tf.Tensor":
-    """The bytes of an image file as a uint8 tensor (height, width, 3); the first frame of an animation."""
+def decode(content: "tf.Tensor", channels: int = 3) -> "tf.Tensor":
+    """The bytes of an image file as a uint8 tensor (height, width, channels); the first frame of an animation."""
     import tensorflow as tf
 
     return tf.cond(
         tf.io.is_jpeg(content),
         # The same values as PIL. TensorFlow's default transform is faster, but off by up to 11 grey levels.
-        lambda: tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_image(content, channels=3, expand_animations=False),
+        lambda: tf.io.decode_jpeg(content, channels=channels, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_image(content, channels=channels, expand_animations=False),
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from common.data import records
 from common.data.image_folders import decode
 from common.data.splits import Split
 from common.devices import Devices
@@ -106,9 +107,12 @@ def reader(split: Split, batch_size: int, devices: Devices | None = None) -> Cal
         starts = tf.data.Dataset.range(0, tf.size(indices, tf.int64), batch_size)
         return starts.map(lambda start: indices[start : start + batch_size])
 
+    def image(place: tf.Tensor) -> tf.Tensor:
+        return read(split.store[place], split.size, split.channels)
+
     def from_files(indices: tf.Tensor) -> tf.data.Dataset:
         dataset = tf.data.Dataset.from_tensor_slices(indices)
-        dataset = dataset.map(lambda i: (read(split.store[places[i]], split.size), labels[i]), tf.data.AUTOTUNE)
+        dataset = dataset.map(lambda i: (image(places[i]), labels[i]), tf.data.AUTOTUNE)
         return dataset.batch(batch_size)
 
     def from_array(indices: tf.Tensor) -> tf.data.Dataset:
@@ -137,7 +141,7 @@ def reader(split: Split, batch_size: int, devices: Devices | None = None) -> Cal
         def images(own: tf.Tensor) -> tf.Tensor:
             if not split.in_files:
                 return tf.gather(split.store, own)
-            return tf.map_fn(lambda place: read(split.store[place], split.size), own, fn_output_signature=tf.uint8)
+            return tf.map_fn(image, own, fn_output_signature=tf.uint8)
 
         dataset = batches(indices)
         return dataset.map(
@@ -151,9 +155,9 @@ def reader(split: Split, batch_size: int, devices: Devices | None = None) -> Cal
     return from_files if split.in_files else from_memory
 
 
-def read(path: tf.Tensor, size: int) -> tf.Tensor:
-    """The largest centred square of an image file, resized bilinearly: uint8 (size, size, 3)."""
-    image = decode(tf.io.read_file(path))
+def read(name: tf.Tensor, size: int, channels: int = 3) -> tf.Tensor:
+    """The largest centred square of an image in a file, resized bilinearly: uint8 (size, size, channels)."""
+    image = decode(content(name), channels)
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     side = tf.minimum(height, width)
     image = image[(height - side) // 2 :, (width - side) // 2 :][:side, :side]
@@ -163,4 +167,14 @@ def read(path: tf.Tensor, size: int) -> tf.Tensor:
         return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
 
     # At the right size resizing changes nothing, but takes three times as long as decoding 64 pixels.
-    return tf.ensure_shape(tf.cond(side == size, lambda: image, resized), [size, size, 3])
+    return tf.ensure_shape(tf.cond(side == size, lambda: image, resized), [size, size, channels])
+
+
+def content(name: tf.Tensor) -> tf.Tensor:
+    """The bytes of a file, or of a part of one, by its name in a store."""
+
+    def of_part() -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(records.content, [name], tf.string), [])
+
+    is_part = tf.size(tf.strings.split(name, records.SEPARATOR)) > 1
+    return tf.cond(is_part, of_part, lambda: tf.io.read_file(name))
