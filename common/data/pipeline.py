@@ -174,7 +174,8 @@ def content(name: tf.Tensor) -> tf.Tensor:
     """The bytes of a file, or of a part of one, by its name in a store."""
 
     def of_part() -> tf.Tensor:
-        return tf.ensure_shape(tf.numpy_function(records.content, [name], tf.string), [])
+        # Stateless: of functions with a state, TensorFlow runs one at a time if it has to be deterministic.
+        return tf.ensure_shape(tf.numpy_function(records.content, [name], tf.string, stateful=False), [])
 
     is_part = tf.size(tf.strings.split(name, records.SEPARATOR)) > 1
     return tf.cond(is_part, of_part, lambda: tf.io.read_file(name))

@@ -55,6 +55,8 @@ def fetch_tfds(name: str, folder: Path) -> Path:
         raise ConfigError(f"{name} is not in {folder}. {how_to_get(name, folder)}")
     import tensorflow_datasets as tfds
 
+    from common.data import tfds_splits
+
     if name in ARCHIVES:
         importlib.import_module(f"common.data.{name}")  # registers its builder
     try:
@@ -63,26 +65,18 @@ def fetch_tfds(name: str, folder: Path) -> Path:
                 return found
             print(f"fetching {name} into {folder} ...", flush=True)
             builder = tfds.builder(name.removeprefix(TFDS), data_dir=folder, file_format="tfrecord")
-            if name.startswith(TFDS):
-                suits(name, builder.info)
+            if name.startswith(TFDS):  # before anything is downloaded
+                tfds_splits.features_of(name, builder.info)
             if not by_hand(name, folder):
                 ask_hosts(builder, ARCHIVES[name].url if name in ARCHIVES else None, folder / "downloads")
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder / MANUAL))
     except ConfigError:
         raise
     except Exception as error:  # TFDS's own errors have no common class, and a builder is code of its author
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"could not fetch {name}: {reason}. {how_to_get(name, folder)}") from error
+        raise ConfigError(f"could not fetch {name}: {reason(error)}. {how_to_get(name, folder)}") from error
     prepared = tfds_folder(name, folder)
     assert prepared is not None  # the builder has made it
     return prepared
-
-
-def suits(name: str, info: "tfds.core.DatasetInfo") -> None:
-    """Raise ConfigError, before anything is downloaded, unless a data set has an image and a label to train with."""
-    from common.data.tfds_splits import features_of
-
-    features_of(name, info)
 
 
 def ask_hosts(builder: "tfds.core.DatasetBuilder", archive: str | None, downloads: Path) -> None:
@@ -105,14 +99,16 @@ def ask_hosts(builder: "tfds.core.DatasetBuilder", archive: str | None, download
 
 
 def by_hand(name: str, folder: Path) -> Path | None:
-    """Path of the archive that a user has put into `MANUAL`, or None."""
+    """Path of the archive that a user has put into `MANUAL`, or None; for a data set of TFDS, of anything there."""
+    if tfds_instructions(name):
+        return next((folder / MANUAL).glob("*"), None)
     named = [folder / MANUAL / file for file in ARCHIVES[name].files] if name in ARCHIVES else []
     return next(filter(Path.is_file, named), None)
 
 
 def can_download(name: str) -> bool:
     """Whether a data set can be fetched without logging in."""
-    return name not in ARCHIVES or ARCHIVES[name].url is not None
+    return ARCHIVES[name].url is not None if name in ARCHIVES else not tfds_instructions(name)
 
 
 def how_to_get(name: str, folder: Path) -> str:
@@ -178,8 +174,13 @@ def from_tfds(name: str, folder: Path, side: int = 0) -> tuple[dict[str, Split],
 
 def damaged(name: str, prepared: Path, error: Exception) -> ConfigError:
     """What to say of a prepared data set that cannot be read."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ConfigError(f"{name} in {prepared} is damaged: {reason}; delete that folder and fetch it again")
+    return ConfigError(f"{name} in {prepared} is damaged: {reason(error)}; delete that folder and fetch it again")
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an error says, without a full stop; of one that says nothing its type."""
+    first, *_ = str(error).strip().splitlines() or [type(error).__name__]
+    return first.rstrip(".")
 
 
 def tfds_notes(name: str, splits: dict[str, Split]) -> list[str]:

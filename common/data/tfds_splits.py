@@ -94,46 +94,52 @@ def read(name: str, builder: "DatasetBuilder", side: int) -> tuple[dict[str, Spl
     features, info = features_of(name, builder.info), builder.info
     if info.file_format != tfds.core.FileFormat.TFRECORD:
         raise ConfigError(
-            f"{name} in {builder.data_dir} is in files of the format {info.file_format.value}; allowed: tfrecord, to "
-            "which `tfds convert_format` takes it"
+            f"{name} in {builder.data_dir} is in files of the format {info.file_format.value}; allowed: tfrecord, "
+            "TFDS's default"
         )
-    roles = used(name, [split for split in info.splits if info.splits[split].num_examples])
-    if features.size is None:
-        notes = [f"images of different sizes: their centred squares, resized to {side} pixels"]
-    else:
-        height, width = features.size
-        side = min(height, width)
-        notes = [] if height == width else [f"images of {height} x {width} pixels: their centred squares"]
-    count = sum(info.splits[split].num_examples for split in roles.values())
-    in_memory = features.size is not None and count * side**2 * features.channels <= IN_MEMORY
+    counts = {split: info.splits[split].num_examples for split in info.splits}
+    roles = used(name, [split for split, count in counts.items() if count])
+    side = min(features.size) if features.size else side
+    pixels = side**2 * features.channels
+    in_memory = features.size is not None and pixels * sum(map(counts.__getitem__, roles.values())) <= IN_MEMORY
     reader = into_memory if in_memory else from_records
-    splits = {}
+    splits, notes = {}, cropping(features, side)
     for role, split in roles.items():
-        promised = info.splits[split].num_examples
         found = reader(builder, split, features, side)
-        if len(found) != promised:
-            raise OSError(f"{split} has {len(found):,} of {promised:,} images")
+        if len(found) != counts[split]:
+            raise OSError(f"{split} has {len(found):,} of {counts[split]:,} images")
         if role != "train" and found.labels.max() < 0:
-            notes.append(f"{split} not used: its {promised:,} images have no labels")
+            notes.append(f"{split} not used: its {len(found):,} images have no labels")
         else:
             splits[role] = found
-    if others := [split for split in info.splits if split not in roles.values()]:
-        notes.append(f"not used: {', '.join(f'{s} ({info.splits[s].num_examples:,} images)' for s in others)}")
+    if others := [f"{split} ({counts[split]:,} images)" for split in counts if split not in roles.values()]:
+        notes.append(f"not used: {', '.join(others)}")
     return splits, features, notes
+
+
+def cropping(features: Features, side: int) -> list[str]:
+    """A note of what is done to images that are not all squares of one size."""
+    if features.size is None:
+        return [f"images of different sizes: their centred squares, resized to {side} pixels"]
+    height, width = features.size
+    return [] if height == width else [f"images of {height} x {width} pixels: their centred squares"]
 
 
 def into_memory(builder: "DatasetBuilder", split: str, features: Features, side: int) -> Split:
     """One split, whose images have one shape: their centred squares."""
-    assert features.size is not None
-    top, left = ((length - side) // 2 for length in features.size)
+    height, width = features.size or (side, side)
+    top, left = (height - side) // 2, (width - side) // 2
     images = np.empty((builder.info.splits[split].num_examples, side, side, features.channels), np.uint8)
     labels = np.empty(len(images), np.int64)
     start = 0
     config = tfds.ReadConfig(try_autocache=False)  # the cache would be a second copy that is not freed
     stored = builder.as_dataset(split=split, shuffle_files=False, read_config=config, decoders=features.decoding())
-    stored = stored.map(
-        lambda one: (decode(one[features.image], features.channels), one[features.label]), tf.data.AUTOTUNE
-    )
+
+    def decoded(one: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        image = tf.ensure_shape(decode(one[features.image], features.channels), (height, width, features.channels))
+        return image, one[features.label]
+
+    stored = stored.map(decoded, tf.data.AUTOTUNE)
     for own, own_labels in stored.batch(512).prefetch(1).as_numpy_iterator():
         end = start + len(own_labels)
         if end > len(images):

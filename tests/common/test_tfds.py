@@ -192,7 +192,7 @@ def refused(call, *arguments, **options):
         ({"label": None}, "has no label, a feature of TFDS's type ClassLabel; its features: image"),
         ({"label": tfds.features.Scalar(np.int64)}, "has no label"),
         ({"image": tfds.features.Tensor(shape=(6, 6, 3), dtype=np.uint8)}, "has no image"),
-        ({"features": {"breed": CLASS_LABEL}}, "has several features that could be the label (breed, label)"),
+        ({"features": {"breed": CLASS_LABEL}}, "has several features that could be the label (label, breed)"),
         ({"image": tfds.features.Image(shape=(6, 6, 3), dtype=np.uint16)}, "images of type uint16"),
         ({"parts": {"test": arrays(6, 6, 6, 3)}}, "has no train split to learn from; it has test"),
         ({"parts": {"train": [(one, -1) for one in arrays(6, 6, 6, 3)]}}, "labels of train run from -1 to -1"),
@@ -259,12 +259,22 @@ def test_a_set_that_is_not_there_says_how_to_get_it(tmp_path, no_network):
         ("tfds:oxford_flowers102", "could not fetch tfds:oxford_flowers102: www.robots.ox.ac.uk does not answer"),
         ("tfds:mnist:9.9.9", "could not fetch tfds:mnist:9.9.9: "),
         ("tfds:imdb_reviews/plain_text", "tfds:imdb_reviews/plain_text has no image"),
-        ("tfds:imagenet2012", "could not fetch tfds:imagenet2012: "),
+        ("tfds:imagenet2012", "tfds:imagenet2012 is not in"),
+        ("tfds:imagenet2012", "TFDS says how to get it: manual_dir should contain two files: ILSVRC2012_img_train.tar"),
     ],
 )
 def test_what_cannot_be_fetched_is_one_line_at_once(tmp_path, no_network, dataset, says):
     assert says in refused(tfds_sets.fetch_tfds, dataset, tmp_path)
     assert {attempt[0] for attempt in no_network} <= {"www.robots.ox.ac.uk"}
+
+
+def test_a_set_downloaded_by_hand_whose_file_is_another_is_one_line(tmp_path, no_network):
+    (tmp_path / "manual").mkdir()
+    (tmp_path / "manual" / "holiday.tar").touch()
+    line = refused(tfds_sets.fetch_tfds, "tfds:imagenet2012", tmp_path)
+    assert line.startswith("could not fetch tfds:imagenet2012: ")
+    assert "TFDS says how to get it" in line
+    assert no_network == []
 
 
 @pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
@@ -294,6 +304,13 @@ def test_damaged_records_are_refused_in_one_line(folder, tmp_path, how):
     else:
         record.write_bytes(whole[: 16 + int.from_bytes(whole[:8], "little")])
     assert "is damaged: " in refused(load, "tfds:beasts/small", tmp_path)
+
+
+def test_images_of_another_size_than_promised_are_damage(tmp_path):
+    write(tmp_path, "chips", {"train": arrays(6, 8, 8, 3)}, image=tfds.features.Image(shape=(8, 8, 3)))
+    description = tmp_path / "chips" / "1.0.0" / "features.json"
+    description.write_text(description.read_text().replace('"8"', '"9"'))
+    assert "is damaged: " in refused(load, "tfds:chips", tmp_path)
 
 
 # --- with the commands
