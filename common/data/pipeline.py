@@ -173,9 +173,12 @@ def read(name: tf.Tensor, size: int, channels: int = 3) -> tf.Tensor:
 def content(name: tf.Tensor) -> tf.Tensor:
     """The bytes of a file, or of a part of one, by its name in a store."""
 
+    def content_of(own: np.ndarray | bytes) -> bytes:
+        return records.content(np.asarray(own).item())
+
     def of_part() -> tf.Tensor:
         # Stateless: of functions with a state, TensorFlow runs one at a time if it has to be deterministic.
-        return tf.ensure_shape(tf.numpy_function(records.content, [name], tf.string, stateful=False), [])
+        return tf.ensure_shape(tf.numpy_function(content_of, [name], tf.string, stateful=False), [])
 
     is_part = tf.size(tf.strings.split(name, records.SEPARATOR)) > 1
     return tf.cond(is_part, of_part, lambda: tf.io.read_file(name))

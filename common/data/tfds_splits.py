@@ -45,7 +45,8 @@ def features_of(name: str, info: "DatasetInfo") -> Features:
 
     Raises ConfigError if there are none, or several, or if the images are not uint8 with a height and a width.
     """
-    every = dict(info.features) if isinstance(info.features, tfds.features.FeaturesDict) else {}
+    named = isinstance(info.features, tfds.features.FeaturesDict)
+    every = dict(sorted(info.features.items())) if named else {}  # on disk they have no order
     images = [key for key, feature in every.items() if type(feature) is tfds.features.Image]
     labels = [key for key, feature in every.items() if isinstance(feature, tfds.features.ClassLabel)]
     supervised: Sequence = info.supervised_keys or ()

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
 from common.config import Config
-from common.data import pipeline, sources, tfds_sets, tfds_splits
+from common.data import pipeline, records, sources, tfds_sets, tfds_splits
 from common.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -140,6 +141,30 @@ def test_copies_among_records_are_kept_out_of_a_test_split_that_is_held_out(tmp_
     assert re.fullmatch(r"\d+ more left out, as the same pictures are among the others", data.notes[-1])
 
 
+def test_an_image_of_any_of_several_record_files_is_found(tmp_path):
+    contents = [b"", b"\0", b"image", *(np.random.default_rng(i).bytes(10**i) for i in range(5))]
+    spec = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
+    files = [tmp_path / f"{i} of two" for i in range(2)]
+    for file, own in zip(files, (range(3), range(3, 8)), strict=True):
+        with tf.io.TFRecordWriter(str(file)) as writer:
+            for i in own:
+                values = {
+                    "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[contents[i]])),
+                    "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[i])),
+                }
+                writer.write(tf.train.Example(features=tf.train.Features(feature=values)).SerializeToString())
+
+    def parse(record):
+        one = tf.io.parse_single_example(record, spec)
+        return one["image"], one["label"]
+
+    names, labels = records.images(files, parse)
+    assert labels.tolist() == list(range(8))
+    assert [records.content(name) for name in names] == contents
+    assert [pipeline.content(tf.constant(name)).numpy() for name in names] == contents
+    assert pipeline.content(tf.constant(str(files[0]))).numpy() == files[0].read_bytes()
+
+
 @pytest.mark.parametrize("shape", [(12, 12, 3), (10, 16, 1), (17, 12, 3)])
 def test_images_of_one_shape_are_in_memory_as_they_are(tmp_path, monkeypatch, shape):
     own = arrays(40, *shape)
@@ -192,7 +217,7 @@ def refused(call, *arguments, **options):
         ({"label": None}, "has no label, a feature of TFDS's type ClassLabel; its features: image"),
         ({"label": tfds.features.Scalar(np.int64)}, "has no label"),
         ({"image": tfds.features.Tensor(shape=(6, 6, 3), dtype=np.uint8)}, "has no image"),
-        ({"features": {"breed": CLASS_LABEL}}, "has several features that could be the label (label, breed)"),
+        ({"features": {"breed": CLASS_LABEL}}, "has several features that could be the label (breed, label)"),
         ({"image": tfds.features.Image(shape=(6, 6, 3), dtype=np.uint16)}, "images of type uint16"),
         ({"parts": {"test": arrays(6, 6, 6, 3)}}, "has no train split to learn from; it has test"),
         ({"parts": {"train": [(one, -1) for one in arrays(6, 6, 6, 3)]}}, "labels of train run from -1 to -1"),
