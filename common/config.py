@@ -74,7 +74,7 @@ class Config:
     REPORTED: ClassVar[Literal["best", "last"]] = "best"
     """Which epoch the tables report: best, that of the best validation result, or last. The source's choice."""
     FOLDER_SIDE: ClassVar[int] = 32
-    """Side of the square that the files of an image folder are resized to, in pixels."""
+    """Side of the square that images of different sizes are resized to, in pixels."""
     SMALLER: ClassVar[Mapping[str, str]] = {}
     """For a preset the one that asks the same on a CPU, named if a run would take hours there."""
     SHOWN: ClassVar[tuple[str, ...]] = ("dataset",)
@@ -97,7 +97,7 @@ class Config:
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with. Tasks extend it."""
-        data.check(self.dataset)
+        data.check(self.dataset, self.data_folder)
         positive("batch-size", self.batch_size)
         positive("checkpoint-minutes", self.checkpoint_minutes)
         positive("steps-per-execution", self.steps_per_execution)
@@ -120,7 +120,7 @@ class Config:
         if not 0 <= self.seed < 2**32:  # scikit-learn and NumPy take no others
             raise ConfigError(f"seed is {self.seed}; allowed: 0 to {2**32 - 1}")
         if self.data_dir is not None and not self.data_dir.is_dir():
-            name = self.dataset if self.dataset in data.DATASETS else "NAME"
+            name = "NAME" if data.folder_of(self.dataset) else self.dataset
             raise ConfigError(
                 f"data folder {self.data_dir.absolute()} is not there; where there is a network, "
                 f"`python -m common.data prepare {name} --data-dir {self.data_dir}` makes and fills it"
@@ -166,8 +166,11 @@ class Config:
 
     def slug(self) -> str:
         """The readable part of the name, cut to what leaves room in a file's name for all that is added to it."""
-        parts = (Path(part.removeprefix(data.FOLDER)).name for part in self.headline())
-        whole = "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)
+
+        def short(part: str) -> str:
+            return part if data.is_from_tfds(part) else Path(part.removeprefix(data.FOLDER)).name
+
+        whole = "-".join(re.sub(r"[^\w.]+", "_", short(part)) for part in self.headline())
         return whole.encode()[:SLUG_BYTES].decode(errors="ignore")
 
     def headline(self) -> tuple[str, ...]:

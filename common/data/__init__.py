@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from common.data import tfds_names
 from common.errors import ConfigError
 from common.registry import Registry
 
@@ -19,7 +20,7 @@ DATASETS = Registry(
     },
 )
 FOLDER = "image_folder:"  # and the path of one
-NAMES = f"{', '.join(DATASETS)} or {FOLDER}PATH"
+NAMES = f"{', '.join(DATASETS)}, {tfds_names.FORM} or {FOLDER}PATH"
 
 
 def folder_of(dataset: str) -> Path | None:
@@ -27,11 +28,18 @@ def folder_of(dataset: str) -> Path | None:
     return Path(dataset.removeprefix(FOLDER)) if dataset.startswith(FOLDER) else None
 
 
-def check(dataset: str) -> None:
+def is_from_tfds(dataset: str) -> bool:
+    """Whether a data set is one of TFDS, its own or the project's."""
+    return dataset.startswith(tfds_names.TFDS) or DATASETS.get(dataset) == FROM_TFDS
+
+
+def check(dataset: str, data_folder: Path) -> None:
     """Raise ConfigError unless a data set has a name that is known, or is a folder that is there."""
     folder = folder_of(dataset)
-    if folder is None:
-        DATASETS.check(dataset, also=f"{FOLDER}PATH")
+    if dataset.startswith(tfds_names.TFDS):
+        tfds_names.check(dataset, data_folder)
+    elif folder is None:
+        DATASETS.check(dataset, also=f"{tfds_names.FORM}, {FOLDER}PATH")
     elif dataset == FOLDER:
         raise ConfigError(f"dataset {FOLDER} names no folder; allowed: {FOLDER}PATH")
     elif not folder.is_dir():

@@ -1,6 +1,7 @@
 """Fetch data sets and weights before they are needed, or check which are present.
 
 python -m common.data prepare cifar10 cifar100 --weights resnet18 mobilenet_v2   # on a machine with a network
+python -m common.data prepare tfds:imagenette/160px                              # any image classification set of TFDS
 python -m common.data prepare cifar10 --weights resnet18 --check                 # no network; exit code 1: missing
 """
 
@@ -11,8 +12,10 @@ from pathlib import Path
 from common.backbones import BACKBONES
 from common.command_line import Parser
 from common.config import Config
-from common.data import DATASETS
+from common.data import DATASETS, tfds_names
 from common.errors import ConfigError, choice, fail
+
+ALLOWED = ", ".join([*DATASETS, tfds_names.FORM])
 
 
 def parser() -> Parser:
@@ -22,7 +25,7 @@ def parser() -> Parser:
     )
     commands = top.add_subparsers(dest="command", required=True)
     prepare = commands.add_parser("prepare", help="fetch data sets and weights, or --check them")
-    prepare.add_argument("names", nargs="*", metavar="NAME", help=f"data sets: {', '.join(DATASETS)}")
+    prepare.add_argument("names", nargs="*", metavar="NAME", help=f"data sets: {ALLOWED}")
     prepare.add_argument("--weights", nargs="+", default=[], metavar="NAME", help=f"backbones: {', '.join(BACKBONES)}")
     prepare.add_argument("--data-dir", type=Path, help="folder of data sets (default: $TFDS_DATA_DIR, else TFDS's)")
     prepare.add_argument("--check", action="store_true", help="fetch nothing; exit code 1 if something is missing")
@@ -32,16 +35,19 @@ def parser() -> Parser:
 def main() -> None:
     """Fetch or check each name; exit code 1 if one is missing, 2 for bad input."""
     arguments = parser().parse_args()
+    folder = Config(data_dir=arguments.data_dir).data_folder
     try:
         for name in arguments.names:
-            choice("data set", name, tuple(DATASETS))
+            if name.startswith(tfds_names.TFDS):
+                tfds_names.check(name, folder)
+            else:
+                choice("data set", name, tuple(DATASETS), also=tfds_names.FORM)
         for name in arguments.weights:
             BACKBONES.check(name)
     except ConfigError as error:
         fail(str(error))
     if not arguments.names and not arguments.weights:
-        fail(f"nothing to prepare; name data sets ({', '.join(DATASETS)}) or --weights")
-    folder = Config(data_dir=arguments.data_dir).data_folder
+        fail(f"nothing to prepare; name data sets ({ALLOWED}) or --weights")
     done = [dataset(name, folder, arguments.check) for name in arguments.names]
     done += [weights(name, arguments.check) for name in arguments.weights]
     sys.exit(0 if all(done) else 1)
@@ -60,7 +66,7 @@ def dataset(name: str, folder: Path, check: bool) -> bool:
     if name == "digits":
         print(f"{'data':<8} {name:<16} embedded in scikit-learn")
         return True
-    found = tfds_sets.tfds_folder(name, folder)
+    found = tfds_names.tfds_folder(name, folder)
     if found or check:
         return report("data", name, found, f"missing from {folder}")
     try:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
+from common.data import records
 from common.data.listing import unopened
 
 # A file's content decides, not its suffix.
@@ -23,9 +24,9 @@ class NotRead(ValueError):
     """A kind of image that is not read, since its values would be guessed."""
 
 
-def read(path: tf.Tensor, size: int) -> tf.Tensor:
-    """The largest centred square of an image file, resized bilinearly: uint8 (size, size, 3)."""
-    image = decode(tf.io.read_file(path))
+def read(name: tf.Tensor, size: int, channels: int = 3) -> tf.Tensor:
+    """The largest centred square of an image in a file, resized bilinearly: uint8 (size, size, channels)."""
+    image = decode(content(name), channels)
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     side = tf.minimum(height, width)
     image = image[(height - side) // 2 :, (width - side) // 2 :][:side, :side]
@@ -35,7 +36,21 @@ def read(path: tf.Tensor, size: int) -> tf.Tensor:
         return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
 
     # At the right size resizing changes nothing, but takes three times as long as decoding 64 pixels.
-    return tf.ensure_shape(tf.cond(side == size, lambda: image, resized), [size, size, 3])
+    return tf.ensure_shape(tf.cond(side == size, lambda: image, resized), [size, size, channels])
+
+
+def content(name: tf.Tensor) -> tf.Tensor:
+    """The bytes of a file, or of a part of one, by its name in a store."""
+
+    def content_of(own: np.ndarray | bytes) -> bytes:
+        return records.content(np.asarray(own).item())
+
+    def of_part() -> tf.Tensor:
+        # Stateless: of functions with a state, TensorFlow runs one at a time if it has to be deterministic.
+        return tf.ensure_shape(tf.numpy_function(content_of, [name], tf.string, stateful=False), [])
+
+    is_part = tf.size(tf.strings.split(name, records.SEPARATOR)) > 1
+    return tf.cond(is_part, of_part, lambda: tf.io.read_file(name))
 
 
 @functools.cache
@@ -50,24 +65,26 @@ def reader(size: int) -> Callable[[str], np.ndarray]:
     return lambda path: one(tf.constant(os.fsencode(path))).numpy()
 
 
-@tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-def decode(content: tf.Tensor) -> tf.Tensor:
-    """The bytes of an image file as a uint8 tensor (height, width, 3), upright; the first picture of several.
+@tf.function
+def decode(content: tf.Tensor, channels: int = 3) -> tf.Tensor:
+    """The bytes of an image file as a uint8 tensor (height, width, channels), upright; the first picture of several.
 
-    Transparency is dropped. TensorFlow decodes JPEG and PNG faster than Pillow, to the same values.
+    One channel is for grey images. Transparency is dropped. TensorFlow decodes JPEG and PNG faster than Pillow, to the
+    same values.
     """
     is_jpeg, is_png = tf.io.is_jpeg(content), tf.strings.substr(content, 0, 8) == b"\x89PNG\r\n\x1a\n"
     is_upright = ~tf.strings.regex_full_match(content, TURNED)
 
     def jpeg() -> tf.Tensor:
         # The same values as Pillow. TensorFlow's default transform is faster, but off by up to 11 grey levels.
-        return tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
+        return tf.io.decode_jpeg(content, channels=channels, dct_method="INTEGER_ACCURATE")
 
     def others() -> tf.Tensor:
-        return tf.ensure_shape(tf.numpy_function(with_pillow, [content], tf.uint8, stateful=False), [None, None, 3])
+        pixels = tf.numpy_function(with_pillow, [content], tf.uint8, stateful=False)
+        return tf.ensure_shape(pixels, [None, None, 3])[..., :channels]
 
     def png_or_others() -> tf.Tensor:
-        return tf.cond(is_png & is_upright, lambda: tf.io.decode_png(content, channels=3), others)
+        return tf.cond(is_png & is_upright, lambda: tf.io.decode_png(content, channels=channels), others)
 
     def jpeg_or_others() -> tf.Tensor:
         # Four channels are inks.

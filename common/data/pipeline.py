@@ -102,13 +102,13 @@ def reader(split: Split, batch_size: int, devices: Devices | None = None) -> Cal
     places, labels = tf.constant(split.places), tf.constant(split.labels)
 
     def batches(indices: tf.Tensor) -> tf.data.Dataset:
-        # Slices: single indices would take a fifth of a step of the linear machine, on one core.
+        # Slices: single indices would take a fifth of a step of the linear SVM, on one core.
         starts = tf.data.Dataset.range(0, tf.size(indices, tf.int64), batch_size)
         return starts.map(lambda start: indices[start : start + batch_size])
 
     def from_files(indices: tf.Tensor) -> tf.data.Dataset:
         dataset = tf.data.Dataset.from_tensor_slices(indices)
-        dataset = dataset.map(lambda i: (read(split.store[places[i]], split.size), labels[i]), tf.data.AUTOTUNE)
+        dataset = dataset.map(lambda i: (from_file(split, places[i]), labels[i]), tf.data.AUTOTUNE)
         return dataset.batch(batch_size)
 
     def in_batches(indices: tf.Tensor) -> tf.data.Dataset:
@@ -124,7 +124,7 @@ def reader(split: Split, batch_size: int, devices: Devices | None = None) -> Cal
 def rows(split: Split) -> Callable[[tf.Tensor], tf.Tensor]:
     """A function from places in a split's store to the images there."""
     if split.in_files:
-        return lambda own: tf.map_fn(lambda i: read(split.store[i], split.size), own, fn_output_signature=tf.uint8)
+        return lambda own: tf.map_fn(lambda place: from_file(split, place), own, fn_output_signature=tf.uint8)
     if not isinstance(split.store, np.ndarray):
         return lambda own: tf.gather(split.store, own)
     # TensorFlow never frees the functions that it calls, so they must not hold the array.
@@ -135,4 +135,10 @@ def rows(split: Split) -> Callable[[tf.Tensor], tf.Tensor]:
         assert array is not None  # the caller keeps it
         return array[own]
 
-    return lambda own: tf.ensure_shape(tf.numpy_function(at, [own], dtype), [None, *shape])
+    # Stateless: of functions with a state, TensorFlow runs one at a time if it has to be deterministic, and says so.
+    return lambda own: tf.ensure_shape(tf.numpy_function(at, [own], dtype, stateful=False), [None, *shape])
+
+
+def from_file(split: Split, place: tf.Tensor) -> tf.Tensor:
+    """The image at a place of a store of files."""
+    return read(split.store[place], split.size, split.channels)

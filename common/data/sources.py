@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from common.config import Config
-from common.data import DATASETS, FROM_TFDS, folder_of
+from common.data import DATASETS, folder_of, is_from_tfds
 from common.data.image_folders import image_folder
 from common.data.listing import few
 from common.data.splits import Dataset, Split, check_labels, firsts, limited, stratified, whole, without_copies
-from common.data.tfds_sets import by_hand, can_download, fetch_tfds, how_to_get, tfds_folder
+from common.data.tfds_names import TFDS, tfds_folder
+from common.data.tfds_sets import by_hand, can_download, fetch_tfds, from_tfds, how_to_get
 from common.errors import ConfigError
 
 VALIDATION_SHARE = 0.1
@@ -32,6 +33,8 @@ def load(config: Config) -> Dataset:
         splits, class_names, notes, decoded = image_folder(
             root, config.folder_side, config.data_folder, config.cache_gigabytes
         )
+    elif name.startswith(TFDS):
+        splits, class_names, notes = from_tfds(name, config.data_folder, config.folder_side)
     else:
         splits, class_names, notes = DATASETS.load(name)(name, config.data_folder)
     remedy = "more images, or a folder `{}` beside a folder `train`" if root else "more images"
@@ -83,7 +86,7 @@ def digits(name: str, folder: Path) -> tuple[dict[str, Split], list[str], list[s
 def provide(config: Config) -> None:
     """Fetch a data set if it is missing. Raises ConfigError, without loading TensorFlow, if that is not allowed."""
     name, folder = config.dataset, config.data_folder
-    if DATASETS.get(name) != FROM_TFDS or tfds_folder(name, folder):
+    if not is_from_tfds(name) or tfds_folder(name, folder):
         return
     if not by_hand(name, folder) and (config.is_offline or not can_download(name)):
         raise ConfigError(f"{name} is not in {folder}. {how_to_get(name, folder)}")

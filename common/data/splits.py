@@ -1,10 +1,8 @@
 """Images and labels of a data set, and how its images are divided into train, validation and test."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,15 +17,18 @@ if TYPE_CHECKING:
 class Split:
     """Images and labels of one split: the entries at `places` of a store that several splits share.
 
-    `store` is a uint8 tensor (m, height, width, channels); or a string tensor (m,) of file names, which are decoded,
-    cropped to a centred square and resized to `size` when they are read; or a NumPy array (m, ...), in memory or on
-    disk, of a network's outputs for the images. `places` and `labels` are int64 (n,).
+    `store` is a uint8 tensor (m, height, width, channels); or a string tensor (m,) of names of files or of parts of
+    files (records.py), which are decoded, cropped to a centred square and resized to `size` when they are read; or a
+    NumPy array (m, ...), in memory or on disk, of a network's outputs for the images. `places` and `labels` are int64
+    (n,).
     """
 
     store: "tf.Tensor | np.ndarray"
     places: np.ndarray
     labels: np.ndarray
     size: int
+    in_colour: bool = True
+    """Of images in files, whether they are read as colour or as grey."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,19 +41,19 @@ class Split:
     @property
     def channels(self) -> int:
         """1 for grey, 3 for colour."""
-        return 3 if self.in_files else self.store.shape[-1]
+        return (3 if self.in_colour else 1) if self.in_files else self.store.shape[-1]
 
     def take(self, indices: np.ndarray) -> "Split":
         """The part of this split at these indices."""
         return replace(self, places=self.places[indices], labels=self.labels[indices])
 
 
-def whole(images: np.ndarray, labels: np.ndarray, size: int) -> Split:
+def whole(images: np.ndarray, labels: np.ndarray, size: int, in_colour: bool = True) -> Split:
     """A split of all of these images (uint8) or file names."""
     import tensorflow as tf
 
     with tf.device("CPU"):
-        return Split(tf.constant(images), np.arange(len(labels)), np.asarray(labels, np.int64), size)
+        return Split(tf.constant(images), np.arange(len(labels)), np.asarray(labels, np.int64), size, in_colour)
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,10 @@ def limited(split: Split, limit: int | None, seed: int, name: str) -> Split:
 
 def digests(split: Split) -> list[bytes]:
     """SHA-256 of each image's pixels, or of the content of its file."""
+    from common.data import records
+
     rows = np.asarray(split.store)[split.places]
-    contents = map(Path.read_bytes, map(Path, map(os.fsdecode, rows))) if split.in_files else rows
+    contents = map(records.content, rows) if split.in_files else rows
     return [hashlib.sha256(content).digest() for content in contents]
 
 

@@ -1,17 +1,13 @@
-"""Data sets of TensorFlow Datasets, its own and the project's: fetched, prepared, and decoded into memory."""
+"""Data sets of TensorFlow Datasets, its own and the project's: fetched, prepared, and read."""
 
 import importlib
-import re
-import tarfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import numpy as np
-
-from common.data.splits import Split, whole
+from common.data.splits import Split
+from common.data.tfds_names import TFDS, parsed, tfds_folder
 from common.errors import ConfigError
 from common.files import alone
 
@@ -53,39 +49,31 @@ WHOLE = {
 }
 
 
-def tfds_folder(name: str, folder: Path) -> Path | None:
-    """Folder of the newest version of a prepared TFDS data set, or None; uses no network."""
-    found = [p.parent for p in (folder / name).glob("*/dataset_info.json")]
-    # A preparation that was killed leaves folders such as "incomplete.ABC123_3.0.2".
-    versions = [p for p in found if re.fullmatch(r"\d+(\.\d+)*", p.name)]
-    return max(versions, key=lambda p: [int(n) for n in p.name.split(".")], default=None)
-
-
 def fetch_tfds(name: str, folder: Path) -> Path:
     """Download and prepare a TFDS data set; returns its folder. Raises ConfigError if that fails."""
     if not can_download(name) and not by_hand(name, folder):
         raise ConfigError(f"{name} is not in {folder}. {how_to_get(name, folder)}")
-    import tensorflow as tf
     import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
-    from tensorflow_datasets.core.download.extractor import ExtractError
 
-    failures: tuple[type[Exception], ...] = (OSError, EOFError, tarfile.ReadError, zipfile.BadZipFile)
-    failures += (tf.errors.OpError, tfds.download.DownloadError, NonMatchingChecksumError, ExtractError)
+    from common.data import tfds_splits
+
+    if name in ARCHIVES:
+        importlib.import_module(f"common.data.{name}")  # registers its builder
     try:
-        if name in ARCHIVES:
-            importlib.import_module(f"common.data.{name}")  # registers its builder
-        with alone(folder / f".{name}.lock"):
+        with alone(folder / f".{name.replace('/', '_')}.lock"):
             if found := tfds_folder(name, folder):  # another process has made it in the meantime
                 return found
             print(f"fetching {name} into {folder} ...", flush=True)
-            builder = tfds.builder(name, data_dir=folder)
+            builder = tfds.builder(name.removeprefix(TFDS), data_dir=folder, file_format="tfrecord")
+            if name.startswith(TFDS):  # before anything is downloaded
+                tfds_splits.features_of(name, builder.info)
             if not by_hand(name, folder):
                 ask_hosts(builder, ARCHIVES[name].url if name in ARCHIVES else None, folder / "downloads")
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder / MANUAL))
-    except failures as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"could not fetch {name}: {reason}. {how_to_get(name, folder)}") from error
+    except ConfigError:
+        raise
+    except Exception as error:  # TFDS's own errors have no common class, and a builder is code of its author
+        raise ConfigError(f"could not fetch {name}: {reason(error)}. {how_to_get(name, folder)}") from error
     prepared = tfds_folder(name, folder)
     assert prepared is not None  # the builder has made it
     return prepared
@@ -103,7 +91,7 @@ def ask_hosts(builder: "tfds.core.DatasetBuilder", archive: str | None, download
     for url, info in (builder.url_infos or {}).items():
         if not (downloads / get_dl_fname(url, info.checksum)).exists():
             needed.append(url)
-    for url in needed:
+    for url in {urlsplit(url).hostname: url for url in needed}.values():
         try:
             requests.head(url, timeout=10)
         except requests.RequestException as error:
@@ -111,20 +99,24 @@ def ask_hosts(builder: "tfds.core.DatasetBuilder", archive: str | None, download
 
 
 def by_hand(name: str, folder: Path) -> Path | None:
-    """Path of the archive that a user has put into `MANUAL`, or None."""
+    """Path of the archive that a user has put into `MANUAL`, or None; for a data set of TFDS, of anything there."""
+    if tfds_instructions(name):
+        return next((folder / MANUAL).glob("*"), None)
     named = [folder / MANUAL / file for file in ARCHIVES[name].files] if name in ARCHIVES else []
     return next(filter(Path.is_file, named), None)
 
 
 def can_download(name: str) -> bool:
     """Whether a data set can be fetched without logging in."""
-    return name not in ARCHIVES or ARCHIVES[name].url is not None
+    return ARCHIVES[name].url is not None if name in ARCHIVES else not tfds_instructions(name)
 
 
 def how_to_get(name: str, folder: Path) -> str:
     """What to do about a missing data set, as a message."""
     command = f"`python -m common.data prepare {name} --data-dir {folder}`"
-    if can_download(name):
+    if instructions := tfds_instructions(name):
+        way = f"TFDS says how to get it: {instructions} Put it into {folder / MANUAL}; then {command}"
+    elif can_download(name):
         way = f"With a network, {command} fetches it"
         if name in ARCHIVES:
             way += f"; or put {ARCHIVES[name].files[0]} into {folder / MANUAL}"
@@ -136,8 +128,24 @@ def how_to_get(name: str, folder: Path) -> str:
     return f"{way}; `make demo` needs none"
 
 
-def from_tfds(name: str, folder: Path) -> tuple[dict[str, Split], list[str], list[str]]:
-    """A TFDS image classification data set, decoded into memory: splits, class names, notes. Uses no network."""
+def tfds_instructions(name: str) -> str | None:
+    """What TFDS says of a data set that is downloaded by hand, in one line; None for others."""
+    if not name.startswith(TFDS):
+        return None
+    import tensorflow_datasets as tfds
+
+    own = parsed(name).name
+    if own not in tfds.list_builders(with_community_datasets=False):
+        return None
+    said = tfds.builder_cls(own).MANUAL_DOWNLOAD_INSTRUCTIONS
+    return " ".join(said.split()) if said else None
+
+
+def from_tfds(name: str, folder: Path, side: int = 0) -> tuple[dict[str, Split], list[str], list[str]]:
+    """A TFDS image classification data set: splits, class names, notes. Uses no network.
+
+    Images of different sizes, which none of `DATASETS` has, are resized to `side` pixels. Raises ConfigError.
+    """
     prepared = tfds_folder(name, folder)
     if prepared is None:
         raise ConfigError(f"{name} is not in {folder}. {how_to_get(name, folder)}")
@@ -145,39 +153,37 @@ def from_tfds(name: str, folder: Path) -> tuple[dict[str, Split], list[str], lis
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
+    from common.data import tfds_splits
+
     # From the folder: given a name, TFDS asks its servers for newer versions.
     try:
         builder = tfds.builder_from_directory(prepared)
-        present = [split for split in ("train", "validation", "test") if split in builder.info.splits]
-        splits = {split: read_tfds(builder, split) for split in present}
+    except Exception as error:  # of JSON, protobuf, TFDS or a feature: there is no common class
+        raise damaged(name, prepared, error) from error
+    try:
+        splits, features, notes = tfds_splits.read(name, builder, side)
     except (OSError, tf.errors.OpError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"{name} in {prepared} is damaged: {reason}; delete that folder and fetch it again"
-        ) from error
-    notes = tfds_notes(name, splits)
+        raise damaged(name, prepared, error) from error
+    if name.startswith(TFDS):
+        notes.insert(0, f"version {prepared.name} of TFDS")
+    notes += tfds_notes(name, splits)
     if unreadable := (builder.info.metadata or {}).get("unreadable"):
         notes.append(f"{len(unreadable)} unreadable image files skipped: {', '.join(unreadable)}")
-    return splits, builder.info.features["label"].names, notes
+    return splits, list(features.class_names), notes
+
+
+def damaged(name: str, prepared: Path, error: Exception) -> ConfigError:
+    """What to say of a prepared data set that cannot be read."""
+    return ConfigError(f"{name} in {prepared} is damaged: {reason(error)}; delete that folder and fetch it again")
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an error says, without a full stop; of one that says nothing its type."""
+    first, *_ = str(error).strip().splitlines() or [type(error).__name__]
+    return first.rstrip(".")
 
 
 def tfds_notes(name: str, splits: dict[str, Split]) -> list[str]:
     """A note for each split with fewer images than the published data set."""
     full = dict(zip(("train", "test"), WHOLE.get(name, ()), strict=False))
     return [f"{len(splits[s]):,} of {n:,} {s} images" for s, n in full.items() if len(splits[s]) < n]
-
-
-def read_tfds(builder: "tfds.core.DatasetBuilder", split: str) -> Split:
-    """All images of one split, in the order on disk."""
-    import tensorflow_datasets as tfds
-
-    images = np.empty((builder.info.splits[split].num_examples, *builder.info.features["image"].shape), np.uint8)
-    labels = np.empty(len(images), np.int64)
-    start = 0
-    config = tfds.ReadConfig(try_autocache=False)  # the cache would be a second copy that is not freed
-    stored = builder.as_dataset(split=split, shuffle_files=False, read_config=config)
-    for batch in stored.batch(512).prefetch(1).as_numpy_iterator():
-        end = start + len(batch["label"])
-        images[start:end], labels[start:end] = batch["image"], batch["label"]
-        start = end
-    return whole(images, labels, images.shape[1])

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, 
 
 from common import runs
 from common.config import Config
+from common.data.tfds_names import TFDS
 from common.errors import ConfigError, positive
 from common.phase import Phase
 
@@ -74,18 +75,22 @@ class PermutedConfig(Config):
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""
         super().check()
-        side = SIDES.get(self.dataset, 28)
         if self.block is not None:
             positive("block", self.block)
-            if side % self.block:
-                raise ConfigError(f"block is {self.block}, which does not divide the image's side of {side} pixels")
+        if not self.dataset.startswith(TFDS):  # whose side is known when it is read
+            self.check_side(SIDES.get(self.dataset, 28))
+        for phase in self.phases:
+            phase.check()
+
+    def check_side(self, side: int) -> None:
+        """Raise ConfigError unless images of this side, in pixels, can be permuted and trained with."""
+        if self.block is not None and side % self.block:
+            raise ConfigError(f"block is {self.block}, which does not divide the image's side of {side} pixels")
         if self.network == "cnn" and self.padding == "valid" and side < SMALLEST:
             raise ConfigError(
                 f"padding is valid, and images of {side} pixels are too small for that; allowed: {SMALLEST} pixels and "
                 "more, or padding same"
             )
-        for phase in self.phases:
-            phase.check()
 
 
 SMALLEST = 24  # pixels that unpadded convolutions need: 24, 22, 20, 10, 8, 4, 2, 1
@@ -108,6 +113,7 @@ def experiment(config: PermutedConfig, run: runs.Run) -> None:
     from common.trainer import Trainer
 
     data = sources.load(config)
+    config.check_side(data.train.size)
     order = permutation(data.train.size, config.block, config.seed)
     model = build(config, order, data)
     trainer = Trainer(run, model, data)

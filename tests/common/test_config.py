@@ -144,7 +144,8 @@ def test_script_answers_a_mistake_with_one_plain_line_on_a_terminal():
         ("--preset", "unknown preset ''"),
         (
             "--dataset cifar11",
-            "allowed: digits, cifar10, cifar100, mnist, notmnist, fer2013, image_folder:PATH; did you mean cifar10?",
+            "allowed: digits, cifar10, cifar100, mnist, notmnist, fer2013, "
+            "tfds:NAME[/CONFIG][:VERSION], image_folder:PATH; did you mean cifar10?",
         ),
         ("--dataset image_folder:", "names no folder"),
         ("--backbone resnet19", "resnet101"),

@@ -1,6 +1,7 @@
 import contextlib
 import fcntl
 import io
+import shutil
 import subprocess
 import sys
 import threading
@@ -525,3 +526,12 @@ def test_damaged_tfds_data_is_refused(tmp_path):
     record.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ConfigError, match=r"cifar10 in .*3\.0\.2 is damaged"):
         load("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
+def test_tfds_data_without_its_description_is_refused(prepared, tmp_path, file):
+    here = shutil.copytree(prepared[0] / "cifar10" / "3.0.10", tmp_path / "cifar10" / "3.0.10")
+    (here / file).write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"cifar10 in .*3\.0\.10 is damaged: .*; delete that folder") as error:
+        load("cifar10", tmp_path)
+    assert "\n" not in str(error.value)

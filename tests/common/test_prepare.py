@@ -60,7 +60,8 @@ def test_help_imports_neither_keras_nor_tensorflow():
     [
         (
             "prepare cifar11",
-            "unknown data set 'cifar11'; allowed: digits, cifar10, cifar100, mnist, notmnist, fer2013; did you mean",
+            "unknown data set 'cifar11'; allowed: digits, cifar10, cifar100, mnist, notmnist, fer2013, "
+            "tfds:NAME[/CONFIG][:VERSION]; did you mean cifar10?",
         ),
         ("prepare digits --weights resnet19", "unknown backbone 'resnet19'"),
         ("prepare digits --chekc", "--chekc"),

@@ -114,6 +114,13 @@ def test_blocks_are_held_against_the_side_of_the_data_sets_images():
         parse_strictly(TASK.PRESETS, "", ["--dataset", "fer2013", "--block", "7"])
 
 
+def test_of_a_data_set_of_tfds_the_side_is_known_when_it_is_read():
+    own = config("--dataset", "tfds:kmnist", "--block", "8", "--padding", "same")
+    own.check_side(32)
+    with pytest.raises(ConfigError, match="block is 8, which does not divide the image's side of 28 pixels"):
+        own.check_side(28)
+
+
 @pytest.mark.parametrize("block", ["0", "-2", "1.5", "all"])
 def test_other_blocks_are_one_line(block, tmp_path, capsys):
     assert call(tmp_path, f"--block={block}") == 2
