@@ -71,7 +71,7 @@ def test_changed_copies_are_found_and_alike_pictures_are_not(originals, change):
 def test_hashes_alone_would_not_tell_these_pictures_apart(originals):
     hashes, _ = near_copies.fingerprints([originals])
     proposed = sum(map(len, near_copies.candidates(hashes, near_copies.HASH_DISTANCE)))
-    assert proposed > 0.5 * PICTURES * (PICTURES - 1) / 2
+    assert proposed > 0.3 * PICTURES * (PICTURES - 1) / 2
 
 
 def test_every_pair_within_the_distance_is_proposed_once():
