@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+SLUG_BYTES = 200  # of the 255 that file systems allow
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Config:
     """Devices of each machine that share every batch: its GPUs, or parts of its CPU if it has none."""
     nodes: int = 1
     """Machines that share every batch (JAX): start one process on each of them."""
+    cache_gigabytes: float = 2.0
+    """Most to keep on disk of an image folder's decoded images, in 1e9 bytes; more are decoded again in every epoch."""
     looks: int = 1
     """How often the growing number of seeds is judged; the tables divide their error by it."""
 
@@ -88,6 +91,7 @@ class Config:
         "steps_per_execution",
         "devices",
         "nodes",
+        "cache_gigabytes",
         "looks",
     )
 
@@ -99,6 +103,7 @@ class Config:
         positive("steps-per-execution", self.steps_per_execution)
         positive("devices", self.devices)
         positive("nodes", self.nodes)
+        positive("cache-gigabytes", self.cache_gigabytes)
         positive("looks", self.looks)
         if self.batch_size % (self.devices * self.nodes):
             raise ConfigError(
@@ -160,9 +165,10 @@ class Config:
         return f"{self.slug()}-{self.digest()[:8]}-s{self.seed}"
 
     def slug(self) -> str:
-        """The readable part of the name."""
+        """The readable part of the name, cut to what leaves room in a file's name for all that is added to it."""
         parts = (Path(part.removeprefix(data.FOLDER)).name for part in self.headline())
-        return "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)
+        whole = "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)
+        return whole.encode()[:SLUG_BYTES].decode(errors="ignore")
 
     def headline(self) -> tuple[str, ...]:
         """What one names a run by; tasks add to it."""

@@ -26,9 +26,9 @@ class FineTuning(Config):
     cache_features: Literal["auto", "on", "off"] = "auto"
     """Compute once in a phase what frozen layers make of an image. auto: up to cache-gigabytes; on: beyond, on disk."""
     cache_gigabytes: float = 2.0
-    """Memory for these activations of a phase, in 1e9 bytes."""
+    """Most to keep, in 1e9 bytes: of these activations in memory, and of an image folder's decoded images on disk."""
 
-    OPERATIONAL = (*Config.OPERATIONAL, "cache_features", "cache_gigabytes")
+    OPERATIONAL = (*Config.OPERATIONAL, "cache_features")
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""
@@ -37,7 +37,6 @@ class FineTuning(Config):
         positive("image-size", self.image_size)
         if self.image_size < 32:
             raise ConfigError(f"image-size is {self.image_size}; the backbones need 32 or more")
-        positive("cache-gigabytes", self.cache_gigabytes)
         if self.batch_norm == "keep" and self.weights == "none":
             raise ConfigError(
                 "batch-norm is keep, and random weights have no statistics to keep: nothing would be normalised; "

@@ -13,6 +13,7 @@ import argparse
 import csv
 import glob
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from rich.table import Column, Table
 
 from common.command_line import Parser
 from common.config import REPOSITORY
+from common.data.listing import SUFFIXES, Listing, images_below, printable
 from common.errors import ConfigError, fail
 from common.run_folder import find_run
 
@@ -77,14 +79,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def listed(names: Iterable[str]) -> list[Path]:
     """The files that these names stand for: images, what lies below folders, patterns. Raises ConfigError."""
-    from common.data.listing import SUFFIXES
-
     paths: list[Path] = []
     for name in names:
         if name == "-":
-            paths += [Path(line) for line in sys.stdin.read().splitlines() if line]
+            paths += [Path(os.fsdecode(line)) for line in sys.stdin.buffer.read().splitlines() if line]
         elif Path(name).is_dir():
-            inside = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
+            inside = [Path(path) for path in images_below(Listing(name), name, above=())]
             if not inside:
                 raise ConfigError(f"{name} has no images ({', '.join(sorted(SUFFIXES))})")
             paths += inside
@@ -128,14 +128,16 @@ def read(paths: Sequence[Path], classifier: "Trained", unreadable: list[Path]) -
     """Images as a classifier's data has them, uint8 (h, w, c), by path; those that cannot be read join a list."""
     import tensorflow as tf
 
-    from common.data import pipeline
+    from common.data.image_files import reader
+
+    decoded = reader(classifier.side)
 
     def one(path: Path) -> "np.ndarray | None":
         try:
-            image = pipeline.read(tf.constant(str(path)), classifier.side)
+            image = decoded(str(path))
         except tf.errors.OpError:
             return None
-        return (image if classifier.channels == 3 else grey(image)).numpy()
+        return image if classifier.channels == 3 else grey(tf.constant(image)).numpy()
 
     with ThreadPoolExecutor() as pool:
         found = dict(zip(paths, pool.map(one, paths), strict=True))
@@ -154,7 +156,8 @@ def grey(image: "tf.Tensor") -> "tf.Tensor":
 def of(path: Path, probabilities: "np.ndarray", class_names: Sequence[str]) -> dict:
     """What is said of one image: its path, and the classes with their probabilities, the most probable first."""
     order = probabilities.argsort(kind="stable")[::-1]
-    return {"file": str(path), "classes": {class_names[place]: float(probabilities[place]) for place in order}}
+    classes = {class_names[place]: float(probabilities[place]) for place in order}
+    return {"file": printable(str(path)), "classes": classes}
 
 
 def report(found: Sequence[dict], arguments: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """What is in a data set: classes, counts, sizes, files that are not used, and copies within and across its splits."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from common.config import Config
 from common.data import folder_of, near_copies, pipeline, sources
+from common.data.image_folders import decode_once
 from common.data.listing import list_images
 from common.data.splits import Dataset, Split, digests
 
@@ -71,11 +72,16 @@ class Copies:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` found: `sizes` counts (width, height); paths that are not read by the reason."""
+    """What `inspect` found.
+
+    `files`: of an image folder, the paths that the places of its splits stand for. `sizes` counts (width, height).
+    `unreadable` has the reason by the path, `unused` the paths by the reason.
+    """
 
     data: Dataset
+    files: Sequence[str]
     sizes: Mapping[tuple[int, int], int]
-    unreadable: tuple[str, ...]
+    unreadable: Mapping[str, str]
     unused: Mapping[str, list[str]]
     copies: Copies
 
@@ -87,15 +93,16 @@ def inspect(config: Config) -> Inspection:
     """
     config.check()
     data = sources.load(config)
+    copies = find_copies(data)
     root = folder_of(config.dataset)
-    listing = list_images(root) if root else None
-    listed = [path for images in listing.splits.values() for path, _ in images] if listing else []
-    # The stores have all that can be decoded, also copies that `load` leaves out.
-    stores = {id(split.store): split.store for split in parts(data)}
-    known = set().union(*(map(bytes, store.numpy()) for store in stores.values())) if listing else set()
-    unreadable = tuple(path for path in listed if path.encode(errors="surrogateescape") not in known)
-    sizes = file_sizes([path for path in listed if path not in set(unreadable)]) if listing else memory_sizes(data)
-    return Inspection(data, sizes, unreadable, listing.unused if listing else {}, find_copies(data))
+    if root is None:
+        return Inspection(data, (), memory_sizes(data), {}, {}, copies)
+    listing = list_images(root)
+    files = [path for images in listing.splits.values() for path, _ in images]
+    # As `load` has found out a moment ago, so this reads what it has kept.
+    unreadable, _ = decode_once(listing, files, config.folder_side, config.data_folder, config.cache_gigabytes)
+    sizes = file_sizes([path for path in files if path not in unreadable])
+    return Inspection(data, files, sizes, unreadable, listing.unused, copies)
 
 
 def parts(data: Dataset) -> tuple[Split, Split, Split]:

@@ -1,6 +1,5 @@
 """What an inspection of a data set tells: as JSON, in a terminal, and as two figures."""
 
-import os
 from collections.abc import Iterator
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -30,10 +29,11 @@ def facts(found: Inspection) -> dict[str, Any]:
         "classes": list(data.class_names),
         "counts": {name: counts.tolist() for name, counts in data.counts().items()},
         "sizes": [{"width": w, "height": h, "images": n} for (w, h), n in by_frequency(found)],
-        "unreadable": [printable(path) for path in found.unreadable],
+        "unreadable": {printable(path): reason for path, reason in found.unreadable.items()},
         "unused": {reason: list(map(printable, paths)) for reason, paths in found.unused.items()},
         "notes": list(data.notes),
-        "criterion": near_copies.CRITERION,
+        "exact_copies": "the same file content" if data.train.in_files else "the same pixels, as a run reads them",
+        "near_copies": near_copies.CRITERION,
         "deviations_from_random_pairs": round(copies.deviations, 1),
         "copies": [
             {
@@ -86,7 +86,7 @@ def where(found: Inspection, index: int) -> dict[str, Any]:
     split, inside = place(found, index)
     own = parts(found.data)[split].take(np.array([inside]))
     number = int(own.places[0])
-    image = printable(os.fsdecode(own.store[number].numpy())) if own.in_files else number
+    image = printable(found.files[number]) if found.files else number
     return {"split": SPLITS[split], "class": found.data.class_names[own.labels[0]], "image": image}
 
 
@@ -148,11 +148,12 @@ def lines(found: Inspection, said: dict[str, Any]) -> Iterator[str]:
             f"{span(min(heights), max(heights))} high; most frequent {sizes[0]['width']}×{sizes[0]['height']} "
             f"({sizes[0]['images'] / images:.0%})"
         )
-    yield f"unreadable: {counted(found.unreadable)}"
+    yield f"unreadable: {counted(list(found.unreadable))}"
     for reason, paths in found.unused.items():
         yield f"not used, {reason}: {counted(paths)}"
     yield from (f"note: {note}" for note in said["notes"] if not note.startswith("not used"))
-    yield near_copies.CRITERION
+    yield f"exact copies: {said['exact_copies']}"
+    yield f"near copies: {said['near_copies']}"
     if not found.copies.tells_near:
         yield (
             f"near copies are not told: random pairs of different classes come too close to that, which is "
@@ -161,7 +162,7 @@ def lines(found: Inspection, said: dict[str, Any]) -> Iterator[str]:
     yield from test_lines(said["test_copies"], found.copies.tells_near)
 
 
-def counted(paths: tuple[str, ...] | list[str]) -> str:
+def counted(paths: list[str]) -> str:
     """How many paths, and the first few of them."""
     return f"{len(paths):,} ({few(paths)})" if paths else "none"
 

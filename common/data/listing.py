@@ -24,6 +24,7 @@ LEFTOVERS = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "
 SUFFIXES = frozenset(
     (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 )
+CACHE = ".image_folder"  # of decoded images, in the data folder, which may be the image folder itself
 NAMED = 3  # of what is counted
 
 HIDDEN = "hidden or left by a system"
@@ -128,6 +129,8 @@ def content(folder: str) -> Content:
     except OSError as error:
         return Content(passed=((folder, unopened(error)),))
     for entry in found:
+        if entry.name == CACHE:
+            continue
         try:
             if entry.name.startswith(".") or entry.name.lower() in LEFTOVERS:
                 passed.append((entry.path, HIDDEN))

@@ -21,7 +21,7 @@ TRIED = 5_000  # random pairs
 DEVIATIONS = 8
 
 CRITERION = (
-    f"near copies: pHashes differ in at most {HASH_DISTANCE} of 64 bits, and the fine detail of the pictures "
+    f"pHashes differ in at most {HASH_DISTANCE} of 64 bits, and the fine detail of the pictures "
     f"(grey, {SIDE}×{SIDE}, less its blur by {COARSE:g} pixels) correlates by at least {CORRELATION}, "
     f"if one is moved by up to {SHIFT} pixels"
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from common.data.image_folders import decode
+from common.data.image_files import read
 from common.data.splits import Split
 from common.devices import Devices
 from common.errors import ConfigError
@@ -111,56 +111,28 @@ def reader(split: Split, batch_size: int, devices: Devices | None = None) -> Cal
         dataset = dataset.map(lambda i: (read(split.store[places[i]], split.size), labels[i]), tf.data.AUTOTUNE)
         return dataset.batch(batch_size)
 
-    def from_array(indices: tf.Tensor) -> tf.data.Dataset:
-        # TensorFlow never frees the functions that it calls, so they must not hold the array.
-        store, dtype, shape = weakref.ref(split.store), split.store.dtype, split.store.shape[1:]
-
-        def at(own: np.ndarray) -> np.ndarray:
-            array = store()
-            assert array is not None  # the caller keeps it
-            return array[own]
-
-        def rows(own: tf.Tensor) -> tf.Tensor:
-            found = tf.numpy_function(at, [tf.gather(places, own)], dtype)
-            return tf.ensure_shape(found, [None, *shape])
-
-        dataset = batches(indices)
-        return dataset.map(lambda i: (rows(i), tf.gather(labels, i)), tf.data.AUTOTUNE)
-
-    def from_memory(indices: tf.Tensor) -> tf.data.Dataset:
-        dataset = batches(indices)
-        return dataset.map(
-            lambda i: (tf.gather(split.store, tf.gather(places, i)), tf.gather(labels, i)), tf.data.AUTOTUNE
-        )
-
-    def of_this_process(indices: tf.Tensor) -> tf.data.Dataset:
-        def images(own: tf.Tensor) -> tf.Tensor:
-            if not split.in_files:
-                return tf.gather(split.store, own)
-            return tf.map_fn(lambda place: read(split.store[place], split.size), own, fn_output_signature=tf.uint8)
-
+    def in_batches(indices: tf.Tensor) -> tf.data.Dataset:
         dataset = batches(indices)
         return dataset.map(
             lambda i: (images(tf.gather(places, devices.local(i))), tf.gather(labels, i)), tf.data.AUTOTUNE
         )
 
-    if not devices.reads_all:
-        return of_this_process
-    if isinstance(split.store, np.ndarray):
-        return from_array
-    return from_files if split.in_files else from_memory
+    images = rows(split)
+    return from_files if split.in_files and devices.reads_all else in_batches
 
 
-def read(path: tf.Tensor, size: int) -> tf.Tensor:
-    """The largest centred square of an image file, resized bilinearly: uint8 (size, size, 3)."""
-    image = decode(tf.io.read_file(path))
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    side = tf.minimum(height, width)
-    image = image[(height - side) // 2 :, (width - side) // 2 :][:side, :side]
+def rows(split: Split) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function from places in a split's store to the images there."""
+    if split.in_files:
+        return lambda own: tf.map_fn(lambda i: read(split.store[i], split.size), own, fn_output_signature=tf.uint8)
+    if not isinstance(split.store, np.ndarray):
+        return lambda own: tf.gather(split.store, own)
+    # TensorFlow never frees the functions that it calls, so they must not hold the array.
+    store, dtype, shape = weakref.ref(split.store), split.store.dtype, split.store.shape[1:]
 
-    def resized() -> tf.Tensor:
-        resized = tf.image.resize(image, [size, size], antialias=True)
-        return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+    def at(own: np.ndarray) -> np.ndarray:
+        array = store()
+        assert array is not None  # the caller keeps it
+        return array[own]
 
-    # At the right size resizing changes nothing, but takes three times as long as decoding 64 pixels.
-    return tf.ensure_shape(tf.cond(side == size, lambda: image, resized), [size, size, 3])
+    return lambda own: tf.ensure_shape(tf.numpy_function(at, [own], dtype), [None, *shape])

@@ -1,5 +1,6 @@
 """Named data sets, split into train, validation and test."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from common.config import Config
 from common.data import DATASETS, FROM_TFDS, folder_of
 from common.data.image_folders import image_folder
+from common.data.listing import few
 from common.data.splits import Dataset, Split, check_labels, firsts, limited, stratified, whole, without_copies
 from common.data.tfds_sets import by_hand, can_download, fetch_tfds, how_to_get, tfds_folder
 from common.errors import ConfigError
@@ -21,18 +23,24 @@ def load(config: Config) -> Dataset:
     """Load a config's data set from this machine; `provide` downloads it.
 
     If there is no validation split, a tenth of the training images becomes one: stratified, drawn by the seed, with all
-    copies of an image on one side. Image files are not compared, since all of them would have to be read. Limits are
-    stratified too. Raises ConfigError if the data is missing or unsuitable.
+    copies of an image on one side, but for image folders, whose files are not compared. Limits are stratified too.
+    Raises ConfigError if the data is missing or unsuitable.
     """
     name, seed = config.dataset, config.seed
+    decoded = None
     if root := folder_of(name):
-        splits, class_names, notes = image_folder(root, config.folder_side, config.data_folder)
+        splits, class_names, notes, decoded = image_folder(
+            root, config.folder_side, config.data_folder, config.cache_gigabytes
+        )
     else:
         splits, class_names, notes = DATASETS.load(name)(name, config.data_folder)
+    remedy = "more images, or a folder `{}` beside a folder `train`" if root else "more images"
     for split_name, split in splits.items():
         check_labels(name, split_name, split.labels, len(class_names))
     if "test" not in splits:
-        splits["train"], test = stratified(splits["train"], TEST_SHARE, TEST_SEED, "test")
+        splits["train"], test = stratified(
+            splits["train"], TEST_SHARE, TEST_SEED, "test", class_names=class_names, remedy=remedy.format("test")
+        )
         splits["test"] = test.take(without_copies(test, splits["train"]))
         check_labels(name, "test", splits["test"].labels, len(class_names))
         notes = [*notes, f"test: {len(splits['test']):,} images, held out here"]
@@ -43,13 +51,22 @@ def load(config: Config) -> Dataset:
         validation = splits["validation"]
     else:
         originals = None if train.in_files else firsts(train)
-        train, validation = stratified(train, VALIDATION_SHARE, seed, "validation", originals)
+        train, validation = stratified(
+            train, VALIDATION_SHARE, seed, "validation", originals, class_names, remedy.format("val")
+        )
         check_labels(name, "validation", validation.labels, len(class_names))
         if originals is not None and (copies := int(np.count_nonzero(originals != np.arange(len(originals))))):
             notes = [*notes, f"{copies:,} copies of other training images, kept on one side of the validation split"]
     for label in np.flatnonzero(np.bincount(train.labels, minlength=len(class_names)) == 0):
         raise ConfigError(f"{name}: class {class_names[label]!r} has no training image")
     test = limited(splits["test"], config.limit_test, TEST_SEED, "test")
+    for split_name, split in (("validation", validation), ("test", test)):
+        missing = np.flatnonzero(np.bincount(split.labels, minlength=len(class_names)) == 0)
+        if len(missing):
+            named = few([class_names[label] for label in missing])
+            notes = [*notes, f"classes without a {split_name} image: {len(missing):,} ({named})"]
+    if decoded is not None:  # from here on, so that the splits are the same with and without them
+        train, validation, test = (replace(split, store=decoded) for split in (train, validation, test))
     return Dataset(name, tuple(class_names), train, validation, test, tuple(notes))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,11 +81,18 @@ def check_labels(name: str, split: str, labels: np.ndarray, classes: int) -> Non
 
 
 def stratified(
-    split: Split, share: float | int, seed: int, name: str, originals: np.ndarray | None = None
+    split: Split,
+    share: float | int,
+    seed: int,
+    name: str,
+    originals: np.ndarray | None = None,
+    class_names: Sequence[str] = (),
+    remedy: str = "more images",
 ) -> tuple[Split, Split]:
     """Split in two, stratified by class; `share` is the second part's fraction, or its number of images if an integer.
 
-    With `originals`, from `firsts`, copies of an image stay in one part. Raises ConfigError if a class is too small.
+    With `originals`, from `firsts`, copies of an image stay in one part. Raises ConfigError if a class is too small,
+    with its name and what would help.
     """
     from sklearn.model_selection import train_test_split
 
@@ -93,7 +101,13 @@ def stratified(
             np.arange(len(split)), test_size=share, stratify=split.labels, random_state=seed, shuffle=True
         )
     except ValueError as error:
-        raise ConfigError(f"{len(split)} images are too few to hold out a {name} split: {error}") from error
+        labels, counts = np.unique(split.labels, return_counts=True)
+        smallest = int(labels[counts.argmin()])
+        named = repr(class_names[smallest]) if class_names else smallest
+        raise ConfigError(
+            f"{len(split)} images are too few to hold out a {name} split with all {len(labels)} classes: "
+            f"class {named} has {counts.min()}; what helps: {remedy}"
+        ) from error
     if originals is not None:
         order = np.concatenate([part, rest])
         part = together(split.labels, originals, order, len(part))

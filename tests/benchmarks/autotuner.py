@@ -77,7 +77,8 @@ def main() -> None:
     array = splits.whole(rng.integers(0, 256, (45_000, 32, 32, 3), np.uint8), rng.integers(0, 10, 45_000), 32)
     with tempfile.TemporaryDirectory() as name:
         report.make_files(Path(name) / "images", 4_000, 2)
-        files = sources.load(Config(dataset=f"image_folder:{name}/images", data_dir=Path(name))).train
+        config = Config(dataset=f"image_folder:{name}/images", data_dir=Path(name), cache_gigabytes=1e-9)
+        files = sources.load(config).train
         kinds = {"array": (array, 400, 21), "files": (files, 64, 2)}
         rates = [
             {f"{source}, {way}": rate(*kinds[source], way) for source in kinds for way in WAYS}

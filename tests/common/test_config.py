@@ -3,6 +3,7 @@ import importlib.util
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -429,6 +430,14 @@ def test_name_of_no_run_or_of_several_is_one_line(tmp_path, capsys, name, said):
     for run in ("one-s0", "two-s0"):
         write_run(tmp_path / "task" / run)
     assert said in refused(capsys, "--out", str(tmp_path), "--weights", name)
+
+
+@pytest.mark.parametrize("folder", ["\u7167" * 80, "x" * 255, "[v1], ~\udce9"])
+def test_any_folder_makes_a_name_that_a_file_system_takes(tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    name = parsed("--dataset", f"image_folder:{tmp_path / folder}").name()
+    (tmp_path / f".{name}.json.4194304.tmp").touch()
+    assert re.fullmatch(r"\w[\w.-]*-[0-9a-f]{8}-s0", name)
 
 
 def test_image_folders_of_one_name_in_two_places_are_two_runs(tmp_path, monkeypatch):

@@ -3,7 +3,6 @@ import fcntl
 import io
 import subprocess
 import sys
-import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,12 +11,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from PIL import Image
+from pictures import write_class
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from common.config import Config
-from common.data import image_folders, pipeline, sources, splits, tfds_sets
+from common.data import pipeline, sources, splits, tfds_sets
 from common.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +117,10 @@ def test_labels_must_be_classes():
 # --- test images that are among the others
 
 
+def paths_of(split):
+    return [Path(split.store.numpy()[place].decode()) for place in split.places]
+
+
 def split_of(images):
     return splits.whole(np.asarray(images, np.uint8), np.arange(len(images)) % 3, images[0].shape[0])
 
@@ -160,7 +163,7 @@ def test_copies_are_kept_out_of_a_test_split_that_is_held_out_and_counted(tmp_pa
         write_class(tmp_path / "all" / name, 20, first=20 * i, size=(8, 8))
         for path in list((tmp_path / "all" / name).iterdir()):
             path.with_name(f"copy_{path.name}").write_bytes(path.read_bytes())
-    data = load(f"image_folder:{tmp_path / 'all'}", tmp_path / "cache")
+    data = load(f"image_folder:{tmp_path / 'all'}", tmp_path / "cache", cache_gigabytes=1e-9)  # to read its paths
     contents_of = [[path.read_bytes() for path in paths_of(s)] for s in (data.train, data.validation, data.test)]
     assert len(contents_of[0]) + len(contents_of[1]) == 64
     assert not set(contents_of[2]) & {*contents_of[0], *contents_of[1]}
@@ -522,157 +525,3 @@ def test_damaged_tfds_data_is_refused(tmp_path):
     record.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ConfigError, match=r"cifar10 in .*3\.0\.2 is damaged"):
         load("cifar10", tmp_path)
-
-
-# --- image folders
-
-
-def picture(height, width, mode="RGB", seed=0):
-    """A picture with broad and fine structure, so that cropping and resizing show."""
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
-    fine = rng.integers(-20, 21, (height, width, 3))
-    image = Image.fromarray(np.clip(np.asarray(coarse) + fine, 0, 255).astype(np.uint8))
-    if mode == "RGBA":
-        image.putalpha(Image.fromarray(rng.integers(0, 256, (height, width), dtype=np.uint8)))
-        return image
-    return image.convert(mode)
-
-
-def write_class(folder, n, first=0, size=(20, 20)):
-    folder.mkdir(parents=True)
-    for i in range(first, first + n):
-        picture(*size, seed=i).save(folder / f"{i:02}.png")
-
-
-def as_pil_sees(path, size):
-    """The independent reading: centre crop, then PIL's bilinear resize, which antialiases."""
-    image = Image.open(path)
-    image = Image.merge("RGB", image.split()[:3]) if image.mode == "RGBA" else image.convert("RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return np.asarray(image.crop((left, top, left + side, top + side)).resize((size, size), Image.BILINEAR))
-
-
-def paths_of(split):
-    return [Path(split.store.numpy()[place].decode()) for place in split.places]
-
-
-def test_image_folder_reads_png_and_jpeg_as_pil_does(tmp_path):
-    pictures = {
-        "square.png": (32, 32, "RGB"),
-        "crop_only.png": (32, 47, "RGB"),
-        "grey.png": (45, 32, "L"),
-        "alpha.png": (32, 32, "RGBA"),
-        "smaller.png": (20, 26, "RGB"),
-        "larger.png": (111, 80, "RGB"),
-        "larger_grey.jpg": (64, 90, "L"),
-        "plain.jpeg": (32, 32, "RGB"),
-        "UPPER.JPG": (100, 77, "RGB"),
-    }
-    for part in ("train", "val", "test"):
-        for i, (name, spec) in enumerate(pictures.items()):
-            folder = tmp_path / part / ("cat" if i % 2 else "dog")
-            folder.mkdir(parents=True, exist_ok=True)
-            picture(*spec, seed=i).save(folder / name, quality=95)
-    data = load(f"image_folder:{tmp_path}", tmp_path / "cache")
-    assert data.class_names == ("cat", "dog")
-    assert (data.train.in_files, data.train.channels, data.train.size) == (True, 3, 32)
-    for split, part in ((data.train, "train"), (data.validation, "val"), (data.test, "test")):
-        images, paths = images_of(split), paths_of(split)
-        assert images.dtype == np.uint8
-        assert {path.name for path in paths} == set(pictures)
-        for image, path, label in zip(images, paths, split.labels, strict=True):
-            assert path.parent == tmp_path / part / data.class_names[label]
-            height, width, _ = pictures[path.name]
-            away = np.abs(image.astype(int) - as_pil_sees(path, 32))
-            assert away.max() <= (0 if min(height, width) == 32 else 1), path.name  # resizing: rounding
-
-
-def test_one_folder_is_split_into_three(tmp_path):
-    for i, name in enumerate(("ant", "bee")):
-        write_class(tmp_path / "all" / name, 20, first=20 * i)
-    data = load(f"image_folder:{tmp_path / 'all'}", tmp_path / "cache")
-    other = load(f"image_folder:{tmp_path / 'all'}", tmp_path / "cache", seed=3)
-    counts = {name: count.tolist() for name, count in data.counts().items()}
-    assert counts == {"train": [14, 14], "validation": [2, 2], "test": [4, 4]}
-    parts = [set(paths_of(split)) for split in (data.train, data.validation, data.test)]
-    assert len(set.union(*parts)) == 40
-    assert set(paths_of(other.test)) == parts[2]
-    assert set(paths_of(other.validation)) != parts[1]
-    assert data.notes == ("test: 8 images, held out here",)
-
-
-def damage(folder):
-    """Files with names of images that are none; return them."""
-    whole = io.BytesIO()
-    picture(64, 64).save(whole, "JPEG")
-    (folder / "truncated.jpg").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
-    (folder / "text.png").write_text("not an image")
-    (folder / "empty.png").touch()
-    (folder / "folder.png").mkdir()
-    (folder / "leads_nowhere.png").symlink_to(folder / "gone.png")
-    return sorted(folder / n for n in ("truncated.jpg", "text.png", "empty.png", "folder.png", "leads_nowhere.png"))
-
-
-@pytest.fixture
-def damaged():
-    """An image folder with five bad files, and those; where every user may read it."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        root.chmod(0o755)
-        for i, name in enumerate(("ant", "bee")):
-            write_class(root / name, 20, first=20 * i)
-        (root / "ant" / "notes.txt").write_text("no image, and not called one")
-        yield root, damage(root / "ant")
-
-
-def check_notes(data, bad):
-    assert len(data.train) + len(data.validation) + len(data.test) == 40
-    note = data.notes[0]
-    assert note.startswith("5 unreadable image files skipped: ")
-    assert sorted(note.partition(": ")[2].split(", ")) == [str(path) for path in bad]
-    assert images_of(data.train).shape == (len(data.train), 32, 32, 3)
-
-
-def test_unreadable_files_are_counted_named_and_skipped(damaged, tmp_path, monkeypatch):
-    folder, bad = damaged
-    check_notes(load(f"image_folder:{folder}", tmp_path / "cache"), bad)
-    # The second load goes by what the first one found...
-    with monkeypatch.context() as patch:
-        patch.setattr(image_folders, "is_readable", lambda path: pytest.fail(f"checked {path} again"))
-        check_notes(load(f"image_folder:{folder}", tmp_path / "cache"), bad)
-    # ...until a file changes.
-    (folder / "bee" / "23.png").write_text("spoilt")
-    assert load(f"image_folder:{folder}", tmp_path / "cache").notes[0].startswith("6 unreadable")
-
-
-def test_unreadable_files_are_skipped_if_the_cache_cannot_be_written(damaged, capsys, unwritable_folder):
-    folder, bad = damaged
-    with unwritable_folder() as cache:
-        for _ in range(2):
-            check_notes(load(f"image_folder:{folder}", cache), bad)
-            assert f"{cache} cannot be written" in capsys.readouterr().out
-        assert list(cache.iterdir()) == []
-
-
-def test_image_folder_mistakes_are_named(tmp_path):
-    def refused(layout, says, **options):
-        root = tmp_path / str(len(list(tmp_path.iterdir())))
-        root.mkdir()
-        for name, n in layout.items():
-            write_class(root / name, n, size=(8, 8))
-        with pytest.raises(ConfigError, match=says) as error:
-            load(f"image_folder:{root}", root / "cache", **options)
-        assert "\n" not in str(error.value)
-
-    refused({"train/a": 3, "train/b": 3, "test/a": 2, "test/c": 2}, "test has a class that train does not have: c")
-    refused({"test/a": 3, "test/b": 3}, "has test but no train")
-    refused({"a": 3}, "1 class folders; at least two")
-    refused({}, "0 class folders; at least two")
-    refused({"a": 0, "b": 0}, "has no readable image")
-    refused({"train/a": 3, "train/b": 0, "val/a": 1, "test/a": 1}, "class 'b' has no training image")
-    refused({"a": 1, "b": 9}, "10 images are too few to hold out a test split")
-    refused({"train/a": 2, "train/b": 2, "test/a": 1}, "4 images are too few to hold out a validation split")
-    with pytest.raises(ConfigError, match="nowhere is not there"):
-        load(f"image_folder:{tmp_path / 'nowhere'}", tmp_path)

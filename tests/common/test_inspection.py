@@ -154,7 +154,7 @@ def test_a_folder_is_told_file_by_file(run, folder, tmp_path):
         {"width": 40, "height": 40, "images": 62},
         {"width": 80, "height": 80, "images": 1},
     ]
-    assert said["unreadable"] == [str(folder / "train/class_0/broken.png")]
+    assert list(said["unreadable"]) == [str(folder / "train/class_0/broken.png")]
     assert sorted(path for paths in said["unused"].values() for path in paths) == [
         str(folder / "train/.DS_Store"),
         str(folder / "train/class_0/notes.txt"),

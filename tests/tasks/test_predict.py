@@ -55,7 +55,8 @@ def test_folders_patterns_files_and_a_list_on_standard_input(run, photos, capsys
     assert files_in(capsys.readouterr().out) == ["0.png", "1.png", "2.png", "3.png", "4.png"]
     assert call(run, photos / "*.png", photos / "more" / "4.png", "--json") == 0
     assert files_in(capsys.readouterr().out) == ["0.png", "1.png", "2.png", "4.png"]
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{photos}/2.png\n{photos}/more/3.png\n"))
+    listed = f"{photos}/2.png\n{photos}/more/3.png\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed.encode())))
     assert call(run, "-", "--json") == 0
     assert files_in(capsys.readouterr().out) == ["2.png", "3.png"]
 
@@ -129,7 +130,7 @@ def test_a_run_goes_by_the_end_of_its_name(run, tmp_path):
         ),
         (["{run}", "nowhere"], "nowhere: no such file, folder or pattern of files"),
         (["{run}", "{photos}/more/*.jpg"], "no such file, folder or pattern of files"),
-        (["{run}", "{empty}"], "empty has no images (.bmp, .gif, .jpeg, .jpg, .png)"),
+        (["{run}", "{empty}"], "empty has no images (.bmp, .gif, .jfif, .jpe, .jpeg, .jpg, "),
         (["{run}", "{photos}", "--top", "0"], "--top is 0; allowed: 1 and above"),
         (["{run}", "{photos}", "--batch-size", "0"], "--batch-size is 0; allowed: 1 and above"),
         (["{run}", "{photos}", "--phase", "heads"], "has no phase 'heads'; allowed: head, last_block, full"),
