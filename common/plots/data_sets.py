@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from common.plots.base import VERMILION, empty_figure, save_figure, short
 from common.plots.images import displayable
@@ -32,14 +33,14 @@ def contact_sheet(images: Sequence[np.ndarray], names: Sequence[str], title: str
     images, names = images[:SHEET_CLASSES], names[:SHEET_CLASSES]
     widest, rows = max(map(len, images)), math.ceil(len(names) / columns)
     width, height = widest + 0.6, 1.45  # of a class, in images
-    axes = one_axes(columns * width - 0.6, rows * height, 0.52, title)
+    figure, axes = one_axes(columns * width - 0.6, rows * height, 0.52, title)
     for place, (own, name) in enumerate(zip(images, names, strict=True)):
         column, row = divmod(place, rows)
         x, y = column * width, -row * height
         axes.text(x, y, short(name, round(4.2 * widest)), fontsize=8, va="bottom")
         for number, image in enumerate(own):
             place_image(axes, image, x + number, y - 0.05)
-    return save_figure(axes.get_figure(root=True), path)
+    return save_figure(figure, path)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def copy_pairs(pairs: Sequence[Pair], title: str, path: Path) -> Path:
     """Draw pairs of images side by side, six pairs in a row."""
     columns = min(PAIRS_PER_ROW, len(pairs))
     width, height = 2.5, 1.75
-    axes = one_axes(columns * width - 0.4, math.ceil(len(pairs) / columns) * height, 0.95, title)
+    figure, axes = one_axes(columns * width - 0.4, math.ceil(len(pairs) / columns) * height, 0.95, title)
     for place, pair in enumerate(pairs):
         row, column = divmod(place, columns)
         x, y = column * width, -row * height
@@ -65,18 +66,18 @@ def copy_pairs(pairs: Sequence[Pair], title: str, path: Path) -> Path:
         axes.text(x, y + 0.05, lines, fontsize=7, va="bottom", color=VERMILION if pair.stands_out else "black")
         for number, image in enumerate(pair.images):
             place_image(axes, image, x + number * 1.03, y)
-    return save_figure(axes.get_figure(root=True), path)
+    return save_figure(figure, path)
 
 
-def one_axes(width: float, height: float, inches: float, title: str) -> Axes:
-    """Axes for all images of a figure, since axes for each would take most of the time; `inches` are those of one."""
+def one_axes(width: float, height: float, inches: float, title: str) -> tuple[Figure, Axes]:
+    """A figure with axes for all its images, since axes for each would be slow; `inches` are those of an image."""
     figure = empty_figure(max(5, width * inches + 0.2), height * inches + 0.9)
     figure.suptitle(title, fontsize=10)
     axes = figure.subplots()
     axes.set(xlim=(0, width), ylim=(0.55 - height, 0.75), aspect="equal")
     axes.set_axis_off()
     axes.set_anchor("N")
-    return axes
+    return figure, axes
 
 
 def place_image(axes: Axes, image: np.ndarray, x: float, y: float) -> None:
