@@ -17,7 +17,7 @@ CORRELATION = 0.7  # of the detail, at least
 BLOCK = 1000  # pairs at once
 TRIED = 5_000  # random pairs
 # CORRELATION must be so far from random pairs of different classes, or near copies are not told. Chance brings one of
-# two billion pairs 6 away; photographs gave 10 and more, drawn digits and letters below 6, as one 7 is like another.
+# two billion pairs 6 away; photographs gave 9 and more, drawn digits and letters 6 and less, as one 7 is like another.
 DEVIATIONS = 8
 
 CRITERION = (
