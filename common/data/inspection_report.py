@@ -210,6 +210,7 @@ def draw_pairs(found: Inspection, path: Path) -> Path | None:
     across = found.copies.splits[near.indices[:, 0]] != found.copies.splits[near.indices[:, 1]]
     pairs += [(b, a, r) for (a, b), r in zip(near.indices[across], near.correlations[across], strict=True)]
     if not pairs:
+        path.unlink(missing_ok=True)  # of an earlier inspection
         return None
     shown = pairs if len(pairs) <= 2 * SHOWN_PAIRS else pairs[:SHOWN_PAIRS] + pairs[-SHOWN_PAIRS:]
     title = f"{found.data.name}: {len(pairs):,} pairs of copies across splits"
