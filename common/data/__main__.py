@@ -1,21 +1,26 @@
-"""Fetch data sets and weights before they are needed, or check which are present.
+"""Fetch data sets and weights before they are needed, check which are present, or look at what is in a data set.
 
 python -m common.data prepare cifar10 cifar100 --weights resnet18 mobilenet_v2   # on a machine with a network
 python -m common.data prepare tfds:imagenette/160px                              # any image classification set of TFDS
 python -m common.data prepare cifar10 --weights resnet18 --check                 # no network; exit code 1: missing
+python -m common.data inspect cifar10                     # classes, counts, unused files, copies across splits
+python -m common.data inspect image_folder:PATH --json > found.json
 """
 
 import argparse
+import contextlib
+import re
 import sys
 from pathlib import Path
 
 from common.backbones import BACKBONES
 from common.command_line import Parser
 from common.config import Config
-from common.data import DATASETS, tfds_names
+from common.data import DATASETS, FOLDER, NAMES, tfds_names
 from common.errors import ConfigError, choice, fail
 
 ALLOWED = ", ".join([*DATASETS, tfds_names.FORM])
+WIDE = 120  # columns of a table that goes to a file
 
 
 def parser() -> Parser:
@@ -29,12 +34,61 @@ def parser() -> Parser:
     prepare.add_argument("--weights", nargs="+", default=[], metavar="NAME", help=f"backbones: {', '.join(BACKBONES)}")
     prepare.add_argument("--data-dir", type=Path, help="folder of data sets (default: $TFDS_DATA_DIR, else TFDS's)")
     prepare.add_argument("--check", action="store_true", help="fetch nothing; exit code 1 if something is missing")
+    inspect = commands.add_parser("inspect", help="tell what is in a data set, and draw a contact sheet of it")
+    inspect.add_argument("dataset", metavar="DATASET", help=f"as a run's --dataset: {NAMES}")
+    inspect.add_argument("--data-dir", type=Path, help="folder of data sets (default: $TFDS_DATA_DIR, else TFDS's)")
+    inspect.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the validation split and the images shown"
+    )
+    inspect.add_argument("--out", type=Path, metavar="DIR", help="folder for the figures (default: inspection/DATASET)")
+    inspect.add_argument("--json", action="store_true", help="print JSON, with every class, file and pair")
     return top
 
 
 def main() -> None:
-    """Fetch or check each name; exit code 1 if one is missing, 2 for bad input."""
+    """Run the command; exit code 1 if something is missing or cannot be written, 2 for bad input."""
     arguments = parser().parse_args()
+    {"prepare": prepare, "inspect": inspect}[arguments.command](arguments)
+
+
+def inspect(arguments: argparse.Namespace) -> None:
+    """Tell what is in a data set: on standard output, and as figures."""
+    import json
+
+    from rich.console import Console
+
+    name = arguments.dataset
+    folder = arguments.out or Path("inspection") / called(name)
+    config = Config(dataset=name, data_dir=arguments.data_dir, seed=arguments.seed)
+    try:
+        config.check()
+        from common.data import inspection, inspection_report
+
+        with contextlib.redirect_stdout(sys.stderr):  # notes of what loads the data
+            found = inspection.inspect(config)
+        said = inspection_report.facts(found)
+        drawn = inspection_report.draw(found, folder, arguments.seed)
+    except ConfigError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename or folder}: {error.strerror or error}", 1)
+    if arguments.json:
+        print(json.dumps(said | {"figures": list(map(str, drawn))}, indent=2))
+        return
+    inspection_report.show(found, said, Console() if sys.stdout.isatty() else Console(width=WIDE))
+    for path in drawn:
+        print(f"figure: {path}")
+
+
+def called(name: str) -> str:
+    """A name for the folder of a data set's figures."""
+    if name.startswith(FOLDER):
+        return Path(name.removeprefix(FOLDER)).resolve().name or "root"
+    return re.sub(r"[^\w.]+", "_", name)
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    """Fetch or check each name; exit code 1 if one is missing."""
     folder = Config(data_dir=arguments.data_dir).data_folder
     try:
         for name in arguments.names:

@@ -1,0 +1,163 @@
+"""What is in a data set: classes, counts, sizes, files that are not used, and copies within and across its splits."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from common.config import Config
+from common.data import folder_of, near_copies, pipeline, sources
+from common.data.image_folders import decode_once
+from common.data.listing import list_images
+from common.data.splits import Dataset, Split, digests
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Published:
+    """How many of the test images have a copy among the training images, or else among the test images."""
+
+    source: str
+    share: str
+    in_train: int
+    in_test: int
+
+
+BARZ = "Barz and Denzler 2020, doi.org/10.3390/jimaging6060041; counts: their lists, github.com/cvjena/cifair"
+PUBLISHED = {"cifar10": Published(BARZ, "3.3 %", 286, 39), "cifar100": Published(BARZ, "10 %", 891, 104)}
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Which of all images of a data set, splits one after the other, are copies of each other.
+
+    `splits` int64 (n,): the split of each image, by its place in SPLITS. `groups` int64 (n,): the same number for exact
+    copies. `near`: pairs of groups, as the indices of their first images; none if they cannot be told
+    from pictures of different things, which are `deviations` away.
+    """
+
+    splits: np.ndarray
+    groups: np.ndarray
+    near: near_copies.Pairs
+    deviations: float
+
+    @property
+    def tells_near(self) -> bool:
+        """Whether near copies can be told from pictures of different things."""
+        return self.deviations >= near_copies.DEVIATIONS
+
+    def members(self) -> np.ndarray:
+        """How many images of each split a group has: int64 (groups, splits)."""
+        counts = np.zeros((self.groups.max() + 1, len(SPLITS)), np.int64)
+        np.add.at(counts, (self.groups, self.splits), 1)
+        return counts
+
+    def exact(self, split: int, other: int) -> np.ndarray:
+        """For each image of a split, whether another image, of the other split, is an exact copy: bool."""
+        own = self.groups[self.splits == split]
+        return self.members()[own, other] > (split == other)
+
+    def near_or_exact(self, split: int, other: int) -> np.ndarray:
+        """For each image of a split, whether another image, of the other split, is a near or an exact copy: bool."""
+        there = self.members()[:, other] > 0
+        beside = np.zeros_like(there)
+        pairs = self.groups[self.near.indices]
+        np.logical_or.at(beside, pairs[:, 0], there[pairs[:, 1]])
+        np.logical_or.at(beside, pairs[:, 1], there[pairs[:, 0]])
+        return self.exact(split, other) | beside[self.groups[self.splits == split]]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` found.
+
+    `files`: of an image folder, the paths that the places of its splits stand for. `sizes` counts (width, height).
+    `unreadable` has the reason by the path, `unused` the paths by the reason.
+    """
+
+    data: Dataset
+    files: Sequence[str]
+    sizes: Mapping[tuple[int, int], int]
+    unreadable: Mapping[str, str]
+    unused: Mapping[str, list[str]]
+    copies: Copies
+
+
+def inspect(config: Config) -> Inspection:
+    """Inspect a config's data set, with the splits that a run of its seed has.
+
+    Reads and decodes every image. Raises ConfigError if the data is missing or unsuitable.
+    """
+    config.check()
+    data = sources.load(config)
+    copies = find_copies(data)
+    root = folder_of(config.dataset)
+    if root is None:
+        return Inspection(data, (), memory_sizes(data), {}, {}, copies)
+    listing = list_images(root)
+    files = [path for images in listing.splits.values() for path, _ in images]
+    # As `load` has found out a moment ago, so this reads what it has kept.
+    unreadable, _ = decode_once(listing, files, config.folder_side, config.data_folder, config.cache_gigabytes)
+    sizes = file_sizes([path for path in files if path not in unreadable])
+    return Inspection(data, files, sizes, unreadable, listing.unused, copies)
+
+
+def parts(data: Dataset) -> tuple[Split, Split, Split]:
+    """The splits, in the order of SPLITS."""
+    return data.train, data.validation, data.test
+
+
+def memory_sizes(data: Dataset) -> Counter[tuple[int, int]]:
+    """Width and height of images in memory, and how many have them; empty for images that are not."""
+    sizes: Counter[tuple[int, int]] = Counter()
+    for split in parts(data):
+        if not split.in_files:
+            sizes[split.store.shape[2], split.store.shape[1]] += len(split)
+    return sizes
+
+
+def file_sizes(paths: list[str]) -> Counter[tuple[int, int]]:
+    """Width and height of images in files, and how many have them; only the headers are read."""
+    with ThreadPoolExecutor() as pool:
+        return Counter(pool.map(file_size, paths))
+
+
+def file_size(path: str) -> tuple[int, int]:
+    """Width and height of an image file."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.size
+
+
+def find_copies(data: Dataset) -> Copies:
+    """Compare all images of all splits."""
+    from tqdm import tqdm
+
+    splits = np.repeat(np.arange(len(SPLITS)), [len(split) for split in parts(data)])
+    contents = [digest for split in parts(data) for digest in digests(split)]
+    _, firsts, groups = np.unique(contents, return_index=True, return_inverse=True)
+    labels = np.concatenate([split.labels for split in parts(data)])
+    bar = tqdm(total=len(firsts), desc="reading images", unit="image", disable=None, leave=False)
+    originals = np.sort(firsts)
+
+    def batches() -> Iterator[np.ndarray]:
+        for number, split in enumerate(parts(data)):
+            start = int(np.searchsorted(splits, number))
+            own = originals[(originals >= start) & (originals < start + len(split))] - start
+            if not len(own):
+                continue
+            for images, _ in pipeline.evaluation(split.take(own), 256).as_numpy_iterator():
+                yield images
+                bar.update(len(images))
+
+    with bar:
+        hashes, pictures = near_copies.fingerprints(batches())
+    away = near_copies.deviations(pictures, labels[originals])
+    near = near_copies.Pairs(np.empty((0, 2), np.int64), np.empty(0, np.float32))
+    if away >= near_copies.DEVIATIONS:
+        near = near_copies.near_copies(hashes, pictures)
+    return Copies(splits, groups, replace(near, indices=originals[near.indices]), away)

@@ -1,0 +1,242 @@
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.text import Text
+from PIL import Image, ImageEnhance
+from sklearn.datasets import load_digits
+
+from common.data import __main__ as command
+from common.data import inspection, near_copies
+from common.plots.data_sets import Pair, contact_sheet, copy_pairs
+
+
+def photographs(number, side, seed, alike=0.0):
+    """Colour pictures whose frequencies fall off as those of photographs; a share of their coarse shapes is common."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None])
+    falloff = 1 / np.maximum(frequency, 1 / side)
+    waves = np.fft.fft2(rng.normal(size=(number + 1, 3, side, side)) + 2 * rng.normal(size=(number + 1, 1, side, side)))
+    waves[:-1] = np.where(frequency < 0.12, alike * waves[-1:] + (1 - alike) * waves[:-1], waves[:-1])
+    values = np.fft.ifft2(waves[:-1] * falloff).real
+    values = (values - values.mean((1, 2, 3), keepdims=True)) / values.std((1, 2, 3), keepdims=True)
+    return np.clip(128 + 50 * values, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def jpeg(image, quality):
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, "JPEG", quality=quality)
+    return np.asarray(Image.open(content))
+
+
+def moved(image, pixels):
+    return np.pad(image[pixels:, pixels:], ((0, pixels), (0, pixels), (0, 0)), "edge")
+
+
+CHANGES = {
+    "the same": lambda image: image,
+    "brighter": lambda image: np.clip(image.astype(int) + 30, 0, 255).astype(np.uint8),
+    "less contrast": lambda image: np.asarray(ImageEnhance.Contrast(Image.fromarray(image)).enhance(0.6)),
+    "redder": lambda image: np.clip(image.astype(int) + np.array([25, 0, -25]), 0, 255).astype(np.uint8),
+    "JPEG of quality 30": lambda image: jpeg(image, 30),
+    "moved by a pixel": lambda image: moved(image, 1),
+    "smaller": lambda image: np.asarray(Image.fromarray(image).resize((24, 24))),
+}
+PICTURES = 60
+
+
+@pytest.fixture(scope="module")
+def originals():
+    return photographs(PICTURES, 32, seed=0, alike=0.8)
+
+
+def found(images):
+    hashes, pictures = near_copies.fingerprints(images)
+    return near_copies.near_copies(hashes, pictures)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_copies_are_found_and_alike_pictures_are_not(originals, change):
+    changed = np.stack([CHANGES[change](image) for image in originals])
+    pairs = found([originals, changed])
+    true = pairs.indices[:, 0] + PICTURES == pairs.indices[:, 1]
+    precision, recall = true.mean(), true.sum() / PICTURES
+    assert precision == 1
+    assert recall >= (0.85 if change == "moved by a pixel" else 0.98)
+    assert (np.diff(pairs.correlations) <= 0).all()
+
+
+def test_hashes_alone_would_not_tell_these_pictures_apart(originals):
+    hashes, _ = near_copies.fingerprints([originals])
+    proposed = sum(map(len, near_copies.candidates(hashes, near_copies.HASH_DISTANCE)))
+    assert proposed > 0.3 * PICTURES * (PICTURES - 1) / 2
+
+
+def test_every_pair_within_the_distance_is_proposed_once():
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**64, 300, np.uint64) & np.uint64(0xFFFFFF)  # of 24 bits, so that some are near
+    expected = {(i, j) for j in range(300) for i in range(j) if (int(hashes[i]) ^ int(hashes[j])).bit_count() <= 6}
+    pairs = [tuple(pair) for block in near_copies.candidates(hashes, 6) for pair in block.tolist()]
+    assert len(expected) > 100
+    assert sorted(pairs) == sorted(expected)
+
+
+def test_photographs_are_told_apart_and_drawn_digits_are_not(originals):
+    digits = load_digits()
+    drawn = np.round(digits.images[..., None] * 255 / 16).astype(np.uint8)
+    _, pictures = near_copies.fingerprints([drawn])
+    assert near_copies.deviations(pictures, digits.target) < near_copies.DEVIATIONS
+    _, pictures = near_copies.fingerprints([originals])
+    assert near_copies.deviations(pictures, np.arange(PICTURES) % 2) > near_copies.DEVIATIONS
+
+
+def test_a_picture_without_detail_is_a_near_copy_of_none():
+    blank = np.stack([np.full((32, 32, 3), value, np.uint8) for value in (0, 100, 255)])
+    assert len(found([blank])) == 0
+
+
+def test_published_counts_add_up_to_the_published_share():
+    for published in inspection.PUBLISHED.values():
+        share = 100 * (published.in_train + published.in_test) / 10_000
+        assert float(published.share.removesuffix(" %")) == pytest.approx(share, abs=0.0501)
+
+
+# --- the command
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command in this process; a function that returns exit code, standard output and error."""
+
+    def command_line(*argv):
+        monkeypatch.setattr(sys, "argv", ["data", "inspect", *map(str, argv)])
+        try:
+            command.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return command_line
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three classes of photographs in train and test, with copies and files that are not used."""
+    images = photographs(60, 40, seed=1)
+    root = tmp_path / "photographs"
+    for number, image in enumerate(images):
+        split = "train" if number < 45 else "test"
+        own = root / split / f"class_{number % 3}"
+        own.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(own / f"{number:02d}.png")
+    same = root / "train" / "class_0" / "00.png"
+    (root / "test" / "class_0" / "same.png").write_bytes(same.read_bytes())
+    bright = np.clip(images[1].astype(int) + 25, 0, 255).astype(np.uint8)
+    Image.fromarray(jpeg(bright, 70)).save(root / "test" / "class_1" / "bright.png")
+    Image.fromarray(images[58]).resize((80, 80)).save(root / "test" / "class_2" / "large.png")  # 58 is of class 1
+    (root / "train" / "class_0" / "broken.png").write_bytes(b"no image")
+    (root / "train" / "class_0" / "notes.txt").write_text("notes")
+    (root / "train" / ".DS_Store").touch()
+    return root
+
+
+def test_a_folder_is_told_file_by_file(run, folder, tmp_path):
+    code, out, _ = run(f"image_folder:{folder}", "--data-dir", tmp_path, "--out", tmp_path / "drawn", "--json")
+    said = json.loads(out)
+    assert code == 0
+    assert said["classes"] == ["class_0", "class_1", "class_2"]
+    trained = np.add(said["counts"]["train"], said["counts"]["validation"]).tolist()
+    assert (trained, said["counts"]["test"]) == ([15, 15, 15], [6, 6, 6])
+    assert said["sizes"] == [
+        {"width": 40, "height": 40, "images": 62},
+        {"width": 80, "height": 80, "images": 1},
+    ]
+    assert list(said["unreadable"]) == [str(folder / "train/class_0/broken.png")]
+    assert sorted(path for paths in said["unused"].values() for path in paths) == [
+        str(folder / "train/.DS_Store"),
+        str(folder / "train/class_0/notes.txt"),
+    ]
+    assert said["test_copies"] == {"images": 18, "in_training": 2, "in_test_only": 2, "published": None}
+    of_test = [row for row in said["copies"] if row["split"] == "test"]
+    assert sum(row["exact"] for row in of_test) == 1
+    assert next(row for row in of_test if row["in"] == "test")["near_or_exact"] == 2
+    named = [
+        {pair[side]["image"].removeprefix(f"{folder}/") for side in ("first", "second")} for pair in said["near_pairs"]
+    ]
+    assert len(named) == 2
+    assert {"train/class_1/01.png", "test/class_1/bright.png"} in named
+    assert {"test/class_1/58.png", "test/class_2/large.png"} in named
+    assert said["figures"] == [str(tmp_path / "drawn" / name) for name in ("contact_sheet.png", "copies.png")]
+    for figure in said["figures"]:
+        Image.open(figure).load()
+
+
+def test_the_terminal_has_what_json_has(run, folder, tmp_path):
+    code, out, _ = run(f"image_folder:{folder}", "--data-dir", tmp_path, "--out", tmp_path / "drawn")
+    assert code == 0
+    told = " ".join(out.split())
+    for text in (
+        "3 classes",
+        "2 different, 40 to 80 pixels wide and 40 to 80 high; most frequent 40×40 (98%)",
+        "unreadable: 1 (",
+        "notes.txt",
+        ".DS_Store",
+        "test images with a near or exact copy in train or validation: 2 (11.11%); in test alone: 2 (11.11%)",
+        near_copies.CRITERION,
+    ):
+        assert text in told
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("cifar11", "unknown dataset 'cifar11'"),
+        ("image_folder:/nowhere", "/nowhere is not there"),
+        ("digits --seed -1", "seed is -1; allowed: 0 to"),
+        ("digits --seed one", "invalid int value: 'one'"),
+        ("mnist --data-dir /nowhere", "/nowhere"),
+        ("", "required: DATASET"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(run, argv, said):
+    code, out, error = run(*argv.split())
+    assert (code, out) == (2, "")
+    assert said in error
+    assert (error[:7], error.count("\n")) == ("error: ", 1)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(run, folder, tmp_path):
+    (tmp_path / "file").touch()
+    code, _, error = run(f"image_folder:{folder}", "--data-dir", tmp_path, "--out", tmp_path / "file" / "drawn")
+    assert code == 1
+    assert error.splitlines()[-1].startswith("error: ")
+
+
+# --- the figures
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100, 200])
+def test_names_of_classes_stand_apart_on_the_contact_sheet(drawn, tmp_path, classes):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, (1 + label % 6, 8, 8, 3), np.uint8) for label in range(classes)]
+    contact_sheet(
+        images, [f"a class of many fish {label} (500)" for label in range(classes)], "title", tmp_path / "a.png"
+    )
+    figure = drawn[0]
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.findobj(Text) if text.get_text().startswith("a class")]
+    assert len(boxes) == classes
+    edges = np.array([box.extents for box in boxes])
+    apart = (edges[:, None, 2:] <= edges[None, :, :2]).any(-1) | (edges[None, :, 2:] <= edges[:, None, :2]).any(-1)
+    assert (apart | np.eye(classes, dtype=bool)).all()
+    assert (edges[:, :2] >= 0).all()
+    assert (edges[:, 2:] <= figure.bbox.size).all()
+
+
+def test_pairs_say_what_they_are(drawn, tmp_path):
+    image = np.zeros((8, 8, 1), np.uint8)
+    copy_pairs([Pair((image, image), ("test 1: cat", "train 2: dog"), "exact copy", True)], "title", tmp_path / "a.png")
+    assert "test 1: cat\ntrain 2: dog\nexact copy" in [text.get_text() for text in drawn[0].findobj(Text)]
