@@ -14,13 +14,16 @@ from browser import CHROMIUM
 from matplotlib.figure import Figure
 
 import common  # noqa: F401  its settings of TensorFlow, before a test imports that
+from common.backbones import BACKBONES
 
 
 def pytest_collection_modifyitems(items):
-    """Mark the tests that train a demo, which `make test-fast` leaves out."""
+    """Mark the tests that train a demo, which `make test-fast` leaves out, and those that `make test-page` runs."""
     for item in items:
         if "demos" in item.fixturenames:
             item.add_marker(pytest.mark.trains)
+        if "browser" in item.fixturenames:
+            item.add_marker(pytest.mark.browses)
 
 
 @pytest.fixture
@@ -29,6 +32,13 @@ def drawn(monkeypatch):
     figures = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
     return figures
+
+
+@pytest.fixture
+def tiny_backbone(monkeypatch):
+    """The name of a backbone of five convolutions."""
+    monkeypatch.setitem(BACKBONES, "tiny", "tiny_backbone:TINY")
+    return "tiny"
 
 
 @pytest.fixture
