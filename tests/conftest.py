@@ -1,7 +1,9 @@
 """Fixtures that several tests share."""
 
+import atexit
 import contextlib
 import os
+import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -15,6 +17,13 @@ from matplotlib.figure import Figure
 
 import common  # noqa: F401  its settings of TensorFlow, before a test imports that
 from common.backbones import BACKBONES
+
+# On JAX the same small network is compiled in test after test, and in processes that tests start: here it is only once.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items):
