@@ -1,7 +1,9 @@
 """Fixtures that several tests share."""
 
+import atexit
 import contextlib
 import os
+import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -14,13 +16,23 @@ from browser import CHROMIUM
 from matplotlib.figure import Figure
 
 import common  # noqa: F401  its settings of TensorFlow, before a test imports that
+from common.backbones import BACKBONES
+
+# On JAX the same small network is compiled in test after test, and in processes that tests start: here it is only once.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items):
-    """Mark the tests that train a demo, which `make test-fast` leaves out."""
+    """Mark the tests that train a demo, which `make test-fast` leaves out, and those that `make test-page` runs."""
     for item in items:
         if "demos" in item.fixturenames:
             item.add_marker(pytest.mark.trains)
+        if "browser" in item.fixturenames:
+            item.add_marker(pytest.mark.browses)
 
 
 @pytest.fixture
@@ -29,6 +41,13 @@ def drawn(monkeypatch):
     figures = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
     return figures
+
+
+@pytest.fixture
+def tiny_backbone(monkeypatch):
+    """The name of a backbone of five convolutions."""
+    monkeypatch.setitem(BACKBONES, "tiny", "tiny_backbone:TINY")
+    return "tiny"
 
 
 @pytest.fixture

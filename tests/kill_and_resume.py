@@ -50,14 +50,14 @@ def undisturbed(out: Path, flags: list[str]) -> float:
     return time.monotonic() - began
 
 
-def disturbed(out: Path, flags: list[str], delays: list[float], number: signal.Signals = signal.SIGKILL) -> int:
-    """Run with one signal after each delay (seconds from the beginning of training in that start), then to the end.
+def disturbed(out: Path, flags: list[str], signals: list[tuple[float, signal.Signals]]) -> int:
+    """Run with each signal after its delay (seconds from the beginning of training in that start), then to the end.
 
     Returns how many of the signals met a running process.
     """
     hits = 0
     log = out.with_suffix(".log")
-    for delay in delays:
+    for delay, number in signals:
         before = len(log.read_text()) if log.exists() else 0
         process = start(out, flags)
         wait_for_training(process, log, before)
@@ -67,7 +67,7 @@ def disturbed(out: Path, flags: list[str], delays: list[float], number: signal.S
             process.send_signal(number)
             code = process.wait()
             hits += 1
-        if code not in (FINISHED, -signal.SIGKILL, 128 + number):
+        if code not in (FINISHED, -signal.SIGKILL, 128 + signal.SIGTERM):
             raise SystemExit(f"exit code {code}:\n{out.with_suffix('.log').read_text()[-2000:]}")
     if start(out, flags).wait() != FINISHED:
         raise SystemExit(f"the last resume failed:\n{out.with_suffix('.log').read_text()[-2000:]}")
@@ -137,7 +137,7 @@ def main() -> None:
         training = undisturbed(Path(folder) / "whole", flags)
         print(f"undisturbed run: {training:.0f} s of training", flush=True)
         delays = instants(training, arguments.kills, arguments.seed)
-        hits = disturbed(Path(folder) / "killed", flags, delays)
+        hits = disturbed(Path(folder) / "killed", flags, [(delay, signal.SIGKILL) for delay in delays])
         log = (Path(folder) / "killed.log").read_text()
         print(f"killed {hits} times, {', '.join(f'{d:.1f}' for d in delays)} s into the training of each start")
         print("\n".join(line for line in log.splitlines() if line.startswith(("resuming", "warning"))))

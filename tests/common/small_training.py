@@ -39,7 +39,7 @@ def small_model():
 def train(out, data, phases=PHASES, stop_after=None, on_phase=None, more=None, batch_norm=None, kind=Config, **fields):
     """Open, train or resume; the trainer. `stop_after` is a phase's first step; `more` goes to `Trainer`."""
     config = kind(preset="test", dataset="digits", out=out, batch_size=32, **fields)
-    keras.utils.clear_session()  # names count from one again, as in a new process
+    keras.utils.clear_session(free_memory=False)  # names count from one again, as in a new process
     setup.set_up(config, Devices())
     model = small_model()
     with runs.open_run(config, "test", "") as run:

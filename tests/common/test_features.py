@@ -52,7 +52,7 @@ def train(out, data, recipe="none", views=0, at="native", stop_after=None, **fie
     config = FineTuning(preset="test", dataset="digits", out=out, batch_size=32, image_size=32, **fields)
     keras.utils.clear_session()
     setup.set_up(config, Devices())
-    backbone = networks.build("resnet18", 32)
+    backbone = networks.build(config.backbone, 32)
     model = build(config, backbone, recipe, at)
     cuts = []
     with runs.open_run(config, "test", "") as run:
@@ -103,13 +103,15 @@ def test_training_is_the_same_bit_for_bit(tmp_path, data, uncached, gigabytes, a
 @pytest.mark.parametrize(
     ("recipe", "views", "at"), [("none", 0, "native"), ("flip_crop", 2, "native"), ("flip_crop", 2, "input")]
 )
-def test_stopped_in_the_middle_of_a_cached_epoch_and_resumed(tmp_path, data, recipe, views, at):
-    _, whole, expected, _ = train(tmp_path / "whole", data, recipe, views, at)
+def test_stopped_in_the_middle_of_a_cached_epoch_and_resumed(tmp_path, data, tiny_backbone, recipe, views, at):
+    fields = {"backbone": tiny_backbone}
+    _, whole, expected, _ = train(tmp_path / "whole", data, recipe, views, at, **fields)
     stopped = {"stop_after": "last_block", "cache_gigabytes": 1e-6, "cache_features": "on"}
     with pytest.raises(Interrupted):
-        train(tmp_path / "parts", data, recipe, views, at, **stopped)
+        train(tmp_path / "parts", data, recipe, views, at, **fields, **stopped)
     assert not list(tmp_path.glob(f"parts/*/*/{features.FOLDER}"))
-    _, resumed, progress, _ = train(tmp_path / "parts", data, recipe, views, at)
+    _, resumed, progress, cuts = train(tmp_path / "parts", data, recipe, views, at, **fields)
+    assert cuts[-1] is not None  # the phase that goes on is cached
     assert untimed(progress.rows) == untimed(expected.rows)
     for name, array in variables(whole).items():
         np.testing.assert_array_equal(array, variables(resumed)[name], err_msg=name)
@@ -250,19 +252,19 @@ def test_views_are_cached_whatever_their_size(data):
     assert features.cut(config, PHASES[0], model, backbone, data, views=1).on_disk
 
 
-def test_a_run_that_is_stopped_while_it_computes_leaves_no_file(tmp_path, data, monkeypatch):
+def test_a_run_that_is_stopped_while_it_computes_leaves_no_file(tmp_path, data, tiny_backbone, monkeypatch):
     def interrupted(config, part, split, views, name):
-        yield np.zeros((32, 512), "float32")
+        yield np.zeros((32, 4), "float32")
         raise Interrupted(signal.SIGTERM)
 
     monkeypatch.setattr(features, "compute", interrupted)
     with pytest.raises(Interrupted):
-        train(tmp_path, data, cache_features="on", cache_gigabytes=1e-6)
+        train(tmp_path, data, backbone=tiny_backbone, cache_features="on", cache_gigabytes=1e-6)
     assert list(tmp_path.glob("*/*/environment.json"))
     assert not list(tmp_path.glob(f"*/*/{features.FOLDER}"))
 
 
-def test_the_activations_go_when_their_phase_has_ended(tmp_path, data, monkeypatch):
+def test_the_activations_go_when_their_phase_has_ended(tmp_path, data, tiny_backbone, monkeypatch):
     made = []
 
     def cached(*arguments):
@@ -273,7 +275,7 @@ def test_the_activations_go_when_their_phase_has_ended(tmp_path, data, monkeypat
 
     features_cached = features.cached
     monkeypatch.setattr(features, "cached", cached)
-    train(tmp_path, data, cache_features="on")
+    train(tmp_path, data, backbone=tiny_backbone, cache_features="on")
     gc.collect()
     assert len(made) == 2
     assert made[-1]() is None

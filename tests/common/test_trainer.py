@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import signal
 import threading
 import time
@@ -33,6 +34,31 @@ def data():
     return sources.load(Config(dataset="digits", limit_train=200))
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data):
+    """A function from a precision to the trainer of a run that nothing stopped, made once; only read it."""
+    made = {}
+
+    def trained(precision="float32"):
+        if precision not in made:
+            made[precision] = train(tmp_path_factory.mktemp("whole"), data, precision=precision)
+        return made[precision]
+
+    return trained
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, data):
+    """The trainer of a finished run, to measure with; its weights are those that a test has put there."""
+    return train(tmp_path_factory.mktemp("measured"), data)
+
+
+@pytest.fixture(scope="module")
+def one_phase(tmp_path_factory, data):
+    """The trainer of a finished run of the second phase alone; only read it."""
+    return train(tmp_path_factory.mktemp("one_phase"), data, PHASES[1:])
+
+
 def assert_same_state(one, other):
     expected, found = state(one.model), state(other.model)
     assert expected.keys() == found.keys()
@@ -42,15 +68,15 @@ def assert_same_state(one, other):
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 @pytest.mark.parametrize("phase", ["head", "full"])
-def test_stopped_in_the_middle_of_an_epoch_and_resumed(tmp_path, data, phase, precision, capsys):
-    whole = train(tmp_path / "whole", data, precision=precision)
+def test_stopped_in_the_middle_of_an_epoch_and_resumed(tmp_path, data, whole, phase, precision, capsys):
+    expected = whole(precision)
     with pytest.raises(Interrupted):
         train(tmp_path / "parts", data, stop_after=phase, precision=precision)
     resumed = train(tmp_path / "parts", data, precision=precision)
     assert f"resuming: phase {phase}, epoch 1, step 1" in capsys.readouterr().out
-    assert untimed(resumed.progress.rows) == untimed(whole.progress.rows)
-    assert resumed.progress.best == whole.progress.best
-    assert_same_state(whole, resumed)
+    assert untimed(resumed.progress.rows) == untimed(expected.progress.rows)
+    assert resumed.progress.best == expected.progress.best
+    assert_same_state(expected, resumed)
 
 
 @pytest.mark.parametrize(("regime", "phase"), [("layer", "full"), ("keep", "full"), ("follow", "head")])
@@ -235,8 +261,8 @@ def test_the_precision_survives_to_the_last_phase(tmp_path, data, precision):
     assert {v.dtype for v in model.trainable_variables} == {"float32"}
 
 
-def test_results_are_those_of_the_best_states(tmp_path, data):
-    trainer = train(tmp_path, data)
+def test_results_are_those_of_the_best_states(measured):
+    trainer = measured
     results = trainer.evaluate("validation", "test").metrics
     for phase in PHASES:
         expected = max(r["val_accuracy"] for r in trainer.progress.rows if r["phase"] == phase.name)
@@ -248,8 +274,8 @@ def test_results_are_those_of_the_best_states(tmp_path, data):
     assert results["images"] == {"train": 180, "validation": 20, "test": 360}
 
 
-def test_the_loss_of_a_model_that_is_sure_and_wrong_is_that_of_training(tmp_path, data):
-    trainer = train(tmp_path, data)
+def test_the_loss_of_a_model_that_is_sure_and_wrong_is_that_of_training(measured, data):
+    trainer = measured
     head = trainer.model.get_layer("head")
     head.set_weights([1000 * array for array in head.get_weights()])
     assert trainer.objective is CLASSIFICATION
@@ -313,8 +339,8 @@ def test_with_scores_of_classes_another_loss_is_measured_and_accuracy_chooses(tm
     assert results["test"]["loss"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_results_of_the_splits_that_are_asked_for(tmp_path, data):
-    trainer = train(tmp_path, data)
+def test_results_of_the_splits_that_are_asked_for(measured, data):
+    trainer = measured
     saved_at = trainer.run.folder / "predictions.npz"
     results = trainer.evaluate("train", "validation", "test").metrics
     right = logits_of(trainer, data.train).argmax(axis=1) == data.train.labels
@@ -388,11 +414,10 @@ def test_best_and_last_epoch_are_both_measured_and_one_is_reported(tmp_path, dat
     assert results["class_counts"]["test"] == np.bincount(data.test.labels).tolist()
 
 
-def test_running_figures_are_those_of_the_last_phases_best_epoch(tmp_path, data):
-    trainer = train(tmp_path, data)
-    progress = trainer.progress
+def test_running_figures_are_those_of_the_last_phases_best_epoch(measured, monkeypatch):
+    trainer, progress = measured, measured.progress
     for best in (1, 2):
-        progress.best["full"] = progress.best["full"] | {"epoch": best}
+        monkeypatch.setitem(progress.best, "full", progress.best["full"] | {"epoch": best})
         (row,) = [r for r in progress.rows if (r["phase"], r["epoch"]) == ("full", best)]
         results = trainer.evaluate("validation", "test").metrics
         assert results["running"] == {"loss": row["loss"], "accuracy": row["accuracy"]}
@@ -529,13 +554,13 @@ def test_a_signal_waits_for_the_last_checkpoint(tmp_path, data, monkeypatch):
 # --- several steps in one go
 
 
-def test_several_steps_in_one_go_are_the_same_steps(tmp_path, data):
+def test_several_steps_in_one_go_are_the_same_steps(tmp_path, data, whole):
     """Also from one number to another in the middle of an epoch: of 6 steps 4 in one go are taken down to 2.
 
     JAX compiles them to another program, which may round otherwise; resumed, it is the same program again.
     """
     exact = keras.backend.backend() != "jax"
-    one = train(tmp_path / "one", data)
+    one = whole()
     same = train(tmp_path / "two", data, more=with_steps(), steps_per_execution=4)
     assert same.progress.extra == {"seen": [place for place in EVERY_STEP if place[2] % 2 == 0]}
     assert_same_training(same, one, exact)
@@ -592,10 +617,10 @@ def by_depth(variable):
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
-def test_resumes_exactly_with_rates_by_variable(tmp_path, data, precision):
+def test_resumes_exactly_with_rates_by_variable(tmp_path, data, one_phase, precision):
     more = {"rate_factor": by_depth}
     whole = train(tmp_path / "whole", data, PHASES[1:], precision=precision, more=more)
-    one_rate = train(tmp_path / "one", data, PHASES[1:], precision=precision)
+    one_rate = one_phase if precision == "float32" else train(tmp_path, data, PHASES[1:], precision=precision)
     with pytest.raises(Interrupted):
         train(tmp_path / "parts", data, PHASES[1:], "full", precision=precision, more=more)
     resumed = train(tmp_path / "parts", data, PHASES[1:], precision=precision, more=more)
@@ -604,8 +629,8 @@ def test_resumes_exactly_with_rates_by_variable(tmp_path, data, precision):
     assert any((array != state(one_rate.model)[name]).any() for name, array in state(whole.model).items())
 
 
-def test_layers_of_a_run_go_into_another_model_by_their_names(tmp_path, data):
-    trainer = train(tmp_path, data, PHASES[1:])
+def test_layers_of_a_run_go_into_another_model_by_their_names(one_phase):
+    trainer = one_phase
     keras.utils.clear_session()
     other = small_model()
     before = {layer.name: layer.get_weights() for layer in other.layers}
@@ -617,22 +642,20 @@ def test_layers_of_a_run_go_into_another_model_by_their_names(tmp_path, data):
         np.testing.assert_array_equal(ours, old)
 
 
-def test_layers_that_are_not_in_a_run_are_told_of(tmp_path, data):
-    run = train(tmp_path, data, PHASES[1:]).run
+def test_layers_that_are_not_in_a_run_are_told_of(one_phase):
     image = keras.Input((8, 8, 1))
     wider = keras.Model(image, keras.layers.Conv2D(9, 3, name="conv")(image))
     other = keras.Model(image, keras.layers.Conv2D(8, 3, name="convolution")(image))
     for model, name in ((wider, "conv"), (other, "convolution")):
         with pytest.raises(checkpoints.CheckpointError, match=f"no kernel of shape .* for the layer {name}"):
-            load_layers(model, run.folder, "full", [name])
+            load_layers(model, one_phase.run.folder, "full", [name])
 
 
-def test_a_run_without_its_checkpoints_is_told_of(tmp_path, data):
-    trainer = train(tmp_path, data, PHASES[1:])
-    run, model = trainer.run, trainer.model
+def test_a_run_without_its_checkpoints_is_told_of(tmp_path, one_phase):
+    folder, model = shutil.copytree(one_phase.run.folder, tmp_path / "run"), one_phase.model
     with pytest.raises(checkpoints.CheckpointError, match="has no checkpoint of its phase head"):
-        load_layers(model, run.folder, "head", ["conv"])
-    for path in run.checkpoints.iterdir():
+        load_layers(model, folder, "head", ["conv"])
+    for path in folder.glob("checkpoints/*"):
         path.unlink()
     with pytest.raises(checkpoints.CheckpointError, match="has no checkpoint of its phase full"):
-        load_layers(model, run.folder, "full", ["conv"])
+        load_layers(model, folder, "full", ["conv"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from results.verdicts import ERROR, MOST_SEEDS, judge
+from results.verdicts import ERROR, MOST_SEEDS, Distance, judge
 
 STUDIES = 4000
 MARGIN = 1.0
@@ -19,12 +19,14 @@ def words(gap, deviation, n, source_deviation=None, looks=(None,)):
     ours = rng.normal(0.0, deviation, (STUDIES, n))
     published = rng.normal(-gap, source_deviation or deviation, STUDIES)
     found = []
-    for values, number in zip(ours, published, strict=True):
-        for look in looks:
-            verdict = judge(values[:look], number, MARGIN, looks=len(looks))
-            if verdict.word != "undecided":
-                break
-        found.append(verdict.word)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Distance, "remedy", lambda *_: "")  # three quarters of the time, and no part of the word
+        for values, number in zip(ours, published, strict=True):
+            for look in looks:
+                verdict = judge(values[:look], number, MARGIN, looks=len(looks))
+                if verdict.word != "undecided":
+                    break
+            found.append(verdict.word)
     return found
 
 

@@ -27,7 +27,8 @@ PATIENCE = 600  # seconds for anything that should come by itself, on a busy mac
 # A quarter of a minute on two cores; checkpoints far more often than any user wants, so that a stop finds a new one.
 DEMO = {"preset": "demo", "limit_train": 200, "limit_test": 100, "batch_size": 32, "checkpoint_minutes": 0.005}
 SHORT = DEMO | {"phases.0.epochs": 1, "phases.1.epochs": 1, "phases.2.epochs": 2}
-SHORTEST = SHORT | {"limit_train": 100, "phases.2.epochs": 1}
+# Seconds, of another task: for tests in which it does not matter what is trained.
+SHORTEST = {"preset": "demo", "limit_train": 100, "limit_test": 50, "epochs": 1}
 SECOND_NODE = "127.0.0.2"  # --constraint node2 of the launcher leads to it
 SIZE = ["--cpus", "1", "--memory", "1G", "--gpus", "0"]
 
@@ -48,10 +49,10 @@ class Tree:
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    def submit(self, out: str, values: dict, *arguments: str, **variables: str) -> str:
-        """Submit runs of cifar_phased into a folder below the tree; returns the submission's id."""
+    def submit(self, out: str, values: dict, *arguments: str, task: str = "cifar_phased", **variables: str) -> str:
+        """Submit runs of a task into a folder below the tree; returns the submission's id."""
         chosen = ["--set", *(f"{key}={value}" for key, value in values.items()), f"out={self.folder / out}"]
-        return submission_in(self.launch("submit", "cifar_phased", *chosen, *SIZE, *arguments, **variables))
+        return submission_in(self.launch("submit", task, *chosen, *SIZE, *arguments, **variables))
 
     def status(self, submission: str) -> list[dict]:
         """The submission's rows of `status --json`."""
@@ -307,12 +308,12 @@ def test_cancel_and_resubmit(tree, undisturbed, tmp_path):
 
 def test_queued_run_uses_the_code_as_submitted(tree):
     """The tree is broken between submission and start."""
-    train = tree.folder / "tasks" / "cifar_phased" / "train.py"
+    train = tree.folder / "tasks" / "hinge_svm" / "train.py"
     trainer = tree.folder / "common" / "trainer.py"
     before = {path: path.read_text() for path in (train, trainer)}
     slurm("scontrol", "update", "NodeName=ALL", "State=DRAIN", "Reason=test")
     try:
-        submission = tree.submit("snapshot", SHORTEST)
+        submission = tree.submit("snapshot", SHORTEST, task="hinge_svm")
         for path, text in before.items():
             path.write_text(f"raise SystemExit('edited')\n{text}")
         row = tree.run(submission)
@@ -329,7 +330,7 @@ def test_queued_run_uses_the_code_as_submitted(tree):
 
 
 def test_run_over_two_hosts(tree):
-    submission = tree.submit("two_hosts", SHORTEST | {"nodes": 2}, KERAS_BACKEND="jax")
+    submission = tree.submit("two_hosts", SHORTEST | {"nodes": 2}, task="hinge_svm", KERAS_BACKEND="jax")
     (row,) = tree.wait_for(submission, "completed", "failed")
     assert (row["state"], row["reason"]) == ("completed", "")
     (environment,) = tree.folder.glob("two_hosts/*/*/environment.json")

@@ -773,18 +773,17 @@ def test_folder_that_cannot_be_written_is_one_line(launch, fake_slurm, tree, whe
 
 
 def test_submit_here_end_to_end(tmp_path):
-    """A run of cifar_phased by a copy of the tree; half a minute."""
+    """A run of hinge_svm by a copy of the tree."""
     tree = tmp_path / "a tree"
     for name in ("common", "tasks", "slurm"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    fixed = ["preset=demo", "limit_train=120", "limit_test=60", "batch_size=32"]
-    fixed += [f"phases.{i}.epochs=1" for i in range(3)]
-    command = [sys.executable, "-m", "slurm", "submit", "cifar_phased", "--cluster", "local", "--set", *fixed]
+    fixed = ["preset=demo", "limit_train=120", "limit_test=60", "batch_size=30", "epochs=3"]
+    command = [sys.executable, "-m", "slurm", "submit", "hinge_svm", "--cluster", "local", "--set", *fixed]
     environment = os.environ | {"KERAS_BACKEND": "tensorflow"}
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    (folder,) = (tree / "results" / "runs" / "cifar_phased").iterdir()
+    (folder,) = (tree / "results" / "runs" / "hinge_svm").iterdir()
     metrics = json.loads((folder / "metrics.json").read_text())
     assert (metrics["status"], metrics["test"]["n"]) == ("completed", 60)
     shown = subprocess.run(
@@ -794,7 +793,7 @@ def test_submit_here_end_to_end(tmp_path):
     assert (row["run"], row["state"], row["phase"], row["epoch"], row["epochs"]) == (
         folder.name,
         "completed",
-        "full",
+        "train",
         3,
         3,
     )

@@ -4,19 +4,30 @@ import gc
 import signal
 
 import keras
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
 from common import runs
+from common.config import flat
+from slurm import plan
 
 # Facts that environment.json must hold.
 ENVIRONMENT = {"versions", "backend", "devices", "gpus", "precision", "jit_compile", "commit", "dirty"}
 
 
-def call(task, *flags, experiment=None):
-    """Exit code of the command of a task, given its train.py as a module; `experiment` stands in for the task's own."""
+def call(task, *flags, experiment=None, drawn=False):
+    """Exit code of the command of a task, given its train.py as a module; `experiment` stands in for the task's own.
+
+    Figures have one pixel unless they are to be `drawn`, which takes a third of the time of a small run.
+    """
     keras.utils.clear_session()  # the names of layers count from one again
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        runs.main(task.PRESETS, task.__doc__, task.provide, experiment or task.experiment, list(flags))
+        with pytest.MonkeyPatch.context() as patch:
+            if not drawn:
+                patch.setattr(Figure, "savefig", lambda figure, to, **_: Image.new("L", (1, 1)).save(to, "png"))
+            runs.main(task.PRESETS, task.__doc__, task.provide, experiment or task.experiment, list(flags))
     except SystemExit as stop:
         return stop.code
     finally:
@@ -25,6 +36,20 @@ def call(task, *flags, experiment=None):
         keras.config.set_dtype_policy("float32")
         gc.unfreeze()  # what the next one's models take the place of
     return 0
+
+
+def short(task):
+    """Flags of the demo with few images, and with two epochs at least, all phases together."""
+    demo = plan.load_task(task).PRESETS["demo"]
+    epochs = [key for key in flat(demo.identity()) if key.rpartition(".")[2] == "epochs"]
+    each = "2" if len(epochs) == 1 else "1"
+    return ["--preset=demo", "--limit-train=120", "--limit-test=50", *(f"--{key}={each}" for key in epochs)]
+
+
+def folder_in(out):
+    """The one run directory below."""
+    (folder,) = out.glob("*/*")
+    return folder
 
 
 def one_error(capsys):

@@ -1,18 +1,14 @@
 """A task brings its own data set, backbone and recipe, and trains with them."""
 
 import json
-from types import SimpleNamespace
 
 import in_process
-import keras
 import numpy as np
 import pytest
 
 from common.augment import AUGMENTATIONS
 from common.augment.recipes import Recipe
-from common.backbones import BACKBONES
 from common.data import DATASETS, splits
-from common.normalisation import BatchNormalization
 from slurm.plan import load_task
 
 
@@ -26,25 +22,14 @@ def stripes(name, folder):
     return {"train": splits.whole(images, labels, 12)}, ["rows", "columns"], [f"{name} are made"]
 
 
-def build(side):
-    """A convolution for each stage."""
-    x = image = keras.Input((side, side, 3), name="image")
-    for name in ("stem", "layer1", "layer2", "layer3", "layer4"):
-        x = keras.layers.Conv2D(4, 3, strides=2, padding="same", name=f"{name}.conv")(x)
-        x = keras.layers.ReLU()(BatchNormalization(momentum=0.9, name=f"{name}.norm")(x))
-    return keras.Model(image, keras.layers.GlobalAveragePooling2D()(x), name="tiny")
-
-
-TINY = SimpleNamespace(build=build, stage_of=lambda layer: layer.partition(".")[0])
 TILT = Recipe(rotation=5.0)
 FLAGS = ["--preset", "demo", "--dataset", "stripes", "--backbone", "tiny", "--augmentation", "tilt"]
 FLAGS += [f"--phases.{number}.epochs=1" for number in range(3)]
 
 
 @pytest.fixture
-def registered(monkeypatch):
+def registered(monkeypatch, tiny_backbone):
     monkeypatch.setitem(DATASETS, "stripes", f"{__name__}:stripes")
-    monkeypatch.setitem(BACKBONES, "tiny", f"{__name__}:TINY")
     monkeypatch.setitem(AUGMENTATIONS, "tilt", f"{__name__}:TILT")
 
 

@@ -1,4 +1,4 @@
-"""`python -m common.predict`: what it takes, what it writes, and what it says of mistakes; a run is trained once."""
+"""`python -m common.predict`: what it takes, what it writes, and what it says of mistakes."""
 
 import csv
 import io
@@ -14,19 +14,12 @@ from sklearn.datasets import load_digits
 
 from common import predict
 from common.run_folder import find_run
-from slurm import plan
-
-FLAGS = ("--preset=demo", "--limit-train=120", "--limit-test=50")
-SHORT = [f"--phases.{number}.epochs=1" for number in range(3)]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
+@pytest.fixture
+def run(demos):
     """A finished run of three phases."""
-    out = tmp_path_factory.mktemp("out")
-    assert in_process.call(plan.load_task("cifar_phased"), "--out", str(out), *FLAGS, *SHORT) == 0
-    (folder,) = out.glob("*/*")
-    return folder
+    return demos("cifar_phased")
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def call(*flags):
     """Exit code of the task's command with the shortened presets."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TASK, "PRESETS", SHORT)
-        return in_process.call(TASK, *flags)
+        return in_process.call(TASK, *flags, drawn=True)
 
 
 @pytest.fixture(scope="module")

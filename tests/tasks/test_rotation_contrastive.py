@@ -31,8 +31,8 @@ def config(*flags):
     return parse_strictly(TASK.PRESETS, "", list(flags))
 
 
-def call(out, *flags):
-    return in_process.call(TASK, "--out", str(out), *flags)
+def call(out, *flags, **more):
+    return in_process.call(TASK, "--out", str(out), *flags, **more)
 
 
 def folder_of(out, *flags):
@@ -420,7 +420,7 @@ def test_a_contrastive_run_ends_with_figures_of_both_embeddings(tmp_path):
 
 
 def test_a_contrastive_run_that_goes_on_has_the_same_untrained_embedding(tmp_path, monkeypatch):
-    assert call(tmp_path / "whole", *CONTRASTIVE) == 0
+    assert call(tmp_path / "whole", *CONTRASTIVE, drawn=True) == 0
 
     def stop(loop, epoch, logs=None, whole=Loop.on_epoch_end):
         loop.run.stop.signal = signal.SIGTERM
@@ -429,7 +429,7 @@ def test_a_contrastive_run_that_goes_on_has_the_same_untrained_embedding(tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "on_epoch_end", stop)
         assert call(tmp_path / "parts", *CONTRASTIVE) != 0
-    assert call(tmp_path / "parts", *CONTRASTIVE) == 0
+    assert call(tmp_path / "parts", *CONTRASTIVE, drawn=True) == 0
     whole, parts = (folder_of(tmp_path / out, *CONTRASTIVE) for out in ("whole", "parts"))
     assert metrics_of(whole)["by_name"] == metrics_of(parts)["by_name"]
     names = sorted(path.name for path in whole.glob("figures/*.png"))

@@ -1,0 +1,22 @@
+"""What several tests of tasks need."""
+
+import in_process
+import pytest
+
+from slurm import plan
+
+
+@pytest.fixture(scope="session")
+def demos(tmp_path_factory):
+    """A function from a task, and more flags, to the folder of its shortened demo, which is run once; only read it."""
+    finished = {}
+
+    def demo(task, *flags):
+        if (task, *flags) not in finished:
+            out = tmp_path_factory.mktemp(task)
+            command = ["--out", str(out), *in_process.short(task), *flags]
+            assert in_process.call(plan.load_task(task), *command, drawn=True) == 0
+            finished[task, *flags] = in_process.folder_in(out)
+        return finished[task, *flags]
+
+    return demo
