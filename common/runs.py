@@ -25,8 +25,8 @@ from common.config import Config, flat
 from common.devices import Devices, choose
 from common.environment import git_state, installed, processor
 from common.errors import ConfigError, choice, fail
-from common.files import CheckpointError
-from common.run_folder import Damaged, RunFolder
+from common.files import CheckpointError, Damaged
+from common.run_folder import RunFolder
 from common.stopping import Interrupted, StopRequest
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from common.augment.layer import Augment
 from common.data import pipeline
 from common.data.splits import Split
 from common.errors import ConfigError
-from common.files import CheckpointError
+from common.files import CheckpointError, Damaged
 from common.normalisation import BatchNormalization
-from common.run_folder import Damaged, RunFolder
+from common.run_folder import RunFolder
 from common.runs import Run
 from common.workrounds.dense import Dense
 from common.workrounds.grouped_convolution import GroupedConv2D

@@ -14,7 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from common.run_folder import Damaged, RunFolder
+from common.files import Damaged
+from common.run_folder import RunFolder
 from slurm import squeue, submissions
 from slurm.plan import Planned
 from slurm.submissions import Submission, is_alive, latest_runs

@@ -563,7 +563,10 @@ def test_a_readme_has_details_that_a_source_has_published():
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "its columns must be preset,"), (REFERENCE.encode() + b"p,x,test loss,1,1,Caf\xe9,n\n", "must be UTF-8")],
+    [
+        (b"", "it has no column preset; needed: preset,setting,"),
+        (REFERENCE.encode() + b"p,x,test loss,1,1,Caf\xe9,n\n", "must be UTF-8"),
+    ],
 )
 def test_a_reference_that_is_empty_or_in_another_encoding_is_one_line(root, capsys, content, said):
     make_run(root, 0)
