@@ -96,7 +96,9 @@ class RunFolder:
         """How often the growing number of seeds that this run is one of is judged; 1 for older code. Raises Damaged."""
         content = self.config()
         # Older code, from before there were looks, wrote none.
-        looks = holding(content.get("options", {}), "options", looks=int | None).get("looks")
+        looks = holding(content.get("options", {}), f"options in {self.config_file.name}", looks=int | None).get(
+            "looks"
+        )
         if looks is not None and looks < 1:
             raise Damaged(f"{self.config_file.name}: looks is {looks}")
         return looks or 1

@@ -175,7 +175,8 @@ def unknown_code(record: Mapping) -> str:
     """Why the code of a run cannot be found in git; empty if it can."""
     states = [record["environment"], *record["environment"]["starts"]]
     if any(state["commit"] is None for state in states):
-        return "its code has no commit"
+        said = {str(state["git"]) for state in states if state.get("git")}
+        return "its code has no commit" + "".join(f" (git: {reason})" for reason in sorted(said))
     if any(state["dirty"] is not False for state in states):
         return "its code had changes that were not committed"
     return ""

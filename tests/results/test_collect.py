@@ -275,7 +275,17 @@ def test_records_hold_what_tables_rest_on_and_nothing_of_the_machine(root):
             assert secret not in text
         assert len(text) < 2**20
     record = json.loads(texts[0])
-    assert list(record) == ["run", "task", "setting", "protocol", "config", "environment", "metrics", "history"]
+    assert list(record) == [
+        "run",
+        "task",
+        "setting",
+        "protocol",
+        "config",
+        "environment",
+        "metrics",
+        "history",
+        "digest",
+    ]
     assert record["metrics"] == json.loads((run / "metrics.json").read_text())
     assert record["history"][0] == {"phase": "head", "epoch": 1, "rate": 0.001, "loss": 1.5, "val_accuracy": 0.5}
     assert json.loads(texts[1])["setting"] == "dataset=image_folder:flowers backbone=resnet18"
@@ -308,7 +318,7 @@ def test_one_run_of_three_looks_has_its_whole_row_judged_at_a_third_of_the_error
 def test_damaged_options_are_named(root, capsys, options):
     edit(make_run(root, 0) / "config.json", options=options)
     collect(root)
-    assert "config.json has no options, or a number of looks that is none" in capsys.readouterr().err
+    assert "damaged: cifar_phased/three_phase-cifar10-aaaa1111-s0: options in config.json " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("looks", [0, "3"])

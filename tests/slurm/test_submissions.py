@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -189,7 +188,20 @@ def test_process_that_ended_is_not_alive():
 
 
 def test_other_process_of_the_same_number_is_another():
-    assert not is_alive(this_process() | {"began": this_process()["began"] - 100})
+    ticks, _, boot = this_process()["began"].partition(" ")
+    assert not is_alive(this_process() | {"began": f"{int(ticks) - 1} {boot}"})
+    assert not is_alive(this_process() | {"began": f"{ticks} ticks after boot of another day"})
+    assert not is_alive(this_process() | {"began": psutil.Process().create_time() - 100})  # as older code wrote it
+
+
+def test_a_clock_that_is_set_makes_no_process_another(monkeypatch):
+    """Linux counts from the boot, whose time moves with the clock; so does what older code wrote down."""
+    known = this_process()
+    older = known | {"began": psutil.Process().create_time()}
+    true = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: true(process) + 1)
+    assert is_alive(known)
+    assert is_alive(older)
 
 
 def test_processes_of_other_hosts_count_as_ended():
@@ -198,6 +210,4 @@ def test_processes_of_other_hosts_count_as_ended():
 
 
 def test_process_survives_its_way_through_json():
-    """`began` is a fraction: it must come back equal to the last bit."""
     assert is_alive(json.loads(json.dumps(this_process())))
-    assert this_process()["began"] <= time.time()
