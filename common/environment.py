@@ -23,11 +23,12 @@ def git_state(code: Path | None = None) -> dict:
     made has this written beside it.
     """
     code = code or REPOSITORY
+    unknown = {"commit": None, "dirty": None}
     if (code / SNAPSHOT).is_file():
         try:
-            return read_json(code / SNAPSHOT, commit=str | None, dirty=bool | None)
+            return unknown | read_json(code / SNAPSHOT, commit=str | None, dirty=bool | None)
         except Damaged as error:
-            return {"commit": None, "dirty": None, "git": str(error)}
+            return unknown | {"git": str(error)}
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(code), *arguments]
@@ -40,7 +41,6 @@ def git_state(code: Path | None = None) -> dict:
         changes = git("status", "--porcelain", "--", "common/*.py", "tasks/*.py", ":(exclude,glob)**/.*")
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", "git is not installed")
-        unknown = {"commit": None, "dirty": None}
         # Only what is before the path: records have none.
         return unknown | ({"git": "detected dubious ownership"} if "dubious ownership" in said else {})
     return {"commit": commit, "dirty": bool(changes)}

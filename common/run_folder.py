@@ -7,6 +7,8 @@ metrics.json comes last: a directory that has it is finished. Fine-tuning tasks 
 """
 
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +126,16 @@ class RunFolder:
         if not self.outcomes_file.is_file():
             return None
         return read_json(self.outcomes_file, n=int, labels=str, predicted=str, right=dict)
+
+    def class_names(self) -> list[str]:
+        """Of a classifier, from predictions.npz. Raises Damaged."""
+        import numpy as np  # here, as `--help` does without
+
+        try:
+            with self.predictions_file.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return [str(name) for name in arrays["class_names"]]
+        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise Damaged(f"{self.predictions_file.name}: {error or type(error).__name__}") from error
 
     def history(self) -> list[dict]:
         """Rows with numbers, None if one is not finite; none before the first epoch has ended. Raises Damaged."""

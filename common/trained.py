@@ -14,7 +14,7 @@ from common import checkpoints, files, setup
 from common.augment.layer import Augment
 from common.data import pipeline
 from common.data.splits import Split
-from common.errors import ConfigError
+from common.errors import ConfigError, positive
 from common.files import CheckpointError, Damaged
 from common.normalisation import BatchNormalization
 from common.run_folder import RunFolder
@@ -76,14 +76,22 @@ def load(folder: Path, phase: str | None = None, batch_size: int | None = None) 
         raise ConfigError(f"{folder} is no classifier's run")
     if not run.model_file.is_file():
         raise ConfigError(f"{folder} has no model.keras: it was trained by older code; --overwrite trains it again")
+    try:
+        class_names = run.class_names()
+        positive("batch_size in config.json", config["batch_size"])
+    except (Damaged, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder} is damaged: {error}") from error
     setup.reset_keras()
     if environment.get("op_determinism"):
         tf.config.experimental.enable_op_determinism()
-    model = keras.saving.load_model(run.model_file, compile=False)
+    try:
+        model = keras.saving.load_model(run.model_file, compile=False)
+    except Exception as error:  # the library raises many kinds
+        raise ConfigError(
+            f"{run.model_file} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}"
+        ) from error
     if phase is not None:
         load_phase(model, run, phase)
-    with np.load(run.predictions_file) as arrays:
-        class_names = arrays["class_names"].tolist()
     return Trained(model, class_names, batch_size or config["batch_size"])
 
 

@@ -209,9 +209,11 @@ def read_csv(path: Path) -> list[Row]:
             [Decimal(row[column]) for column in ("mean", "std", "published") if row[column]]
             if row["verdict"] and row["verdict"] not in VERDICTS:
                 raise ValueError(f"{row['verdict']!r} is no verdict")
+        seeds = [int(row.pop("n") or -1) for row in found]
+        paired = [row["metric"].startswith(DIFFERENCE) for row in found]
         return [
-            Row(**row | {"n": int(row["n"]) if row["n"] else None, "paired": row["metric"].startswith(DIFFERENCE)})
-            for row in found
+            Row(**row, n=None if n < 0 else n, paired=pair)  # type: ignore[arg-type] # the rest is text
+            for row, n, pair in zip(found, seeds, paired, strict=True)
         ]
     except (ArithmeticError, TypeError, ValueError) as error:
         raise Damaged(f"{path.name}: {error}") from error

@@ -85,7 +85,7 @@ class Loader(yaml.SafeLoader):
     YAML 1.1 reads `no` as false, `010` as 8 and `1:30` as 90. A key that is there twice is an error.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict] = {}
+    yaml_implicit_resolvers: ClassVar[dict] = {}  # type: ignore[misc] # which the library changes in the class
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """As the library does."""
