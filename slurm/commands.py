@@ -274,7 +274,8 @@ def status_(arguments: argparse.Namespace) -> int:
         return 0
     console = console_of()
     if not chosen:
-        console.print("nothing was submitted yet")
+        is_there = any(submissions.FOLDER.glob("*/submission.json"))
+        console.print("no submission can be read" if is_there else "nothing was submitted yet")
     elif arguments.watch:
         watch(chosen, console)
     else:

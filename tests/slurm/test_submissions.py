@@ -76,6 +76,20 @@ def test_commit_is_that_of_git():
     assert environment.git_state()["commit"] == (commit.stdout.strip() or None)
 
 
+def test_what_is_no_code_is_left_out(create, tree):
+    """Editors, file systems and people leave much beside a file that is open."""
+    before = contents(tree / "tasks")
+    toy = tree / "tasks" / "toy"
+    (toy / ".#train.py").symlink_to("me@host.99:170")  # Emacs: a buffer that is not saved
+    (toy / "data").symlink_to("/nowhere")
+    for name in ("#train.py#", "train.py~", ".train.py.swp", "._train.py", ".nfs00000001"):
+        (toy / name).write_bytes(b"\xff")
+    os.mkfifo(toy / "pipe")
+    (tree / "common" / ".ipynb_checkpoints").mkdir()
+    assert contents(create("r").code / "tasks") == before
+    assert not (create("r").code / "common" / ".ipynb_checkpoints").exists()
+
+
 # What is remembered
 
 
@@ -123,6 +137,37 @@ def test_folder_without_its_file_is_no_submission(make_submission):
     made = make_submission(name="whole")
     (made.folder.parent / "half").mkdir()
     assert [one.id for one in submissions.every()] == ["whole"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"\0" * 50,
+        b"\xff",
+        {"id": "../other"},
+        {"runs": [{}]},
+        {"runs": None},
+        {"jobs": {"a": "-1"}},
+        {"runner": {"pid": -1, "began": 0.0, "host": "here"}},
+        {"directory": "x" * 5000},
+        {"unknown": 1},
+    ],
+)
+def test_damaged_submission_is_named_and_hides_no_other(make_submission, make_run, capsys, content):
+    damaged = make_submission(make_run("a"), name="damaged")
+    make_submission(make_run("b"), name="whole")
+    path = damaged.folder / "submission.json"
+    if isinstance(content, dict):
+        content = json.dumps(json.loads(path.read_text()) | content).encode()
+    path.write_bytes(content)
+    assert [one.id for one in submissions.every()] == ["whole"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("left out: submission damaged is damaged: ")
+    with pytest.raises(ConfigError, match="submission damaged is damaged: "):
+        submissions.load("damaged")
 
 
 def test_run_is_that_of_the_last_submission(make_submission, make_run):
