@@ -26,7 +26,7 @@ from rich.table import Column, Table
 from common.command_line import Parser
 from common.config import REPOSITORY
 from common.errors import ConfigError, fail
-from common.run_folder import find_run
+from common.run_folder import find_classifier
 
 if TYPE_CHECKING:  # `--help` does without
     import numpy as np
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             value = getattr(arguments, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; allowed: 1 and above")
-        folder = find_run(arguments.run, RUNS)
+        folder = find_classifier(arguments.run, RUNS)
         paths = listed(arguments.paths)
         unreadable = predict(folder, paths, arguments)
     except ConfigError as error:

@@ -6,6 +6,7 @@
 metrics.json comes last: a directory that has it is finished. Fine-tuning tasks leave backbone.safetensors too.
 """
 
+import os
 import re
 import zipfile
 import zlib
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import ConfigError
+from common.errors import ConfigError, positive
 from common.files import LARGEST, Damaged, holding, read_csv, read_json
 
 STATUSES = ("completed", "diverged")
@@ -83,7 +84,7 @@ class RunFolder:
     @property
     def is_run(self) -> bool:
         """Whether a run has begun here."""
-        return self.config_file.is_file()
+        return os.path.isfile(self.config_file)  # noqa: PTH113 (Path.is_file raises for a name that is too long)
 
     @property
     def is_finished(self) -> bool:
@@ -176,6 +177,35 @@ def finished_run(folder: Path, kind: str, fields: Mapping[str, object], remedy: 
     for name, value in fields.items():
         if config.get(name) != value:
             raise ConfigError(f"{kind} {folder} has {name} {config.get(name)}; this run needs {value}")
+    return folder
+
+
+def check_classifier(run: RunFolder) -> None:
+    """Raise ConfigError unless a classifier's run has been completed here, with all that is needed to use it."""
+    try:
+        about, metrics, _ = run.config(), run.metrics(), run.environment()
+        if metrics["status"] != "completed":
+            raise ConfigError(f"{run.path}: this run {metrics['status']}, so there is no network to use")
+        holding(about, run.config_file.name, task=str, setting=str)
+        holding(about["config"], f"config in {run.config_file.name}", preset=str, dataset=str, seed=int, batch_size=int)
+        holding(metrics, run.metrics_file.name, phases=dict, test=dict, images=dict)
+        positive(f"batch_size in {run.config_file.name}", about["config"]["batch_size"])
+    except Damaged as error:
+        raise ConfigError(f"{run.path} holds no finished run: {error}") from error
+    if not run.predictions_file.is_file():
+        raise ConfigError(f"{run.path} is no classifier's run")
+    if not run.model_file.is_file():
+        raise ConfigError(f"{run.path} has no model.keras: it was trained by older code; --overwrite trains it again")
+    try:
+        run.class_names()
+    except Damaged as error:
+        raise ConfigError(f"{run.path} is damaged: {error}") from error
+
+
+def find_classifier(name: str, out: Path) -> Path:
+    """As `find_run`, of a classifier's run that has been completed. Raises ConfigError, before Keras is loaded."""
+    folder = find_run(name, out)
+    check_classifier(RunFolder(folder))
     return folder
 
 

@@ -14,7 +14,7 @@ ENVIRONMENT = {"versions", "backend", "devices", "gpus", "precision", "jit_compi
 def call(task, *flags, experiment=None):
     """Exit code of the command of a task, given its train.py as a module; `experiment` stands in for the task's own."""
     keras.utils.clear_session()  # the names of layers count from one again
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         runs.main(task.PRESETS, task.__doc__, task.provide, experiment or task.experiment, list(flags))
     except SystemExit as stop:
