@@ -9,7 +9,7 @@ FAST := tests/test_readmes.py $(addprefix tests/common/,test_calibration.py test
   $(addprefix tests/slurm/,test_plan.py test_job.py test_status.py test_submissions.py) tests/results/test_tables.py \
   tests/tasks/test_every_task.py $(wildcard tests/tasks/test_*_report.py)
 
-.PHONY: help demo test test-fast test-slurm test-page test-mutations lint format lock clean
+.PHONY: help demo test test-fast test-slurm test-page test-mutations test-fuzz lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -34,6 +34,9 @@ test-page: .venv/installed-dev ## test the pages in Chromium (installs it, as ro
 
 test-mutations: .venv/installed-dev ## damage every file that the tools read, in 10,000 ways (a quarter of an hour)
 	$(BIN)/python tests/mutations.py --count 10000
+
+test-fuzz: .venv/installed-dev ## 1,000 command lines that nobody meant, for every command (a minute)
+	$(BIN)/python tests/fuzz.py --count 1000
 
 lint: .venv/installed-dev ## check style, formatting and types
 	$(BIN)/ruff check .
