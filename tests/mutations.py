@@ -335,7 +335,8 @@ class Repository:
         with collect.apart(task, failed):
             loaded = collect.load(task, self.results / "runs", self.root, False, complaints)
             self.show(loaded, found)
-        self.counts["left out a task"] += bool(failed)
+        for reason in failed.values():
+            self.counts["a report failed" if "report fails" in reason else "a reference.csv was refused"] += 1
         for name in (name for name in self.tasks if name != task):
             collect.load(name, self.results / "runs", self.root, False, complaints)
 
