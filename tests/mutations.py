@@ -16,8 +16,10 @@ import json
 import random
 import shutil
 import sys
+import tarfile
 import tempfile
 import traceback
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,8 +32,11 @@ import numpy as np
 import yaml
 from matplotlib.figure import Figure
 from PIL import Image
+from tensorflow_datasets.core.download.extractor import iter_archive
+from tensorflow_datasets.core.download.resource import ExtractMethod
 
 from common import checkpoints, environment, weights
+from common.data import archives
 from common.errors import ConfigError
 from common.files import CheckpointError, Damaged
 from common.run_folder import RunFolder
@@ -222,6 +227,12 @@ class Repository:
         (self.results / "figures").mkdir()
         Image.new("RGB", (8, 8)).save(self.results / "figures" / "one.png")
         shutil.copytree(ROOT / "slurm" / "clusters", self.root / "slurm" / "clusters")
+        with zipfile.ZipFile(self.root / "faces.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in ("train/happy/0.png", "test/sad/1.png"):
+                archive.writestr(name, bytes(range(256)) * 8)
+        with tarfile.open(self.root / "letters.tar.gz", "w:gz") as letters:
+            letters.add(self.root / "faces.zip", "A/0.png")
+            letters.add(self.root / "faces.zip", "B/1.png")
         (self.root / environment.SNAPSHOT).write_text('{"commit": "abc", "dirty": false}')
         for task in self.tasks:
             (run,) = (self.results / "runs" / task).iterdir()
@@ -243,6 +254,8 @@ class Repository:
         found.append(Target(self.results / "tables" / f"{task}.csv", (self.table,)))
         found.append(Target(self.results / "figures" / "one.png", (self.picture,)))
         found.append(Target(self.root / environment.SNAPSHOT, (self.commit,)))
+        found.append(Target(self.root / "faces.zip", (self.members("faces.zip", ExtractMethod.ZIP),)))
+        found.append(Target(self.root / "letters.tar.gz", (self.members("letters.tar.gz", ExtractMethod.TAR_GZ),)))
         for name in self.tasks:
             (run,) = (self.results / "runs" / name).iterdir()
             tables_of = self.tabulate(name)
@@ -374,6 +387,16 @@ class Repository:
     def commit(self) -> None:
         """It is read, or there is none."""
         assert environment.git_state(self.root).keys() >= {"commit", "dirty"}
+
+    def members(self, name: str, kind: ExtractMethod) -> Callable[[], None]:
+        """The files of an archive are read, as TFDS gives them, or it is refused."""
+
+        def read() -> None:
+            with contextlib.suppress(ConfigError):
+                for _ in archives.members(iter_archive(self.root / name, kind), name):
+                    pass
+
+        return read
 
     def class_names(self, run: Path) -> Callable[[], None]:
         """They are read, or Damaged."""

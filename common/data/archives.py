@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from os import PathLike
 from typing import BinaryIO
 
+import tensorflow as tf
+
 from common.errors import ConfigError
 
 # What the libraries raise for what is cut, damaged, encrypted (RuntimeError) or packed in a way that they do not know.
@@ -20,6 +22,7 @@ FAULTS = (
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
+    tf.errors.OpError,  # of the files that TFDS opens
 )
 
 
@@ -33,7 +36,8 @@ def members(files: Iterable[tuple[str, BinaryIO]], archive: str | PathLike | Non
         except StopIteration:
             return
         except FAULTS as error:
-            raise ConfigError(f"{archive} is damaged: {error or type(error).__name__}; fetch it again") from error
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ConfigError(f"{archive} is damaged: {reason}; fetch it again") from error
         yield path, content
 
 
