@@ -5,7 +5,8 @@ BIN := .venv/bin
 REQUIREMENTS ?= $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,requirements-cpu.txt)
 
 # What `make test-fast` runs, less what trains: about a minute of CPU time together.
-FAST := tests/test_readmes.py tests/test_fuzz.py $(addprefix tests/common/,test_calibration.py test_config.py test_files.py test_metrics.py test_outcomes.py) \
+FAST := tests/test_readmes.py tests/test_fuzz.py \
+  $(addprefix tests/common/,test_calibration.py test_config.py test_files.py test_metrics.py test_outcomes.py) \
   $(addprefix tests/slurm/,test_plan.py test_job.py test_status.py test_submissions.py) tests/results/test_tables.py \
   tests/tasks/test_every_task.py $(wildcard tests/tasks/test_*_report.py)
 
