@@ -5,7 +5,8 @@ BIN := .venv/bin
 REQUIREMENTS ?= $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,requirements-cpu.txt)
 
 # What `make test-fast` runs, less what trains: about a minute of CPU time together.
-FAST := tests/test_readmes.py $(addprefix tests/common/,test_calibration.py test_config.py test_listing.py test_metrics.py test_outcomes.py) \
+FAST := tests/test_readmes.py tests/test_fuzz.py \
+  $(addprefix tests/common/,test_calibration.py test_config.py test_files.py test_listing.py test_metrics.py test_outcomes.py) \
   $(addprefix tests/slurm/,test_plan.py test_job.py test_status.py test_submissions.py) tests/results/test_tables.py \
   tests/tasks/test_every_task.py $(wildcard tests/tasks/test_*_report.py)
 
@@ -13,7 +14,7 @@ FAST := tests/test_readmes.py $(addprefix tests/common/,test_calibration.py test
 # over half of what another has left, from the end; files stay together as far as that goes, and so do their fixtures.
 SIDE_BY_SIDE := --numprocesses logical --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test test-fast test-slurm test-page lint format lock clean
+.PHONY: help demo test test-fast test-slurm test-page test-mutations test-fuzz lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -35,6 +36,12 @@ test-slurm: .venv/installed-dev ## test the launcher on a private SLURM cluster 
 test-page: .venv/installed-dev ## test the pages in Chromium (installs it, as root, if it is missing)
 	command -v chromium > /dev/null || { apt-get update -q && apt-get install -y -q chromium; }
 	$(BIN)/python -m pytest -m browses tests/results/test_page.py tests/common/test_run_page.py
+
+test-mutations: .venv/installed-dev ## damage every file that the tools read, in 10,000 ways (a quarter of an hour)
+	$(BIN)/python tests/mutations.py --count 10000
+
+test-fuzz: .venv/installed-dev ## 1,000 command lines that nobody meant, for every command (a minute)
+	$(BIN)/python tests/fuzz.py --count 1000
 
 lint: .venv/installed-dev ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -125,9 +125,12 @@ def load(path: Path) -> Checkpoint:
 
 
 def read_data(path: Path) -> dict:
-    """Only the JSON data of a checkpoint."""
-    with safetensors.safe_open(path, framework="numpy") as file:
-        return json.loads(file.metadata()["data"])
+    """Only the JSON data of a checkpoint. Raises CheckpointError."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return json.loads(file.metadata()["data"])
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path.name} is not a checkpoint: {error}") from error
 
 
 def save_step(folder: Path, step: int, arrays: Mapping[str, np.ndarray], data: Mapping) -> Path:
@@ -162,13 +165,16 @@ def named_by(path: Path) -> set[str]:
     """Names of the weights files that a checkpoint needs; empty if the checkpoint is damaged."""
     try:
         return weights_files(read_data(path))
-    except safetensors.SafetensorError:
+    except CheckpointError:
         return set()
 
 
 def weights_files(data: Mapping) -> set[str]:
     """Names of the files with the weights of each phase's best and last epoch, from a checkpoint's data."""
-    return {entry["file"] for kind in ("best", "last") for entry in data.get(kind, {}).values()}
+    try:
+        return {Path(entry["file"]).name for kind in ("best", "last") for entry in data.get(kind, {}).values()}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"a checkpoint names its weights in another way: {error}") from error
 
 
 def step_of(path: Path) -> int:
@@ -178,7 +184,8 @@ def step_of(path: Path) -> int:
 
 def steps(folder: Path) -> list[Path]:
     """The checkpoints of training, newest first."""
-    found = [p for p in folder.glob("step-*.safetensors") if re.fullmatch(r"step-\d+-[0-9a-f]{16}", p.stem)]
+    named = [p for p in folder.glob("step-*.safetensors") if re.fullmatch(r"step-\d+-[0-9a-f]{16}", p.stem)]
+    found = [p for p in named if p.is_file()]  # a link may lead nowhere
     return sorted(found, key=lambda p: (step_of(p), p.stat().st_mtime_ns), reverse=True)
 
 

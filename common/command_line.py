@@ -2,16 +2,19 @@
 
 import argparse
 import contextlib
+import dataclasses
 import difflib
 import io
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import dropwhile, takewhile
+from itertools import dropwhile, pairwise, takewhile
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import tyro
 
+from common import data
 from common.config import Config, flat
 from common.errors import ConfigError, choice, fail
 
@@ -48,6 +51,9 @@ def parse_strictly(presets: Mapping[str, C], description: str, argv: Sequence[st
 
 def parse_unchecked(presets: Mapping[str, C], description: str, argv: Sequence[str]) -> C:
     """As `parse_strictly`, before the config checks that its values go together."""
+    for word in argv:
+        if not word.isprintable() and not is_utf8(word):
+            raise ConfigError(f"{word!a} is not UTF-8; rename the file or folder")
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--preset", default=next(iter(presets)), nargs="?")
     name = finder.parse_known_args(argv)[0].preset
@@ -56,12 +62,49 @@ def parse_unchecked(presets: Mapping[str, C], description: str, argv: Sequence[s
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(type(default), default=default, description=description, args=argv, prog="train.py")
+            found = tyro.cli(type(default), default=default, description=description, args=argv, prog="train.py")
+        return at_home(found)
     except SystemExit as stop:
         if not stop.code:
             raise
+        check_switches(default, argv)
         flags = [f"--{key.replace('_', '-')}" for key in flat(default.identity() | default.operational())]
         raise ConfigError(one_line(errors.getvalue(), flags)) from None
+
+
+def is_utf8(text: str) -> bool:
+    """Whether what the shell gave is text; Python keeps other bytes as surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def at_home(config: C) -> C:
+    """A config in whose paths a leading ~ is the home folder: shells leave it alone behind `=` and `:`."""
+    paths = {key: value for key, value in vars(config).items() if isinstance(value, Path)}
+    try:
+        changed: dict = {key: path.expanduser() for key, path in paths.items()}
+        if (folder := data.folder_of(config.dataset)) and str(folder).startswith("~"):
+            changed["dataset"] = f"{data.FOLDER}{folder.expanduser()}"
+    except RuntimeError as error:  # no such user
+        raise ConfigError(f"a path begins with ~: {error}") from error
+    return dataclasses.replace(config, **changed)
+
+
+def check_switches(config: Config, argv: Sequence[str]) -> None:
+    """Raise ConfigError for a value behind a flag that has none, as `--flag no`."""
+    switches = [
+        key.replace("_", "-")
+        for key, value in flat(config.identity() | config.operational()).items()
+        if isinstance(value, bool)
+    ]
+    for word, after in pairwise([*argv, ""]):
+        name, equals, value = word.removeprefix("--").replace("_", "-").partition("=")
+        given = value if equals else after
+        if name in switches and (equals or given.lower() in ("yes", "no", "on", "off", "true", "false", "0", "1")):
+            raise ConfigError(f"{name} is {given!r}; write --{name} or --no-{name}; true or false in a sweep")
 
 
 def one_line(text: str, flags: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """Where and with what a run happens: code, packages, processor."""
 
-import json
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from common.config import REPOSITORY
+from common.files import Damaged, read_json
 
 SNAPSHOT = "snapshot.json"
 INSTRUCTION_SETS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
@@ -18,22 +19,31 @@ VERSIONS = ("keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "scikit-lea
 def git_state(code: Path | None = None) -> dict:
     """Commit of the code, and whether the code that trains differs from it; nulls outside a checkout.
 
-    A copy of the code that the launcher made has this written beside it.
+    If git refuses to say, as for a checkout of another user, `git` has its reason. A copy of the code that the launcher
+    made has this written beside it.
     """
     code = code or REPOSITORY
+    unknown = {"commit": None, "dirty": None}
     if (code / SNAPSHOT).is_file():
-        return json.loads((code / SNAPSHOT).read_text())
+        try:
+            return unknown | read_json(code / SNAPSHOT, commit=str | None, dirty=bool | None)
+        except Damaged as error:
+            return unknown | {"git": str(error)}
 
-    def git(*arguments: str) -> str | None:
+    def git(*arguments: str) -> str:
         command = ["git", "-C", str(code), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
+        environment = os.environ | {"LC_ALL": "C"}
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
 
     try:
-        changes = git("status", "--porcelain", "--", "common/*.py", "tasks/*.py")
-        return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
-    except FileNotFoundError:
-        return {"commit": None, "dirty": None}
+        commit = git("rev-parse", "HEAD")
+        # An editor's own files, such as Emacs' .#train.py beside a file with unsaved changes, are no code.
+        changes = git("status", "--porcelain", "--", "common/*.py", "tasks/*.py", ":(exclude,glob)**/.*")
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", "git is not installed")
+        # Only what is before the path: records have none.
+        return unknown | ({"git": "detected dubious ownership"} if "dubious ownership" in said else {})
+    return {"commit": commit, "dirty": bool(changes)}
 
 
 def installed(packages: Sequence[str] = VERSIONS) -> dict[str, str]:

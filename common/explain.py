@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from common.command_line import Parser
 from common.errors import ConfigError, choice, fail
 from common.predict import RUNS, listed, read
-from common.run_folder import find_run
+from common.run_folder import find_classifier
 
 if TYPE_CHECKING:  # `--help` does without
     import keras
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     arguments = parser().parse_args(argv)
     try:
-        folder, paths = find_run(arguments.run, RUNS), listed(arguments.paths)
+        folder, paths = find_classifier(arguments.run, RUNS), listed(arguments.paths)
         if len(paths) > MOST:
             raise ConfigError(f"{len(paths)} images are too many for a figure; allowed: {MOST}")
         unreadable = explain(folder, paths, arguments)

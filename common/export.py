@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from common.command_line import Parser
 from common.errors import ConfigError, fail
 from common.predict import RUNS
-from common.run_folder import find_run
+from common.run_folder import find_classifier
 
 if TYPE_CHECKING:  # `--help` does without
     import keras
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
     try:
         check(arguments.to)
-        folder = find_run(arguments.run, RUNS)
+        folder = find_classifier(arguments.run, RUNS)
         out = arguments.out or folder / "export" / arguments.to
         export(folder, arguments.to, out, arguments.phase)
         if arguments.publish:

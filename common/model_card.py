@@ -1,12 +1,12 @@
 """The model card of an exported classifier: what it is, how well it does, and what it must not be taken for."""
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
 from common.config import REPOSITORY
+from common.files import Damaged, read_csv
 from common.run_folder import RunFolder
 from common.trained import Trained
 from common.weights import REPOSITORIES
@@ -83,8 +83,12 @@ def verdicts(task: str, preset: str, setting: str) -> list[str]:
     table = REPOSITORY / "results" / "tables" / f"{task}.csv"
     if not table.is_file():
         return []
-    with table.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if (row["preset"], row["setting"]) == (preset, setting)]
+    try:
+        every = read_csv(table, ("preset", "setting", "metric", "mean", "std", "n", "published", "source", "verdict"))
+    except Damaged as error:
+        print(f"note: results/tables/{error}; the card has no published numbers", flush=True)
+        return []
+    rows = [row for row in every if (row["preset"], row["setting"]) == (preset, setting)]
     told = [
         f"- {row['metric']}: {row['mean']} ± {row['std'] or '?'} over {row['n']} seeds; published ({row['source']}) "
         f"{row['published']}: {row['verdict']}"

@@ -28,7 +28,7 @@ from common.command_line import Parser
 from common.config import REPOSITORY
 from common.data.listing import SUFFIXES, Listing, images_below, printable
 from common.errors import ConfigError, fail
-from common.run_folder import find_run
+from common.run_folder import find_classifier
 
 if TYPE_CHECKING:  # `--help` does without
     import numpy as np
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             value = getattr(arguments, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; allowed: 1 and above")
-        folder = find_run(arguments.run, RUNS)
+        folder = find_classifier(arguments.run, RUNS)
         paths = listed(arguments.paths)
         unreadable = predict(folder, paths, arguments)
     except ConfigError as error:

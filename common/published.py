@@ -1,12 +1,12 @@
 """Published numbers of a task, from its reference.csv."""
 
-import csv
 import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from common.errors import ConfigError
+from common.files import LARGEST, Damaged, read_csv
 from common.selection import Fields
 
 COLUMNS = ("preset", "setting", "metric", "published", "margin", "source", "note")
@@ -20,20 +20,22 @@ def read_references(path: Path) -> References:
     if not path.is_file():
         return {}
     try:
-        lines = path.read_text("utf-8-sig").splitlines()  # a spreadsheet marks UTF-8 at the beginning
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: it must be UTF-8 ({error})") from error
-    head, rows = next(csv.reader(lines), []), list(csv.DictReader(lines))
-    if tuple(head) != COLUMNS:
-        raise ConfigError(f"{path}: its columns must be {','.join(COLUMNS)}")
+        rows = read_csv(path, COLUMNS)
+    except Damaged as error:
+        raise ConfigError(f"{path.parent}/{error}") from error
+    found: dict[tuple[str, str, str], Mapping[str, str]] = {}
     for line, row in enumerate(rows, start=2):
         try:
-            usable = all(Decimal(value).is_finite() for value in (row["published"], row["margin"] or 0))
-        except (InvalidOperation, TypeError):
+            usable = all(abs(Decimal(value)) <= Decimal(LARGEST) for value in (row["published"], row["margin"] or 0))
+        except InvalidOperation:  # of nan too
             usable = False
         if not usable:
             raise ConfigError(f"{path}, row {line}: published and margin must be numbers")
-    return {(row["preset"], row["setting"], row["metric"]): row for row in rows}
+        key = row["preset"], row["setting"], row["metric"]
+        if key in found:
+            raise ConfigError(f"{path}, row {line}: {' '.join(key)} is there twice")
+        found[key] = row
+    return found
 
 
 def numbers(task: Path) -> dict[tuple[str, str, str], float]:

@@ -6,18 +6,18 @@
 metrics.json comes last: a directory that has it is finished. Fine-tuning tasks leave backbone.safetensors too.
 """
 
-import csv
-import json
+import os
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import ConfigError
+from common.errors import ConfigError, positive
+from common.files import LARGEST, Damaged, holding, read_csv, read_json
 
-
-class Damaged(ValueError):
-    """A file that is not what a run writes; its text names the file and says what is wrong."""
+STATUSES = ("completed", "diverged")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class RunFolder:
     @property
     def is_run(self) -> bool:
         """Whether a run has begun here."""
-        return self.config_file.is_file()
+        return os.path.isfile(self.config_file)  # noqa: PTH113 (Path.is_file raises for a name that is too long)
 
     @property
     def is_finished(self) -> bool:
@@ -93,38 +93,60 @@ class RunFolder:
 
     def config(self) -> dict:
         """Task, setting, protocol, digest, and the config itself. Raises Damaged."""
-        return holding(self.config_file, config=dict)
+        return read_json(self.config_file, config=dict)
 
     def looks(self) -> int:
         """How often the growing number of seeds that this run is one of is judged; 1 for older code. Raises Damaged."""
-        options = self.config().get("options", {})
-        looks = options.get("looks", 1) if isinstance(options, dict) else None
-        if not isinstance(looks, int):
-            raise Damaged(f"{self.config_file.name} has no options, or a number of looks that is none")
-        return looks
+        content = self.config()
+        # Older code, from before there were looks, wrote none.
+        looks = holding(content.get("options", {}), f"options in {self.config_file.name}", looks=int | None).get(
+            "looks"
+        )
+        if looks is not None and looks < 1:
+            raise Damaged(f"{self.config_file.name}: looks is {looks}")
+        return looks or 1
 
     def environment(self) -> dict:
         """Versions, processor, devices and starts. Raises Damaged."""
-        return holding(self.environment_file, starts=list)
+        content = read_json(self.environment_file, starts=list, epochs=int | None)
+        for start in content["starts"]:
+            holding(start, f"a start in {self.environment_file.name}")
+        return content
 
     def metrics(self) -> dict:
         """The results, with today's names. Raises Damaged."""
-        return with_todays_names(holding(self.metrics_file, status=str))
+        content = with_todays_names(read_json(self.metrics_file, status=str, diverged=dict | None))
+        if content["status"] not in STATUSES:
+            raise Damaged(f"{self.metrics_file.name} has status {content['status']!r}; known: {', '.join(STATUSES)}")
+        if "diverged" in content:
+            holding(content["diverged"], f"diverged in {self.metrics_file.name}", reason=str | None)
+        return content
 
     def outcomes(self) -> dict | None:
         """Which test images were right; None if the run is no classifier's. Raises Damaged."""
-        return read_json(self.outcomes_file) if self.outcomes_file.is_file() else None
+        if not self.outcomes_file.is_file():
+            return None
+        return read_json(self.outcomes_file, n=int, labels=str, predicted=str, right=dict)
+
+    def class_names(self) -> list[str]:
+        """Of a classifier, from predictions.npz. Raises Damaged."""
+        import numpy as np  # here, as `--help` does without
+
+        try:
+            with self.predictions_file.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return [str(name) for name in arrays["class_names"]]
+        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise Damaged(f"{self.predictions_file.name}: {error or type(error).__name__}") from error
 
     def history(self) -> list[dict]:
         """Rows with numbers, None if one is not finite; none before the first epoch has ended. Raises Damaged."""
         path = self.history_file
         if not path.is_file():
             return []
+        rows = read_csv(path, columns=("phase",))
         try:
-            with path.open(newline="") as file:
-                rows = list(csv.DictReader(file, strict=True))
             return [{key: text if key == "phase" else number(text) for key, text in row.items()} for row in rows]
-        except (OSError, TypeError, ValueError, csv.Error) as error:
+        except ValueError as error:
             raise Damaged(f"{path.name}: {error}") from error
 
 
@@ -133,38 +155,12 @@ def with_todays_names(metrics: dict) -> dict:
     return {"by_name" if key == "figures" else key: value for key, value in metrics.items()}
 
 
-def holding(path: Path, **kinds: type) -> dict:
-    """Read a JSON object that has these keys with values of these types. Raises Damaged for anything else."""
-    content = read_json(path)
-    for key, kind in kinds.items():
-        if not isinstance(content.get(key), kind):
-            raise Damaged(f"{path.name} has no {key}, or one of another kind")
-    return content
-
-
-def read_json(path: Path) -> dict:
-    """Read a JSON object. Raises Damaged for anything else."""
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON number")
-
-    try:
-        content = json.loads(path.read_text(), parse_constant=refuse)
-    except OSError as error:
-        raise Damaged(f"{path.name}: {error.strerror}") from error
-    except ValueError as error:
-        raise Damaged(f"{path.name}: {error}") from error
-    if not isinstance(content, dict):
-        raise Damaged(f"{path.name} holds no JSON object")
-    return content
-
-
 def number(text: str) -> int | float | None:
     """Text as a number; None if it is empty or not finite."""
-    if re.fullmatch(r"-?\d+", text):
+    if re.fullmatch(r"-?[0-9]{1,38}", text):
         return int(text)
     value = float(text or "nan")
-    return value if abs(value) < float("inf") else None
+    return value if abs(value) <= LARGEST else None
 
 
 def finished_run(folder: Path, kind: str, fields: Mapping[str, object], remedy: str) -> Path:
@@ -181,6 +177,35 @@ def finished_run(folder: Path, kind: str, fields: Mapping[str, object], remedy: 
     for name, value in fields.items():
         if config.get(name) != value:
             raise ConfigError(f"{kind} {folder} has {name} {config.get(name)}; this run needs {value}")
+    return folder
+
+
+def check_classifier(run: RunFolder) -> None:
+    """Raise ConfigError unless a classifier's run has been completed here, with all that is needed to use it."""
+    try:
+        about, metrics, _ = run.config(), run.metrics(), run.environment()
+        if metrics["status"] != "completed":
+            raise ConfigError(f"{run.path}: this run {metrics['status']}, so there is no network to use")
+        holding(about, run.config_file.name, task=str, setting=str)
+        holding(about["config"], f"config in {run.config_file.name}", preset=str, dataset=str, seed=int, batch_size=int)
+        holding(metrics, run.metrics_file.name, phases=dict, test=dict, images=dict)
+        positive(f"batch_size in {run.config_file.name}", about["config"]["batch_size"])
+    except Damaged as error:
+        raise ConfigError(f"{run.path} holds no finished run: {error}") from error
+    if not run.predictions_file.is_file():
+        raise ConfigError(f"{run.path} is no classifier's run")
+    if not run.model_file.is_file():
+        raise ConfigError(f"{run.path} has no model.keras: it was trained by older code; --overwrite trains it again")
+    try:
+        run.class_names()
+    except Damaged as error:
+        raise ConfigError(f"{run.path} is damaged: {error}") from error
+
+
+def find_classifier(name: str, out: Path) -> Path:
+    """As `find_run`, of a classifier's run that has been completed. Raises ConfigError, before Keras is loaded."""
+    folder = find_run(name, out)
+    check_classifier(RunFolder(folder))
     return folder
 
 

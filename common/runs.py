@@ -1,7 +1,6 @@
 """Opening, writing and finishing run directories, and the command of a task."""
 
 import csv
-import fcntl
 import io
 import os
 import platform
@@ -21,12 +20,12 @@ from typing import IO, TYPE_CHECKING
 
 from common import files, garbage
 from common.command_line import C, parse
-from common.config import Config, flat
+from common.config import REPOSITORY, Config, flat
 from common.devices import Devices, choose
 from common.environment import git_state, installed, processor
 from common.errors import ConfigError, choice, fail
-from common.files import CheckpointError
-from common.run_folder import Damaged, RunFolder
+from common.files import CheckpointError, Damaged
+from common.run_folder import RunFolder
 from common.stopping import Interrupted, StopRequest
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ def hold(lock: IO, folder: Path, patience: float) -> None:
     deadline = time.monotonic() + patience
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            files.take(lock)
             return
         except BlockingIOError:
             if time.monotonic() >= deadline:
@@ -207,6 +206,9 @@ def write_environment(run: Run, **facts: object) -> None:
             )
     starts = before["starts"]
     code = git_state()
+    if said := code.get("git"):
+        remedy = f"`git config --global --add safe.directory {REPOSITORY}` lets it"
+        print(f"note: no commit is recorded, as git does not say it ({said}); {remedy}", flush=True)
     here = {"host": socket.gethostname(), "processor": processor()["name"]}
     start = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **here, **code}
     if starts and starts[-1]["commit"] != start["commit"]:
@@ -262,8 +264,8 @@ def main(
     """The command of a task: parse, open the run directory, train, and turn every known fault into one line.
 
     `provide` sees that data and weights are on this machine, before a run directory is touched; `experiment` trains and
-    draws. Exit codes: 0 finished (a diverged run is a result too); 2 bad input; 1 another known fault; 130 and 143
-    stopped by Ctrl-C and SIGTERM, after which the same command goes on.
+    draws. Exit codes: 0 finished (a diverged run is a result too); 2 bad input; 1 another known fault; 130, 143 and
+    129 stopped by Ctrl-C, SIGTERM and a terminal that was closed, after which the same command goes on.
     """
     garbage.pause()
     try:
@@ -345,8 +347,9 @@ def perform(experiment: Callable[[C, Run], None], config: C, run: Run) -> None:
     from common import setup  # seconds
     from common.progress import Diverged
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, run.stop.on_signal if run.devices.is_primary else signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
+            signal.signal(number, run.stop.on_signal if run.devices.is_primary else signal.SIG_IGN)
     setup.set_up(config, run.devices)
     try:
         experiment(config, run)

@@ -1,6 +1,8 @@
-"""A request to stop, by Ctrl-C or by SLURM: heeded at once, or at the end of a step that can save itself."""
+"""A request to stop, by Ctrl-C, SLURM or a closed terminal: heeded at once, or at the end of a step that can save."""
 
+import os
 import signal
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,13 @@ class Interrupted(BaseException):
         self.number = number
 
 
+def leave_terminal() -> None:
+    """Let nothing more be written to a terminal that was closed: each write would fail, before the run has saved."""
+    for stream in (1, 2):
+        if stat.S_ISCHR(os.fstat(stream).st_mode):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+
+
 class StopRequest:
     """What signals have asked of this process."""
 
@@ -35,6 +44,8 @@ class StopRequest:
             return
         again = self.signal is not None
         self.signal, self.time = signal.Signals(number), now
+        if number == signal.SIGHUP:
+            leave_terminal()
         if again or not self.deferring:
             self.heed()
         print(f"\n{self.signal.name}: saving at the end of this step", flush=True)

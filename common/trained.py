@@ -17,7 +17,7 @@ from common.data.splits import Split
 from common.errors import ConfigError
 from common.files import CheckpointError
 from common.normalisation import BatchNormalization
-from common.run_folder import Damaged, RunFolder
+from common.run_folder import RunFolder, check_classifier
 from common.runs import Run
 from common.workrounds.dense import Dense
 from common.workrounds.grouped_convolution import GroupedConv2D
@@ -68,24 +68,18 @@ def load(folder: Path, phase: str | None = None, batch_size: int | None = None) 
     Raises ConfigError if the run is none, has not ended, or was trained before networks were kept.
     """
     run = RunFolder(folder)
-    try:
-        config, environment, status = run.config()["config"], run.environment(), run.metrics()["status"]
-    except (Damaged, KeyError) as error:
-        raise ConfigError(f"{folder} holds no finished run: {error}") from error
-    if status != "completed":
-        raise ConfigError(f"{folder}: this run {status}, so there is no network to use")
-    if not run.predictions_file.is_file():
-        raise ConfigError(f"{folder} is no classifier's run")
-    if not run.model_file.is_file():
-        raise ConfigError(f"{folder} has no model.keras: it was trained by older code; --overwrite trains it again")
+    check_classifier(run)
+    config, environment, class_names = run.config()["config"], run.environment(), run.class_names()
     setup.reset_keras()
     if environment.get("op_determinism"):
         tf.config.experimental.enable_op_determinism()
-    model = keras.saving.load_model(run.model_file, compile=False)
+    try:
+        model = keras.saving.load_model(run.model_file, compile=False)
+    except Exception as error:  # the library raises many kinds
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{run.model_file} cannot be read: {said}") from error
     if phase is not None:
         load_phase(model, run, phase)
-    with np.load(run.predictions_file) as arrays:
-        class_names = arrays["class_names"].tolist()
     return Trained(model, class_names, batch_size or config["batch_size"])
 
 
@@ -94,13 +88,13 @@ def load_phase(model: keras.Model, run: RunFolder, phase: str) -> None:
     metrics = run.metrics()
     if phase not in metrics["phases"]:
         raise ConfigError(f"{run.path} has no phase {phase!r}; allowed: {', '.join(metrics['phases'])}")
-    newest = checkpoints.latest(run.checkpoints)
-    if newest is None:
-        raise ConfigError(f"{run.path} has no checkpoints any more, so phase {phase} cannot be had")
     try:
+        newest = checkpoints.latest(run.checkpoints)
+        if newest is None:
+            raise ConfigError(f"{run.path} has no checkpoints any more, so phase {phase} cannot be had")
         entry = newest.data[metrics["reported"]][phase]
         checkpoints.assign("weights", model.weights, checkpoints.load(run.checkpoints / entry["file"]).arrays)
-    except (CheckpointError, KeyError) as error:
+    except (CheckpointError, OSError, KeyError, TypeError) as error:
         raise ConfigError(f"{run.path}: the weights of phase {phase} cannot be read: {error}") from error
 
 

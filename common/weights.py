@@ -106,20 +106,25 @@ def load_safetensors(model: "keras.Model", path: str | Path) -> None:
             of another shape. The model is then as it was.
 
     """
+    path = Path(path)
+    tensors = read(path)
+    expected = _by_torch_name(model)
+    _assign(path, expected, {name: tensors[name] for name in tensors if name in expected or not _surplus(name)})
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file. Raises WeightsError if it is missing, unreadable or of another format."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    path = Path(path)
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: backbones load .safetensors files only")
     if not path.is_file():
         raise WeightsError(f"{path}: no such file")
     try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        return load_file(path)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({_first_line(error)})") from error
-    expected = _by_torch_name(model)
-    _assign(path, expected, {name: tensors[name] for name in tensors if name in expected or not _surplus(name)})
 
 
 def export(model: "keras.Model", path: Path) -> None:

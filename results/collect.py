@@ -15,8 +15,10 @@ import argparse
 import importlib.util
 import re
 import sys
+import traceback
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, for `common`
@@ -25,8 +27,9 @@ from common import files
 from common.command_line import Parser
 from common.config import REPOSITORY, Config
 from common.errors import ConfigError, choice, fail
+from common.files import Damaged, read_text
 from common.measured import declared
-from common.published import read_references
+from common.published import References, read_references
 from common.report import Report
 from common.selection import protocol
 from results import grids, judged, pairs, readme, records, rows, tables
@@ -43,14 +46,33 @@ def load(name: str, runs: Path, root: Path, keeping: bool, complaints: list[str]
     found, here = records.find(name, runs, root / "results" / "records", complaints)
     if keeping:
         records.keep(here, root / "results" / "records", complaints)
+    references = read_references(root / "tasks" / name / "reference.csv")
+    current = current_protocol(root / "tasks" / name)
+    try:
+        return task_of(name, report, found, references, current, complaints)
+    except Exception:
+        # What is of a task's own in a record is read by its report alone, which may trip over a damaged one.
+        whole = [record for record in found if not trips(name, report, record, references, current, complaints)]
+        if len(whole) == len(found) or not whole:
+            raise
+        return task_of(name, report, whole, references, current, complaints)
+
+
+def task_of(
+    name: str,
+    report: Report,
+    found: Sequence[dict],
+    references: References,
+    current: int,
+    complaints: list[str],
+) -> Task:
+    """What a task's report makes of these records; `current` is today's protocol. Adds complaints."""
     found = [report.renew(record) for record in found]
     by_number = defaultdict(list)
     for record in found:
         by_number[protocol(record)].append(record)
     by_protocol = [records.group(by_number[n], [], n, report.words) for n in sorted(by_number, reverse=True)]
-    current = current_protocol(root / "tasks" / name)
     every = records.group(found, complaints, current, report.words)
-    references = read_references(root / "tasks" / name / "reference.csv")
     compared = pairs.comparisons(every, report.pairs)
     return Task(
         name,
@@ -62,6 +84,35 @@ def load(name: str, runs: Path, root: Path, keeping: bool, complaints: list[str]
         compared,
         judged.judge(report.claims, by_protocol, current),
     )
+
+
+def trips(name: str, report: Report, record: dict, references: References, current: int, complaints: list[str]) -> bool:
+    """Whether a task's report fails on this record alone, which then is a complaint."""
+    try:
+        task_of(name, report, [record], references, current, [])
+    except Exception as error:
+        complaints.append(f"damaged: {name}/{record['run']}: the task's report cannot read it: {told(error)}")
+        return True
+    return False
+
+
+def told(error: Exception) -> str:
+    """An error of a task's own code in one line: kind, text and place."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return " ".join(f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})".split())
+
+
+@contextmanager
+def apart(name: str, failed: dict[str, str]) -> Iterator[None]:
+    """Let what is wrong with one task's files or report end that task alone; it joins `failed`."""
+    try:
+        yield
+    except (ConfigError, Damaged) as error:
+        failed[name] = str(error)
+    except OSError:
+        raise  # of the disk, so of all tasks
+    except Exception as error:
+        failed[name] = f"its report fails: {told(error)}"
 
 
 def load_report(path: Path) -> Report:
@@ -80,7 +131,8 @@ def load_report(path: Path) -> Report:
 
 def current_protocol(folder: Path) -> int:
     """The protocol of a task, read in its code and not loaded, since a table needs nothing else of it."""
-    texts = [path.read_text() for path in sorted(folder.glob("*.py"))]
+    # An editor's own files, such as Emacs' .#train.py, may be anything.
+    texts = [path.read_text() for path in sorted(folder.glob("[!.]*.py"))]
     found = [number for text in texts for number in re.findall(r"^    PROTOCOL = (\d+)$", text, re.MULTILINE)]
     return int(found[0]) if found else Config.PROTOCOL
 
@@ -138,13 +190,19 @@ def summarise(
 
     results = root / "results"
     paths = {name: results / "tables" / f"{name}.csv" for name in known}
-    by_task = {name: asked.get(name) or rows.read_csv(path) for name, path in paths.items() if path.is_file()}
+    by_task: dict[str, list[Row]] = {}
+    for name, path in ((name, path) for name, path in paths.items() if path.is_file()):
+        try:
+            by_task[name] = asked.get(name) or rows.read_csv(path)
+        except Damaged as error:
+            complaints.append(f"damaged: tables/{error}; the overview has its rows of today")
+            by_task[name] = list(loaded[name].rows)
     if not by_task:
         return
     overview = tables.overview({name: summary(table, loaded[name]) for name, table in by_task.items()})
     files.write(results / "README.md", tables.TEMPLATES.get_template("README.md").render(overview=overview).encode())
     fill(root / "README.md", overview.replace("](../", "]("))
-    content = page.html([loaded[name] for name in by_task], root).encode()
+    content = page.html([loaded[name] for name in by_task], root, complaints).encode()
     if len(content) >= page.LIMIT:
         complaints.append(f"too large for git: results/index.html: {len(content):,} bytes; allowed: under 1 MiB")
     files.write(results / "index.html", content)
@@ -158,7 +216,7 @@ def summary(table: list[Row], task: Task) -> tables.Summary:
 
 def fill(path: Path, text: str) -> None:
     """Put a text between the marks of a README, if it has both."""
-    before = path.read_text() if path.is_file() else ""
+    before = read_text(path) if path.is_file() else ""
     after = MARKED.sub(lambda marks: f"{marks[1]}\n\n{text}\n{marks[2]}", before)
     if after != before:
         files.write(path, after.encode())
@@ -193,24 +251,33 @@ def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
 
             compare.show(compare.chosen(arguments.compare, runs, root / "results" / "records"))
             return
-        wanted = arguments.tasks or known
-        loaded = {
-            name: load(name, runs, root, arguments.keep and name in wanted, complaints if name in wanted else [])
-            for name in known
-        }
-        if arguments.keep:
-            from results import pictures
+        wanted = list(dict.fromkeys(arguments.tasks or known))
+        loaded: dict[str, Task] = {}
+        asked: dict[str, list[Row]] = {}
+        failed: dict[str, str] = {}
+        for name in known:
+            with apart(name, failed):
+                keeping, noted = (arguments.keep, complaints) if name in wanted else (False, [])
+                loaded[name] = load(name, runs, root, keeping, noted)
+        for name in (name for name in wanted if name in loaded):
+            with apart(name, failed):
+                if arguments.keep:
+                    from results import pictures
 
-            for name in wanted:
-                pictures.keep(loaded[name], runs, root / "results" / "figures", complaints)
-        asked = {name: collect(loaded[name], root, complaints) for name in dict.fromkeys(wanted)}
-        summarise(known, asked, loaded, root, complaints)
-    except ConfigError as error:
+                    pictures.keep(loaded[name], runs, root / "results" / "figures", complaints)
+                asked[name] = collect(loaded[name], root, complaints)
+        if not failed:
+            summarise(known, asked, loaded, root, complaints)
+    except (ConfigError, Damaged) as error:
         fail(str(error))
     except OSError as error:
         fail(str(error), 1)
     for complaint in complaints:
         print(complaint, file=sys.stderr, flush=True)
+    for name, reason in failed.items():
+        print(f"error: {name} is left out, and the overviews stay as they are: {reason}", file=sys.stderr, flush=True)
+    if failed:
+        raise SystemExit(2)
     if arguments.strict and complaints:
         fail(f"{len(complaints)} complaints, and --strict", 1)
 

@@ -30,7 +30,7 @@ def one(name: str, runs: Path, kept: Path) -> dict:
         complaints: list[str] = []
         finished = {record["run"]: record for record in find(task, runs, kept, complaints)[0]}
         if run not in finished:
-            raise ConfigError(next(line for line in complaints if run in line))
+            raise ConfigError(next((line for line in complaints if run in line), f"{task}/{run} is no run"))
         return finished[run]
     except Unusable as reason:
         raise ConfigError(f"run {name!r} is {reason}") from None

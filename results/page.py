@@ -8,6 +8,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
+from common.files import read_text
 from common.measured import TEST_ACCURACY, TEST_LOSS, by_name
 from common.report import Figure
 from common.selection import protocol
@@ -37,9 +38,9 @@ COLUMNS = (
 ANSWER = re.compile(r"^## Answer\n+(.+?)(?:\n\n|\n#|\Z)", re.DOTALL | re.MULTILINE)
 
 
-def html(tasks: Sequence[Task], root: Path) -> str:
-    """The page; of `root`, the repository, the tasks' READMEs and `results/figures` are read."""
-    shown = [shown_of(task, root) for task in tasks]
+def html(tasks: Sequence[Task], root: Path, complaints: list[str]) -> str:
+    """The page; of `root`, the repository, the tasks' READMEs and `results/figures` are read. Adds complaints."""
+    shown = [shown_of(task, root, complaints) for task in tasks]
     every = [(task, record) for task in tasks for record in task.runs]
     newest = {task.name: max(map(protocol, task.runs), default=0) for task in tasks}
     published = scoreboard.verdicts(row for task in tasks for row in task.rows)
@@ -66,19 +67,19 @@ def html(tasks: Sequence[Task], root: Path) -> str:
     )
 
 
-def shown_of(task: Task, root: Path) -> dict:
+def shown_of(task: Task, root: Path, complaints: list[str]) -> dict:
     """What the page says of one task."""
     figures = root / "results" / "figures"
     readme = root / "tasks" / task.name / "README.md"
-    text = readme.read_text() if readme.is_file() else ""
+    text = read_text(readme) if readme.is_file() else ""
     return {
         "name": task.name,
         "question": question(text),
         "answer": answer(text, task.name),
         "grids": task.grids,
         "differences": for_readers(task.compared),
-        "figures": [*across(task, figures)],
-        "pictures": [*pictures.kept(task, figures)],
+        "figures": across(task, figures, complaints),
+        "pictures": pictures.kept(task, figures, complaints),
         "pictured": pictures.run_of(task, figures),
         "metrics": blocks(task),
         "runs": len(task.runs),
@@ -110,12 +111,10 @@ def markdown(text: str, folder: str) -> str:
     return parser.renderInline(text)
 
 
-def across(task: Task, folder: Path) -> list[Picture]:
+def across(task: Task, folder: Path, complaints: list[str]) -> list[Picture]:
     """The figures across a task's runs that were drawn."""
-    names = {figure: f"{task.name}_{figure.__name__}.png" for figure in task.report.figures}
-    return [
-        pictures.picture(folder, name, caption(figure)) for figure, name in names.items() if (folder / name).is_file()
-    ]
+    named = {f"{task.name}_{figure.__name__}.png": caption(figure) for figure in task.report.figures}
+    return pictures.there(folder, named, complaints)
 
 
 def caption(figure: Figure) -> str:

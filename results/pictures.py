@@ -1,7 +1,7 @@
 """Figures of one run a task, which git keeps: from the run's folder into results/figures/<task>/, and from there."""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,10 +27,18 @@ class Picture:
     height: int
 
 
-def picture(figures: Path, name: str, shows: str) -> Picture:
-    """A figure by its name in results/figures."""
-    with Image.open(figures / name) as image:
-        return Picture(f"{figures.name}/{name}", shows, *image.size)
+def there(figures: Path, named: Mapping[str, str], complaints: list[str]) -> list[Picture]:
+    """Those figures, by name in results/figures with what they show, that are there. Adds complaints."""
+    found = []
+    for name, shows in named.items():
+        try:
+            with Image.open(figures / name) as image:
+                found.append(Picture(f"{figures.name}/{name}", shows, *image.size))
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            complaints.append(f"damaged: figures/{name}: no picture ({type(error).__name__}); the page goes without it")
+    return found
 
 
 def keep(task: Task, runs: Path, figures: Path, complaints: list[str]) -> None:
@@ -100,18 +108,16 @@ def webp(path: Path, lossless: bool) -> bytes:
     return content.getvalue()
 
 
-def kept(task: Task, figures: Path) -> Iterator[Picture]:
-    """The pictures of a task that git keeps, in the order of its report."""
-    for name, shows in shown(task).items():
-        for place in (f"{task.name}/{name}.{kind}" for kind in ("png", "webp")):
-            if (figures / place).is_file():
-                yield picture(figures, place, shows)
+def kept(task: Task, figures: Path, complaints: list[str]) -> list[Picture]:
+    """The pictures of a task that git keeps, in the order of its report. Adds complaints."""
+    named = {f"{task.name}/{name}.{kind}": text for name, text in shown(task).items() for kind in ("png", "webp")}
+    return there(figures, named, complaints)
 
 
 def run_of(task: Task, figures: Path) -> str:
     """The run that the pictures are of, in words."""
     path = figures / task.name / RUN
-    name = path.read_text().strip() if path.is_file() else ""
+    name = path.read_text(errors="replace").strip() if path.is_file() else ""
     for group in task.runs.groups:
         for record in group.records:
             if record["run"] == name:

@@ -1,15 +1,20 @@
 """Finished runs as records, and in groups of seeds. Knows runs by their files alone."""
 
+import hashlib
 import json
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import UnionType
 
 from common import files
 from common.config import flat
+from common.files import LARGEST, Damaged, holding, read_json
 from common.measured import measured
-from common.run_folder import Damaged, RunFolder, read_json, with_todays_names
+from common.outcomes import unpacked
+from common.run_folder import STATUSES, RunFolder, with_todays_names
 from common.selection import Group, Runs, protocol
 from common.words import Word
 
@@ -52,24 +57,32 @@ def read_run(folder: Path) -> dict:
 
 
 def read_record(path: Path) -> dict:
-    """Read a record from its file. Raises Unusable if it is damaged."""
+    """Read a record from its file, without its digest. Raises Unusable if it is damaged, or was changed."""
     try:
-        record = read_json(path)
+        record = read_json(path, metrics=dict, digest=str | None)
     except Damaged as error:
         raise Unusable(f"damaged: {error}") from error
-    if isinstance(record.get("metrics"), dict):
-        record["metrics"] = with_todays_names(record["metrics"])
+    if record.pop("digest", digest(record)) != digest(record):
+        raise Unusable(f"damaged: {path.name} was changed after it was written: its digest is another")
+    record["metrics"] = with_todays_names(record["metrics"])
     check(record, path.parent.name, path.stem)
     return record
+
+
+def digest(record: Mapping) -> str:
+    """SHA-256 of what a record says, however its file is laid out; records from before December 2026 have none."""
+    said = {key: value for key, value in record.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def check(record: Mapping, task: str, name: str) -> None:
     """Raise Unusable unless a record is complete and matches the name of its file."""
     try:
+        check_kinds(record)
         config, metrics = record["config"], record["metrics"]
         if (record["run"], record["task"]) != (name, task) or not name.endswith(f"-s{config['seed']}"):
             raise Unusable(f"damaged: it is in the wrong place: task {record['task']}, seed {config['seed']}")
-        if metrics["seed"] != config["seed"] or metrics["status"] not in ("completed", "diverged"):
+        if metrics["seed"] != config["seed"]:
             raise Unusable("damaged: metrics.json does not match config.json")
         if metrics["status"] == "completed":
             if not record["history"]:
@@ -77,14 +90,73 @@ def check(record: Mapping, task: str, name: str) -> None:
             if list(metrics.get("phases", {})) != list(dict.fromkeys(row["phase"] for row in record["history"])):
                 raise Unusable("damaged: metrics.json and history.csv differ in their phases")
         # Try here what is read later, so that it cannot fail there.
-        config["dataset"].split(), record["setting"].split(), label(record), measured(metrics)
+        label(record), measured(metrics)
         if record.get("looks", 1) < 1:
             raise Unusable(f"damaged: looks is {record['looks']}")
         if metrics.get("phases"):
             judge = "val_accuracy" if "val_accuracy" in record["history"][0] else "val_loss"
             [float(row[key]) for row in record["history"] for key in ("loss", judge)]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if "outcomes" in record:
+            check_outcomes(record["outcomes"], metrics)
+    except Damaged as error:
+        raise Unusable(f"damaged: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise Unusable(f"damaged: not what a run holds ({type(error).__name__}: {error})") from error
+
+
+def check_kinds(record: Mapping) -> None:
+    """Raise Damaged unless the parts of a record that every task has are of their kinds."""
+    number = int | float
+    holding(record, "the record", task=str, setting=str, protocol=int | None, config=dict, environment=dict)
+    holding(record, "the record", metrics=dict, history=list, **if_there(record, outcomes=dict, looks=int))
+    config, environment, metrics = record["config"], record["environment"], record["metrics"]
+    holding(config, "config", preset=str, dataset=str, seed=int, limit_test=int | None, **if_there(config, weights=str))
+    known = if_there(environment, backend=str, precision=str, versions=dict, processor=dict)
+    holding(environment, "environment", starts=list, **known)
+    for state in (environment, *environment["starts"]):
+        holding(state, "environment", commit=str | None, dirty=bool | None)
+    each(environment.get("versions", {}), "versions", str)
+    known = if_there(metrics, images=dict, notes=list, by_name=dict, phases=dict, reported=str, diverged=dict)
+    holding(metrics, "metrics", seed=int, **known)
+    if metrics.get("status") not in STATUSES:
+        raise Damaged("metrics has no status, or one of another kind")
+    each(dict(enumerate(metrics.get("notes", ()))), "notes", str)
+    each(metrics.get("images", {}), "images", int)
+    each(metrics.get("by_name", {}), "by_name", number)
+    each({"reason": metrics.get("diverged", {}).get("reason", "")}, "diverged", str)
+    for phase in metrics.get("phases", {}).values():
+        holding(phase, "a phase in metrics", images_per_second=number, **if_there(phase, seconds=number, epochs=int))
+    scored = [metrics, *metrics.get("phases", {}).values()]
+    for split in (part[name] for part in scored for name in ("validation", "test") if name in part):
+        holding(split, "a split in metrics", **if_there(split, n=int, loss=number, accuracy=number))
+    for row in record["history"]:
+        each({key: value for key, value in row.items() if key != "phase"}, "history", number | None)
+        holding(row, "history", phase=str)
+    if any(abs(value) > LARGEST for value in flat(metrics).values() if isinstance(value, int)):
+        raise Damaged("metrics has a number that no run writes")
+
+
+def if_there(content: Mapping, **kinds: type | UnionType) -> dict[str, type | UnionType]:
+    """Those kinds whose keys are there."""
+    return {key: kind for key, kind in kinds.items() if key in content}
+
+
+def each(content: Mapping, where: str, kind: type | UnionType) -> None:
+    """Raise Damaged unless every value is of this kind."""
+    named = {str(key): value for key, value in content.items()}
+    holding(named, where, **dict.fromkeys(named, kind))
+
+
+def check_outcomes(outcomes: Mapping, metrics: Mapping) -> None:
+    """Raise Damaged or ValueError unless outcomes can be unpacked, and are of as many images as were tested."""
+    holding(outcomes, "outcomes", n=int, labels=str, predicted=str, right=dict)
+    holding(outcomes["right"], "right in outcomes", **dict.fromkeys(outcomes["right"], str))
+    if outcomes["n"] != metrics["test"]["n"]:
+        raise Damaged(f"outcomes are of {outcomes['n']} images, metrics of {metrics['test']['n']}")
+    try:
+        unpacked(outcomes)
+    except zlib.error as error:
+        raise Damaged(f"outcomes: {error}") from error
 
 
 def without_paths(record: dict) -> dict:
@@ -103,7 +175,8 @@ def unknown_code(record: Mapping) -> str:
     """Why the code of a run cannot be found in git; empty if it can."""
     states = [record["environment"], *record["environment"]["starts"]]
     if any(state["commit"] is None for state in states):
-        return "its code has no commit"
+        said = {str(state["git"]) for state in states if state.get("git")}
+        return "its code has no commit" + "".join(f" (git: {reason})" for reason in sorted(said))
     if any(state["dirty"] is not False for state in states):
         return "its code had changes that were not committed"
     return ""
@@ -157,11 +230,14 @@ def usable(read: Callable[[Path], dict], paths: Sequence[Path], place: str, comp
 
 
 def keep(found: Sequence[Mapping], folder: Path, complaints: list[str]) -> None:
-    """Write the records of finished runs. Raises StorageError."""
+    """Write the records of finished runs, with their digests; one that is there already stays. Raises StorageError."""
     for record in found:
         name = f"{record['task']}/{record['run']}"
-        content = (json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        sealed = {**record, "digest": digest(record)}
+        content = (json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
         path = folder / f"{name}.json"
+        if is_kept(record, path):
+            continue
         if reason := unknown_code(record):
             complaints.append(f"not kept: {name}: {reason}")
         elif len(content) >= RECORD_LIMIT:
@@ -169,6 +245,14 @@ def keep(found: Sequence[Mapping], folder: Path, complaints: list[str]) -> None:
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write(path, content)
+
+
+def is_kept(record: Mapping, path: Path) -> bool:
+    """Whether the file says the same already: a record from before there were digests stays as it is."""
+    try:
+        return read_record(path) == record
+    except Unusable:
+        return False
 
 
 def group(

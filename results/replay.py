@@ -33,7 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 from common.command_line import Parser
 from common.config import REPOSITORY, flat
 from common.errors import ConfigError, fail
-from common.run_folder import RunFolder, read_json
+from common.files import read_json
+from common.run_folder import RunFolder
 from results import records
 from results.compare import unique
 from results.sameness import TOLERANCE, compare, differing, show

@@ -8,8 +8,11 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 
+from common import files
+from common.files import Damaged
 from common.measured import Metric, measured
 from common.published import References
 from common.report import Report
@@ -199,10 +202,18 @@ def csv_text(rows: Sequence[Row]) -> str:
 
 
 def read_csv(path: Path) -> list[Row]:
-    """The rows of a table that an earlier call has written."""
-    with path.open(newline="") as file:
-        cells = list(csv.DictReader(file))
-    return [
-        Row(**row | {"n": int(row["n"]) if row["n"] else None, "paired": row["metric"].startswith(DIFFERENCE)})
-        for row in cells
-    ]
+    """The rows of a table that an earlier call has written. Raises Damaged."""
+    found = files.read_csv(path, COLUMNS)
+    try:
+        for row in found:
+            [Decimal(row[column]) for column in ("mean", "std", "published") if row[column]]
+            if row["verdict"] and row["verdict"] not in VERDICTS:
+                raise ValueError(f"{row['verdict']!r} is no verdict")
+        seeds = [int(row.pop("n") or -1) for row in found]
+        paired = [row["metric"].startswith(DIFFERENCE) for row in found]
+        return [
+            Row(**row, n=None if n < 0 else n, paired=pair)  # type: ignore[arg-type] # the rest is text
+            for row, n, pair in zip(found, seeds, paired, strict=True)
+        ]
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise Damaged(f"{path.name}: {error}") from error

@@ -25,8 +25,9 @@ examples:
   python -m slurm submit TASK --set preset=demo --seeds 0:3 --cluster local --jobs 2
   python -m slurm submit TASK --sweep backbones --until-decided --most 5
 
-KEY is a key of config.json or a flag of train.py: batch_size, phases.1.rate. A run that is finished, queued or
-running is left out; the same command again continues those that were stopped.""",
+KEY is a key of config.json or a flag of train.py: batch_size, phases.1.rate. A comma within a value of --grid is
+written \\, (in quotes). A run that is finished, queued or running is left out; the same command again continues those
+that were stopped.""",
     "status": """
 examples:
   python -m slurm status                                  every run, by submission

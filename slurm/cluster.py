@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError, choice
+from common.files import Damaged, read_text
 from slurm import squeue
 from slurm.job import Job
 from slurm.plan import Planned
@@ -102,12 +103,17 @@ def load_profile(name: str) -> dict:
         known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.toml")))
         raise ConfigError(f"no cluster profile {path}; allowed: {known}, or the path of a .toml file")
     try:
-        content = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = tomllib.loads(read_text(path))
+    except (Damaged, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None
-    for key in content:
-        choice(f"key in {path}", key, [f.name for f in dataclasses.fields(Profile)])
+    check_keys(content, str(path))
     return content
+
+
+def check_keys(content: Mapping, where: str) -> None:
+    """Raise ConfigError for a key that no profile has."""
+    for key in content:
+        choice(f"key in {where}", key, [f.name for f in dataclasses.fields(Profile)])
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from rich.console import Console, Group
 from common.config import REPOSITORY
 from common.environment import git_state
 from common.errors import ConfigError
+from common.files import CheckpointError, Damaged, StorageError
 from common.run_folder import RunFolder
 from slurm import cluster, plan, status, submissions
 from slurm.local import Runner
@@ -42,12 +43,25 @@ def submit(arguments: argparse.Namespace) -> int:
         sweep = plan.load_sweep(arguments.task, arguments.sweep)
     else:
         grid = plan.pairs(arguments.grid, "--grid")
-        sweep = plan.Sweep(grid={key: values.split(",") for key, values in grid.items()})
+        if both := sorted(fixed.keys() & grid.keys()):
+            raise ConfigError(f"{both[0]} is in --set and in --grid; leave it out of one of them")
+        sweep = plan.Sweep(grid={key: plan.listed(values) for key, values in grid.items()})
     asked = [*([f"sweep {arguments.sweep}"] if arguments.sweep else []), *arguments.grid, *arguments.set]
     title = " ".join(asked) or "default"
     if arguments.until_decided:
         return until_decided(arguments, title, sweep, fixed)
-    runs = expand(arguments.task, sweep, fixed, plan.seeds(arguments.seeds or sweep.seeds))
+    try:
+        runs = expand(arguments.task, sweep, fixed, plan.seeds(arguments.seeds or sweep.seeds))
+    except plan.Mistakes as mistakes:
+        texts = plan.pairs(arguments.grid, "--grid")
+        if any(
+            "/" in (text := texts.get(key, "")) and len(plan.listed(text)) > 1
+            for _, values in mistakes.found
+            for key in values
+        ):
+            remedy = r"a comma within a value is written \, and in quotes: --grid 'KEY=/a\,b,/c'"
+            raise plan.Mistakes([*mistakes.found, (remedy, {})]) from None
+        raise
     return hand_over(arguments, arguments.task, arguments.cluster or "slurm", title, runs)[0]
 
 
@@ -73,14 +87,15 @@ def until_decided(arguments: argparse.Namespace, title: str, sweep: Sweep, fixed
     every = expand(task, sweep, fixed, range(most))
     own = {run.run_of_seeds for run in plan.plan(task, sweep, fixed, (0,))}
     folder = Path(every[0].folder).parents[1]  # of all runs
-    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    console = console_of()
     code: Path | None = None  # the copy of the first submission: all looks train the same code
     told: set[str] = set()
 
     def train(seeds: int, settings: Collection[str]) -> int:
         nonlocal code
-        if code is None and git_state()["dirty"] is not False:
-            raise ConfigError("--until-decided needs committed code: the tables set other runs apart; commit first")
+        if code is None and (state := git_state())["dirty"] is not False:
+            said = state.get("git", "commit first")
+            raise ConfigError(f"--until-decided needs committed code: the tables set other runs apart; {said}")
         print(f"look at {seeds} seeds: {len(settings)} of {len(own)} settings")
         needed = [run for run in every if run.seed < seeds]
         runs = [run for run in needed if run.run_of_seeds in settings or run.run_of_seeds not in own]
@@ -157,6 +172,8 @@ def hand_over(
     if where == "slurm":
         known = before.profile if before and before.profile and not arguments.profile else None
         changes = {key: getattr(arguments, key) for key in PROFILE_FLAGS if getattr(arguments, key) is not None}
+        if known:
+            cluster.check_keys(known, f"the profile of {before.id if before else ''}")
         profile = cluster.Profile(**{**(known or cluster.load_profile(arguments.profile or "default")), **changes})
         profile.check()
         if not arguments.dry_run and shutil.which("sbatch") is None:
@@ -225,7 +242,7 @@ def show_scripts(task: str, profile: cluster.Profile, runs: Sequence[Planned]) -
 def run_here(submission: Submission, at_once: int) -> int:
     """Run a submission on this machine; exit code 1 if a run failed, 130 if it was stopped."""
     runner = Runner(submission, at_once)
-    rows = runner.run(Console())
+    rows = runner.run(Console(markup=False))
     print(status.counts(rows))
     for row in rows:
         if row.state not in status.FINISHED:
@@ -255,9 +272,10 @@ def status_(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([dataclasses.asdict(row) for row in status.rows(chosen, accounts=True)], indent=2))
         return 0
-    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    console = console_of()
     if not chosen:
-        console.print("nothing was submitted yet")
+        is_there = any(submissions.FOLDER.glob("*/submission.json"))
+        console.print("no submission can be read" if is_there else "nothing was submitted yet")
     elif arguments.watch:
         watch(chosen, console)
     else:
@@ -278,16 +296,29 @@ def prune_(arguments: argparse.Namespace) -> int:
     if not found:
         print("nothing to remove: no finished run holds checkpoints of its training")
         return 0
-    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    console = console_of()
     console.print(prune.table(found))
     total = f"{sum(one.removable for one in found) / prune.MEGABYTE:,.0f} MB of {len(found)} runs"
     if not arguments.yes:
         print(f"{total} would be removed; the same command with --yes removes them")
         return 0
+    failed = 0
     for one in found:
-        checkpoints.prune(RunFolder(one.run).checkpoints)
+        try:
+            checkpoints.prune(RunFolder(one.run).checkpoints)
+        except (CheckpointError, StorageError) as error:
+            failed += 1
+            print(f"left as it is: {one.run.parent.name}/{one.run.name}: {error}", file=sys.stderr, flush=True)
+    if failed:
+        print(f"removed, but for {failed} of {len(found)} runs")
+        return 1
     print(f"{total} removed; predict, export, explain and --weights work as before")
     return 0
+
+
+def console_of() -> Console:
+    """Where tables go; names may contain what looks like rich's markup."""
+    return Console(markup=False, width=None if sys.stdout.isatty() else WIDE)
 
 
 def titles(chosen: Sequence[Submission]) -> dict[str, str]:
@@ -343,7 +374,7 @@ def cancel(arguments: argparse.Namespace) -> int:
         os.kill(submission.runner["pid"], signal.SIGTERM)
     else:
         for row in active:
-            with contextlib.suppress(ProcessLookupError):  # it has already ended
-                os.kill(status.read(submission.record(row.run))["starts"][-1]["pid"], signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError, Damaged):  # it has already ended
+                os.kill(submissions.read_record(submission.record(row.run))["starts"][-1]["pid"], signal.SIGTERM)
     print(f"cancelled: {status.counts(active)}; `python -m slurm resubmit {submission.id}` continues")
     return 0

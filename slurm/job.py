@@ -4,7 +4,6 @@ Under SLURM submitit calls it, on this machine the local runner. Its result is t
 """
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -19,13 +18,13 @@ from common import files
 from common.run_folder import RunFolder
 from slurm import squeue
 from slurm.plan import Planned
-from slurm.submissions import Submission, this_process
+from slurm.submissions import Submission, read_record, this_process
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
 # train.py was stopped by a signal: its own exit code, or Python's default before its handlers are set.
-STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
+STOPPED = tuple(code for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) for code in (128 + number, -number))
 TRIES = 3  # starts without a new checkpoint, after which a run is not restarted automatically
 TAIL = 4000  # bytes at the end of the log that are searched for a reason
 
@@ -52,6 +51,8 @@ class Job:
     """Output of train.py, over all starts."""
     child: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
     terminated: bool = field(default=False, init=False, repr=False)
+    begun: dict = field(default_factory=dict, init=False, repr=False)
+    """The last start, as the record has it."""
     size: int = field(default=0, init=False, repr=False)
 
     @classmethod
@@ -128,7 +129,8 @@ class Job:
                     start_new_session=start_new_session,
                 )
                 try:
-                    self.write(state="running", reason="", starts=[*starts, start | this_process(child.pid)])
+                    self.begun = start | this_process(child.pid)
+                    self.write(state="running", reason="", starts=[*starts, self.begun])
                 except files.StorageError:
                     child.terminate()  # it saves; without a record nobody could find it
                     child.wait()
@@ -150,7 +152,7 @@ class Job:
 
     def close(self, state: str, reason: str = "") -> None:
         """Record the end of a start."""
-        starts = self.read()["starts"]
+        starts = self.read().get("starts", [self.begun])
         self.write(state=state, reason=reason, starts=[*starts[:-1], starts[-1] | {"ended": now()}])
 
     def reason(self, code: int) -> str:
@@ -168,7 +170,11 @@ class Job:
 
     def read(self) -> dict:
         """The record so far."""
-        return json.loads(self.record.read_text()) if self.record.exists() else {}
+        try:
+            return read_record(self.record)
+        except files.Damaged as error:
+            print(f"note: {error}; the record of starts begins again", flush=True)
+            return {}
 
     def write(self, **fields: object) -> None:
         """Change fields of the record; only the primary process writes."""

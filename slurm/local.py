@@ -11,6 +11,7 @@ from queue import SimpleQueue
 
 from rich.console import Console
 
+from common.stopping import leave_terminal
 from slurm import status
 from slurm.job import Job, RunFailed, wait
 from slurm.plan import Planned
@@ -33,8 +34,10 @@ class Runner:
             self.places.put(place)
 
     def run(self, console: Console) -> list[status.Row]:
-        """Make all runs and return their final rows. Ctrl-C and SIGTERM stop the runs, which save first."""
-        before = {number: signal.signal(number, self.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Make all runs and return their final rows. Ctrl-C, SIGTERM and SIGHUP stop the runs, which save first."""
+        stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        heard = [number for number in stops if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+        before = {number: signal.signal(number, self.on_signal) for number in heard}
         try:
             for wave in sorted({run.wave for run in self.submission.runs}):
                 with ThreadPoolExecutor(self.at_once) as pool:
@@ -86,6 +89,8 @@ class Runner:
         """Start no more runs and stop the running ones: they save at the first signal, and not at a second one."""
         again = self.stopping
         self.stopping = True
+        if number == signal.SIGHUP:
+            leave_terminal()
         with self.lock:
             for child in self.running.values():
                 os.kill(child.pid, signal.SIGTERM)

@@ -9,15 +9,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from common.command_line import parse_strictly, parse_unchecked
 from common.config import REPOSITORY, Config
 from common.errors import ConfigError, choice
+from common.files import Damaged, read_text
 
 Values = Mapping[str, object]
+MOST_SEEDS = 10_000
 LOOKS = (3, 5, 10)  # numbers of seeds at which --until-decided judges
 
 
@@ -78,14 +80,36 @@ def load_task(task: str) -> ModuleType:
     return module
 
 
+class Loader(yaml.SafeLoader):
+    """YAML in which a word is what is written, as on the command line, but for true, false and null.
+
+    YAML 1.1 reads `no` as false, `010` as 8 and `1:30` as 90. A key that is there twice is an error.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict] = {}  # type: ignore[misc] # which the library changes in the class
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """As the library does."""
+        found = super().construct_mapping(node, deep)
+        if len(found) < len(node.value):
+            keys = [str(key.value) for key, _ in node.value]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise yaml.constructor.ConstructorError(None, None, f"{twice!r} is there twice", node.start_mark)
+        return found
+
+
+Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|false|False"), list("tTfF"))
+Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("null|~|$"), ["n", "~", ""])
+
+
 def load_sweep(task: str, name: str) -> Sweep:
     """A sweep by its name. Raises ConfigError if sweeps.yaml does not have it or cannot be read."""
     path = REPOSITORY / "tasks" / task / "sweeps.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{task} names no sweeps: {path} does not exist")
     try:
-        sweeps = yaml.safe_load(path.read_text()) or {}
-    except FileNotFoundError:
-        raise ConfigError(f"{task} names no sweeps: {path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        sweeps = yaml.load(read_text(path), Loader) or {}
+    except (Damaged, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(sweeps, dict) or not all(map(is_text, sweeps)):
         raise ConfigError(f"{path}: it must name sweeps, each with its keys")
@@ -101,16 +125,31 @@ def read_sweep(entry: object, where: str) -> Sweep:
         choice(f"key in {where}", str(key), [f.name for f in dataclasses.fields(Sweep)])
         if key not in ("grid", "runs") and not isinstance(value, str):
             raise ConfigError(f'{where}: {key} must be a text; seeds in quotes, such as "0:5"')
-    grid = entry.get("grid", {})
-    if not isinstance(grid, dict) or not all(map(is_text, grid)):
-        raise ConfigError(f"{where}: grid must have keys of train.py's config")
+    grid, runs = entry.get("grid", {}), entry.get("runs", [])
+    if not isinstance(runs, list):
+        raise ConfigError(f"{where}: runs must be a list of settings")
+    grid, *runs = (settings(part, where) for part in (grid, *runs))
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             raise ConfigError(f"{where}: {key} needs a list of values")
-    runs = entry.get("runs", [])
-    if not isinstance(runs, list) or not all(isinstance(run, dict) and all(map(is_text, run)) for run in runs):
-        raise ConfigError(f"{where}: runs must be a list of settings")
-    return Sweep(**entry)
+    for key in [key for run in runs for key in run if key in grid]:
+        raise ConfigError(f"{where}: {key} is in grid and in runs; leave it out of one of them")
+    if "preset" in entry and any("preset" in part for part in (grid, *runs)):
+        raise ConfigError(f"{where}: preset is there beside grid and runs, and within them; leave out one of them")
+    return Sweep(**entry | {"grid": grid, "runs": tuple(runs)})
+
+
+def settings(entry: object, where: str) -> dict:
+    """Keys of train.py's config with what stands there. Raises ConfigError, also for a key in two spellings."""
+    if not isinstance(entry, dict) or not all(map(is_text, entry)):
+        raise ConfigError(f"{where}: grid and each of runs must have keys of train.py's config")
+    found = {key.replace("-", "_"): value for key, value in entry.items()}
+    if len(found) < len(entry):
+        raise ConfigError(f"{where}: a key is there twice, with - and with _")
+    for key, value in found.items():
+        if any(isinstance(one, dict | set) for one in (value if isinstance(value, list) else [value])):
+            raise ConfigError(f"{where}: {key} must have values of train.py's flags")
+    return found
 
 
 def is_text(value: object) -> bool:
@@ -120,12 +159,14 @@ def is_text(value: object) -> bool:
 
 def seeds(text: str) -> tuple[int, ...]:
     """Seeds from text: `0:5` is 0 to 4; `0,3` and `7` list them. Raises ConfigError for anything else."""
-    span = re.fullmatch(r"(\d+):(\d+)", text)
-    if span and int(span[1]) < int(span[2]):
+    span = re.fullmatch(r"(\d{1,10}):(\d{1,10})", text)
+    if span and 0 < int(span[2]) - int(span[1]) <= MOST_SEEDS:
         return tuple(range(int(span[1]), int(span[2])))
-    if re.fullmatch(r"\d+(,\d+)*", text):
+    if re.fullmatch(r"\d{1,10}(,\d{1,10})*", text):
         return tuple(dict.fromkeys(map(int, text.split(","))))
-    raise ConfigError(f"seeds {text!r}; allowed: FIRST:END (0:5 is 0 to 4), or a list such as 0,3,7")
+    raise ConfigError(
+        f"seeds {text!r}; allowed: FIRST:END (0:5 is 0 to 4), or a list such as 0,3,7; {MOST_SEEDS:,} at most"
+    )
 
 
 def pairs(items: Sequence[str], flag: str) -> dict[str, str]:
@@ -148,6 +189,11 @@ def combinations(sweep: Sweep, fixed: Mapping[str, str]) -> list[Values]:
     both = itertools.product((dict(zip(sweep.grid, values, strict=True)) for values in products), sweep.runs or ({},))
     found = [{key.replace("-", "_"): value for key, value in (grid | run).items()} for grid, run in both]
     return [{key: value for key, value in values.items() if key not in fixed} for values in found]
+
+
+def listed(text: str) -> list[str]:
+    """The values of a grid's key on the command line: separated by commas; one within a value is written `\\,`."""
+    return [value.replace("\\,", ",") for value in re.split(r"(?<!\\),", text)]
 
 
 def flags(values: Values) -> list[str]:

@@ -1,5 +1,6 @@
 """What finished runs hold and need no more: the checkpoints that training would go on from."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from common import checkpoints
+from common.files import Damaged
 from common.run_folder import RunFolder
 
 MEGABYTE = 2**20
@@ -24,12 +26,21 @@ class Held:
 
 def held(folders: Iterable[Path]) -> list[Held]:
     """The finished runs among these folders that hold something to remove."""
-    finished = (folder for folder in folders if RunFolder(folder).is_finished)
+    finished = (folder for folder in folders if is_finished(RunFolder(folder)))
     found = (
         Held(folder, size(folder.rglob("*")), size(checkpoints.steps(RunFolder(folder).checkpoints)))
         for folder in finished
     )
     return [one for one in found if one.removable >= MEGABYTE]
+
+
+def is_finished(run: RunFolder) -> bool:
+    """Whether a run has ended; one whose metrics.json is damaged is named, and keeps what it has."""
+    try:
+        return run.is_finished and bool(run.metrics())
+    except Damaged as error:
+        print(f"left out: {run.path.parent.name}/{run.path.name} is damaged: {error}", file=sys.stderr, flush=True)
+        return False
 
 
 def size(paths: Iterable[Path]) -> int:

@@ -35,7 +35,7 @@ def call(*command: str) -> str | None:
     if shutil.which(command[0]) is None:
         return None
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         return None
     return done.stdout if done.returncode == 0 else None
@@ -47,7 +47,7 @@ def ask() -> Entries:
     text = call("squeue", "--noheader", "--array", "--user", str(os.getuid()), "--format", "%i|%T|%r")
     if text is None:
         return Entries(answered=False)
-    fields = [line.split("|", 2) for line in text.splitlines() if line.strip()]
+    fields = [line.split("|", 2) for line in text.splitlines() if line.count("|") >= 2]  # sites' wrappers add lines
     return Entries({job.strip(): Entry(state, reason) for job, state, reason in fields})
 
 
@@ -57,5 +57,5 @@ def endings(jobs: Sequence[str]) -> dict[str, str]:
     command = ("sacct", "--noheader", "--parsable2", "--allocations", "--array", "--jobs", arrays)
     text = call(*command, "--format", "JobID,State")
     lines = [line.split("|") for line in (text or "").splitlines() if "|" in line]
-    found = {job: state.split()[0] for job, state in lines}
+    found = {job: state.split()[0] for job, state, *_ in lines if state.strip()}
     return {job: state for job, state in found.items() if state in BAD}

@@ -1,7 +1,6 @@
 """The state of runs, from their directories, their records and SLURM's queue."""
 
 import dataclasses
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from common.run_folder import Damaged, RunFolder
+from common.files import Damaged
+from common.run_folder import RunFolder
 from slurm import squeue, submissions
 from slurm.plan import Planned
 from slurm.submissions import Submission, is_alive, latest_runs
@@ -92,8 +92,8 @@ def finished(run: Planned) -> bool:
 def row(submission: Submission, run: Planned, entries: squeue.Entries) -> Row:
     """The row of one run."""
     files = RunFolder(Path(run.folder))
-    record = read(submission.record(run.name))
     try:
+        record = submissions.read_record(submission.record(run.name))
         environment = files.environment() if files.environment_file.is_file() else {}
         result = files.metrics() if files.is_finished else {}
         history = files.history()
@@ -119,7 +119,7 @@ def row(submission: Submission, run: Planned, entries: squeue.Entries) -> Row:
         val_accuracy=last.get("val_accuracy"),
         images_per_second=last.get("images_per_second"),
         elapsed=elapsed(starts, state),
-        eta=left * float(last["seconds"]) if left is not None and last else None,
+        eta=left * last["seconds"] if left is not None and last.get("seconds") is not None else None,
         host=starts[-1]["host"] if starts else None,
         restarts=max(0, len(environment.get("starts", [])) - 1),
         job=job,
@@ -132,7 +132,7 @@ def state_of(
 ) -> tuple[str, str]:
     """State of a run and the reason for it, from the most reliable source to the least."""
     if result:
-        return result["status"], result.get("diverged", {}).get("reason", "")
+        return result["status"], result.get("diverged", {}).get("reason") or ""
     written, reason = record.get("state"), record.get("reason", "")
     if submission.cluster == "local":
         return local_state(submission, record)
@@ -186,14 +186,6 @@ def elapsed(starts: Sequence[Mapping], state: str) -> float | None:
     if state == "running":
         spans[-1] = (starts[-1]["time"], starts[-1].get("ended", now))
     return sum((datetime.fromisoformat(end) - datetime.fromisoformat(begun)).total_seconds() for begun, end in spans)
-
-
-def read(path: Path) -> dict:
-    """Content of a JSON file; empty if the file does not exist yet."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
 
 
 def table(chosen: Sequence[Row], titles: Mapping[str, str], width: int) -> Group:

@@ -8,9 +8,11 @@ submitit/         submitit's own files
 """
 
 import dataclasses
-import json
+import os
+import re
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +26,14 @@ from common import files
 from common.config import REPOSITORY
 from common.environment import SNAPSHOT, git_state
 from common.errors import ConfigError
+from common.files import Damaged, holding, read_json
 from slurm.plan import Planned
 
 FOLDER = REPOSITORY / "results" / "submissions"
 CODE = ("common", "tasks", "slurm")
+CLUSTERS = ("slurm", "local")
+WRITTEN = ("running", "completed", "stopped", "failed", "requeued")  # states that a job writes down
+CLOCK_STEP = 5.0  # seconds by which the clock may have been set since a process began
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ def create(
         for name in ("runs", "logs"):
             (folder / name).mkdir()
         for name in CODE:
-            shutil.copytree(source / name, folder / "code" / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source / name, folder / "code" / name, ignore=foreign)
     except OSError as error:
         raise files.StorageError(f"cannot write {FOLDER}: {error}") from error
     files.write_json(folder / "code" / SNAPSHOT, git_state(code))
@@ -114,6 +120,19 @@ def create(
     ).changed()
 
 
+def foreign(folder: str, names: Sequence[str]) -> list[str]:
+    """What lies among the code and is none: hidden files and copies of editors, links that lead nowhere, sockets."""
+    paths = [Path(folder, name) for name in names]
+    kept = (
+        path.name != "__pycache__"
+        and not path.name.startswith((".", "#"))
+        and not path.name.endswith("~")
+        and (path.is_file() or path.is_dir())
+        for path in paths
+    )
+    return [name for name, is_code in zip(names, kept, strict=True) if not is_code]
+
+
 def new_folder(task: str) -> Path:
     """Create a folder named after the task and the time."""
     while True:
@@ -127,25 +146,95 @@ def new_folder(task: str) -> Path:
 
 
 def load(name: str) -> Submission:
-    """A submission by its id. Raises ConfigError, with the latest ids, if there is none."""
-    try:
-        content = json.loads((FOLDER / name / "submission.json").read_text())
-    except (FileNotFoundError, NotADirectoryError):
+    """A submission by its id. Raises ConfigError, with the latest ids, if there is none, or if its file is damaged."""
+    path = FOLDER / name / "submission.json"
+    if not os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises for a name that is too long)
         latest = ", ".join(s.id for s in every()[-3:]) or "none yet"
-        raise ConfigError(f"no submission {name!r}; the latest: {latest}") from None
-    runs = tuple(planned(run) for run in content.pop("runs"))
-    return Submission(**content, runs=runs)
+        raise ConfigError(f"no submission {name!r}; the latest: {latest}")
+    try:
+        return read(path)
+    except Damaged as error:
+        raise ConfigError(f"submission {name} is damaged: {error}") from error
 
 
-def planned(run: Mapping) -> Planned:
-    """A run as submission.json has it; until November 2026 its wave was called stage."""
-    renamed = {"wave" if key == "stage" else key: value for key, value in run.items()}
-    return Planned(**renamed | {"flags": tuple(run["flags"])})
+def read(path: Path) -> Submission:
+    """A submission from its file. Raises Damaged."""
+    content = read_json(path, id=str, task=str, cluster=str, title=str, time=str, directory=str, runs=list, jobs=dict)
+    holding(content, path.name, profile=dict | None, runner=dict | None, cancelled=bool | None)
+    if content["id"] != path.parent.name:
+        raise Damaged(f"{path.name} is of the submission {content['id']!r}")
+    if content["cluster"] not in CLUSTERS or not is_path(content["directory"]):
+        raise Damaged(f"{path.name} names no cluster or no directory")
+    if content.get("runner") is not None:
+        check_process(content["runner"], f"runner in {path.name}")
+    if not all(isinstance(job, str) and re.fullmatch(r"\d+(_\d+)?", job) for job in content["jobs"].values()):
+        raise Damaged(f"{path.name}: a job has no number of SLURM's")
+    runs = tuple(planned(run, path.name) for run in content.pop("runs"))
+    try:
+        return Submission(**content, runs=runs)
+    except TypeError as error:  # a key that is unknown
+        raise Damaged(f"{path.name}: {error}") from error
+
+
+def planned(run: object, where: str) -> Planned:
+    """A run as submission.json has it; until November 2026 its wave was called stage. Raises Damaged."""
+    where = f"a run in {where}"
+    content = {"wave" if key == "stage" else key: value for key, value in holding(run, where).items()}
+    holding(content, where, name=str, folder=str, label=str, seed=int, flags=list)
+    holding(content, where, devices=int | None, nodes=int | None, wave=int | None)
+    if not is_path(content["folder"]) or Path(content["folder"]).name != content["name"]:
+        raise Damaged(f"{where} has no folder of its name")
+    if not all(isinstance(flag, str) for flag in content["flags"]):
+        raise Damaged(f"{where} has flags that are no text")
+    if any((content.get(key, least) or 0) < least for key, least in (("devices", 1), ("nodes", 1), ("wave", 0))):
+        raise Damaged(f"{where} has devices, nodes or a wave that cannot be")
+    try:
+        return Planned(**content | {"flags": tuple(content["flags"])})
+    except TypeError as error:
+        raise Damaged(f"{where}: {error}") from error
+
+
+def is_path(text: str) -> bool:
+    """Whether a text can be the path of a file that is asked for; Linux's limits."""
+    return text.startswith("/") and len(text.encode()) < 4096 and max(len(p.encode()) for p in text.split("/")) < 256
+
+
+def read_record(path: Path) -> dict:
+    """What a job wrote down of a run: state, reason, starts; empty before its first start. Raises Damaged."""
+    if not path.is_file():
+        return {}
+    record = read_json(path, state=str, reason=str, starts=list)
+    if record["state"] not in WRITTEN or not record["starts"]:
+        raise Damaged(f"{path.name} has a state that is unknown, or no start")
+    for start in record["starts"]:
+        where = f"a start in {path.name}"
+        check_process(start, where)
+        holding(start, where, time=str, ended=str | None, checkpoint=str, job=str | None)
+        for key in ("time", "ended"):
+            try:
+                aware = datetime.fromisoformat(start.get(key) or start["time"]).tzinfo
+            except ValueError as error:
+                raise Damaged(f"{where}: {error}") from error
+            if aware is None:
+                raise Damaged(f"{where}: {key} has no time zone")
+    return record
+
+
+def check_process(process: object, where: str) -> None:
+    """Raise Damaged unless this is what `this_process` gives, of any version. A pid of -1 would be every process."""
+    found = holding(process, where, pid=int, began=str | int | float, host=str)
+    if not 0 < found["pid"] < 2**31:
+        raise Damaged(f"{where} has pid {found['pid']}")
 
 
 def every() -> list[Submission]:
-    """All submissions, the oldest first."""
-    found = [load(path.parent.name) for path in FOLDER.glob("*/submission.json")]
+    """All submissions, the oldest first. Prints a line for each that is damaged, and leaves it out."""
+    found = []
+    for path in sorted(FOLDER.glob("*/submission.json")):
+        try:
+            found.append(read(path))
+        except Damaged as error:
+            print(f"left out: submission {path.parent.name} is damaged: {error}", file=sys.stderr, flush=True)
     return sorted(found, key=lambda submission: (submission.time, submission.id))
 
 
@@ -173,9 +262,19 @@ def find_run(text: str) -> tuple[Submission, Planned]:
 
 
 def this_process(pid: int | None = None) -> dict:
-    """What identifies a process even after its number is reused: number, start time, host."""
+    """What identifies a process even after its number is reused: number, start, host."""
     process = psutil.Process(pid)
-    return {"pid": process.pid, "began": process.create_time(), "host": socket.gethostname()}
+    return {"pid": process.pid, "began": began(process), "host": socket.gethostname()}
+
+
+def began(process: psutil.Process) -> str | float:
+    """When a process began: on Linux the boot and the clock ticks since, as the clock may be set; else the time."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        ticks = Path(f"/proc/{process.pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        return process.create_time()
+    return f"{ticks} ticks after boot {boot}"
 
 
 def is_alive(process: Mapping | None) -> bool:
@@ -184,6 +283,10 @@ def is_alive(process: Mapping | None) -> bool:
         return False
     try:
         there = psutil.Process(process["pid"])
-        return there.create_time() == process["began"] and there.status() != psutil.STATUS_ZOMBIE
+        if isinstance(process["began"], str):
+            is_same = began(there) == process["began"]
+        else:  # until November 2026, and where there is no /proc
+            is_same = abs(there.create_time() - process["began"]) < CLOCK_STEP
+        return is_same and there.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from common.data.archives import members, once
 from common.data.tfds_sets import ARCHIVES, by_hand
 from common.errors import ConfigError
 
@@ -46,21 +47,21 @@ class Fer2013(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, split: str, files: Iterable[tuple[str, BinaryIO]], archive: Path | None
     ) -> Iterator[tuple[str, dict]]:
-        count = 0
-        for path, file in files:
+        found: dict[str, str] = {}
+        for path, content in members(files, archive):
             *_, part, folder, name = ("", "", *Path(path).parts)
             if part != split or name.startswith(".") or not name.lower().endswith((".jpg", ".jpeg", ".png")):
                 continue
             label = SPELLINGS.get(folder, folder)
             if label not in CLASSES:
                 raise ConfigError(f"{archive} has a class {folder!r}; allowed: {', '.join(CLASSES)}")
-            image = decode(file.read())
+            image = decode(content)
             if image is None:
                 self.info.metadata["unreadable"].append(f"{split}/{folder}/{name}")
                 continue
-            count += 1
+            once(found, f"{label}/{name}", path, archive)
             yield f"{label}/{name}", {"image": image, "label": label}
-        if not count:
+        if not found:
             raise ConfigError(f"{archive} has no images in {split}/<class>/")
 
 

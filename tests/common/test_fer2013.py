@@ -115,6 +115,11 @@ def test_without_the_archive_one_line_says_where_to_get_it_and_where_to_put_it(t
     [
         ([("train/bored/im0.png", b"")], True, "has a class 'bored'; allowed: angry, disgusted,"),
         ([("notes.txt", b"")], False, "has no images in train/<class>/"),
+        (
+            [("copy/train/angry/im0.jpg", encoded(np.zeros((48, 48), np.uint8), "JPEG"))],
+            True,
+            "has angry/im0.jpg twice: train/angry/im0.jpg and copy/train/angry/im0.jpg; take one of these folders out",
+        ),
     ],
 )
 def test_another_archive_is_one_line(tmp_path, more, images, said):
@@ -130,7 +135,21 @@ def test_an_archive_that_is_cut_short_is_one_line(tmp_path):
     write_archive(tmp_path, "fer2013.zip", faces())
     archive = tmp_path / "manual" / "fer2013.zip"
     archive.write_bytes(archive.read_bytes()[:5000])
-    with pytest.raises(ConfigError, match="could not fetch fer2013: ") as error:
+    with pytest.raises(ConfigError, match=r"fer2013\.zip is damaged: ") as error:
         sources.provide(config(tmp_path, offline=True))
     assert "\n" not in str(error.value)
     assert tfds_sets.tfds_folder("fer2013", tmp_path) is None
+
+
+def test_an_archive_whose_bytes_are_damaged_is_one_line(tmp_path):
+    """A byte within a packed file: the sizes and names are as they were."""
+    write_archive(tmp_path, "fer2013.zip", {})
+    archive = tmp_path / "manual" / "fer2013.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("train/angry/im0.png", encoded(np.zeros((48, 48), np.uint8), "PNG") + bytes(5000))
+    content = bytearray(archive.read_bytes())
+    content[60:70] = b"\xff" * 10
+    archive.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"fer2013\.zip is damaged: ") as error:
+        sources.provide(config(tmp_path, offline=True))
+    assert "\n" not in str(error.value)

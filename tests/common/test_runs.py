@@ -235,6 +235,33 @@ def test_git_state_knows_commit_and_changes(tmp_path, monkeypatch):
     assert environment.git_state() == {"commit": head, "dirty": True}
 
 
+def test_an_editors_files_are_no_change(tmp_path):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.example"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    (tmp_path / "tasks" / "toy").mkdir(parents=True)
+    (tmp_path / "tasks" / "toy" / ".#train.py").symlink_to("me@host.99:170")
+    assert environment.git_state(tmp_path)["dirty"] is False
+
+
+def test_a_checkout_of_another_user_is_told_as_what_it_is(tmp_path, monkeypatch):
+    """What git says there; without it, such code looked like code outside of any checkout."""
+    said = f"fatal: detected dubious ownership in repository at '{tmp_path}'"
+    (tmp_path / "git").write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 128\n')
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = environment.git_state(tmp_path)
+    assert found == {"commit": None, "dirty": None, "git": "detected dubious ownership"}
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"commit": 7}', '{"commit": "abc", "commit": "abd"}'])
+def test_a_damaged_snapshot_is_no_commit(tmp_path, content):
+    (tmp_path / environment.SNAPSHOT).write_text(content)
+    found = environment.git_state(tmp_path)
+    assert (found["commit"], found["dirty"]) == (None, None)
+    assert found["git"].startswith("snapshot.json")
+
+
 def test_a_requeued_job_waits_for_the_end_of_its_former_start(tmp_path, monkeypatch):
     """Under SLURM alone: on a terminal one wants to hear at once that another process has the run."""
     config = Config(dataset="digits", out=tmp_path)

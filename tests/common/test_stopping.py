@@ -1,11 +1,17 @@
 """Requests to stop: heeded at once, or at the end of a step that can save itself."""
 
+import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from common import stopping
 from common.stopping import Interrupted, StopRequest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_request_is_heeded_at_once_if_nothing_can_be_saved():
@@ -57,3 +63,29 @@ def test_a_signal_of_the_system_is_a_request():
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_terminal_that_was_closed_does_not_keep_a_run_from_saving(tmp_path):
+    """Each write to it fails; SIGHUP says that it is gone."""
+    code = """
+import pathlib, signal, sys, time
+from common.stopping import StopRequest
+stop = StopRequest()
+signal.signal(signal.SIGHUP, stop.on_signal)
+with stop.deferred():
+    print("ready", flush=True)
+    while not stop.signal:
+        time.sleep(0.01)
+    print("saving", flush=True)
+    print("saving", file=sys.stderr, flush=True)
+pathlib.Path(sys.argv[1]).write_text(stop.signal.name)
+"""
+    terminal, stream = os.openpty()
+    command = [sys.executable, "-c", code, str(tmp_path / "saved")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream) as process:
+        os.close(stream)
+        assert os.read(terminal, 5) == b"ready"
+        os.close(terminal)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 0
+    assert (tmp_path / "saved").read_text() == "SIGHUP"

@@ -22,9 +22,23 @@ from scipy import stats
 
 from common.config import REPOSITORY
 from common.measured import SPEED, TEST_ACCURACY, Metric, percent
-from results.records import group, natural
+from results.records import group, natural, read_record
 from results.rows import COLUMNS, Row
 from results.tables import compact, listed_notes
+
+TRIPS = """
+import dataclasses
+
+def of_width(record):
+    return record["config"]["width"] + 1
+
+class Trips(Report):
+    def renew(self, record):
+        of_width(record)
+        return super().renew(record)
+
+REPORT = Trips(**{field.name: getattr(REPORT, field.name) for field in dataclasses.fields(REPORT)})
+"""
 
 
 def outputs(root):
@@ -275,7 +289,17 @@ def test_records_hold_what_tables_rest_on_and_nothing_of_the_machine(root):
             assert secret not in text
         assert len(text) < 2**20
     record = json.loads(texts[0])
-    assert list(record) == ["run", "task", "setting", "protocol", "config", "environment", "metrics", "history"]
+    assert list(record) == [
+        "run",
+        "task",
+        "setting",
+        "protocol",
+        "config",
+        "environment",
+        "metrics",
+        "history",
+        "digest",
+    ]
     assert record["metrics"] == json.loads((run / "metrics.json").read_text())
     assert record["history"][0] == {"phase": "head", "epoch": 1, "rate": 0.001, "loss": 1.5, "val_accuracy": 0.5}
     assert json.loads(texts[1])["setting"] == "dataset=image_folder:flowers backbone=resnet18"
@@ -308,7 +332,7 @@ def test_one_run_of_three_looks_has_its_whole_row_judged_at_a_third_of_the_error
 def test_damaged_options_are_named(root, capsys, options):
     edit(make_run(root, 0) / "config.json", options=options)
     collect(root)
-    assert "config.json has no options, or a number of looks that is none" in capsys.readouterr().err
+    assert "damaged: cifar_phased/three_phase-cifar10-aaaa1111-s0: options in config.json " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("looks", [0, "3"])
@@ -563,7 +587,10 @@ def test_a_readme_has_details_that_a_source_has_published():
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "its columns must be preset,"), (REFERENCE.encode() + b"p,x,test loss,1,1,Caf\xe9,n\n", "must be UTF-8")],
+    [
+        (b"", "it has no column preset; needed: preset,setting,"),
+        (REFERENCE.encode() + b"p,x,test loss,1,1,Caf\xe9,n\n", "must be UTF-8"),
+    ],
 )
 def test_a_reference_that_is_empty_or_in_another_encoding_is_one_line(root, capsys, content, said):
     make_run(root, 0)
@@ -582,3 +609,105 @@ def test_a_reference_that_a_spreadsheet_wrote_is_read(root):
     (root / "tasks" / TASK / "reference.csv").write_bytes(b"\xef\xbb\xbf" + reference.encode())
     collect(root)
     assert [row["published"] for row in rows(root, metric="test loss")] == ["1"]
+
+
+def kept_alone(root):
+    """A record by hand, whose run is gone; its file."""
+    name = make_run(root, 0).name
+    collect(root, "--keep")
+    shutil.rmtree(root / "results" / "runs")
+    return root / "results" / "records" / TASK / f"{name}.json"
+
+
+def test_a_changed_number_in_a_record_is_caught_by_its_digest(root, capsys):
+    path = kept_alone(root)
+    record = json.loads(path.read_text())
+    record["metrics"]["test"]["accuracy"] += 0.01
+    path.write_text(json.dumps(record))
+    collect(root)
+    assert f"damaged: records/{TASK}/{path.name}: {path.name} was changed after" in capsys.readouterr().err
+
+
+def test_a_record_that_is_laid_out_otherwise_is_the_same(root, capsys):
+    path = kept_alone(root)
+    path.write_text(json.dumps(dict(reversed(json.loads(path.read_text()).items())), ensure_ascii=True))
+    collect(root, "--strict")
+    assert table(root)
+
+
+def test_a_record_from_before_there_were_digests_is_read_and_stays(root):
+    make_run(root, 0)
+    collect(root, "--keep")
+    (path,) = (root / "results" / "records" / TASK).iterdir()
+    record = json.loads(path.read_text())
+    del record["digest"]
+    path.write_text(json.dumps(record))
+    collect(root, "--keep", "--strict")
+    assert json.loads(path.read_text()) == record
+    shutil.rmtree(root / "results" / "runs")
+    collect(root, "--strict")
+    assert table(root)
+
+
+def test_records_of_this_repository_are_whole():
+    """None has lost a value, whatever is checked today."""
+    paths = sorted((REPOSITORY / "results" / "records").glob("*/*.json"))
+    assert paths
+    for path in paths:
+        read_record(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("reference.csv", "preset\n", "it has no column setting"),
+        ("reference.csv", REFERENCE + "p,s,test loss,1,,000,\n" * 2, "row 3: p s test loss is there twice"),
+        (
+            "report.py",
+            "from common.report import Report\n\nREPORT = Report(claims=7)\n",
+            "its report fails: TypeError: ",
+        ),
+        ("report.py", "import nothing_of_this_name\n", "its report fails: ModuleNotFoundError: "),
+    ],
+)
+def test_files_of_one_task_leave_the_tables_of_others_alone(root, capsys, name, content, said):
+    make_run(root, 0)
+    (root / "tasks" / "another").mkdir()
+    (root / "tasks" / "another" / "train.py").touch()
+    (root / "tasks" / "another" / name).write_text(content)
+    with pytest.raises(SystemExit) as stop:
+        collect(root)
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: another is left out, and the overviews stay as they are: ")
+    assert said in line
+    assert table(root)
+    assert not (root / "results" / "index.html").exists()
+
+
+def test_a_record_that_a_report_trips_over_is_left_out_alone(root, capsys):
+    """What is of a task's own in a record is known to its report alone."""
+    write_report(root, "renamed={}, figures=()")
+    text = (root / "tasks" / TASK / "report.py").read_text()
+    (root / "tasks" / TASK / "report.py").write_text(text + TRIPS)
+    for seed in range(3):
+        make_run(root, seed, **({"width": "wide"} if seed == 1 else {"width": seed}))
+    collect(root)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"damaged: {TASK}/three_phase-cifar10-aaaa1111-s1: the task's report cannot read it: TypeErr"
+    )
+    assert {row["n"] for row in table(root)} == {"2"}
+
+
+@pytest.mark.parametrize("content", [b"", b"<<<<<<< HEAD\n", b"preset,setting\n1,2\n", b"\xff"])
+def test_a_damaged_table_of_another_task_is_named(root, capsys, content):
+    make_run(root, 0)
+    (root / "tasks" / "another").mkdir()
+    (root / "tasks" / "another" / "train.py").touch()
+    collect(root, TASK)
+    (root / "results" / "tables" / f"{TASK}.csv").write_bytes(content)
+    capsys.readouterr()
+    collect(root, "another")
+    assert f"damaged: tables/{TASK}.csv" in capsys.readouterr().err
+    assert (root / "results" / "index.html").exists()

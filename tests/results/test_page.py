@@ -187,7 +187,7 @@ def test_the_page_has_room_for_twice_the_runs_that_git_has():
 
     names = sorted(path.parent.name for path in REPOSITORY.glob("tasks/*/train.py"))
     tasks = [load(name, REPOSITORY / "nothing", REPOSITORY, False, []) for name in names]
-    text = page.html([twice(task) for task in tasks], REPOSITORY)
+    text = page.html([twice(task) for task in tasks], REPOSITORY, [])
     assert sum(map(len, (task.runs for task in tasks))) > 100
     assert len(text.encode()) < 2**20
 

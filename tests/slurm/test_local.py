@@ -260,7 +260,7 @@ while config.width > 1 and not (config.out / 'go').exists() and time.monotonic()
 STOPPED_GRID = ("submit", "toy", "--cluster", "local", "--jobs", "2", "--grid", "width=1,2,3,4,5", "--set", STOPPABLE)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stop_and_go_on(start_launcher, launch, tree, wait_for, number):
     """The first run finishes; two are under way when the stop comes; two have not begun."""
     process = start_launcher(*STOPPED_GRID)

@@ -1,13 +1,12 @@
 """`python -m slurm prune`: finished runs let go of what training would go on from, and are as useful as before."""
 
-import json
-
 import numpy as np
 import pytest
 
 from common import checkpoints
 from slurm import __main__, commands, prune
 
+FINISHED = '{"status": "completed"}'
 ARRAYS = {"weights/a": np.ones(600_000, np.float32)}
 
 
@@ -27,9 +26,9 @@ def runs(tmp_path, monkeypatch):
             arrays = {**ARRAYS, "optimizer/a": np.full(600_000, step, np.float32)}
             checkpoints.save_step(folder / "checkpoints", step, arrays, {"best": {"train": entry}, "step": step})
         if is_finished:
-            (folder / "metrics.json").write_text("{}")
+            (folder / "metrics.json").write_text(FINISHED)
     (tmp_path / "results" / "runs" / "hinge_svm" / "old-s3").mkdir()
-    (tmp_path / "results" / "runs" / "hinge_svm" / "old-s3" / "metrics.json").write_text("{}")
+    (tmp_path / "results" / "runs" / "hinge_svm" / "old-s3" / "metrics.json").write_text(FINISHED)
     return tmp_path / "results" / "runs"
 
 
@@ -91,5 +90,18 @@ def test_a_run_without_an_intact_checkpoint_is_one_line(runs, monkeypatch, capsy
     for path in (runs / "hinge_svm" / "done-s0" / "checkpoints").glob("step-*"):
         path.write_bytes(path.read_bytes()[:-8] + b"damaged!")
     assert call(monkeypatch, "--yes") == 1
-    assert "no checkpoint in" in capsys.readouterr().err
-    assert json.loads((runs / "hinge_svm" / "done-s0" / "metrics.json").read_text()) == {}
+    said = capsys.readouterr()
+    assert said.err.startswith("left as it is: hinge_svm/done-s0: no checkpoint in")
+    assert said.out.splitlines()[-1] == "removed, but for 1 of 2 runs"
+    assert sizes(runs)["done-s2"] < 1000
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"status": "comp', '{"status": 7}'])
+def test_a_run_with_damaged_metrics_is_named_and_keeps_its_checkpoints(runs, monkeypatch, capsys, content):
+    before = sizes(runs)
+    (runs / "hinge_svm" / "done-s0" / "metrics.json").write_text(content)
+    assert call(monkeypatch, "--yes") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("left out: hinge_svm/done-s0 is damaged: metrics.json")
+    assert sizes(runs)["done-s0"] == before["done-s0"]
+    assert sizes(runs)["done-s2"] < 1000

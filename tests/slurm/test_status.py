@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from slurm import __main__ as cli
 from slurm import squeue, status, submissions
 from slurm.submissions import this_process
 
@@ -187,6 +188,29 @@ def test_local_run_outlives_its_launcher(one, programs):
     row = row_of(submission)
     assert row.state == "running"
     assert "the launcher has ended" in row.reason
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"state": "running"}', '{"state": "running", "reason": "", "starts": [{"pid": -1}]}']
+)
+def test_damaged_record_of_starts_is_shown_as_that(one, fake_slurm, content):
+    submission, run = one()
+    submission.record(run.name).write_text(content)
+    row = row_of(submission)
+    assert row.state == "damaged"
+    assert row.reason.startswith("damaged: ")
+    assert f"{run.name}.json" in row.reason
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(make_submission, make_run, capsys, monkeypatch, fake_slurm):
+    label = "dataset=image_folder:/s[v1] [/red]"
+    make_submission(make_run("r-[b]-aaaa1111-s0", label=label), make_run("r-bbbb2222-s0", label="[red]"))
+    monkeypatch.setattr(sys, "argv", ["slurm", "status"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    printed = capsys.readouterr().out
+    assert label in printed
+    assert "[red]" in printed
 
 
 # SLURM's answers

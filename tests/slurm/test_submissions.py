@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -77,6 +76,20 @@ def test_commit_is_that_of_git():
     assert environment.git_state()["commit"] == (commit.stdout.strip() or None)
 
 
+def test_what_is_no_code_is_left_out(create, tree):
+    """Editors, file systems and people leave much beside a file that is open."""
+    before = contents(tree / "tasks")
+    toy = tree / "tasks" / "toy"
+    (toy / ".#train.py").symlink_to("me@host.99:170")  # Emacs: a buffer that is not saved
+    (toy / "data").symlink_to("/nowhere")
+    for name in ("#train.py#", "train.py~", ".train.py.swp", "._train.py", ".nfs00000001"):
+        (toy / name).write_bytes(b"\xff")
+    os.mkfifo(toy / "pipe")
+    (tree / "common" / ".ipynb_checkpoints").mkdir()
+    assert contents(create("r").code / "tasks") == before
+    assert not (create("r").code / "common" / ".ipynb_checkpoints").exists()
+
+
 # What is remembered
 
 
@@ -124,6 +137,37 @@ def test_folder_without_its_file_is_no_submission(make_submission):
     made = make_submission(name="whole")
     (made.folder.parent / "half").mkdir()
     assert [one.id for one in submissions.every()] == ["whole"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"\0" * 50,
+        b"\xff",
+        {"id": "../other"},
+        {"runs": [{}]},
+        {"runs": None},
+        {"jobs": {"a": "-1"}},
+        {"runner": {"pid": -1, "began": 0.0, "host": "here"}},
+        {"directory": "x" * 5000},
+        {"unknown": 1},
+    ],
+)
+def test_damaged_submission_is_named_and_hides_no_other(make_submission, make_run, capsys, content):
+    damaged = make_submission(make_run("a"), name="damaged")
+    make_submission(make_run("b"), name="whole")
+    path = damaged.folder / "submission.json"
+    if isinstance(content, dict):
+        content = json.dumps(json.loads(path.read_text()) | content).encode()
+    path.write_bytes(content)
+    assert [one.id for one in submissions.every()] == ["whole"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("left out: submission damaged is damaged: ")
+    with pytest.raises(ConfigError, match="submission damaged is damaged: "):
+        submissions.load("damaged")
 
 
 def test_run_is_that_of_the_last_submission(make_submission, make_run):
@@ -189,7 +233,20 @@ def test_process_that_ended_is_not_alive():
 
 
 def test_other_process_of_the_same_number_is_another():
-    assert not is_alive(this_process() | {"began": this_process()["began"] - 100})
+    ticks, _, boot = this_process()["began"].partition(" ")
+    assert not is_alive(this_process() | {"began": f"{int(ticks) - 1} {boot}"})
+    assert not is_alive(this_process() | {"began": f"{ticks} ticks after boot of another day"})
+    assert not is_alive(this_process() | {"began": psutil.Process().create_time() - 100})  # as older code wrote it
+
+
+def test_a_clock_that_is_set_makes_no_process_another(monkeypatch):
+    """Linux counts from the boot, whose time moves with the clock; so does what older code wrote down."""
+    known = this_process()
+    older = known | {"began": psutil.Process().create_time()}
+    true = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: true(process) + 1)
+    assert is_alive(known)
+    assert is_alive(older)
 
 
 def test_processes_of_other_hosts_count_as_ended():
@@ -198,6 +255,4 @@ def test_processes_of_other_hosts_count_as_ended():
 
 
 def test_process_survives_its_way_through_json():
-    """`began` is a fraction: it must come back equal to the last bit."""
     assert is_alive(json.loads(json.dumps(this_process())))
-    assert this_process()["began"] <= time.time()

@@ -151,6 +151,21 @@ def test_a_run_that_cannot_be_used_is_one_line(run, photos, tmp_path, capsys, fi
     assert said in in_process.one_error(capsys)
 
 
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("config.json", "holds no finished run: config.json is empty"),
+        ("predictions.npz", "is damaged: predictions.npz: "),
+        ("model.keras", "model.keras cannot be read: "),
+    ],
+)
+def test_a_run_with_a_damaged_file_is_one_line(run, photos, tmp_path, capsys, file, said):
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / file).write_bytes(b"" if file == "config.json" else (copy / file).read_bytes()[:300])
+    assert call(copy, photos) == 2
+    assert said in in_process.one_error(capsys)
+
+
 def test_a_csv_that_cannot_be_written_is_one_line(run, photos, tmp_path, capsys):
     assert call(run, photos, "--csv", tmp_path / "no" / "c.csv") == 1
     assert "No such file or directory" in in_process.one_error(capsys)
