@@ -36,7 +36,7 @@ class Split:
     @property
     def in_files(self) -> bool:
         """Whether the images are decoded from files."""
-        return self.store.ndim == 1
+        return not isinstance(self.store, np.ndarray) and self.store.ndim == 1
 
     @property
     def channels(self) -> int:

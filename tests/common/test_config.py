@@ -433,7 +433,7 @@ def test_name_of_no_run_or_of_several_is_one_line(tmp_path, capsys, name, said):
     assert said in refused(capsys, "--out", str(tmp_path), "--weights", name)
 
 
-@pytest.mark.parametrize("folder", ["\u7167" * 80, "x" * 255, "[v1], ~\udce9"])
+@pytest.mark.parametrize("folder", ["\u7167" * 80, "x" * 255, "[v1], ~x"])
 def test_any_folder_makes_a_name_that_a_file_system_takes(tmp_path, folder):
     (tmp_path / folder).mkdir()
     name = parsed("--dataset", f"image_folder:{tmp_path / folder}").name()

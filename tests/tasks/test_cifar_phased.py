@@ -166,7 +166,7 @@ def test_jax_host_augmentation_and_an_image_folder(tmp_path):
     done = train(tmp_path / "runs", *flags, backend="jax", XLA_FLAGS=quick)
     assert done.returncode == 0, done.stderr
     assert errors(done) == []
-    assert "1 unreadable image files skipped" in done.stdout
+    assert "note: not used, cannot be decoded: 1 (red/broken.png)" in done.stdout
     environment = json.loads(next(tmp_path.glob("runs/*/*/environment.json")).read_text())
     assert environment["backend"] == "jax"
 
