@@ -1,11 +1,14 @@
 """Atomic writes, and a lock between processes."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+DISK_FULL = 75  # exit code of a process that stops for want of space: sysexits.h's "try again later"
 
 
 class StorageError(OSError):
@@ -39,6 +42,16 @@ def write(path: Path, *parts: bytes | memoryview) -> None:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, is a full disk or a quota that is used up."""
+    while error:
+        # Libraries that write through C keep the text alone.
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextlib.contextmanager

@@ -3,12 +3,14 @@
 Under SLURM submitit calls it, on this machine the local runner. Its result is the run directory; nothing is returned.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import files
+from common.errors import ConfigError
 from common.run_folder import RunFolder
 from slurm import squeue
 from slurm.plan import Planned
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 
 # train.py was stopped by a signal: its own exit code, or Python's default before its handlers are set.
 STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
+# Killed from outside, or without space for what it writes; Python's own code for output that was not written is 120.
+KILLED = (files.DISK_FULL, 120)
+PATIENCE = 600  # seconds for which a full disk is waited for
 TRIES = 3  # starts without a new checkpoint, after which a run is not restarted automatically
 TAIL = 4000  # bytes at the end of the log that are searched for a reason
 
@@ -76,7 +82,7 @@ class Job:
         if code in STOPPED and self.terminated and slurm_says_running():
             os.kill(os.getpid(), signal.SIGUSR2)  # preempted with time left: makes submitit requeue the job
         if self.end(code) != "completed":
-            raise RunFailed(self.reason(code))
+            raise RunFailed(self.reason(code))  # if it was killed, the batch script requeues it (slurm/again.py)
 
     def on_term(self, number: int, frame: object) -> None:
         """Remember SIGTERM. SLURM sends it to train.py too, and a second one would keep that from saving."""
@@ -143,8 +149,13 @@ class Job:
         return self.log if rank() == 0 else self.log.with_suffix(f".{rank()}.log")
 
     def end(self, code: int) -> str:
-        """Record how a start ended, and return it: completed, stopped or failed."""
-        state = "completed" if code == 0 else "stopped" if code in STOPPED else "failed"
+        """Record how a start ended, and return it: completed, stopped, failed or, under SLURM, killed."""
+        if code == 0:
+            state = "completed"
+        elif code in STOPPED:
+            state = "stopped"
+        else:
+            state = "killed" if slurm_job() and (code < 0 or code in KILLED) else "failed"
         self.close(state, "" if code == 0 else self.reason(code))
         return state
 
@@ -157,6 +168,8 @@ class Job:
         """Why a start ended with this exit code, in one line."""
         if code in STOPPED:
             return f"stopped by {signal.Signals(abs(code) % 128).name}"
+        if code in KILLED:
+            return "no space left on the disk, or the quota is used up"
         if code < 0:
             memory = " (out of memory?)" if code == -signal.SIGKILL else ""
             return f"killed by {signal.Signals(-code).name}{memory}"
@@ -171,9 +184,21 @@ class Job:
         return json.loads(self.record.read_text()) if self.record.exists() else {}
 
     def write(self, **fields: object) -> None:
-        """Change fields of the record; only the primary process writes."""
+        """Change fields of the record; only the primary process writes. Waits for space on a full disk."""
         if rank() == 0:
-            files.write_json(self.record, self.read() | fields)
+            write_patiently(self.record, self.read() | fields)
+
+
+def write_patiently(record: Path, content: Mapping) -> None:
+    """Write a record. On a full disk again and again, for `PATIENCE`; then it raises StorageError."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return files.write_json(record, content)
+        except files.StorageError as error:
+            if not files.is_full(error) or time.monotonic() > end:
+                raise
+        time.sleep(1)
 
 
 def rank() -> int:
@@ -189,8 +214,9 @@ def slurm_job() -> str | None:
 
 def slurm_says_running() -> bool:
     """Whether SLURM still lists this job as running: neither cancelled nor requeued, so about to be preempted."""
-    state = squeue.call("squeue", "--noheader", "--jobs", os.environ["SLURM_JOB_ID"], "--format", "%T")
-    return (state or "").strip() == "RUNNING"
+    with contextlib.suppress(ConfigError):
+        squeue.wait_until_back()
+    return squeue.state(os.environ["SLURM_JOB_ID"]) == "RUNNING"
 
 
 def newest_checkpoint(folder: Path) -> str:

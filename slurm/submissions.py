@@ -7,6 +7,7 @@ logs/<run>.log    output of train.py, over all starts
 submitit/         submitit's own files
 """
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -26,7 +27,9 @@ from common.environment import SNAPSHOT, git_state
 from common.errors import ConfigError
 from slurm.plan import Planned
 
-FOLDER = REPOSITORY / "results" / "submissions"
+# A job's code is its submission's copy.
+IS_COPY = (REPOSITORY.parent / "submission.json").is_file()
+FOLDER = REPOSITORY.parents[1] if IS_COPY else REPOSITORY / "results" / "submissions"
 CODE = ("common", "tasks", "slurm")
 
 
@@ -52,6 +55,8 @@ class Submission:
     runner: Mapping | None = None
     """The process that makes the local runs."""
     cancelled: bool = False
+    keeper: str | None = None
+    """The job that waits for all others, and submits killed runs again (slurm/again.py)."""
 
     @property
     def folder(self) -> Path:
@@ -70,6 +75,14 @@ class Submission:
     def log(self, run: str) -> Path:
         """File of a run's output."""
         return self.folder / "logs" / f"{run}.log"
+
+    def job_log(self, job: str) -> Path:
+        """File of what SLURM and submitit say of a job; it is there as soon as the job has begun."""
+        return self.folder / "submitit" / f"{job}_0_log.err"
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Hold this submission, so that nobody else submits or cancels jobs of it meanwhile."""
+        return files.alone(self.folder / ".lock")
 
     def changed(self, **fields: Any) -> "Submission":
         """A copy with some fields changed, which is also written to disk."""
