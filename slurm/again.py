@@ -9,6 +9,7 @@ What failed through its own fault, and what was cancelled, is left alone.
 """
 
 import argparse
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from slurm.job import TRIES, newest_checkpoint, slurm_job, write_patiently
 from slurm.plan import Planned
 from slurm.submissions import Submission
 
+PATIENCE = 3600  # seconds for which the end of a batch script waits for SLURM's controller
 ENDED = ("failed", "stopped", "cancelled")  # by itself, or because somebody wanted it
 
 
@@ -27,12 +29,16 @@ def requeue(submission: Submission, job: str) -> None:
     runs = [run for run in submission.runs if submission.jobs.get(run.name) == job]
     if not runs or status.finished(runs[0]) or status.read(submission.record(runs[0].name)).get("state") in ENDED:
         return
-    while (state := squeue.state(job)) is None and squeue.is_away():
+    end = time.monotonic() + PATIENCE
+    while (state := squeue.state(job)) is None and time.monotonic() < end:
         time.sleep(squeue.PAUSE)
     # A job that was cancelled, preempted or requeued is not running any more.
     if state == "RUNNING" and may_begin_again(submission, runs[0]):
-        print(f"{runs[0].name} was killed: requeueing job {job}", flush=True)
+        with contextlib.suppress(OSError):  # the log may be on a full disk
+            print(f"{runs[0].name} was killed: requeueing job {job}", flush=True)
         while squeue.call("scontrol", "requeue", job) is None and squeue.state(job) in ("RUNNING", None):
+            if time.monotonic() > end:
+                raise ConfigError(f"scontrol does not requeue job {job}")
             time.sleep(squeue.PAUSE)
 
 

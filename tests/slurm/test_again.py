@@ -117,10 +117,11 @@ def test_run_that_gets_on_is_requeued_for_ever(killed, fake_slurm):
 
 
 def test_controller_that_is_down_is_waited_for(killed, fake_slurm):
-    fake_slurm.add("squeue", "[ $(cat looks 2>/dev/null || echo 0) -lt 3 ] && exit 1; echo RUNNING")
-    fake_slurm.add("scontrol", COMES_BACK)
+    fails = "n=$(cat {0} 2>/dev/null || echo 0); echo $((n + 1)) >{0}; [ $n -lt 2 ] && exit 1"
+    fake_slurm.add("squeue", f"{fails.format('asked')}; echo RUNNING")
+    fake_slurm.add("scontrol", f"{fails.format('told')}; exit 0")
     again.requeue(killed, "100_0")
-    assert requeued(fake_slurm) == ["100_0"]
+    assert requeued(fake_slurm) == ["100_0"] * 3  # the last of which it heard
 
 
 # The keeper
