@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from common.errors import ConfigError, fail
@@ -21,13 +22,12 @@ from slurm.plan import Planned
 from slurm.submissions import Submission
 
 PATIENCE = 3600  # seconds for which the end of a batch script waits for SLURM's controller
-ENDED = ("failed", "stopped", "cancelled")  # by itself, or because somebody wanted it
 
 
 def requeue(submission: Submission, job: str) -> None:
     """Requeue a run's own job if the run was killed; while SLURM's controller is down, it is tried again."""
     runs = [run for run in submission.runs if submission.jobs.get(run.name) == job]
-    if not runs or status.finished(runs[0]) or status.read(submission.record(runs[0].name)).get("state") in ENDED:
+    if not runs or status.finished(runs[0]) or has_ended(status.read(submission.record(runs[0].name))):
         return
     end = time.monotonic() + PATIENCE
     while (state := squeue.state(job)) is None and time.monotonic() < end:
@@ -40,6 +40,12 @@ def requeue(submission: Submission, job: str) -> None:
             if time.monotonic() > end:
                 raise ConfigError(f"scontrol does not requeue job {job}")
             time.sleep(squeue.PAUSE)
+
+
+def has_ended(record: Mapping) -> bool:
+    """Whether a run has ended through its own fault, or because somebody stopped or cancelled it."""
+    state = record.get("state")
+    return state in ("failed", "cancelled") or (state == "stopped" and not record.get("terminated"))
 
 
 def may_begin_again(submission: Submission, run: Planned) -> bool:
@@ -84,12 +90,14 @@ def is_to_go_on(submission: Submission, row: status.Row, known: squeue.Entries) 
     job = row.job or ""
     entry = known.get(job)
     state = entry.state if entry else squeue.endings([job]).get(job)
-    begun = submission.job_log(job).is_file()  # a job that has not begun is not killed
-    if state != "CANCELLED" and begun:
-        return True
     path = submission.record(row.run)
-    write_patiently(path, status.read(path) | {"state": "cancelled", "reason": "cancelled by scancel"})
-    return False
+    record = status.read(path)
+    begun = submission.job_log(job).is_file()
+    # SLURM may have forgotten the job: then one that had not begun, and one that was told to end, were cancelled.
+    if state == "CANCELLED" or not (state or (begun and record.get("state") != "stopped")):
+        write_patiently(path, record | {"state": "cancelled", "reason": "cancelled by scancel"})
+        return False
+    return True
 
 
 def outside_of_job() -> None:

@@ -261,7 +261,7 @@ def keeper_script(submission: Submission, profile: Profile, jobs: Sequence[str])
     """The batch script of the keeper; if it is killed itself, it is requeued."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    where = {"partition": profile.partition, "account": profile.account, "qos": profile.qos}
+    where: dict[str, Any] = {"partition": profile.partition, "account": profile.account, "qos": profile.qos}
     requeue = "until scontrol requeue $SLURM_JOB_ID; do sleep 10; done"
     return _make_sbatch_string(
         command=again("keep", submission.id),

@@ -58,6 +58,7 @@ class Job:
     """Output of train.py, over all starts."""
     child: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
     terminated: bool = field(default=False, init=False, repr=False)
+    """Whether SLURM has told this process to end, not only train.py: the job was cancelled, or is ended otherwise."""
     size: int = field(default=0, init=False, repr=False)
 
     @classmethod
@@ -162,7 +163,8 @@ class Job:
     def close(self, state: str, reason: str = "") -> None:
         """Record the end of a start."""
         starts = self.read()["starts"]
-        self.write(state=state, reason=reason, starts=[*starts[:-1], starts[-1] | {"ended": now()}])
+        ended = starts[-1] | {"ended": now()}
+        self.write(state=state, reason=reason, terminated=self.terminated, starts=[*starts[:-1], ended])
 
     def reason(self, code: int) -> str:
         """Why a start ended with this exit code, in one line."""

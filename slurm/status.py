@@ -157,10 +157,14 @@ def state_of(
         return "cancelled", reason
     if not entries.answered:
         return written or "queued", "squeue does not answer; this is the last state that the run wrote"
+    by_itself = written == "cancelled" or (written == "stopped" and not record.get("terminated"))
+    if entries.get(submission.keeper) and submission.job_log(job).is_file() and not by_itself:
+        return (
+            "killed",
+            f"{reason or 'its job is gone'}; job {submission.keeper} looks after it when the others have ended",
+        )
     if written in ("stopped", "cancelled"):
         return written, reason
-    if entries.get(submission.keeper) and submission.job_log(job).is_file():
-        return "killed", f"{reason or 'its job was killed'}; job {submission.keeper} submits it again after the others"
     return "lost", "no longer in SLURM's queue, and it wrote no reason"
 
 

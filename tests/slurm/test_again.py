@@ -127,6 +127,23 @@ def test_controller_that_is_down_is_waited_for(killed, fake_slurm):
 # The keeper
 
 
+@pytest.mark.parametrize(
+    ("slurm_says", "state"), [("FAILED", "queued"), ("CANCELLED", "cancelled"), (None, "cancelled")]
+)
+def test_keeper_tells_a_killed_batch_script_from_scancel(killed, fake_slurm, slurm_says, state):
+    """In both cases SLURM tells the job to end, and the run saves."""
+    finish(killed.runs[1])
+    write(killed, killed.runs[0], state="stopped", terminated=True)
+    told = f"echo '100_0|{slurm_says}|None'" if slurm_says else ":"
+    fake_slurm.add("squeue", f"case \"$*\" in *--states=all*) {told};; esac; echo '9000|RUNNING|None'")
+    assert states(killed)[0] == "killed"
+    again.keep(killed.id)
+    assert len(fake_slurm.scripts) == (slurm_says == "FAILED")
+    fake_slurm.queue()
+    fake_slurm.add("squeue", "echo '100|PENDING|Priority'")
+    assert states(killed)[0] == ("requeued" if state == "queued" else state)
+
+
 def test_keeper_submits_killed_runs_again(killed, fake_slurm, read_directives):
     finish(killed.runs[1])
     assert states(killed) == ["lost", "completed"]

@@ -291,6 +291,8 @@ def test_cancel_and_resubmit(tree, undisturbed):
     tree.launch("cancel", submission)
     running, waiting = tree.wait_for(submission, "cancelled", "stopped")
     assert (running["state"], waiting["state"]) == ("cancelled", "cancelled")
+    keeper = json.loads((tree.submission(submission) / "submission.json").read_text())["keeper"]
+    assert queue_state(keeper) == "CANCELLED"
     assert waiting["epoch"] is None
     assert slurm("squeue", "--noheader", "--states=PENDING,RUNNING", f"--name={running['job']}").strip() == ""
     assert "resuming" not in tree.log(submission, running["run"])

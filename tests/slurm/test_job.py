@@ -1,6 +1,7 @@
 """One run as a job. Its train.py is Python from the flags: `flags=("print(1)",)`."""
 
 import dataclasses
+import errno
 import json
 import os
 import pickle
@@ -198,6 +199,39 @@ def test_killed_run_says_by_what(make):
     reason = run_and_fail(make("import os; os.kill(os.getpid(), 9)"))
     assert reason == "killed by SIGKILL (out of memory?)"
     assert run_and_fail(make("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")) == "killed by SIGSEGV"
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL (out of memory?)"),
+        (f"raise SystemExit({files.DISK_FULL})", "no space left on the disk, or the quota is used up"),
+    ],
+)
+def test_killed_run_has_not_failed_under_slurm(make, monkeypatch, end, reason):
+    """The end of its batch script requeues it (test_again.py)."""
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    job = make(end)
+    with pytest.raises(RunFailed):
+        job()
+    assert (record(job)["state"], record(job)["reason"]) == ("killed", reason)
+
+
+def test_record_waits_for_space_on_a_full_disk(make, monkeypatch):
+    write, tries = files.write_json, []
+
+    def full(path, content):
+        tries.append(path)
+        if len(tries) % 3:
+            raise files.StorageError("no space") from OSError(errno.ENOSPC, "")
+        write(path, content)
+
+    monkeypatch.setattr(files, "write_json", full)
+    monkeypatch.setattr("slurm.job.time.sleep", lambda seconds: None)
+    job = make()
+    job()
+    assert record(job)["state"] == "completed"
+    assert len(tries) == 6  # for its start, and for its end
 
 
 @pytest.mark.parametrize("end", ["raise SystemExit(143)", "import os; os.kill(os.getpid(), 15)"])
