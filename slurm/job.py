@@ -4,6 +4,7 @@ Under SLURM submitit calls it, on this machine the local runner. Its result is t
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
 # Killed from outside, or without space for what it writes; Python's own code for output that was not written is 120.
 KILLED = (files.DISK_FULL, 120)
+PR_SET_PDEATHSIG = 1  # of prctl, Linux
 PATIENCE = 600  # seconds for which a full disk is waited for
 TRIES = 3  # starts without a new checkpoint, after which a run is not restarted automatically
 TAIL = 4000  # bytes at the end of the log that are searched for a reason
@@ -133,6 +135,7 @@ class Job:
                     stderr=output,
                     env=env,
                     start_new_session=start_new_session,
+                    preexec_fn=end_with_parent if slurm_job() else None,
                 )
                 try:
                     self.write(state="running", reason="", starts=[*starts, start | this_process(child.pid)])
@@ -201,6 +204,14 @@ def write_patiently(record: Path, content: Mapping) -> None:
             if not files.is_full(error) or time.monotonic() > end:
                 raise
         time.sleep(1)
+
+
+def end_with_parent() -> None:
+    """Let the kernel send this process SIGTERM when its parent is killed: else it would hold the run's folder for long.
+
+    SLURM does not find it by itself where it tracks processes by their parents (proctrack/linuxproc, pgid).
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def rank() -> int:

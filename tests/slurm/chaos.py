@@ -1,7 +1,7 @@
 """Runs on a private SLURM cluster while everything around them breaks; none may be lost, doubled or end differently.
 
     python tests/slurm/chaos.py 20 30 --seed 0          # 20 runs of hinge_svm's demo, 30 faults
-    python tests/slurm/chaos.py 200 1000 --stand-in     # a task without Keras, which starts in a second
+    python tests/slurm/chaos.py 200 1000 --stand-in     # stand_in/train.py, without Keras: 20 times lighter
 
 Faults, at random moments: jobs are requeued; train.py, what starts it, srun and batch scripts are killed (SIGKILL, as
 by the out-of-memory killer); slurmd and slurmctld are killed and come back; the disk fills, submissions and logs

@@ -7,6 +7,8 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -215,6 +217,24 @@ def test_killed_run_has_not_failed_under_slurm(make, monkeypatch, end, reason):
     with pytest.raises(RunFailed):
         job()
     assert (record(job)["state"], record(job)["reason"]) == ("killed", reason)
+
+
+def test_run_ends_with_its_wrapper_under_slurm(make, tmp_path, wait_for):
+    """A wrapper that is killed leaves nothing behind that holds the run's folder."""
+    pid, saved = tmp_path / "pid", tmp_path / "work" / "saved"
+    program = (
+        "import os, signal, sys, time; from pathlib import Path\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (Path('saved').touch(), sys.exit(143)))\n"
+        f"Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(600)"
+    )
+    job = dataclasses.replace(make(), flags=(program,))
+    code = f"import pickle; pickle.loads({pickle.dumps(job)!r})()"
+    variables = {"PYTHONPATH": str(Path(__file__).parents[2]), "SLURM_JOB_ID": "17"}
+    wrapper = subprocess.Popen([sys.executable, "-c", code], env=os.environ | variables)
+    wait_for(pid.exists)
+    wrapper.kill()
+    wrapper.wait()
+    wait_for(saved.exists)
 
 
 def test_record_waits_for_space_on_a_full_disk(make, monkeypatch):
