@@ -7,7 +7,7 @@ REQUIREMENTS ?= $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,require
 # What `make test-fast` runs, less what trains: about a minute of CPU time together.
 FAST := tests/test_readmes.py tests/test_fuzz.py \
   $(addprefix tests/common/,test_calibration.py test_config.py test_files.py test_listing.py test_metrics.py test_outcomes.py) \
-  $(addprefix tests/slurm/,test_plan.py test_job.py test_status.py test_submissions.py) tests/results/test_tables.py \
+  $(addprefix tests/slurm/,test_again.py test_plan.py test_job.py test_status.py test_submissions.py) tests/results/test_tables.py \
   tests/tasks/test_every_task.py $(wildcard tests/tasks/test_*_report.py)
 
 # Tests in as many processes as the machine has processors, up to 4: each takes 2 GB. One that has no more to do takes
@@ -32,6 +32,8 @@ test-fast: lint ## set up, lint, and run the tests that train nothing, before ea
 
 test-slurm: .venv/installed-dev ## test the launcher on a private SLURM cluster (as root; installs slurm-wlm, munge)
 	$(BIN)/python tests/slurm/cluster.py run --max-array 3 -- $(BIN)/python -m pytest tests/slurm/test_cluster.py
+	$(BIN)/python tests/slurm/chaos.py 20 30 --stand-in
+	$(BIN)/python tests/slurm/chaos.py 4 6
 
 test-page: .venv/installed-dev ## test the pages in Chromium (installs it, as root, if it is missing)
 	command -v chromium > /dev/null || { apt-get update -q && apt-get install -y -q chromium; }

@@ -60,7 +60,9 @@ class Checkpointer:
         return checkpoints.load(self.run.checkpoints / name) if name and not found else found
 
     def is_due(self) -> bool:
-        """Whether `checkpoint_minutes` have passed since the last one."""
+        """Whether `checkpoint_minutes` have passed since the last one, or the last one could not be written."""
+        if self.written and self.written.done() and self.written.exception():
+            return True  # what would be lost now is one interval; later it is two
         return time.monotonic() - self.saved_at > 60 * self.run.config.checkpoint_minutes
 
     def save_step(self, trained: keras.Model, progress: Progress) -> None:

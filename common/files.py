@@ -24,6 +24,9 @@ class Damaged(ValueError):
     """A file that is not what its writer leaves; the text names the file and says what is wrong."""
 
 
+DISK_FULL = 75  # exit code of a process that stops for want of space: sysexits.h's "try again later"
+
+
 class StorageError(OSError):
     """A file that could not be written; the message is the one line that the user reads."""
 
@@ -55,6 +58,16 @@ def write(path: Path, *parts: bytes | memoryview) -> None:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, is a full disk or a quota that is used up."""
+    while error:
+        # Libraries that write through C keep the text alone.
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextlib.contextmanager

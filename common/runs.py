@@ -1,5 +1,6 @@
 """Opening, writing and finishing run directories, and the command of a task."""
 
+import contextlib
 import csv
 import io
 import os
@@ -264,8 +265,8 @@ def main(
     """The command of a task: parse, open the run directory, train, and turn every known fault into one line.
 
     `provide` sees that data and weights are on this machine, before a run directory is touched; `experiment` trains and
-    draws. Exit codes: 0 finished (a diverged run is a result too); 2 bad input; 1 another known fault; 130, 143 and
-    129 stopped by Ctrl-C, SIGTERM and a terminal that was closed, after which the same command goes on.
+    draws. Exit codes: 0 finished (a diverged run is a result too); 2 bad input; 1 another known fault; 75 a full disk;
+    130, 143 and 129 stopped by Ctrl-C, SIGTERM and a terminal that was closed, after which the same command goes on.
     """
     garbage.pause()
     try:
@@ -275,9 +276,20 @@ def main(
             command(config, presets, provide, experiment, devices)
         except BaseException as error:
             devices.leave(error)
+            stop_if_full(error)
             raise
     finally:
         garbage.resume()
+
+
+def stop_if_full(error: BaseException) -> None:
+    """End the process with a code of its own if it failed for want of space, which may be back later."""
+    if not files.is_full(error) or (isinstance(error, SystemExit) and error.code != 1):
+        return
+    if not isinstance(error, SystemExit):
+        with contextlib.suppress(OSError):  # its output may be on the same disk
+            print(f"error: {error}", file=sys.stderr, flush=True)
+    raise SystemExit(files.DISK_FULL) from None
 
 
 def command(

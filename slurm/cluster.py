@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import itertools
 import re
@@ -9,11 +10,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from common.errors import ConfigError, choice
 from common.files import Damaged, read_text
@@ -22,7 +24,11 @@ from slurm.job import Job
 from slurm.plan import Planned
 from slurm.submissions import Submission
 
+T = TypeVar("T")
 PROFILES = Path(__file__).parent / "clusters"
+PYTHON = (sys.executable, "-P")  # -P: otherwise the code of the working directory comes before the copy
+NO_ANSWER = "Unable to contact slurm controller"  # sbatch, if the controller has surely not heard of the job
+KEEPER_RESTARTS = 10
 FOREVER = 10**6  # submitit's limit on timeouts; slurm/job.py has its own, which counts starts without progress
 
 
@@ -165,8 +171,9 @@ def parameters(profile: Profile, nodes: int, devices: int, code: Path, name: str
         "constraint": profile.constraint,
         "signal_delay_s": profile.signal_before(),
         "array_parallelism": profile.max_parallel,
-        # The job imports the submission's copy of the code.
-        "setup": [*profile.setup, f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"],
+        "setup": [*profile.setup, import_from(code)],
+        # A run that was killed is requeued; its code is that of srun.
+        "teardown": ["code=$?", f"[ $code = 0 ] || {again('requeue', code.parent.name)}", "exit $code"],
         # Since SLURM 22.05 srun does not inherit the number of CPUs from sbatch.
         "srun_args": ["--cpus-per-task", str(profile.cpus)],
         "additional_parameters": {"requeue": True} | dict(profile.sbatch),
@@ -174,27 +181,41 @@ def parameters(profile: Profile, nodes: int, devices: int, code: Path, name: str
     return {key: value for key, value in chosen.items() if value is not None}
 
 
+def import_from(code: Path) -> str:
+    """The line of shell that lets a job import the submission's copy of the code."""
+    return f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
+
+
+def again(action: str, submission: str) -> str:
+    """The shell command of slurm/again.py."""
+    return shlex.join([*PYTHON, "-m", "slurm.again", action, submission])
+
+
 def script(array: Array, folder: Path) -> str:
     """The batch script of an array, as submitit writes it."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     count = len(array.runs) if len(array.runs) > 1 else None
-    command = shlex.join([sys.executable, "-u", "-m", "submitit.core._submit", str(folder)])
+    command = shlex.join([*PYTHON, "-u", "-m", "submitit.core._submit", str(folder)])
     return _make_sbatch_string(command=command, folder=folder, map_count=count, **array.parameters)
 
 
-def submit(submission: Submission, profile: Profile) -> Submission:
-    """Submit the runs to SLURM. Raises ConfigError with SLURM's own message if it refuses them."""
+def submit(submission: Submission, profile: Profile, runs: Sequence[Planned] | None = None) -> Submission:
+    """Submit all runs to SLURM, or some of them again. Raises ConfigError with SLURM's own message if it refuses them.
+
+    While SLURM's controller is down, it is waited for.
+    """
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     before: dict[str, str] = {}
     try:
-        executor = SlurmExecutor(submission.folder / "submitit", max_num_timeout=FOREVER)
-        for array in arrays(submission.runs, profile, submission.code, submission.task):
+        folder = submission.folder / "submitit"
+        executor = SlurmExecutor(folder, max_num_timeout=FOREVER, python=shlex.join(PYTHON))
+        for array in arrays(runs or submission.runs, profile, submission.code, submission.task):
             executor.update_parameters(**array.parameters, **before)
-            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises
-                jobs = executor.submit_array([Job.of(submission, run) for run in array.runs])
+            own = [Job.of(submission, run) for run in array.runs]
+            jobs = patiently(functools.partial(executor.submit_array, own))
             ids = {run.name: submitted.job_id for run, submitted in zip(array.runs, jobs, strict=True)}
             submission = submission.changed(jobs={**submission.jobs, **ids})
             # One array after the other: max_parallel then limits all of them, and a wave waits for the one before.
@@ -208,10 +229,74 @@ def submit(submission: Submission, profile: Profile) -> Submission:
     return submission
 
 
-def cancel(jobs: Sequence[str]) -> None:
-    """Cancel jobs; those that are running save and stop. Raises ConfigError if SLURM refuses."""
-    # By array: a thousand elements would be a long list, and scancel fails for an id that has left the queue.
-    arrays = sorted({job.split("_")[0] for job in jobs}, key=int)
-    done = subprocess.run(["scancel", *arrays], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ConfigError(f"scancel failed: {done.stderr.strip()}")
+def patiently(submit_: Callable[[], T]) -> T:
+    """What a submission by submitit returns; while SLURM's controller is down, it is tried again."""
+    from submitit.core.utils import FailedJobError
+
+    end = time.monotonic() + squeue.AWAY
+    while True:
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises
+                return submit_()
+        except FailedJobError as error:
+            if NO_ANSWER not in str(error) or time.monotonic() > end:
+                raise
+        print("sbatch cannot reach SLURM's controller; trying again", flush=True)
+        time.sleep(squeue.PAUSE)
+
+
+def keep(submission: Submission, profile: Profile, jobs: Sequence[str]) -> Submission:
+    """Submit the keeper: a small job that begins when these have ended, and looks for runs that were killed.
+
+    If SLURM refuses it, a line says so, and the runs go on without it.
+    """
+    from submitit.core.utils import CommandFunction, FailedJobError
+
+    path = submission.folder / "keeper.sh"
+    path.write_text(keeper_script(submission, profile, jobs))
+    try:
+        told = patiently(CommandFunction(["sbatch", str(path)], verbose=False))
+        return submission.changed(keeper=re.findall(r"\d+", told)[-1])
+    except (FailedJobError, IndexError) as error:
+        why = " ".join(str(error).split())
+        print(f"SLURM refused the job that submits killed runs again, so they wait for `resubmit`: {why}", flush=True)
+        return submission.changed(keeper=None)
+
+
+def keeper_script(submission: Submission, profile: Profile, jobs: Sequence[str]) -> str:
+    """The batch script of the keeper; if it is killed itself, it is requeued."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    where: dict[str, Any] = {"partition": profile.partition, "account": profile.account, "qos": profile.qos}
+    requeue = "until scontrol requeue $SLURM_JOB_ID; do sleep 10; done"
+    return _make_sbatch_string(
+        command=again("keep", submission.id),
+        folder=submission.folder / "submitit",
+        job_name=f"keep-{submission.task}",
+        time=15,
+        nodes=1,
+        cpus_per_task=1,
+        mem="1G",
+        dependency=f"afterany:{':'.join(array_ids(jobs))}",
+        setup=[*profile.setup, import_from(submission.code)],
+        teardown=[f"[ $? = 0 ] || [ ${{SLURM_RESTART_COUNT:-0}} -ge {KEEPER_RESTARTS} ] || {requeue}"],
+        use_srun=False,
+        additional_parameters={"requeue": True},
+        **{key: value for key, value in where.items() if value},
+    )
+
+
+def array_ids(jobs: Sequence[str]) -> list[str]:
+    """Ids of the arrays that jobs are elements of."""
+    return sorted({job.split("_")[0] for job in jobs}, key=int)
+
+
+def cancel(jobs: Sequence[str], keeper: str | None = None) -> None:
+    """Cancel jobs and their keeper; those that are running save and stop. Raises ConfigError if SLURM refuses."""
+    if jobs:
+        # By array: a thousand elements would be a long list, and scancel fails for an id that has left the queue.
+        done = subprocess.run(["scancel", *array_ids(jobs)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ConfigError(f"scancel failed: {done.stderr.strip()}")
+    if keeper:
+        squeue.call("scancel", keeper)

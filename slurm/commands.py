@@ -20,14 +20,14 @@ from common.environment import git_state
 from common.errors import ConfigError
 from common.files import CheckpointError, Damaged, StorageError
 from common.run_folder import RunFolder
-from slurm import cluster, plan, status, submissions
+from slurm import cluster, plan, squeue, status, submissions
 from slurm.local import Runner
 from slurm.plan import LOOKS, Planned, Sweep
 from slurm.submissions import Submission
 
 WIDE = 220  # columns if the output is not a terminal
 PROFILE_FLAGS = ("time", "cpus", "memory", "gpus", "partition", "account", "qos", "constraint", "max_parallel")
-TO_REPEAT = ("failed", "lost")
+TO_REPEAT = ("failed", "killed", "lost")
 
 
 def submit(arguments: argparse.Namespace) -> int:
@@ -176,8 +176,10 @@ def hand_over(
             cluster.check_keys(known, f"the profile of {before.id if before else ''}")
         profile = cluster.Profile(**{**(known or cluster.load_profile(arguments.profile or "default")), **changes})
         profile.check()
-        if not arguments.dry_run and shutil.which("sbatch") is None:
-            raise ConfigError("no sbatch on this machine: submit on the cluster's login node, or use --cluster local")
+        if not arguments.dry_run:
+            if shutil.which("sbatch") is None:
+                raise ConfigError("no sbatch on this machine: submit on the cluster's login node, or --cluster local")
+            squeue.wait_until_back()
     elif any(run.nodes > 1 for run in runs):
         raise ConfigError("nodes is above 1, but this is one machine; use --cluster slurm")
     at_once = 1 if arguments.jobs is None else arguments.jobs
@@ -205,8 +207,10 @@ def hand_over(
     if profile is None:
         print(f"submission {submission.id}", flush=True)
         return run_here(submission, at_once), submission
-    submission = cluster.submit(submission, profile)
-    arrays = sorted({job.split("_")[0] for job in submission.jobs.values()}, key=int)
+    with submission.alone():
+        submission = cluster.submit(submission, profile)
+        submission = cluster.keep(submission, profile, list(submission.jobs.values()))
+    arrays = cluster.array_ids(list(submission.jobs.values()))
     print(f"jobs {' '.join(arrays)}; `python -m slurm status {submission.id}` shows their state")
     print(f"submission {submission.id}")
     return 0, submission
@@ -214,7 +218,7 @@ def hand_over(
 
 def leave_out(runs: Sequence[Planned]) -> list[Planned]:
     """The runs that are not finished, queued or running; prints how many others there are, and why."""
-    states = {row.folder: row for row in status.rows(submissions.every()) if row.state in status.ACTIVE}
+    states = {row.folder: row for row in status.rows(submissions.every(), sure=True) if row.state in status.ACTIVE}
     left = []
     skipped: dict[str, int] = {}
     for run in runs:
@@ -335,7 +339,7 @@ def watch(chosen: Sequence[Submission], console: Console, folders: Collection[st
         rows[:] = [row for row in found if folders is None or row.folder in folders]
         return status.table(rows, titles(chosen), console.width)
 
-    status.watch(look, console, lambda: not any(row.state in status.ACTIVE for row in rows))
+    status.watch(look, console, lambda: not any(row.state in status.UNDER_WAY for row in rows))
     return rows
 
 
@@ -362,19 +366,20 @@ def logs(arguments: argparse.Namespace) -> int:
 
 def cancel(arguments: argparse.Namespace) -> int:
     """Stop the runs of a submission."""
-    submission = submissions.load(arguments.submission)
-    active = [row for row in status.rows([submission]) if row.state in status.ACTIVE]
-    if not active:
-        print("nothing of it is queued or running")
-        return 0
-    if submission.cluster == "slurm":
-        cluster.cancel([row.job for row in active if row.job])
-        submission.changed(cancelled=True)
-    elif submission.runner is not None and submissions.is_alive(submission.runner):
-        os.kill(submission.runner["pid"], signal.SIGTERM)
-    else:
-        for row in active:
-            with contextlib.suppress(ProcessLookupError, Damaged):  # it has already ended
-                os.kill(submissions.read_record(submission.record(row.run))["starts"][-1]["pid"], signal.SIGTERM)
+    with submissions.load(arguments.submission).alone():
+        submission = submissions.load(arguments.submission)
+        active = [row for row in status.rows([submission]) if row.state in status.UNDER_WAY]
+        if not active:
+            print("nothing of it is queued or running")
+            return 0
+        if submission.cluster == "slurm":
+            cluster.cancel([row.job for row in active if row.job and row.state in status.ACTIVE], submission.keeper)
+            submission.changed(cancelled=True)
+        elif submission.runner is not None and submissions.is_alive(submission.runner):
+            os.kill(submission.runner["pid"], signal.SIGTERM)
+        else:
+            for row in active:
+                with contextlib.suppress(ProcessLookupError, Damaged):  # it has already ended
+                    os.kill(submissions.read_record(submission.record(row.run))["starts"][-1]["pid"], signal.SIGTERM)
     print(f"cancelled: {status.counts(active)}; `python -m slurm resubmit {submission.id}` continues")
     return 0

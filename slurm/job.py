@@ -3,11 +3,14 @@
 Under SLURM submitit calls it, on this machine the local runner. Its result is the run directory; nothing is returned.
 """
 
+import contextlib
+import ctypes
 import dataclasses
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,16 +18,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import files
+from common.errors import ConfigError
 from common.run_folder import RunFolder
 from slurm import squeue
 from slurm.plan import Planned
-from slurm.submissions import Submission, read_record, this_process
+from slurm.submissions import Submission, recorded, this_process
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
 # train.py was stopped by a signal: its own exit code, or Python's default before its handlers are set.
 STOPPED = tuple(code for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) for code in (128 + number, -number))
+# Killed from outside, or without space for what it writes; Python's own code for output that was not written is 120.
+KILLED = (files.DISK_FULL, 120)
+PR_SET_PDEATHSIG = 1  # of prctl, Linux
+PATIENCE = 600  # seconds for which a full disk is waited for
 TRIES = 3  # starts without a new checkpoint, after which a run is not restarted automatically
 TAIL = 4000  # bytes at the end of the log that are searched for a reason
 
@@ -51,6 +59,7 @@ class Job:
     """Output of train.py, over all starts."""
     child: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
     terminated: bool = field(default=False, init=False, repr=False)
+    """Whether SLURM has told this process to end, not only train.py: the job was cancelled, or is ended otherwise."""
     begun: dict = field(default_factory=dict, init=False, repr=False)
     """The last start, as the record has it."""
     size: int = field(default=0, init=False, repr=False)
@@ -77,7 +86,7 @@ class Job:
         if code in STOPPED and self.terminated and slurm_says_running():
             os.kill(os.getpid(), signal.SIGUSR2)  # preempted with time left: makes submitit requeue the job
         if self.end(code) != "completed":
-            raise RunFailed(self.reason(code))
+            raise RunFailed(self.reason(code))  # if it was killed, the batch script requeues it (slurm/again.py)
 
     def on_term(self, number: int, frame: object) -> None:
         """Remember SIGTERM. SLURM sends it to train.py too, and a second one would keep that from saving."""
@@ -127,6 +136,7 @@ class Job:
                     stderr=output,
                     env=env,
                     start_new_session=start_new_session,
+                    preexec_fn=end_with_parent if slurm_job() else None,
                 )
                 try:
                     self.begun = start | this_process(child.pid)
@@ -145,20 +155,28 @@ class Job:
         return self.log if rank() == 0 else self.log.with_suffix(f".{rank()}.log")
 
     def end(self, code: int) -> str:
-        """Record how a start ended, and return it: completed, stopped or failed."""
-        state = "completed" if code == 0 else "stopped" if code in STOPPED else "failed"
+        """Record how a start ended, and return it: completed, stopped, failed or, under SLURM, killed."""
+        if code == 0:
+            state = "completed"
+        elif code in STOPPED:
+            state = "stopped"
+        else:
+            state = "killed" if slurm_job() and (code < 0 or code in KILLED) else "failed"
         self.close(state, "" if code == 0 else self.reason(code))
         return state
 
     def close(self, state: str, reason: str = "") -> None:
         """Record the end of a start."""
         starts = self.read().get("starts", [self.begun])
-        self.write(state=state, reason=reason, starts=[*starts[:-1], starts[-1] | {"ended": now()}])
+        ended = starts[-1] | {"ended": now()}
+        self.write(state=state, reason=reason, terminated=self.terminated, starts=[*starts[:-1], ended])
 
     def reason(self, code: int) -> str:
         """Why a start ended with this exit code, in one line."""
         if code in STOPPED:
             return f"stopped by {signal.Signals(abs(code) % 128).name}"
+        if code in KILLED:
+            return "no space left on the disk, or the quota is used up"
         if code < 0:
             memory = " (out of memory?)" if code == -signal.SIGKILL else ""
             return f"killed by {signal.Signals(-code).name}{memory}"
@@ -170,16 +188,32 @@ class Job:
 
     def read(self) -> dict:
         """The record so far."""
-        try:
-            return read_record(self.record)
-        except files.Damaged as error:
-            print(f"note: {error}; the record of starts begins again", flush=True)
-            return {}
+        return recorded(self.record)
 
     def write(self, **fields: object) -> None:
-        """Change fields of the record; only the primary process writes."""
+        """Change fields of the record; only the primary process writes. Waits for space on a full disk."""
         if rank() == 0:
-            files.write_json(self.record, self.read() | fields)
+            write_patiently(self.record, self.read() | fields)
+
+
+def write_patiently(record: Path, content: Mapping) -> None:
+    """Write a record. On a full disk again and again, for `PATIENCE`; then it raises StorageError."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return files.write_json(record, content)
+        except files.StorageError as error:
+            if not files.is_full(error) or time.monotonic() > end:
+                raise
+        time.sleep(1)
+
+
+def end_with_parent() -> None:
+    """Let the kernel send this process SIGTERM when its parent is killed: else it would hold the run's folder for long.
+
+    SLURM does not find it by itself where it tracks processes by their parents (proctrack/linuxproc, pgid).
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def rank() -> int:
@@ -195,8 +229,9 @@ def slurm_job() -> str | None:
 
 def slurm_says_running() -> bool:
     """Whether SLURM still lists this job as running: neither cancelled nor requeued, so about to be preempted."""
-    state = squeue.call("squeue", "--noheader", "--jobs", os.environ["SLURM_JOB_ID"], "--format", "%T")
-    return (state or "").strip() == "RUNNING"
+    with contextlib.suppress(ConfigError):
+        squeue.wait_until_back()
+    return squeue.state(os.environ["SLURM_JOB_ID"]) == "RUNNING"
 
 
 def newest_checkpoint(folder: Path) -> str:

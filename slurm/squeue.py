@@ -3,11 +3,16 @@
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from common.errors import ConfigError
+
 BAD = ("BOOT_FAIL", "CANCELLED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")
 PATIENCE = 30  # seconds after which a SLURM command counts as failed
+AWAY = 600  # seconds for which a controller that is down is waited for
+PAUSE = 5  # seconds between two looks whether it is back
 
 
 @dataclass(frozen=True)
@@ -41,14 +46,52 @@ def call(*command: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
+def is_away() -> bool:
+    """Whether SLURM's controller is down. One that is slow counts as there.
+
+    `scontrol ping` says it at once; squeue and sbatch try for 20 s.
+    """
+    if shutil.which("scontrol") is None:
+        return False
+    try:
+        done = subprocess.run(("scontrol", "ping"), capture_output=True, text=True, check=False, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        return False
+    return "is DOWN" in done.stdout and "is UP" not in done.stdout
+
+
+def wait_until_back(seconds: float = AWAY) -> None:
+    """Wait while SLURM's controller is down, with a line that says so. Raises ConfigError when the time is over."""
+    end = time.monotonic() + seconds
+    if is_away():
+        print(f"SLURM's controller is down (scontrol ping); waiting up to {seconds / 60:.0f} minutes", flush=True)
+    while is_away():
+        if time.monotonic() > end:
+            raise ConfigError(f"SLURM's controller is down (scontrol ping), for {seconds / 60:.0f} minutes by now")
+        time.sleep(PAUSE)
+
+
 def ask() -> Entries:
     """The user's jobs in the queue, one entry per array element."""
+    if is_away():
+        return Entries(answered=False)
+    return listed()
+
+
+def listed(*options: str) -> Entries:
+    """What squeue lists of the user's jobs, with further options."""
     # By user, not by job: squeue fails if a single id has left the queue.
-    text = call("squeue", "--noheader", "--array", "--user", str(os.getuid()), "--format", "%i|%T|%r")
+    user = str(os.getuid())
+    text = call("squeue", "--noheader", "--array", "--user", user, "--format", "%i|%T|%r", *options)
     if text is None:
         return Entries(answered=False)
     fields = [line.split("|", 2) for line in text.splitlines() if line.count("|") >= 2]  # sites' wrappers add lines
     return Entries({job.strip(): Entry(state, reason) for job, state, reason in fields})
+
+
+def state(job: str) -> str | None:
+    """State of a job that is in the queue; None if squeue does not answer, or does not know it."""
+    return (call("squeue", "--noheader", "--jobs", job, "--format", "%T") or "").strip() or None
 
 
 def endings(jobs: Sequence[str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from common.errors import ConfigError
 from common.files import Damaged
 from common.run_folder import RunFolder
 from slurm import squeue, submissions
@@ -25,6 +26,7 @@ COLOURS = {
     "running": "cyan",
     "queued": "",
     "requeued": "yellow",
+    "killed": "yellow",
     "diverged": "magenta",
     "failed": "red",
     "lost": "red",
@@ -42,6 +44,7 @@ LEAST_IMPORTANT = (
 FOLDED = 20  # least width of a label
 FINISHED = ("completed", "diverged")
 ACTIVE = ("queued", "running", "requeued")
+UNDER_WAY = (*ACTIVE, "killed")  # what ends without a hand
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,17 @@ class Row:
     folder: str = ""
 
 
-def rows(chosen: Sequence[Submission], accounts: bool = False) -> list[Row]:
+def rows(chosen: Sequence[Submission], accounts: bool = False, sure: bool = False) -> list[Row]:
     """A row for each run of these submissions; a run in several of them belongs to the last one.
 
-    `accounts`: ask sacct about lost runs, which is too expensive for SLURM to repeat at every refresh.
+    `accounts`: ask sacct about lost runs, which is too expensive for SLURM to repeat at every refresh. `sure`: raise
+    ConfigError if squeue does not answer.
     """
     pairs = list(latest_runs(chosen).values())
     jobs = [s.jobs[run.name] for s, run in pairs if run.name in s.jobs and not finished(run)]
     entries = squeue.ask() if jobs else squeue.Entries()
+    if sure and not entries.answered:
+        raise ConfigError("squeue does not answer, so nobody knows which runs are queued; try again later")
     found = [row(submission, run, entries) for submission, run in pairs]
     lost = [r for r in found if r.state == "lost" and r.job]
     endings = squeue.endings([r.job for r in lost if r.job]) if lost and accounts else {}
@@ -151,7 +157,13 @@ def state_of(
         return "cancelled", reason
     if not entries.answered:
         return written or "queued", "squeue does not answer; this is the last state that the run wrote"
-    if written == "stopped":
+    by_itself = written == "cancelled" or (written == "stopped" and not record.get("terminated"))
+    if entries.get(submission.keeper) and submission.job_log(job).is_file() and not by_itself:
+        return (
+            "killed",
+            f"{reason or 'its job is gone'}; job {submission.keeper} looks after it when the others have ended",
+        )
+    if written in ("stopped", "cancelled"):
         return written, reason
     return "lost", "no longer in SLURM's queue, and it wrote no reason"
 

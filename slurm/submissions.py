@@ -7,6 +7,7 @@ logs/<run>.log    output of train.py, over all starts
 submitit/         submitit's own files
 """
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -29,10 +30,13 @@ from common.errors import ConfigError
 from common.files import Damaged, holding, read_json
 from slurm.plan import Planned
 
-FOLDER = REPOSITORY / "results" / "submissions"
+# A job's code is its submission's copy.
+IS_COPY = (REPOSITORY.parent / "submission.json").is_file()
+FOLDER = REPOSITORY.parents[1] if IS_COPY else REPOSITORY / "results" / "submissions"
 CODE = ("common", "tasks", "slurm")
 CLUSTERS = ("slurm", "local")
-WRITTEN = ("running", "completed", "stopped", "failed", "requeued")  # states that a job writes down
+# States that a job, the end of its batch script or the keeper writes down.
+WRITTEN = ("running", "completed", "stopped", "failed", "requeued", "killed", "cancelled")
 CLOCK_STEP = 5.0  # seconds by which the clock may have been set since a process began
 
 
@@ -58,6 +62,8 @@ class Submission:
     runner: Mapping | None = None
     """The process that makes the local runs."""
     cancelled: bool = False
+    keeper: str | None = None
+    """The job that waits for all others, and submits killed runs again (slurm/again.py)."""
 
     @property
     def folder(self) -> Path:
@@ -76,6 +82,14 @@ class Submission:
     def log(self, run: str) -> Path:
         """File of a run's output."""
         return self.folder / "logs" / f"{run}.log"
+
+    def job_log(self, job: str) -> Path:
+        """File of what SLURM and submitit say of a job; it is there as soon as the job has begun."""
+        return self.folder / "submitit" / f"{job}_0_log.err"
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Hold this submission, so that nobody else submits or cancels jobs of it meanwhile."""
+        return files.alone(self.folder / ".lock")
 
     def changed(self, **fields: Any) -> "Submission":
         """A copy with some fields changed, which is also written to disk."""
@@ -203,10 +217,13 @@ def read_record(path: Path) -> dict:
     """What a job wrote down of a run: state, reason, starts; empty before its first start. Raises Damaged."""
     if not path.is_file():
         return {}
-    record = read_json(path, state=str, reason=str, starts=list)
-    if record["state"] not in WRITTEN or not record["starts"]:
+    record = read_json(path, state=str | None, reason=str | None, starts=list | None, killed=list | None)
+    begun = record.get("starts", [])
+    # A run may be killed, or cancelled, before its first start is written down.
+    state = record.get("state")
+    if state not in (*WRITTEN, None) or not (begun or "killed" in record or state == "cancelled"):
         raise Damaged(f"{path.name} has a state that is unknown, or no start")
-    for start in record["starts"]:
+    for start in begun:
         where = f"a start in {path.name}"
         check_process(start, where)
         holding(start, where, time=str, ended=str | None, checkpoint=str, job=str | None)
@@ -218,6 +235,15 @@ def read_record(path: Path) -> dict:
             if aware is None:
                 raise Damaged(f"{where}: {key} has no time zone")
     return record
+
+
+def recorded(path: Path) -> dict:
+    """What was written down of a run; nothing if that is damaged, as the run may go on all the same."""
+    try:
+        return read_record(path)
+    except Damaged as error:
+        print(f"note: {error}; the record of starts begins again", flush=True)
+        return {}
 
 
 def check_process(process: object, where: str) -> None:

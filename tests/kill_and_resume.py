@@ -81,8 +81,13 @@ def instants(training: float, kills: int, seed: int) -> list[float]:
 
 
 def contents(out: Path) -> dict:
-    """Everything that a run leaves, by name, without times, hosts and paths."""
+    """`contents_of` the only run below a folder."""
     (folder,) = (path.parent for path in out.glob("*/*/metrics.json"))
+    return contents_of(folder)
+
+
+def contents_of(folder: Path) -> dict:
+    """Everything that a run leaves, by name, without times, hosts and paths."""
     (last, *_) = sorted(folder.glob("checkpoints/step-*.safetensors"), key=lambda p: p.name, reverse=True)
     with (folder / "history.csv").open() as file:
         history = [without_times(row) for row in csv.DictReader(file)]

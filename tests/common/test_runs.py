@@ -1,5 +1,6 @@
 """Run directories: the lock, what a finished run means, and every fault as one line."""
 
+import errno
 import gc
 import json
 import platform
@@ -114,7 +115,9 @@ def test_two_processes_do_not_write_one_run(tmp_path, capsys):
     ("error", "code", "line"),
     [
         (ConfigError("cifar10 is not\nthere"), 2, "error: cifar10 is not there\n"),
-        (files.StorageError("cannot write x: No space left on device"), 1, "error: cannot write x: No space left"),
+        (files.StorageError("cannot write x: Permission denied"), 1, "error: cannot write x: Permission denied\n"),
+        (files.StorageError("cannot write x: No space left on device"), 75, "error: cannot write x: No space left"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 75, "error: [Errno 122] Disk quota exceeded\n"),
         (runs.RunError("begun with backend jax"), 1, "error: begun with backend jax\n"),
         (Interrupted(signal.SIGTERM), 143, "stopped by SIGTERM; the same command goes on\n"),
         (Interrupted(signal.SIGINT), 130, "stopped by SIGINT; the same command goes on\n"),

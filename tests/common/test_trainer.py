@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import time
+from concurrent import futures
 
 import keras
 import numpy as np
@@ -514,6 +515,17 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path, data, step, 
         train(tmp_path, data)
     kept = sorted(path.name[: len("step-000000000")] for path in tmp_path.glob("*/*/checkpoints/step-*"))
     assert kept == [f"step-{done:09d}" for done in range(6, step, 6)][-2:]
+
+
+def test_a_checkpoint_that_could_not_be_written_is_due_again_at_once(tmp_path):
+    run = runs.Run(tmp_path, "common", Config(checkpoint_minutes=60.0))
+    with Checkpointer(run, None, (), 1) as checkpointer:
+        assert not checkpointer.is_due()
+        checkpointer.written = futures.Future()
+        assert not checkpointer.is_due()
+        checkpointer.written.set_exception(files.StorageError("no space"))
+        assert checkpointer.is_due()
+        checkpointer.written = None
 
 
 def test_a_phase_begins_while_the_last_checkpoint_of_the_one_before_is_written(tmp_path, data, monkeypatch):

@@ -180,12 +180,20 @@ class Programs:
 
 
 class Slurm(Programs):
-    """SLURM's programs: jobs get the numbers 100, 101, ...; their scripts are kept; the queue is what it is told."""
+    """SLURM's programs: jobs get the numbers 100, 101, ...; their scripts are kept; the queue is what it is told.
+
+    Every keeper is job 9000.
+    """
 
     def __init__(self, folder: Path):
         super().__init__(folder)
         (folder / "last").write_text("99")
-        self.add("sbatch", 'n=$(($(cat last) + 1)); echo $n >last; cp "$1" $n.sh; echo "Submitted batch job $n"')
+        keeper = (
+            "if grep -q 'slurm.again keep' \"$1\"; then cp \"$1\" keeper; echo 'Submitted batch job 9000'; exit; fi"
+        )
+        self.add(
+            "sbatch", keeper + '\nn=$(($(cat last) + 1)); echo $n >last; cp "$1" $n.sh; echo "Submitted batch job $n"'
+        )
         self.add("squeue", "cat queue")
         self.add("scancel")
         self.add("scontrol", "cat config")
@@ -207,6 +215,11 @@ class Slurm(Programs):
         path = self.bin / "sbatch"
         refusal = f"if [ $(cat last) -ge {99 + after} ]; then echo '{words}' >&2; exit 1; fi\nn=$"
         path.write_text(path.read_text().replace("n=$", refusal, 1))
+
+    @property
+    def keeper(self) -> str:
+        """The batch script of the last keeper."""
+        return (self.folder / "keeper").read_text()
 
     @property
     def scripts(self) -> list[str]:

@@ -118,10 +118,10 @@ def array(tree):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tree, array, tmp_path_factory):
+def undisturbed(tree, array):
     """Everything that the first run of the array left, to compare with."""
     _, rows = array
-    return contents(tree.folder / "array", good(rows)[0]["run"], tmp_path_factory.mktemp("undisturbed"))
+    return contents(tree.folder / "array", good(rows)[0]["run"])
 
 
 @pytest.fixture(scope="module")
@@ -143,12 +143,10 @@ def submission_in(printed: str) -> str:
     return re.search(r"^submission (\S+)$", printed, re.MULTILINE)[1]
 
 
-def contents(out: Path, run: str, folder: Path) -> dict:
+def contents(out: Path, run: str) -> dict:
     """kill_and_resume.contents of one run of several."""
     (found,) = out.glob(f"*/{run}")
-    (folder / "task").mkdir()
-    (folder / "task" / run).symlink_to(found)
-    return kill_and_resume.contents(folder)
+    return kill_and_resume.contents_of(found)
 
 
 def wait_until(there: Callable[[], bool], pause: float = 0.2) -> None:
@@ -241,7 +239,7 @@ def test_status_without_accounts(tree, array):
     assert "sacct" not in table
 
 
-def test_interrupted_run_ends_bit_for_bit(tree, undisturbed, limited, tmp_path):
+def test_interrupted_run_ends_bit_for_bit(tree, undisturbed, limited):
     """By a signal, by preemption and by a failing node, each after it has got somewhere."""
     submission = tree.submit("interrupted", SHORT, "--constraint", "node2")
     progress = Progress(tree.folder / "interrupted")
@@ -268,7 +266,7 @@ def test_interrupted_run_ends_bit_for_bit(tree, undisturbed, limited, tmp_path):
     assert "SIGTERM: saving at the end of this step" in log
     told = tree.told(submission)
     assert all(reason in told for reason in ("this job is preempted", "DUE TO PREEMPTION", "DUE TO NODE FAILURE"))
-    assert kill_and_resume.differences(undisturbed, contents(tree.folder / "interrupted", row["run"], tmp_path)) == []
+    assert kill_and_resume.differences(undisturbed, contents(tree.folder / "interrupted", row["run"])) == []
 
 
 def test_time_limit_requeues(tree, limited):
@@ -285,7 +283,7 @@ def test_time_limit_requeues(tree, limited):
     assert "this job is timed-out" in tree.told(limited)
 
 
-def test_cancel_and_resubmit(tree, undisturbed, tmp_path):
+def test_cancel_and_resubmit(tree, undisturbed):
     """Cancelled: one run that has begun, and one that waits for it; submitted again, the first goes on."""
     submission = tree.submit("cancelled", SHORT, "--seeds", "0:2", "--max-parallel", "1")
     progress = Progress(tree.folder / "cancelled")
@@ -294,6 +292,8 @@ def test_cancel_and_resubmit(tree, undisturbed, tmp_path):
     tree.launch("cancel", submission)
     running, waiting = tree.wait_for(submission, "cancelled", "stopped")
     assert (running["state"], waiting["state"]) == ("cancelled", "cancelled")
+    keeper = json.loads((tree.submission(submission) / "submission.json").read_text())["keeper"]
+    assert queue_state(keeper) == "CANCELLED"
     assert waiting["epoch"] is None
     assert slurm("squeue", "--noheader", "--states=PENDING,RUNNING", f"--name={running['job']}").strip() == ""
     assert "resuming" not in tree.log(submission, running["run"])
@@ -303,7 +303,7 @@ def test_cancel_and_resubmit(tree, undisturbed, tmp_path):
     assert (first["state"], second["state"]) == ("completed", "completed")
     assert (first["restarts"], second["restarts"]) == (1, 0)
     assert "resuming: phase" in tree.log(again, first["run"])
-    assert kill_and_resume.differences(undisturbed, contents(tree.folder / "cancelled", first["run"], tmp_path)) == []
+    assert kill_and_resume.differences(undisturbed, contents(tree.folder / "cancelled", first["run"])) == []
 
 
 def test_queued_run_uses_the_code_as_submitted(tree):

@@ -1,11 +1,14 @@
 """One run as a job. Its train.py is Python from the flags: `flags=("print(1)",)`."""
 
 import dataclasses
+import errno
 import json
 import os
 import pickle
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -198,6 +201,57 @@ def test_killed_run_says_by_what(make):
     reason = run_and_fail(make("import os; os.kill(os.getpid(), 9)"))
     assert reason == "killed by SIGKILL (out of memory?)"
     assert run_and_fail(make("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")) == "killed by SIGSEGV"
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL (out of memory?)"),
+        (f"raise SystemExit({files.DISK_FULL})", "no space left on the disk, or the quota is used up"),
+    ],
+)
+def test_killed_run_has_not_failed_under_slurm(make, monkeypatch, end, reason):
+    """The end of its batch script requeues it (test_again.py)."""
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    job = make(end)
+    with pytest.raises(RunFailed):
+        job()
+    assert (record(job)["state"], record(job)["reason"]) == ("killed", reason)
+
+
+def test_run_ends_with_its_wrapper_under_slurm(make, tmp_path, wait_for):
+    """A wrapper that is killed leaves nothing behind that holds the run's folder."""
+    pid, saved = tmp_path / "pid", tmp_path / "work" / "saved"
+    program = (
+        "import os, signal, sys, time; from pathlib import Path\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (Path('saved').touch(), sys.exit(143)))\n"
+        f"Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(600)"
+    )
+    job = dataclasses.replace(make(), flags=(program,))
+    code = f"import pickle; pickle.loads({pickle.dumps(job)!r})()"
+    variables = {"PYTHONPATH": str(Path(__file__).parents[2]), "SLURM_JOB_ID": "17"}
+    wrapper = subprocess.Popen([sys.executable, "-c", code], env=os.environ | variables)
+    wait_for(pid.exists)
+    wrapper.kill()
+    wrapper.wait()
+    wait_for(saved.exists)
+
+
+def test_record_waits_for_space_on_a_full_disk(make, monkeypatch):
+    write, tries = files.write_json, []
+
+    def full(path, content):
+        tries.append(path)
+        if len(tries) % 3:
+            raise files.StorageError("no space") from OSError(errno.ENOSPC, "")
+        write(path, content)
+
+    monkeypatch.setattr(files, "write_json", full)
+    monkeypatch.setattr("slurm.job.time.sleep", lambda seconds: None)
+    job = make()
+    job()
+    assert record(job)["state"] == "completed"
+    assert len(tries) == 6  # for its start, and for its end
 
 
 @pytest.mark.parametrize("end", ["raise SystemExit(143)", "import os; os.kill(os.getpid(), 15)"])

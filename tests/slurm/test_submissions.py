@@ -71,6 +71,13 @@ def test_runs_of_a_snapshot_tell_its_commit_not_that_of_a_repository_around_it(c
     assert done.stdout == "{'commit': 'abc', 'dirty': True}\n"
 
 
+def test_code_of_a_job_finds_its_submission(create):
+    made = create("r")
+    code = f"from slurm import submissions; print(submissions.load({made.id!r}).folder)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=made.code, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{made.folder}\n"
+
+
 def test_commit_is_that_of_git():
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert environment.git_state()["commit"] == (commit.stdout.strip() or None)

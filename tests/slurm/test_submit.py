@@ -614,7 +614,8 @@ def test_cancel_names_the_arrays_that_have_something_left(launch, fake_slurm):
     fake_slurm.queue(_101_2="RUNNING|None", _102_0="PENDING|Priority", _102_1="PENDING|Priority", _7="RUNNING|None")
     answer = launch("cancel", told.submission)
     assert (answer.code, answer.err) == (0, "")
-    (call,) = fake_slurm.calls("scancel")
+    call, keeper = fake_slurm.calls("scancel")
+    assert keeper == ["9000"]
     assert sorted({job.split("_")[0] for job in call if not job.startswith("-")}) == ["101", "102"]
     assert "2 queued" in answer.out
     assert "1 running" in answer.out

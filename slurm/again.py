@@ -1,0 +1,128 @@
+"""Runs that were killed go on, as long as they get somewhere: SIGKILL (as of the out-of-memory killer), a full disk.
+
+    python -m slurm.again requeue SUBMISSION   the end of a run's batch script, if srun has failed: requeues the job
+    python -m slurm.again keep SUBMISSION      the keeper, a job that begins when all others of the submission have
+                                               ended: submits runs again whose batch script was killed too, or whose
+                                               job SLURM gave up; and itself, if there are any
+
+What failed through its own fault, and what was cancelled, is left alone.
+"""
+
+import argparse
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from common.errors import ConfigError, fail
+from slurm import cluster, squeue, status, submissions
+from slurm.job import TRIES, newest_checkpoint, slurm_job, write_patiently
+from slurm.plan import Planned
+from slurm.submissions import Submission
+
+PATIENCE = 3600  # seconds for which the end of a batch script waits for SLURM's controller
+
+
+def requeue(submission: Submission, job: str) -> None:
+    """Requeue a run's own job if the run was killed; while SLURM's controller is down, it is tried again."""
+    runs = [run for run in submission.runs if submission.jobs.get(run.name) == job]
+    if not runs or status.finished(runs[0]) or has_ended(submissions.recorded(submission.record(runs[0].name))):
+        return
+    end = time.monotonic() + PATIENCE
+    while (state := squeue.state(job)) is None and time.monotonic() < end:
+        time.sleep(squeue.PAUSE)
+    # A job that was cancelled, preempted or requeued is not running any more.
+    if state == "RUNNING" and may_begin_again(submission, runs[0]):
+        with contextlib.suppress(OSError):  # the log may be on a full disk
+            print(f"{runs[0].name} was killed: requeueing job {job}", flush=True)
+        while squeue.call("scontrol", "requeue", job) is None and squeue.state(job) in ("RUNNING", None):
+            if time.monotonic() > end:
+                raise ConfigError(f"scontrol does not requeue job {job}")
+            time.sleep(squeue.PAUSE)
+
+
+def has_ended(record: Mapping) -> bool:
+    """Whether a run has ended through its own fault, or because somebody stopped or cancelled it."""
+    state = record.get("state")
+    return state in ("failed", "cancelled") or (state == "stopped" and not record.get("terminated"))
+
+
+def may_begin_again(submission: Submission, run: Planned) -> bool:
+    """Whether a killed run has got further in its last starts; if not, it counts as failed from now on."""
+    path = submission.record(run.name)
+    record = submissions.recorded(path)
+    newest = newest_checkpoint(Path(run.folder))
+    killed = [*record.get("killed", []), newest]
+    record["killed"] = killed
+    gets_on = killed[-TRIES:] != [newest] * TRIES
+    if not gets_on:
+        record |= {"state": "failed", "reason": f"killed in {TRIES} starts without a new checkpoint"}
+    write_patiently(path, record)
+    return gets_on
+
+
+def keep(name: str) -> None:
+    """Submit killed runs of a submission again, and another keeper for as long as any of it is under way."""
+    squeue.wait_until_back()
+    with submissions.load(name).alone():
+        submission = submissions.load(name)
+        if submission.cancelled or submission.profile is None:
+            return
+        rows = [row for row in status.rows(submissions.every(), sure=True) if row.submission == name]
+        active = [row.job for row in rows if row.job and row.state in status.ACTIVE]
+        known = squeue.listed("--states=all")
+        names = [row.run for row in rows if row.state in ("killed", "lost") and is_to_go_on(submission, row, known)]
+        runs = [run for run in submission.runs if run.name in names and may_begin_again(submission, run)]
+        profile = cluster.Profile(**submission.profile)
+        for run in runs:
+            print(f"{run.name}  {run.label}: its job was killed; submitting it again", flush=True)
+        if runs:
+            submission = cluster.submit(submission, profile, runs)
+        waited_for = [*active, *(submission.jobs[run.name] for run in runs)]
+        if waited_for:
+            submission = cluster.keep(submission, profile, waited_for)
+    print(f"{len(runs)} runs submitted again, {len(active)} under way", flush=True)
+
+
+def is_to_go_on(submission: Submission, row: status.Row, known: squeue.Entries) -> bool:
+    """Whether a run whose job is gone was killed; if somebody cancelled it, its record says so."""
+    job = row.job or ""
+    entry = known.get(job)
+    state = entry.state if entry else squeue.endings([job]).get(job)
+    path = submission.record(row.run)
+    record = submissions.recorded(path)
+    begun = submission.job_log(job).is_file()
+    # SLURM may have forgotten the job: then one that had not begun, and one that was told to end, were cancelled.
+    if state == "CANCELLED" or not (state or (begun and record.get("state") != "stopped")):
+        write_patiently(path, record | {"state": "cancelled", "reason": "cancelled by scancel"})
+        return False
+    return True
+
+
+def outside_of_job() -> None:
+    """Forget this job's own size, which sbatch would pass on to the jobs that it submits."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "SUBMITIT_")) and name != "SLURM_CONF":
+            del os.environ[name]
+
+
+def main() -> None:
+    """Do what a batch script asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("requeue", "keep"))
+    parser.add_argument("submission")
+    arguments = parser.parse_args()
+    job = slurm_job() or ""
+    try:
+        if arguments.action == "requeue":
+            requeue(submissions.load(arguments.submission), job)
+        else:
+            outside_of_job()
+            keep(arguments.submission)
+    except ConfigError as error:
+        fail(f"{error}; `python -m slurm resubmit {arguments.submission}` continues what was killed", 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,289 @@
+"""Killed runs go on: by their own batch script, or by the keeper. SLURM's programs are fakes (conftest.py)."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from slurm import again, job, squeue, status, submissions
+from slurm.cluster import Profile
+
+# Down for the first two looks, then up.
+COMES_BACK = (
+    "n=$(cat looks 2>/dev/null || echo 0); echo $((n + 1)) >looks; [ $n -lt 2 ] && echo ctld is DOWN || echo ctld is UP"
+)
+UNREACHABLE = "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)"
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch):
+    """Waits are short."""
+    monkeypatch.setattr(squeue, "PAUSE", 0.01)
+
+
+@pytest.fixture
+def killed(make_submission, make_run, fake_slurm, monkeypatch):
+    """Two runs; the first was killed while it ran, as job 100_0, and the second is job 100_1."""
+    monkeypatch.setenv("SLURM_JOB_ID", "9000")
+    runs = [make_run(f"demo-s{seed}", seed=seed) for seed in (0, 1)]
+    jobs = {run.name: f"100_{run.seed}" for run in runs}
+    made = make_submission(*runs, jobs=jobs, keeper="9000", profile=vars(Profile()))
+    for run in runs:
+        begin(made, run)
+    return made
+
+
+def begin(submission, run, state="running"):
+    """What a job leaves that has begun."""
+    log = submission.job_log(submission.jobs[run.name])
+    log.parent.mkdir(exist_ok=True)
+    log.touch()
+    write(submission, run, state=state)
+
+
+def write(submission, run, **fields):
+    """Change the record of a run."""
+    path = submission.record(run.name)
+    start = {"time": "2026-01-31T12:00:00+00:00", "host": "n1", "pid": 1, "began": 0.0, "checkpoint": ""}
+    path.write_text(json.dumps({"reason": "", "starts": [start], **submissions.recorded(path), **fields}))
+
+
+def finish(run):
+    Path(run.folder).mkdir(parents=True)
+    (Path(run.folder) / "metrics.json").write_text('{"status": "completed"}')
+
+
+def states(submission):
+    return [row.state for row in status.rows([submissions.load(submission.id)])]
+
+
+def requeued(fake_slurm):
+    """The jobs that were requeued."""
+    return [call[1] for call in fake_slurm.calls("scontrol") if call[0] == "requeue"]
+
+
+# The end of a batch script
+
+
+def test_killed_run_is_requeued(killed, fake_slurm):
+    fake_slurm.add("squeue", "echo RUNNING")
+    for written in ("running", "killed", "requeued"):
+        write(killed, killed.runs[0], state=written, killed=[])
+        again.requeue(killed, "100_0")
+    assert requeued(fake_slurm) == ["100_0"] * 3
+
+
+@pytest.mark.parametrize("written", ["failed", "stopped"])
+def test_run_that_ended_by_itself_is_not_requeued(killed, fake_slurm, written):
+    fake_slurm.add("squeue", "echo RUNNING")
+    write(killed, killed.runs[0], state=written)
+    again.requeue(killed, "100_0")
+    assert requeued(fake_slurm) == []
+
+
+@pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", "PENDING"])
+def test_job_that_slurm_has_taken_away_is_not_requeued(killed, fake_slurm, state):
+    fake_slurm.add("squeue", f"echo {state}")
+    again.requeue(killed, "100_0")
+    assert requeued(fake_slurm) == []
+
+
+def test_finished_run_is_not_requeued(killed, fake_slurm):
+    fake_slurm.add("squeue", "echo RUNNING")
+    finish(killed.runs[0])
+    again.requeue(killed, "100_0")
+    assert requeued(fake_slurm) == []
+
+
+def test_run_that_gets_nowhere_fails_after_three_starts(killed, fake_slurm):
+    fake_slurm.add("squeue", "echo RUNNING")
+    run = killed.runs[0]
+    for _ in range(job.TRIES):
+        again.requeue(killed, "100_0")
+    record = submissions.recorded(killed.record(run.name))
+    assert (record["state"], record["reason"]) == ("failed", "killed in 3 starts without a new checkpoint")
+    assert len(requeued(fake_slurm)) == job.TRIES - 1
+
+
+def test_run_that_gets_on_is_requeued_for_ever(killed, fake_slurm):
+    fake_slurm.add("squeue", "echo RUNNING")
+    checkpoints = Path(killed.runs[0].folder) / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    for step in range(6):
+        (checkpoints / f"step-{step // 2:09d}-0123456789abcdef.safetensors").touch()
+        again.requeue(killed, "100_0")
+    assert len(requeued(fake_slurm)) == 6
+
+
+def test_controller_that_is_down_is_waited_for(killed, fake_slurm):
+    fails = "n=$(cat {0} 2>/dev/null || echo 0); echo $((n + 1)) >{0}; [ $n -lt 2 ] && exit 1"
+    fake_slurm.add("squeue", f"{fails.format('asked')}; echo RUNNING")
+    fake_slurm.add("scontrol", f"{fails.format('told')}; exit 0")
+    again.requeue(killed, "100_0")
+    assert requeued(fake_slurm) == ["100_0"] * 3  # the last of which it heard
+
+
+# The keeper
+
+
+@pytest.mark.parametrize(
+    ("slurm_says", "state"), [("FAILED", "queued"), ("CANCELLED", "cancelled"), (None, "cancelled")]
+)
+def test_keeper_tells_a_killed_batch_script_from_scancel(killed, fake_slurm, slurm_says, state):
+    """In both cases SLURM tells the job to end, and the run saves."""
+    finish(killed.runs[1])
+    write(killed, killed.runs[0], state="stopped", terminated=True)
+    told = f"echo '100_0|{slurm_says}|None'" if slurm_says else ":"
+    fake_slurm.add("squeue", f"case \"$*\" in *--states=all*) {told};; esac; echo '9000|RUNNING|None'")
+    assert states(killed)[0] == "killed"
+    again.keep(killed.id)
+    assert len(fake_slurm.scripts) == (slurm_says == "FAILED")
+    fake_slurm.queue()
+    fake_slurm.add("squeue", "echo '100|PENDING|Priority'")
+    assert states(killed)[0] == ("requeued" if state == "queued" else state)
+
+
+def test_keeper_submits_killed_runs_again(killed, fake_slurm, read_directives):
+    finish(killed.runs[1])
+    assert states(killed) == ["lost", "completed"]
+    fake_slurm.queue(_9000="RUNNING|None")
+    assert states(killed) == ["killed", "completed"]
+    again.keep(killed.id)
+    (script,) = fake_slurm.scripts
+    assert "array" not in read_directives(script)
+    after = submissions.load(killed.id)
+    assert after.jobs == {"demo-s0": "100", "demo-s1": "100_1"}
+    assert read_directives(fake_slurm.keeper)["dependency"] == "afterany:100"
+    fake_slurm.queue(_100="PENDING|Resources", _9000="PENDING|Dependency")
+    assert states(killed) == ["requeued", "completed"]
+
+
+def test_keeper_waits_on_for_what_is_under_way(killed, fake_slurm, read_directives):
+    finish(killed.runs[1])
+    fake_slurm.queue(_9000="RUNNING|None", _100_0="PENDING|BeginTime")
+    again.keep(killed.id)
+    assert fake_slurm.scripts == []
+    assert read_directives(fake_slurm.keeper)["dependency"] == "afterany:100"
+
+
+@pytest.mark.parametrize("written", ["failed", "stopped"])
+def test_keeper_leaves_alone_what_ended_by_itself(killed, fake_slurm, written):
+    for run in killed.runs:
+        write(killed, run, state=written)
+    fake_slurm.queue(_9000="RUNNING|None")
+    again.keep(killed.id)
+    assert fake_slurm.calls("sbatch") == []
+    assert states(killed) == [written] * 2
+
+
+def test_keeper_leaves_alone_what_was_cancelled_by_hand(killed, fake_slurm):
+    """The first while it ran, which SLURM remembers; the second before it had begun, which SLURM has forgotten."""
+    killed.job_log("100_1").unlink()
+    fake_slurm.add(
+        "squeue", "case \"$*\" in *--states=all*) echo '100_0|CANCELLED|None';; esac; echo '9000|RUNNING|None'"
+    )
+    again.keep(killed.id)
+    assert fake_slurm.calls("sbatch") == []
+    assert states(killed) == ["cancelled"] * 2
+
+
+def test_keeper_of_a_cancelled_submission_does_nothing(killed, fake_slurm):
+    killed.changed(cancelled=True)
+    fake_slurm.queue(_9000="RUNNING|None")
+    again.keep(killed.id)
+    assert fake_slurm.calls("sbatch") == []
+
+
+def test_keeper_leaves_alone_what_was_submitted_again_by_hand(killed, make_submission, fake_slurm):
+    later = make_submission(*killed.runs, name="toy-20260131-130000", time="2026-01-31T13:00:00+00:00", jobs={})
+    assert later.id != killed.id
+    fake_slurm.queue(_9000="RUNNING|None")
+    again.keep(killed.id)
+    assert fake_slurm.calls("sbatch") == []
+
+
+def test_keeper_gives_up_on_a_run_that_gets_nowhere(killed, fake_slurm):
+    finish(killed.runs[1])
+    write(killed, killed.runs[0], killed=["", ""])
+    fake_slurm.queue(_9000="RUNNING|None")
+    again.keep(killed.id)
+    assert fake_slurm.calls("sbatch") == []
+    assert states(killed) == ["failed", "completed"]
+
+
+def test_keeper_judges_nothing_while_squeue_does_not_answer(killed, fake_slurm, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["again", "keep", killed.id])
+    fake_slurm.add("squeue", "exit 1")
+    with pytest.raises(SystemExit) as end:
+        again.main()
+    assert end.value.code == 1
+    assert "squeue does not answer" in capsys.readouterr().err
+    assert fake_slurm.calls("sbatch") == []
+
+
+# The launcher
+
+
+def test_submission_has_a_keeper(launch, fake_slurm, read_directives):
+    told = launch("submit", "toy", "--sweep", "colours", "--partition", "gpu", "--gpus", "2")
+    found = read_directives(fake_slurm.keeper)
+    names = ("job-name", "cpus-per-task", "partition", "dependency", "requeue")
+    assert [found[name] for name in names] == ["keep-toy", "1", "gpu", "afterany:100", ""]
+    assert "gpus-per-node" not in found
+    fake_slurm.queue(_100_0="RUNNING|None", _9000="PENDING|Dependency")
+    launch("cancel", told.submission)
+    assert fake_slurm.calls("scancel") == [["100"], ["9000"]]
+
+
+def test_refused_keeper_is_one_line_and_the_runs_go_on(launch, fake_slurm):
+    path = fake_slurm.bin / "sbatch"
+    path.write_text(path.read_text().replace('cp "$1" keeper', "echo 'sbatch: error: no GPU asked for' >&2; exit 1"))
+    told = launch("submit", "toy", "--set", "width=1")
+    assert told.code == 0
+    (line,) = [line for line in told.out.splitlines() if "no GPU asked for" in line]
+    assert "wait for `resubmit`" in line
+    assert submissions.load(told.submission).keeper is None
+
+
+def test_submit_tries_again_while_the_controller_is_away(launch, fake_slurm):
+    path = fake_slurm.bin / "sbatch"
+    fails = f"if [ ! -e failed ]; then touch failed; echo '{UNREACHABLE}' >&2; exit 1; fi\n"
+    path.write_text(path.read_text().replace("if grep", f"{fails}if grep", 1))
+    told = launch("submit", "toy", "--set", "width=1")
+    assert (told.code, told.err) == (0, "")
+    assert told.out.count("sbatch cannot reach SLURM's controller; trying again") == 1
+    assert submissions.load(told.submission).jobs == {submissions.load(told.submission).runs[0].name: "100"}
+
+
+def test_submit_waits_for_a_controller_that_is_down(launch, fake_slurm):
+    fake_slurm.add("scontrol", COMES_BACK)
+    told = launch("submit", "toy", "--set", "width=1")
+    assert told.code == 0
+    assert told.out.startswith("SLURM's controller is down (scontrol ping); waiting up to 10 minutes\n")
+
+
+def test_status_does_not_wait_for_a_controller_that_is_down(launch, fake_slurm):
+    """By itself, squeue tries for 20 s."""
+    told = launch("submit", "toy", "--set", "width=1")
+    fake_slurm.add("scontrol", "echo 'Slurmctld(primary) at n0 is DOWN'")
+    fake_slurm.add("squeue", "exec sleep 20")
+    began = time.monotonic()
+    answer = launch("status", told.submission)
+    assert time.monotonic() - began < 10
+    assert "squeue does not answer; this is the last state that the run wrote" in answer.out
+
+
+def test_slow_squeue_is_waited_for(launch, fake_slurm):
+    launch("submit", "toy", "--set", "width=1")
+    fake_slurm.add("scontrol", "echo 'Slurmctld(primary) at n0 is DOWN'; echo 'Slurmctld(backup) at n1 is UP'")
+    fake_slurm.add("squeue", "sleep 1; echo '100|RUNNING|None'")
+    assert "left out: 1 running in" in launch("submit", "toy", "--set", "width=1").out
+
+
+def test_without_an_answer_of_squeue_nothing_is_submitted(launch, fake_slurm):
+    launch("submit", "toy", "--set", "width=1")
+    fake_slurm.add("squeue", "exit 1")
+    told = launch("submit", "toy", "--set", "width=1")
+    assert told.code == 2
+    assert "squeue does not answer" in told.line
