@@ -218,7 +218,10 @@ def hand_over(
 
 def leave_out(runs: Sequence[Planned]) -> list[Planned]:
     """The runs that are not finished, queued or running; prints how many others there are, and why."""
-    states = {row.folder: row for row in status.rows(submissions.every(), sure=True) if row.state in status.ACTIVE}
+    folders = {run.folder for run in runs}
+    # Others may have jobs of a SLURM that cannot be asked here.
+    known = [every for every in submissions.every() if folders & {run.folder for run in every.runs}]
+    states = {row.folder: row for row in status.rows(known, sure=True) if row.state in status.ACTIVE}
     left = []
     skipped: dict[str, int] = {}
     for run in runs:
