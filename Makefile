@@ -14,7 +14,7 @@ FAST := tests/test_readmes.py tests/test_fuzz.py \
 # over half of what another has left, from the end; files stay together as far as that goes, and so do their fixtures.
 SIDE_BY_SIDE := --numprocesses logical --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test test-fast test-slurm test-page test-mutations test-fuzz lint format lock clean
+.PHONY: help demo test test-fast test-slurm test-chaos test-page test-mutations test-fuzz lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -32,8 +32,9 @@ test-fast: lint ## set up, lint, and run the tests that train nothing, before ea
 
 test-slurm: .venv/installed-dev ## test the launcher on a private SLURM cluster (as root; installs slurm-wlm, munge)
 	$(BIN)/python tests/slurm/cluster.py run --max-array 3 -- $(BIN)/python -m pytest tests/slurm/test_cluster.py
+
+test-chaos: .venv/installed-dev ## break that cluster at random while runs go on (as root; some ten minutes)
 	$(BIN)/python tests/slurm/chaos.py 20 30 --stand-in
-	$(BIN)/python tests/slurm/chaos.py 4 6
 
 test-page: .venv/installed-dev ## test the pages in Chromium (installs it, as root, if it is missing)
 	command -v chromium > /dev/null || { apt-get update -q && apt-get install -y -q chromium; }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from common.data.listing import few
 from common.data.splits import Split
 from common.data.tfds_names import TFDS, parsed, tfds_folder
 from common.errors import ConfigError
@@ -168,7 +169,7 @@ def from_tfds(name: str, folder: Path, side: int = 0) -> tuple[dict[str, Split],
         notes.insert(0, f"version {prepared.name} of TFDS")
     notes += tfds_notes(name, splits)
     if unreadable := (builder.info.metadata or {}).get("unreadable"):
-        notes.append(f"{len(unreadable)} unreadable image files skipped: {', '.join(unreadable)}")
+        notes.append(f"{len(unreadable)} unreadable image files skipped: {few(unreadable)}")
     return splits, list(features.class_names), notes
 
 
