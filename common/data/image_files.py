@@ -16,7 +16,7 @@ from common.data.listing import unopened
 
 # A file's content decides, not its suffix.
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# Where an orientation may be told: EXIF, or XMP in a JPEG and in a PNG file. Other bytes may look alike, at no harm.
+# Where an orientation may be given: EXIF, or XMP in a JPEG and in a PNG file. Other bytes may look alike, at no harm.
 TURNED = rb"\C*(?i:exif|ns\.adobe\.com/xap|com\.adobe\.xmp)\C*"
 
 

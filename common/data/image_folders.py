@@ -1,4 +1,4 @@
-"""Folders of images as data sets: listed, decoded once, and what cannot be decoded told."""
+"""Folders of images as data sets: listed and decoded once; what cannot be decoded is named."""
 
 import hashlib
 import json

@@ -35,7 +35,7 @@ class Copies:
     """Which of all images of a data set, splits one after the other, are copies of each other.
 
     `splits` int64 (n,): the split of each image, by its place in SPLITS. `groups` int64 (n,): the same number for exact
-    copies. `near`: pairs of groups, as the indices of their first images; none if they cannot be told
+    copies. `near`: pairs of groups, as the indices of their first images; none if they cannot be recognised
     from pictures of different things, which are `deviations` away.
     """
 
@@ -46,7 +46,7 @@ class Copies:
 
     @property
     def tells_near(self) -> bool:
-        """Whether near copies can be told from pictures of different things."""
+        """Whether near copies can be distinguished from pictures of different things."""
         return self.deviations >= near_copies.DEVIATIONS
 
     def members(self) -> np.ndarray:

@@ -61,7 +61,7 @@ def by_frequency(found: Inspection) -> list[tuple[tuple[int, int], int]]:
 def of_test(found: Inspection) -> dict[str, Any]:
     """How many test images have a copy among the training images, or else among the test images, and what is published.
 
-    Near and exact copies; exact ones alone if near ones cannot be told.
+    Near and exact copies; exact ones alone if near ones cannot be recognised.
     """
     copies, test = found.copies, SPLITS.index("test")
     having = copies.near_or_exact if copies.tells_near else copies.exact
@@ -124,7 +124,7 @@ def copies_table(said: dict[str, Any]) -> Table:
     right = [Column(name, justify="right") for name in ("images", "exact copy", "near or exact copy")]
     table = Table("images of", "with a copy in", *right, title="Copies", title_justify="left")
     for row in said["copies"]:
-        near = "not told" if row["near_or_exact"] is None else shared(row["near_or_exact"], row["images"])
+        near = "not counted" if row["near_or_exact"] is None else shared(row["near_or_exact"], row["images"])
         there = f"{row['in']} itself" if row["in"] == row["split"] else row["in"]
         table.add_row(row["split"], there, f"{row['images']:,}", shared(row["exact"], row["images"]), near)
     return table
@@ -136,7 +136,7 @@ def shared(count: int, total: int) -> str:
 
 
 def lines(found: Inspection, said: dict[str, Any]) -> Iterator[str]:
-    """What is told besides the tables, each a line."""
+    """What stands beside the tables, each a line."""
     sizes = said["sizes"]
     if len(sizes) == 1:
         yield f"sizes: all {sizes[0]['width']}×{sizes[0]['height']} pixels"
@@ -156,7 +156,7 @@ def lines(found: Inspection, said: dict[str, Any]) -> Iterator[str]:
     yield f"near copies: {said['near_copies']}"
     if not found.copies.tells_near:
         yield (
-            f"near copies are not told: random pairs of different classes come too close to that, which is "
+            f"near copies are not counted: random pairs of different classes come too close to that, which is "
             f"{found.copies.deviations:.1f} of their standard deviations away ({near_copies.DEVIATIONS} are needed)"
         )
     yield from test_lines(said["test_copies"], found.copies.tells_near)

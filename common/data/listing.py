@@ -1,6 +1,6 @@
 """What of a folder of images is used, and what is not and why. Imports neither Keras nor TensorFlow.
 
-What lies in the folder and is not used is counted and told; nothing is guessed in silence.
+What lies in the folder and is not used is counted and named; nothing is guessed in silence.
 """
 
 import os

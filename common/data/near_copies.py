@@ -16,8 +16,8 @@ COARSE = 2.0  # standard deviation of the blur, in pixels of SIDE, that takes th
 CORRELATION = 0.7  # of the detail, at least
 BLOCK = 1000  # pairs at once
 TRIED = 5_000  # random pairs
-# CORRELATION must be so far from random pairs of different classes, or near copies are not told. Chance brings one of
-# two billion pairs 6 away; photographs gave 9 and more, drawn digits and letters 6 and less, as one 7 is like another.
+# CORRELATION must be so far from random pairs of different classes, or near copies are not counted. Of two billion
+# pairs chance brings one 6 away; photographs gave 9 and more, drawn digits and letters 6 and less.
 DEVIATIONS = 8
 
 CRITERION = (
