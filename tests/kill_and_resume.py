@@ -34,9 +34,9 @@ def start(out: Path, flags: list[str]) -> subprocess.Popen:
         return subprocess.Popen(command, stdout=log, stderr=log)
 
 
-def wait_for_training(process: subprocess.Popen, log: Path, before: int) -> None:
-    """Come back when a start, whose output begins at this place of the log, trains or has ended."""
-    while process.poll() is None and "phase " not in log.read_text()[before:].replace("resuming: phase ", ""):
+def wait_for_training(process: subprocess.Popen, log: Path, before: int, line: str = "phase ") -> None:
+    """Come back when a start, whose output begins at this place of the log, has said the line or has ended."""
+    while process.poll() is None and line not in log.read_text()[before:].replace("resuming: phase ", ""):
         time.sleep(0.05)
 
 
@@ -50,8 +50,8 @@ def undisturbed(out: Path, flags: list[str]) -> float:
     return time.monotonic() - began
 
 
-def disturbed(out: Path, flags: list[str], signals: list[tuple[float, signal.Signals]]) -> int:
-    """Run with each signal after its delay (seconds from the beginning of training in that start), then to the end.
+def disturbed(out: Path, flags: list[str], signals: list[tuple[float, signal.Signals]], line: str = "phase ") -> int:
+    """Run with each signal after its delay (seconds from when that start said the line), then to the end.
 
     Returns how many of the signals met a running process.
     """
@@ -60,7 +60,7 @@ def disturbed(out: Path, flags: list[str], signals: list[tuple[float, signal.Sig
     for delay, number in signals:
         before = len(log.read_text()) if log.exists() else 0
         process = start(out, flags)
-        wait_for_training(process, log, before)
+        wait_for_training(process, log, before, line)
         try:
             code = process.wait(delay)
         except subprocess.TimeoutExpired:

@@ -43,7 +43,7 @@ from common.run_folder import RunFolder
 from results import collect, compare, page, pictures, records, replay, rows, tables
 from results.task import Task
 from slurm import __main__ as launcher
-from slurm import cluster, commands, plan, submissions
+from slurm import cluster, commands, plan, squeue, submissions
 from slurm.plan import Planned
 
 VALUES = (
@@ -300,9 +300,9 @@ class Repository:
         assert "1 of 1 runs to do" in printed
 
     def resubmit(self) -> None:
-        """It may be refused, as for the other one, whose jobs no squeue knows here."""
-        for submission in (f"{self.tasks[0]}-20260131-120000", OTHER):
-            self.call("resubmit", submission, "--dry-run")
+        """It may be refused."""
+        self.call("resubmit", f"{self.tasks[0]}-20260131-120000", "--dry-run")
+        assert "to do" in self.call("resubmit", OTHER, "--dry-run", "--cluster", "local")
 
     def logs(self) -> None:
         """Those of the other submission are there."""
@@ -422,11 +422,12 @@ class Repository:
 
 @contextlib.contextmanager
 def at(root: Path) -> Iterator[None]:
-    """Let the launcher take this folder for the repository; figures are drawn, and not written."""
+    """Let the launcher take this folder for the repository, and the queue for empty; figures are not written."""
     places = [(module, "REPOSITORY", root) for module in (plan, submissions, commands)]
     places += [
         (submissions, "FOLDER", root / "results" / "submissions"),
         (cluster, "PROFILES", root / "slurm/clusters"),
+        (squeue, "ask", squeue.Entries),
     ]
     places += [(Figure, "savefig", lambda *_, **__: None), (sys, "argv", sys.argv)]
     before = [(module, name, getattr(module, name)) for module, name, _ in places]

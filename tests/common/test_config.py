@@ -433,6 +433,14 @@ def test_name_of_no_run_or_of_several_is_one_line(tmp_path, capsys, name, said):
     assert said in refused(capsys, "--out", str(tmp_path), "--weights", name)
 
 
+def test_folder_whose_name_is_not_utf_8_is_one_line(capsys, tmp_path):
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    assert f"{f'image_folder:{folder}'!a} is not UTF-8; rename the file or folder" in refused(
+        capsys, "--dataset", f"image_folder:{folder}"
+    )
+
+
 @pytest.mark.parametrize("folder", ["\u7167" * 80, "x" * 255, "[v1], ~x"])
 def test_any_folder_makes_a_name_that_a_file_system_takes(tmp_path, folder):
     (tmp_path / folder).mkdir()
