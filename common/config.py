@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+GIGABYTE = 1e9  # of cache_gigabytes
 SLUG_BYTES = 200  # of the 255 that file systems allow
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from common.augment.layer import Augment
 from common.backbones.networks import Backbone
-from common.config import Config
+from common.config import GIGABYTE, Config
 from common.data import pipeline
 from common.data.splits import Dataset, Split
 from common.files import StorageError
@@ -24,7 +24,6 @@ from common.phase import Phase
 from common.runs import Run
 
 FOLDER = "activations"  # in the run directory, while a phase lasts
-GIGABYTE = 1e9
 DRAWS = 2**24  # random numbers apart that the views begin
 
 

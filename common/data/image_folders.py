@@ -1,7 +1,6 @@
 """Folders of images as data sets: listed and decoded once; what cannot be decoded is named."""
 
 import hashlib
-import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -11,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import PIL
 
+from common.config import GIGABYTE
 from common.data.listing import CACHE, Listing, list_images, printable, unopened
 from common.data.splits import Split
 from common.errors import ConfigError
-from common.files import alone, write_json
+from common.files import alone, read_json, write_json
 
 CHUNK = 256  # images in memory at once, while they are decoded
-GIGABYTE = 1e9
 # Reasons by the path of each file that cannot be decoded; the images of all files, if they are kept.
 Found = tuple[dict[str, str], np.ndarray | None]
 
@@ -93,7 +92,7 @@ class Cache:
     def find(self, fits: bool) -> Found | None:
         """What an earlier run has left; None if that is missing or damaged, or if a file of the folder has changed."""
         try:
-            facts = json.loads(self.facts.read_bytes())
+            facts = read_json(self.facts, files=str, left_out=dict)
             if facts["files"] != self.digest:
                 return None
             left_out = {self.files[int(place)]: reason for place, reason in facts["left_out"].items()}

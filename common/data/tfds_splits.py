@@ -33,6 +33,8 @@ class Features:
     channels: int
     """1 for grey, 3 for colour; transparency is left out."""
     class_names: Sequence[str]
+    are_png: bool
+    """Whether all images are PNG, as the set says."""
 
     def decoding(self) -> tfds.decode.PartialDecoding:
         """Nothing but the bytes of the image, and the label."""
@@ -70,7 +72,8 @@ def features_of(name: str, info: "DatasetInfo") -> Features:
         raise ConfigError(f"{name} does not say how many classes its label {labels[0]} has")
     height, width, channels = image.shape
     size = None if height is None or width is None else (height, width)
-    return Features(images[0], labels[0], size, 1 if channels == 1 else 3, label.names)
+    are_png = image.to_json_content().encoding_format == "png"
+    return Features(images[0], labels[0], size, 1 if channels == 1 else 3, label.names, are_png)
 
 
 def used(name: str, splits: Sequence[str]) -> dict[str, str]:
@@ -136,9 +139,12 @@ def into_memory(builder: "DatasetBuilder", split: str, features: Features, side:
     config = tfds.ReadConfig(try_autocache=False)  # the cache would be a second copy that is not freed
     stored = builder.as_dataset(split=split, shuffle_files=False, read_config=config, decoders=features.decoding())
 
+    # Looking for the format of each would take CIFAR-10 3 s.
+    decode_one = tf.io.decode_png if features.are_png else decode
+
     def decoded(one: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        image = tf.ensure_shape(decode(one[features.image], features.channels), (height, width, features.channels))
-        return image, one[features.label]
+        image = decode_one(one[features.image], features.channels)
+        return tf.ensure_shape(image, (height, width, features.channels)), one[features.label]
 
     stored = stored.map(decoded, tf.data.AUTOTUNE)
     for own, own_labels in stored.batch(512).prefetch(1).as_numpy_iterator():

@@ -129,7 +129,7 @@ def phase_bars(phases: Mapping[str, Mapping], path: Path) -> Path:
     axes.set(title="Accuracy after each phase", xlabel="Phase", ylabel="Accuracy (%)")
     axes.set_ylim(0, 108)
     axes.set_yticks(range(0, 101, 20))
-    axes.set_xticks(range(len(phases)), [short(name, 18) for name in phases])
+    axes.set_xticks(range(len(phases)), [short(name, 18).replace("_", " ") for name in phases])
     axes.set_xlim(-0.7, len(phases) - 0.3)
     figure.legend(ncols=2, **LEGEND_BELOW)
     return save_figure(figure, path)

@@ -259,7 +259,7 @@ def test_tensorflow_says_that_onednn_is_on(before, said):
 
 def test_words_before_a_crash_within_the_import_are_not_lost():
     crash = (
-        "import os, sys, types; from common.workrounds import import_messages\n"
+        "import os; from common.workrounds import import_messages\n"
         "with import_messages.filtered():\n"
         "    os.write(2, b'oneDNN custom operations are on\\nlast words\\n'); os.abort()"
     )
