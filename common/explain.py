@@ -94,7 +94,7 @@ def explained(
     from common.trained import probabilities
 
     below, head = last_stage(classifier.model)
-    features = below.predict(images, verbose=0)
+    features = below.predict_on_batch(images)
     kernel, bias = (np.asarray(value, np.float64) for value in head.get_weights())
     shares = probabilities(features.mean(axis=(1, 2), dtype=np.float64) @ kernel + bias)
     fixed = None if chosen is None else list(classifier.class_names).index(chosen)

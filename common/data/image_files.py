@@ -62,7 +62,8 @@ def reader(size: int) -> Callable[[str], np.ndarray]:
         with tf.device("CPU"):
             return read(path, size)
 
-    return lambda path: one(tf.constant(os.fsencode(path))).numpy()
+    compiled = one.get_concrete_function()  # now: threads that call it at once would each make their own
+    return lambda path: compiled(tf.constant(os.fsencode(path))).numpy()
 
 
 @tf.function

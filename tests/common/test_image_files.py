@@ -1,6 +1,7 @@
 """One image file as pixels: every kind against the values that it was made of."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -146,3 +147,16 @@ def test_what_is_missing_empty_or_no_image_says_why(tmp_path):
     for name in ("gone", "empty", "text"):
         with pytest.raises(tf.errors.OpError):
             image_files.reader(8)(str(tmp_path / f"{name}.png"))
+
+
+def test_threads_share_one_compiled_reader(tmp_path, monkeypatch):
+    traced = []
+    read = image_files.read
+    monkeypatch.setattr(image_files, "read", lambda *given: (traced.append(1), read(*given))[1])
+    paths = [str(tmp_path / f"{number}.png") for number in range(16)]
+    for path in paths:
+        Image.new("RGB", (8, 8)).save(path)
+    one = reader.__wrapped__(8)  # one that no other test has compiled
+    with ThreadPoolExecutor(8) as pool:
+        assert [image.shape for image in pool.map(one, paths)] == [(8, 8, 3)] * 16
+    assert len(traced) == 1
