@@ -66,7 +66,7 @@ class Config:
     nodes: int = 1
     """Machines that share every batch (JAX): start one process on each of them."""
     cache_gigabytes: float = 2.0
-    """Most to keep on disk of an image folder's decoded images, in 1e9 bytes; more are decoded again in every epoch."""
+    """Most to keep on disk of images decoded from files, in 1e9 bytes; more are decoded again in every epoch."""
     looks: int = 1
     """How often the growing number of seeds is judged; the tables divide their error by it."""
 

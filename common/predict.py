@@ -16,7 +16,6 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,21 +127,16 @@ def read(paths: Sequence[Path], classifier: "Trained", unreadable: list[Path]) -
     """Images as a classifier's data has them, uint8 (h, w, c), by path; those that cannot be read join a list."""
     import tensorflow as tf
 
-    from common.data.image_files import reader
+    from common.data.decoded import decode_all
 
-    decoded = reader(classifier.side)
-
-    def one(path: Path) -> "np.ndarray | None":
-        try:
-            image = decoded(str(path))
-        except tf.errors.OpError:
-            return None
-        return image if classifier.channels == 3 else grey(tf.constant(image)).numpy()
-
-    with ThreadPoolExecutor() as pool:
-        found = dict(zip(paths, pool.map(one, paths), strict=True))
-    unreadable += [path for path, image in found.items() if image is None]
-    return {path: image for path, image in found.items() if image is not None}
+    found = {}
+    images = decode_all([str(path) for path in paths], (classifier.side, classifier.side, 3))
+    for path, image in zip(paths, images, strict=True):
+        if isinstance(image, str):
+            unreadable.append(path)
+        else:
+            found[path] = image if classifier.channels == 3 else grey(tf.constant(image)).numpy()
+    return found
 
 
 def grey(image: "tf.Tensor") -> "tf.Tensor":

@@ -6,8 +6,8 @@ from common.data import tfds_names
 from common.errors import ConfigError
 from common.registry import Registry
 
-FROM_TFDS = "common.data.tfds_sets:from_tfds"
-# Each a function of name and data folder that gives splits, class names and notes (common/data/sources.py).
+FROM_TFDS = "common.data.tfds_sets:own"
+# Each a function of name and data folder that gives a Loaded (common/data/splits.py).
 DATASETS = Registry(
     "dataset",
     {

@@ -3,8 +3,7 @@
 import functools
 import io
 import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -54,16 +53,23 @@ def content(name: tf.Tensor) -> tf.Tensor:
 
 
 @functools.cache
-def reader(size: int) -> Callable[[str], np.ndarray]:
-    """`read` as a function of a path, for many threads; it raises tf.errors.OpError if the file cannot be read."""
+def reader(size: int, channels: int = 3) -> Callable[[Sequence[str]], np.ndarray]:
+    """`read` as a function of many names, to uint8 (names, size, size, channels).
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-    def one(path: tf.Tensor) -> tf.Tensor:
+    It raises tf.errors.OpError if one of the images cannot be read.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def many(names: tf.Tensor) -> tf.Tensor:
         with tf.device("CPU"):
-            return read(path, size)
+            return tf.map_fn(
+                lambda name: read(name, size, channels),
+                names,
+                fn_output_signature=tf.TensorSpec([size, size, channels], tf.uint8),
+                parallel_iterations=os.cpu_count() or 1,
+            )
 
-    compiled = one.get_concrete_function()  # now: threads that call it at once would each make their own
-    return lambda path: compiled(tf.constant(os.fsencode(path))).numpy()
+    return lambda names: many(tf.constant([os.fsencode(name) for name in names], tf.string)).numpy()
 
 
 @tf.function
@@ -125,10 +131,10 @@ def turned(image: Image.Image) -> Image.Image:
         return image
 
 
-def why_not(path: str) -> str:
-    """Why a file that could not be read is no image."""
+def why_not(name: str) -> str:
+    """Why a file, or a part of one, that could not be read is no image."""
     try:
-        content = Path(path).read_bytes()
+        content = records.content(os.fsencode(name))
     except OSError as error:
         return unopened(error)
     if not content:

@@ -1,15 +1,16 @@
 """What is in a data set: classes, counts, sizes, files that are not used, and copies within and across its splits."""
 
+import io
+import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from common.config import Config
-from common.data import folder_of, near_copies, pipeline, sources
-from common.data.image_folders import decode_once
+from common.data import folder_of, near_copies, pipeline, records, sources
 from common.data.listing import list_images
 from common.data.splits import Dataset, Split, digests
 
@@ -74,14 +75,11 @@ class Copies:
 class Inspection:
     """What `inspect` found.
 
-    `files`: of an image folder, the paths that the places of its splits stand for. `sizes` counts (width, height).
-    `unreadable` has the reason by the path, `unused` the paths by the reason.
+    `sizes` counts (width, height). `unused` has the paths by the reason.
     """
 
     data: Dataset
-    files: Sequence[str]
     sizes: Mapping[tuple[int, int], int]
-    unreadable: Mapping[str, str]
     unused: Mapping[str, list[str]]
     copies: Copies
 
@@ -93,16 +91,10 @@ def inspect(config: Config) -> Inspection:
     """
     config.check()
     data = sources.load(config)
-    copies = find_copies(data)
     root = folder_of(config.dataset)
-    if root is None:
-        return Inspection(data, (), memory_sizes(data), {}, {}, copies)
-    listing = list_images(root)
-    files = [path for images in listing.splits.values() for path, _ in images]
-    # As `load` has found out a moment ago, so this reads what it has kept.
-    unreadable, _ = decode_once(listing, files, config.folder_side, config.data_folder, config.cache_gigabytes)
-    sizes = file_sizes([path for path in files if path not in unreadable])
-    return Inspection(data, files, sizes, unreadable, listing.unused, copies)
+    unused = list_images(root).unused if root else {}
+    readable = [name for name in data.files if name not in data.unreadable]
+    return Inspection(data, file_sizes(readable) if readable else memory_sizes(data), unused, find_copies(data))
 
 
 def parts(data: Dataset) -> tuple[Split, Split, Split]:
@@ -111,25 +103,24 @@ def parts(data: Dataset) -> tuple[Split, Split, Split]:
 
 
 def memory_sizes(data: Dataset) -> Counter[tuple[int, int]]:
-    """Width and height of images in memory, and how many have them; empty for images that are not."""
+    """Width and height of images in memory, and how many have them."""
     sizes: Counter[tuple[int, int]] = Counter()
     for split in parts(data):
-        if not split.in_files:
-            sizes[split.store.shape[2], split.store.shape[1]] += len(split)
+        sizes[split.store.shape[2], split.store.shape[1]] += len(split)
     return sizes
 
 
-def file_sizes(paths: list[str]) -> Counter[tuple[int, int]]:
-    """Width and height of images in files, and how many have them; only the headers are read."""
+def file_sizes(names: list[str]) -> Counter[tuple[int, int]]:
+    """Width and height of images in files, and how many have them; only the headers are decoded."""
     with ThreadPoolExecutor() as pool:
-        return Counter(pool.map(file_size, paths))
+        return Counter(pool.map(file_size, names))
 
 
-def file_size(path: str) -> tuple[int, int]:
-    """Width and height of an image file."""
+def file_size(name: str) -> tuple[int, int]:
+    """Width and height of an image in a file, or in a part of one."""
     from PIL import Image
 
-    with Image.open(path) as image:
+    with Image.open(io.BytesIO(records.content(os.fsencode(name)))) as image:
         return image.size
 
 

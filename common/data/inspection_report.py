@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
-from common.data import near_copies, pipeline
+from common.data import near_copies, pipeline, records
 from common.data.inspection import PUBLISHED, SPLITS, Inspection, parts
 from common.data.listing import few, printable
 from common.plots.data_sets import FEW_CLASSES, Pair, contact_sheet, copy_pairs
@@ -29,7 +29,7 @@ def facts(found: Inspection) -> dict[str, Any]:
         "classes": list(data.class_names),
         "counts": {name: counts.tolist() for name, counts in data.counts().items()},
         "sizes": [{"width": w, "height": h, "images": n} for (w, h), n in by_frequency(found)],
-        "unreadable": {printable(path): reason for path, reason in found.unreadable.items()},
+        "unreadable": {shown(name): reason for name, reason in data.unreadable.items()},
         "unused": {reason: list(map(printable, paths)) for reason, paths in found.unused.items()},
         "notes": list(data.notes),
         "exact_copies": "the same file content" if data.train.in_files else "the same pixels, as a run reads them",
@@ -86,8 +86,13 @@ def where(found: Inspection, index: int) -> dict[str, Any]:
     split, inside = place(found, index)
     own = parts(found.data)[split].take(np.array([inside]))
     number = int(own.places[0])
-    image = printable(found.files[number]) if found.files else number
+    image = shown(found.data.files[number]) if found.data.files else number
     return {"split": SPLITS[split], "class": found.data.class_names[own.labels[0]], "image": image}
+
+
+def shown(name: str) -> str:
+    """The name of a file, or of a part of one, as JSON and a figure have it."""
+    return printable(records.shown(name))
 
 
 def show(found: Inspection, said: dict[str, Any], console: Console) -> None:
@@ -148,7 +153,7 @@ def lines(found: Inspection, said: dict[str, Any]) -> Iterator[str]:
             f"{span(min(heights), max(heights))} high; most frequent {sizes[0]['width']}×{sizes[0]['height']} "
             f"({sizes[0]['images'] / images:.0%})"
         )
-    yield f"unreadable: {counted(list(found.unreadable))}"
+    yield f"unreadable: {counted(list(map(records.shown, found.data.unreadable)))}"
     for reason, paths in found.unused.items():
         yield f"not used, {reason}: {counted(paths)}"
     yield from (f"note: {note}" for note in said["notes"] if not note.startswith("not used"))

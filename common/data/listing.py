@@ -24,7 +24,7 @@ LEFTOVERS = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "
 SUFFIXES = frozenset(
     (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 )
-CACHE = ".image_folder"  # of decoded images, in the data folder, which may be the image folder itself
+CACHE = ".decoded"  # of decoded images, in the data folder, which may be the image folder itself
 NAMED = 3  # of what is counted
 
 HIDDEN = "hidden or left by a system"

@@ -23,6 +23,17 @@ def part(file: bytes, start: int, length: int) -> bytes:
     return SEPARATOR.join((file, b"%d" % start, b"%d" % length))
 
 
+def file_of(name: str) -> str:
+    """The file of a name in a store."""
+    return name.partition(os.fsdecode(SEPARATOR))[0]
+
+
+def shown(name: str) -> str:
+    """A name in a store, as a reader is told it: the path of a file, or where in which file a part begins."""
+    file, *place = name.split(os.fsdecode(SEPARATOR))
+    return f"{Path(file).name} at byte {int(place[0]):,}" if place else file
+
+
 def content(name: bytes) -> bytes:
     """The bytes of a file, or of the part of one. Raises OSError."""
     file, *place = name.split(SEPARATOR)

@@ -9,7 +9,7 @@ from common.config import Config
 from common.data import DATASETS, folder_of, is_from_tfds
 from common.data.image_folders import image_folder
 from common.data.listing import few
-from common.data.splits import Dataset, Split, check_labels, firsts, limited, stratified, whole, without_copies
+from common.data.splits import Dataset, Loaded, check_labels, firsts, limited, stratified, whole, without_copies
 from common.data.tfds_names import TFDS, tfds_folder
 from common.data.tfds_sets import by_hand, can_download, fetch_tfds, from_tfds, how_to_get
 from common.errors import ConfigError
@@ -28,15 +28,14 @@ def load(config: Config) -> Dataset:
     Raises ConfigError if the data is missing or unsuitable.
     """
     name, seed = config.dataset, config.seed
-    decoded = None
-    if root := folder_of(name):
-        splits, class_names, notes, decoded = image_folder(
-            root, config.folder_side, config.data_folder, config.cache_gigabytes
-        )
+    root, decoding = folder_of(name), (config.folder_side, config.data_folder, config.cache_gigabytes)
+    if root:
+        loaded = image_folder(root, *decoding)
     elif name.startswith(TFDS):
-        splits, class_names, notes = from_tfds(name, config.data_folder, config.folder_side)
+        loaded = from_tfds(name, *decoding)
     else:
-        splits, class_names, notes = DATASETS.load(name)(name, config.data_folder)
+        loaded = DATASETS.load(name)(name, config.data_folder)
+    splits, class_names, notes = loaded.splits, tuple(loaded.class_names), loaded.notes
     remedy = "more images, or a folder `{}` beside a folder `train`" if root else "more images"
     for split_name, split in splits.items():
         check_labels(name, split_name, split.labels, len(class_names))
@@ -68,19 +67,19 @@ def load(config: Config) -> Dataset:
         if len(missing):
             named = few([class_names[label] for label in missing])
             notes = [*notes, f"classes without a {split_name} image: {len(missing):,} ({named})"]
-    if decoded is not None:  # from here on, so that the splits are the same with and without them
-        train, validation, test = (replace(split, store=decoded) for split in (train, validation, test))
-    return Dataset(name, tuple(class_names), train, validation, test, tuple(notes))
+    if loaded.decoded is not None:  # from here on, so that the splits are the same with and without them
+        train, validation, test = (replace(split, store=loaded.decoded) for split in (train, validation, test))
+    return Dataset(name, class_names, train, validation, test, tuple(notes), loaded.files, loaded.unreadable)
 
 
-def digits(name: str, folder: Path) -> tuple[dict[str, Split], list[str], list[str]]:
+def digits(name: str, folder: Path) -> Loaded:
     """scikit-learn's 1,797 handwritten digits, 8x8 grey, embedded in its package."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
     # Its values run from 0 to 16.
     images = np.round(data.images[..., None] * (255 / 16)).astype(np.uint8)
-    return {"train": whole(images, data.target, 8)}, [str(d) for d in range(10)], []
+    return Loaded({"train": whole(images, data.target, 8)}, [str(d) for d in range(10)])
 
 
 def provide(config: Config) -> None:

@@ -1,8 +1,8 @@
 """Images and labels of a data set, and how its images are divided into train, validation and test."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,8 +57,24 @@ def whole(images: np.ndarray, labels: np.ndarray, size: int, in_colour: bool = T
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """The splits that a data set has, before any is held out; `notes` say what a reader of its metrics should know.
+
+    For images that are decoded from files: the names that the places of all splits stand for, why some cannot be
+    decoded, by the name, and all images, decoded, uint8 (files, h, w, c), if they fit.
+    """
+
+    splits: dict[str, Split]
+    class_names: Sequence[str]
+    notes: Sequence[str] = ()
+    files: Sequence[str] = ()
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    decoded: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Dataset:
-    """A data set, ready for training; `notes` say what a reader of its metrics should know."""
+    """A data set, ready for training; `notes`, `files` and `unreadable` as of Loaded."""
 
     name: str
     class_names: tuple[str, ...]
@@ -66,6 +82,8 @@ class Dataset:
     validation: Split
     test: Split
     notes: tuple[str, ...] = ()
+    files: Sequence[str] = ()
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     def counts(self) -> dict[str, np.ndarray]:
         """Images per class, by split."""

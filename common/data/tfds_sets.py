@@ -1,13 +1,13 @@
 """Data sets of TensorFlow Datasets, its own and the project's: fetched, prepared, and read."""
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from common.data.listing import few
-from common.data.splits import Split
+from common.data.splits import Loaded, Split
 from common.data.tfds_names import TFDS, parsed, tfds_folder
 from common.errors import ConfigError
 from common.files import alone
@@ -142,10 +142,11 @@ def tfds_instructions(name: str) -> str | None:
     return " ".join(said.split()) if said else None
 
 
-def from_tfds(name: str, folder: Path, side: int = 0) -> tuple[dict[str, Split], list[str], list[str]]:
-    """A TFDS image classification data set: splits, class names, notes. Uses no network.
+def from_tfds(name: str, side: int, folder: Path, gigabytes: float) -> Loaded:
+    """A TFDS image classification data set. Uses no network.
 
-    Images of different sizes, which none of `DATASETS` has, are resized to `side` pixels. Raises ConfigError.
+    Images of different sizes are resized to `side` pixels, and kept if that takes no more than `gigabytes`. Raises
+    ConfigError.
     """
     prepared = tfds_folder(name, folder)
     if prepared is None:
@@ -162,15 +163,20 @@ def from_tfds(name: str, folder: Path, side: int = 0) -> tuple[dict[str, Split],
     except Exception as error:  # of JSON, protobuf, TFDS or a feature: there is no common class
         raise damaged(name, prepared, error) from error
     try:
-        splits, features, notes = tfds_splits.read(name, builder, side)
+        loaded = tfds_splits.read(name, builder, side, folder, gigabytes)
     except (OSError, tf.errors.OpError) as error:
         raise damaged(name, prepared, error) from error
+    notes = [*loaded.notes, *tfds_notes(name, loaded.splits)]
     if name.startswith(TFDS):
         notes.insert(0, f"version {prepared.name} of TFDS")
-    notes += tfds_notes(name, splits)
     if unreadable := (builder.info.metadata or {}).get("unreadable"):
         notes.append(f"{len(unreadable)} unreadable image files skipped: {few(unreadable)}")
-    return splits, list(features.class_names), notes
+    return replace(loaded, notes=notes)
+
+
+def own(name: str, folder: Path) -> Loaded:
+    """One of `DATASETS`, of which each has images of one size."""
+    return from_tfds(name, 0, folder, 0)
 
 
 def damaged(name: str, prepared: Path, error: Exception) -> ConfigError:

@@ -1,7 +1,9 @@
 """Which features and splits of a TFDS data set are used, and how they are read."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,8 +11,10 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from common.data import records
+from common.data.decoded import decode_once, splits_of
 from common.data.image_files import decode
-from common.data.splits import Split, whole
+from common.data.listing import few
+from common.data.splits import Loaded, whole
 from common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -88,12 +92,12 @@ def used(name: str, splits: Sequence[str]) -> dict[str, str]:
     }
 
 
-def read(name: str, builder: "DatasetBuilder", side: int) -> tuple[dict[str, Split], Features, list[str]]:
-    """The images and labels of a prepared data set: splits, features and notes.
+def read(name: str, builder: "DatasetBuilder", side: int, data_folder: Path, gigabytes: float) -> Loaded:
+    """The images and labels of a prepared data set.
 
-    Images of one shape are decoded into memory, unless they are too many. Others are decoded as they are needed, and
-    resized to `side` if they have several shapes; of all that are not square the centred square is used. Splits
-    without a label are not used. Raises OSError or tf.errors.OpError for damaged files.
+    Images of one shape are decoded into memory, unless they are too many. Others are decoded once, if they fit, or as
+    they are needed, and resized to `side` if they have several shapes; of all that are not square the centred square is
+    used. Splits without a label are not used. Raises OSError or tf.errors.OpError for damaged files.
     """
     features, info = features_of(name, builder.info), builder.info
     if info.file_format != tfds.core.FileFormat.TFRECORD:
@@ -107,18 +111,29 @@ def read(name: str, builder: "DatasetBuilder", side: int) -> tuple[dict[str, Spl
     pixels = side**2 * features.channels
     in_memory = features.size is not None and pixels * sum(map(counts.__getitem__, roles.values())) <= IN_MEMORY
     reader = into_memory if in_memory else from_records
-    splits, notes = {}, cropping(features, side)
+    found, notes = {}, cropping(features, side)
     for role, split in roles.items():
-        found = reader(builder, split, features, side)
-        if len(found) != counts[split]:
-            raise OSError(f"{split} has {len(found):,} of {counts[split]:,} images")
-        if role != "train" and found.labels.max() < 0:
-            notes.append(f"{split} not used: its {len(found):,} images have no labels")
+        images, labels = reader(builder, split, features, side)
+        if len(labels) != counts[split]:
+            raise OSError(f"{split} has {len(labels):,} of {counts[split]:,} images")
+        if role != "train" and labels.max() < 0:
+            notes.append(f"{split} not used: its {len(labels):,} images have no labels")
         else:
-            splits[role] = found
+            found[role] = images, labels
     if others := [f"{split} ({counts[split]:,} images)" for split in counts if split not in roles.values()]:
         notes.append(f"not used: {', '.join(others)}")
-    return splits, features, notes
+    if in_memory:
+        splits = {role: whole(images, labels, side) for role, (images, labels) in found.items()}
+        return Loaded(splits, features.class_names, notes)
+    named = {role: [*zip(map(os.fsdecode, names), labels, strict=True)] for role, (names, labels) in found.items()}
+    files = [file for images in named.values() for file, _ in images]
+    shape = side, side, features.channels
+    unreadable, decoded = decode_once(Path(builder.data_dir), files, shape, data_folder, gigabytes)
+    if unreadable:
+        told = few([f"{records.shown(file)}: {reason}" for file, reason in unreadable.items()])
+        notes.append(f"not used, images that cannot be read: {len(unreadable):,} ({told})")
+    splits = splits_of(name, named, side, features.channels, unreadable)
+    return Loaded(splits, features.class_names, notes, files, unreadable, decoded)
 
 
 def cropping(features: Features, side: int) -> list[str]:
@@ -129,8 +144,8 @@ def cropping(features: Features, side: int) -> list[str]:
     return [] if height == width else [f"images of {height} x {width} pixels: their centred squares"]
 
 
-def into_memory(builder: "DatasetBuilder", split: str, features: Features, side: int) -> Split:
-    """One split, whose images have one shape: their centred squares."""
+def into_memory(builder: "DatasetBuilder", split: str, features: Features, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """One split, whose images have one shape: the centred squares, uint8 (n, side, side, c), and labels, int64 (n,)."""
     height, width = features.size or (side, side)
     top, left = (height - side) // 2, (width - side) // 2
     images = np.empty((builder.info.splits[split].num_examples, side, side, features.channels), np.uint8)
@@ -154,16 +169,17 @@ def into_memory(builder: "DatasetBuilder", split: str, features: Features, side:
         images[start:end] = own[:, top : top + side, left : left + side]
         labels[start:end] = own_labels
         start = end
-    return whole(images[:start], labels[:start], side)
+    return images[:start], labels[:start]
 
 
-def from_records(builder: "DatasetBuilder", split: str, features: Features, side: int) -> Split:
-    """One split, file by file, whose images stay where they are."""
+def from_records(
+    builder: "DatasetBuilder", split: str, features: Features, _side: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One split, file by file, whose images stay where they are: names of parts, bytes (n,), and labels, int64 (n,)."""
     stored = features.decoding().extract_features(builder.info.features)
 
     def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         one = stored.deserialize_example(record, decoders={features.image: tfds.decode.SkipDecoding()})
         return one[features.image], one[features.label]
 
-    names, labels = records.images(builder.info.splits[split].filepaths, parse)
-    return whole(names, labels, side, in_colour=features.channels == 3)
+    return records.images(builder.info.splits[split].filepaths, parse)

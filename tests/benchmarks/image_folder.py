@@ -55,9 +55,9 @@ def ours(folder: Path, data_dir: Path, gigabytes: float) -> list[float]:
     from common.data.splits import Split
 
     began = time.perf_counter()
-    splits, _, _, decoded = image_folders.image_folder(folder, SIDE, data_dir, gigabytes)
-    files = splits["train"]
-    split = files if decoded is None else Split(decoded, files.places, files.labels, SIDE)
+    found = image_folders.image_folder(folder, SIDE, data_dir, gigabytes)
+    files = found.splits["train"]
+    split = files if found.decoded is None else Split(found.decoded, files.places, files.labels, SIDE)
     seconds = []
     for epoch in range(2):
         seen = np.sum([len(labels) for _, labels in pipeline.training(split, BATCH, 0, range(epoch, epoch + 1))])
@@ -114,7 +114,7 @@ def main() -> None:
         folder = Path(name) / "images"
         make(arguments.source, folder, arguments.images)
         for _ in range(arguments.repeats):
-            shutil.rmtree(Path(name) / ".image_folder", ignore_errors=True)
+            shutil.rmtree(Path(name) / ".decoded", ignore_errors=True)
             pythons = {side: arguments.torch_python if side == "PyTorch" else sys.executable for side in SIDES}
             rounds.append({side: measure(python, side, folder, Path(name)) for side, python in pythons.items()})
             report.write(arguments.json, images=arguments.images, seconds=rounds)

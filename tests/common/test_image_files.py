@@ -1,14 +1,13 @@
 """One image file as pixels: every kind against the values that it was made of."""
 
 import io
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
-from common.data import image_files
+from common.data import decoded
 from common.data.image_files import NotRead, decode, reader, why_not, with_pillow
 
 RNG = np.random.default_rng(0)
@@ -128,13 +127,13 @@ def test_values_that_would_be_guessed_are_not_read(tmp_path, image, why):
     with pytest.raises(NotRead, match=why):
         with_pillow(path.read_bytes())
     with pytest.raises(tf.errors.OpError):
-        reader(8)(str(path))
+        reader(8)([str(path)])
     assert why_not(str(path)) == why
 
 
 def test_the_content_decides_not_the_suffix(tmp_path):
     (tmp_path / "image.gif").write_bytes(saved(COLOURS, "PNG"))
-    found = reader(20)(str(tmp_path / "image.gif"))
+    (found,) = reader(20)([str(tmp_path / "image.gif")])
     np.testing.assert_array_equal(found, COLOURS[:, 2:22])
 
 
@@ -146,17 +145,15 @@ def test_what_is_missing_empty_or_no_image_says_why(tmp_path):
     assert why_not(str(tmp_path / "text.png")) == "cannot be decoded"
     for name in ("gone", "empty", "text"):
         with pytest.raises(tf.errors.OpError):
-            image_files.reader(8)(str(tmp_path / f"{name}.png"))
+            reader(8)([str(tmp_path / f"{name}.png")])
 
 
-def test_threads_share_one_compiled_reader(tmp_path, monkeypatch):
-    traced = []
-    read = image_files.read
-    monkeypatch.setattr(image_files, "read", lambda *given: (traced.append(1), read(*given))[1])
-    paths = [str(tmp_path / f"{number}.png") for number in range(16)]
-    for path in paths:
-        Image.new("RGB", (8, 8)).save(path)
-    one = reader.__wrapped__(8)  # one that no other test has compiled
-    with ThreadPoolExecutor(8) as pool:
-        assert [image.shape for image in pool.map(one, paths)] == [(8, 8, 3)] * 16
-    assert len(traced) == 1
+def test_one_that_cannot_be_decoded_costs_no_other_of_its_chunk(tmp_path):
+    names = [str(tmp_path / f"{number}.png") for number in range(6)]
+    for number, name in enumerate(names):
+        Image.new("RGB", (8, 8), (number, 2, 3)).save(name)
+    (tmp_path / "1.png").write_bytes(b"")
+    (tmp_path / "4.png").write_text("text")
+    found = list(decoded.decode_all(names, (8, 8, 3)))
+    assert (found[1], found[4]) == ("empty", "cannot be decoded")
+    assert [found[number][0, 0].tolist() for number in (0, 2, 3, 5)] == [[number, 2, 3] for number in (0, 2, 3, 5)]

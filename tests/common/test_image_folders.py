@@ -14,7 +14,7 @@ from pictures import picture, write_class
 from PIL import Image
 
 from common.config import Config
-from common.data import image_folders, pipeline, sources
+from common.data import decoded, pipeline, sources
 from common.data.listing import CACHE, list_images
 from common.devices import Devices
 from common.errors import ConfigError
@@ -172,7 +172,7 @@ def test_what_cannot_be_decoded_is_counted_named_and_told_on_screen(damaged, tmp
 def test_nothing_is_decoded_again_until_a_file_changes(damaged, tmp_path, monkeypatch):
     check_notes(load(damaged, tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(image_folders, "decode_all", lambda *_: pytest.fail("decoded again"))
+        patch.setattr(decoded, "decode_all", lambda *_: pytest.fail("decoded again"))
         check_notes(load(damaged, tmp_path))
         check_notes(load(damaged, tmp_path, **IN_FILES))
         patch.chdir(damaged.parent)
@@ -226,14 +226,14 @@ def test_a_full_disk_is_told_and_done_without(damaged, tmp_path, capsys, monkeyp
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(image_folders.os, "fsync", full)
+    monkeypatch.setattr(decoded.os, "fsync", full)
     check_notes(load(damaged, tmp_path))
     assert "cannot be written (No space left on device); the decoded images stay in memory" in capsys.readouterr().out
     assert [path.suffix for path in (tmp_path / CACHE).iterdir()] == [".lock"]
 
 
 def test_two_that_start_together_decode_once(damaged, tmp_path, capsys, monkeypatch):
-    begun, whole = threading.Event(), image_folders.decode_all
+    begun, whole = threading.Event(), decoded.decode_all
 
     def decode_all(*arguments):
         assert not begun.is_set()
@@ -241,7 +241,7 @@ def test_two_that_start_together_decode_once(damaged, tmp_path, capsys, monkeypa
         time.sleep(0.5)  # in which the other one arrives
         return whole(*arguments)
 
-    monkeypatch.setattr(image_folders, "decode_all", decode_all)
+    monkeypatch.setattr(decoded, "decode_all", decode_all)
     with ThreadPoolExecutor(2) as pool:
         one = pool.submit(load, damaged, tmp_path)
         begun.wait()

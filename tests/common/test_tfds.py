@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,22 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from common.config import Config
-from common.data import image_files, pipeline, records, sources, tfds_sets, tfds_splits
+from common.data import (
+    decoded,
+    image_files,
+    inspection,
+    inspection_report,
+    pipeline,
+    records,
+    sources,
+    tfds_sets,
+    tfds_splits,
+)
 from common.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("ant", "bee", "cow")
+IN_FILES = {"cache_gigabytes": 1e-9}  # for which every set is too large
 CLASS_LABEL = tfds.features.ClassLabel(names=CLASSES)
 
 
@@ -94,13 +106,14 @@ def contents(split):
     return np.concatenate(images), np.concatenate(labels)
 
 
-def test_images_of_different_sizes_are_read_from_their_records_as_pil_reads_them(folder, no_network):
-    config = Config(dataset="tfds:beasts/small", data_dir=folder, offline=True)
+@pytest.mark.parametrize("options", [{}, IN_FILES])
+def test_images_of_different_sizes_are_read_from_their_records_as_pil_reads_them(folder, no_network, options):
+    config = Config(dataset="tfds:beasts/small", data_dir=folder, offline=True, **options)
     config.check()
     sources.provide(config)
     data = sources.load(config)
     assert data.class_names == CLASSES
-    assert (data.train.in_files, data.train.channels, data.train.size) == (True, 3, 32)
+    assert (data.train.in_files, data.train.channels, data.train.size) == (bool(options), 3, 32)
     for split, first, count in ((data.train, 0, 60), (data.validation, 60, 9), (data.test, 69, 15)):
         images, labels = contents(split)
         assert (images.shape, images.dtype) == ((count, 32, 32, 3), np.uint8)
@@ -115,12 +128,40 @@ def test_images_of_different_sizes_are_read_from_their_records_as_pil_reads_them
     assert no_network == []
 
 
-def test_in_training_order_too(folder):
-    split = load("tfds:beasts/small", folder).train
+@pytest.mark.parametrize("options", [{}, IN_FILES])
+def test_in_training_order_too(folder, options):
+    split = load("tfds:beasts/small", folder, **options).train
     plain = contents(split)[0]
     order = pipeline.order(len(split), 5, np.int64(0)).numpy()
     images = [images for images, _ in pipeline.training(split, 16, 5, range(1)).as_numpy_iterator()]
     np.testing.assert_array_equal(np.concatenate(images), plain[order])
+
+
+def test_images_in_records_that_cannot_be_decoded_are_left_out_and_told(tmp_path, monkeypatch):
+    photos = list(map(photo, range(60)))
+    photos[31], photos[51] = photos[31][:-200], photos[51][:100]
+    write(tmp_path, "beasts", {"train": photos[:45], "test": photos[45:]})
+    decode_all = decoded.decode_all
+    for options in ({}, {}, IN_FILES):
+        data = load("tfds:beasts", tmp_path, **options)
+        assert (len(data.train) + len(data.validation), len(data.test)) == (44, 14)
+        kept = np.concatenate([contents(split)[0] for split in (data.train, data.validation, data.test)])
+        wanted = [as_pil_sees(one, 32) for i, one in enumerate(photos) if i not in (31, 51)]
+        assert np.abs(np.sort(kept.sum((1, 2, 3), int)) - np.sort(np.array(wanted).sum((1, 2, 3)))).max() < 32**2
+        (note,) = [note for note in data.notes if note.startswith("not used, images")]
+        place = r"beasts-t\w+\.tfrecord-00000-of-00001 at byte [\d,]+: cannot be decoded"
+        assert re.fullmatch(rf"not used, images that cannot be read: 2 \({place}, {place}\)", note)
+        # What was decoded, and what could not be, is kept for the next run.
+        monkeypatch.setattr(decoded, "decode_all", lambda *_: pytest.fail("decoded again"))
+    said = inspection_report.facts(inspection.inspect(Config(dataset="tfds:beasts", data_dir=tmp_path)))
+    assert list(said["unreadable"].values()) == ["cannot be decoded"] * 2
+    assert re.fullmatch(place, ": ".join(next(iter(said["unreadable"].items()))))
+    sizes = Counter(Image.open(io.BytesIO(one)).size for i, one in enumerate(photos) if i not in (31, 51))
+    assert {(size["width"], size["height"]): size["images"] for size in said["sizes"]} == sizes
+    monkeypatch.setattr(decoded, "decode_all", decode_all)
+    write(tmp_path, "beasts", {"train": photos[:45], "test": [photos[51]] * 3}, version="2.0.0")
+    with pytest.raises(ConfigError, match="tfds:beasts has no image for test that can be read"):
+        load("tfds:beasts", tmp_path)
 
 
 def test_grey_images_stay_grey_and_a_test_split_without_labels_is_not_used(folder):
@@ -179,7 +220,7 @@ def test_images_of_one_shape_are_in_memory_as_they_are(tmp_path, monkeypatch, sh
     assert (cropped in data.notes) == (shape[0] != shape[1])
 
     monkeypatch.setattr(tfds_splits, "IN_MEMORY", 10)  # more would not fit
-    data = load("tfds:chips", tmp_path)
+    data = load("tfds:chips", tmp_path, **IN_FILES)
     assert data.train.in_files
     np.testing.assert_array_equal(contents(data.test)[0], expected)
 

@@ -19,7 +19,7 @@ def stripes(name, folder):
     labels = np.arange(80) % 2
     images[labels == 0, ::2] += 128
     images[labels == 1, :, ::2] += 128
-    return {"train": splits.whole(images, labels, 12)}, ["rows", "columns"], [f"{name} are made"]
+    return splits.Loaded({"train": splits.whole(images, labels, 12)}, ["rows", "columns"], [f"{name} are made"])
 
 
 TILT = Recipe(rotation=5.0)
