@@ -14,6 +14,7 @@ codes: 0; 2 for bad input; 1 for what cannot be written or sent.
 
 import argparse
 import os
+import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -89,7 +90,10 @@ def export(folder: Path, kind: str, out: Path, phase: str | None = None) -> None
     if kind == "keras":
         model.save(path)
     else:
-        model.export(path, format={"savedmodel": "tf_saved_model"}.get(kind, kind), verbose=False)
+        with warnings.catch_warnings():
+            # Keras 3.15.1's patch of tf2onnx asks NumPy for a name that is gone; a user can do nothing about it.
+            warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
+            model.export(path, format={"savedmodel": "tf_saved_model"}.get(kind, kind), verbose=False)
     (out / "README.md").write_text(model_card.text(folder, classifier, path.name, phase))
 
 

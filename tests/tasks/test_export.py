@@ -112,7 +112,6 @@ def by_litert(path, images, _):
     ("kind", "loaded"),
     [("keras", by_keras), ("savedmodel", by_tensorflow), ("onnx", by_onnx_runtime), ("litert", by_litert)],
 )
-@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # Keras' patch of tf2onnx
 def test_another_runtime_gives_the_same_probabilities(
     run, network, images, probabilities, only_keras, kind, loaded, tmp_path
 ):
