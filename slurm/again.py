@@ -1,6 +1,7 @@
 """Runs that were killed go on, as long as they get somewhere: SIGKILL (as of the out-of-memory killer), a full disk.
 
-    python -m slurm.again requeue SUBMISSION   the end of a run's batch script, if srun has failed: requeues the job
+    python -m slurm.again watch SUBMISSION     the end of every batch script: submits the keeper if SLURM has lost it
+    python -m slurm.again requeue SUBMISSION   then, if srun has failed: requeues the job
     python -m slurm.again keep SUBMISSION      the keeper, a job that begins when all others of the submission have
                                                ended: submits runs again whose batch script was killed too, or whose
                                                job SLURM gave up; and itself, if there are any
@@ -22,6 +23,31 @@ from slurm.plan import Planned
 from slurm.submissions import Submission
 
 PATIENCE = 3600  # seconds for which the end of a batch script waits for SLURM's controller
+
+
+def watch(name: str) -> None:
+    """Submit a submission's keeper again if SLURM does not know it.
+
+    A controller that is killed forgets its newest jobs. A keeper that SLURM had refused stays away.
+    """
+    squeue.wait_until_back()
+    if not is_lost(submissions.load(name)):
+        return
+    with submissions.load(name).alone():
+        submission = submissions.load(name)  # another job may have done it by now
+        if not is_lost(submission) or submission.cancelled or submission.profile is None:
+            return
+        known = squeue.listed()
+        active = [job for job in submission.jobs.values() if known.get(job)]
+        if active:
+            print(f"job {submission.keeper}, the keeper, is unknown to SLURM; submitting it again", flush=True)
+            cluster.keep(submission, cluster.Profile(**submission.profile), active)
+
+
+def is_lost(submission: Submission) -> bool:
+    """Whether a submission has a keeper that SLURM does not know any more."""
+    known = squeue.listed("--states=all")
+    return submission.keeper is not None and known.answered and known.get(submission.keeper) is None
 
 
 def requeue(submission: Submission, job: str) -> None:
@@ -110,16 +136,16 @@ def outside_of_job() -> None:
 def main() -> None:
     """Do what a batch script asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("requeue", "keep"))
+    parser.add_argument("action", choices=("watch", "requeue", "keep"))
     parser.add_argument("submission")
     arguments = parser.parse_args()
     job = slurm_job() or ""
     try:
         if arguments.action == "requeue":
             requeue(submissions.load(arguments.submission), job)
-        else:
-            outside_of_job()
-            keep(arguments.submission)
+            return
+        outside_of_job()
+        {"watch": watch, "keep": keep}[arguments.action](arguments.submission)
     except ConfigError as error:
         fail(f"{error}; `python -m slurm resubmit {arguments.submission}` continues what was killed", 1)
 

@@ -173,7 +173,12 @@ def parameters(profile: Profile, nodes: int, devices: int, code: Path, name: str
         "array_parallelism": profile.max_parallel,
         "setup": [*profile.setup, import_from(code)],
         # A run that was killed is requeued; its code is that of srun.
-        "teardown": ["code=$?", f"[ $code = 0 ] || {again('requeue', code.parent.name)}", "exit $code"],
+        "teardown": [
+            "code=$?",
+            again("watch", code.parent.name),
+            f"[ $code = 0 ] || {again('requeue', code.parent.name)}",
+            "exit $code",
+        ],
         # Since SLURM 22.05 srun does not inherit the number of CPUs from sbatch.
         "srun_args": ["--cpus-per-task", str(profile.cpus)],
         "additional_parameters": {"requeue": True} | dict(profile.sbatch),

@@ -414,6 +414,7 @@ class Chaos:
             "starts that trained": starts,
             "requeued by the batch script": told.count("was killed: requeueing"),
             "submitted again by the keeper": told.count("its job was killed; submitting it again"),
+            "keepers that SLURM forgot": told.count("the keeper, is unknown to SLURM"),
         }
         for name, number in figures.items():
             print(f"  {name:<30}{number:>5}")

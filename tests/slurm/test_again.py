@@ -124,6 +124,40 @@ def test_controller_that_is_down_is_waited_for(killed, fake_slurm):
     assert requeued(fake_slurm) == ["100_0"] * 3  # the last of which it heard
 
 
+# A keeper that is gone
+
+
+def test_keeper_that_slurm_has_forgotten_is_submitted_again(killed, fake_slurm, read_directives):
+    fake_slurm.queue(_100_1="RUNNING|None")
+    again.watch(killed.id)
+    assert read_directives(fake_slurm.keeper)["dependency"] == "afterany:100"
+    assert submissions.load(killed.id).keeper == "9000"  # the number that the stand-in for sbatch gives
+    assert fake_slurm.scripts == []
+
+
+@pytest.mark.parametrize(
+    "queue", [{"_9000": "PENDING|Dependency", "_100_1": "RUNNING|None"}, {"_9000": "CANCELLED|None"}, {}]
+)
+def test_keeper_that_is_there_or_not_needed_is_not_submitted_again(killed, fake_slurm, queue):
+    fake_slurm.queue(**queue)
+    again.watch(killed.id)
+    assert fake_slurm.calls("sbatch") == []
+
+
+@pytest.mark.parametrize("fields", [{"keeper": None}, {"cancelled": True}])
+def test_keeper_that_was_refused_or_cancelled_stays_away(killed, fake_slurm, fields):
+    killed.changed(**fields)
+    fake_slurm.queue(_100_1="RUNNING|None")
+    again.watch(killed.id)
+    assert fake_slurm.calls("sbatch") == []
+
+
+def test_keeper_is_not_lost_while_squeue_does_not_answer(killed, fake_slurm):
+    fake_slurm.add("squeue", "exit 1")
+    again.watch(killed.id)
+    assert fake_slurm.calls("sbatch") == []
+
+
 # The keeper
 
 
