@@ -10,6 +10,9 @@ from common.config import Config
 from common.devices import Devices
 from common.workrounds.jax_state import keep_state_as_it_is
 
+# Kernels that add in a fixed order, and none chosen by its time, which could differ after a resume.
+FIXED_ORDER = "--xla_gpu_deterministic_ops=true"
+
 
 def reset_keras() -> None:
     """Keras' own defaults, whatever a keras.json of the user's says: every run is made with these."""
@@ -26,6 +29,8 @@ def set_up(config: Config, devices: Devices) -> None:
         tf.config.set_visible_devices([], "GPU")  # tf.data must not take the memory that the model needs
     if keras.backend.backend() == "jax":
         keep_state_as_it_is()
+        if config.deterministic == "yes":  # XLA reads this when it first looks for devices, below
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FIXED_ORDER}".strip()
     tf.get_logger().setLevel("ERROR")  # it warns of each phase's compilation
     devices.activate()
     keras.utils.set_random_seed(config.seed)
@@ -43,7 +48,7 @@ def on_gpu() -> bool:
 
 
 def is_deterministic(config: Config) -> bool:
-    """Whether TensorFlow's operations must give the same bits each time."""
+    """Whether operations must give the same bits each time."""
     return config.deterministic == "yes" or (config.deterministic == "auto" and not on_gpu())
 
 
