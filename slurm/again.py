@@ -1,6 +1,7 @@
 """Runs that were killed go on, as long as they get somewhere: SIGKILL (as of the out-of-memory killer), a full disk.
 
-    python -m slurm.again watch SUBMISSION     the end of every batch script: submits the keeper if SLURM has lost it
+    python -m slurm.again watch SUBMISSION     the end of every batch script: releases jobs that are held after a failed
+                                               launch, and submits the keeper if SLURM has lost it
     python -m slurm.again requeue SUBMISSION   then, if srun has failed: requeues the job
     python -m slurm.again keep SUBMISSION      the keeper, a job that begins when all others of the submission have
                                                ended: submits runs again whose batch script was killed too, or whose
@@ -22,15 +23,17 @@ from slurm.job import TRIES, newest_checkpoint, slurm_job, write_patiently
 from slurm.plan import Planned
 from slurm.submissions import Submission
 
+HELD = "launch failed requeued held"  # SLURM's reason
 PATIENCE = 3600  # seconds for which the end of a batch script waits for SLURM's controller
 
 
 def watch(name: str) -> None:
-    """Submit a submission's keeper again if SLURM does not know it.
+    """Release jobs of a submission that are held after a failed launch; submit its keeper if SLURM does not know it.
 
     A controller that is killed forgets its newest jobs. A keeper that SLURM had refused stays away.
     """
     squeue.wait_until_back()
+    release(submissions.load(name))
     if not is_lost(submissions.load(name)):
         return
     with submissions.load(name).alone():
@@ -42,6 +45,16 @@ def watch(name: str) -> None:
         if active:
             print(f"job {submission.keeper}, the keeper, is unknown to SLURM; submitting it again", flush=True)
             cluster.keep(submission, cluster.Profile(**submission.profile), active)
+
+
+def release(submission: Submission) -> None:
+    """Let jobs begin that SLURM holds because a node could not launch them: they would wait for a person."""
+    known = squeue.listed()
+    for run, job in submission.jobs.items():
+        entry = known.get(job)
+        if entry and entry.reason.replace("_", " ") == HELD:
+            print(f"{run}: job {job} is held as its launch failed; releasing it", flush=True)
+            squeue.call("scontrol", "release", job)
 
 
 def is_lost(submission: Submission) -> bool:

@@ -231,7 +231,7 @@ def slurm_says_running() -> bool:
     """Whether SLURM still lists this job as running: neither cancelled nor requeued, so about to be preempted."""
     with contextlib.suppress(ConfigError):
         squeue.wait_until_back()
-    return squeue.state(os.environ["SLURM_JOB_ID"]) == "RUNNING"
+    return squeue.state(slurm_job() or "") == "RUNNING"
 
 
 def newest_checkpoint(folder: Path) -> str:

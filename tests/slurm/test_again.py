@@ -124,7 +124,15 @@ def test_controller_that_is_down_is_waited_for(killed, fake_slurm):
     assert requeued(fake_slurm) == ["100_0"] * 3  # the last of which it heard
 
 
-# A keeper that is gone
+# What the end of a run sees to
+
+
+def test_job_that_is_held_after_a_failed_launch_is_released(killed, fake_slurm):
+    fake_slurm.queue(
+        _100_0="PENDING|launch failed requeued held", _100_1="PENDING|JobHeldUser", _9000="PENDING|Dependency"
+    )
+    again.watch(killed.id)
+    assert [call for call in fake_slurm.calls("scontrol") if call[0] == "release"] == [["release", "100_0"]]
 
 
 def test_keeper_that_slurm_has_forgotten_is_submitted_again(killed, fake_slurm, read_directives):

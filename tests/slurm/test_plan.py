@@ -495,6 +495,13 @@ def test_yaml_is_what_is_written(tree):
     text = (tree / "tasks" / "toy" / "sweeps.yaml").read_text()
     assert yaml.load(text, plan.Loader)["s"]["grid"]["colour"] == ["no", "on", "010", "1_0", "1:30", "1.0e-4", "="]
     assert yaml.load("[true, False, null, ~, '', ]", plan.Loader) == [True, False, None, None, ""]
+    assert yaml.load("[~/x, nullable, truecolor, false_start]", plan.Loader) == [
+        "~/x",
+        "nullable",
+        "truecolor",
+        "false_start",
+    ]
+    assert yaml.load("{empty: }", plan.Loader) == {"empty": None}
 
 
 @pytest.mark.parametrize("where", ["--grid", "--set"])
