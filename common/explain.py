@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     arguments = parser().parse_args(argv)
     try:
-        folder, paths = find_classifier(arguments.run, RUNS), listed(arguments.paths)
+        folder = find_classifier(arguments.run, RUNS)
+        paths, notes = listed(arguments.paths)
         if len(paths) > MOST:
             raise ConfigError(f"{len(paths)} images are too many for a figure; allowed: {MOST}")
         unreadable = explain(folder, paths, arguments)
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(str(error))
     except OSError as error:
         fail(str(error), 1)
+    for note in notes:
+        print(note, file=sys.stderr)
     for path in unreadable:
         print(f"not read, left out: {path}", file=sys.stderr)
     sys.exit(1 if unreadable else 0)

@@ -28,6 +28,7 @@ from common.config import REPOSITORY
 from common.data.listing import SUFFIXES, Listing, images_below, printable
 from common.errors import ConfigError, fail
 from common.run_folder import find_classifier
+from common.stopping import leave_output
 
 if TYPE_CHECKING:  # `--help` does without
     import numpy as np
@@ -65,28 +66,39 @@ def main(argv: Sequence[str] | None = None) -> None:
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; allowed: 1 and above")
         folder = find_classifier(arguments.run, RUNS)
-        paths = listed(arguments.paths)
+        paths, notes = listed(arguments.paths)
         unreadable = predict(folder, paths, arguments)
     except ConfigError as error:
         fail(str(error))
+    except BrokenPipeError:
+        leave_output()
+        fail("nobody reads the output any more, as behind `| head`", 1)
     except OSError as error:
         fail(f"{error.filename or arguments.csv}: {error.strerror}", 1)
+    for note in notes:
+        print(note, file=sys.stderr)
     for path in unreadable:
         print(f"not read, left out: {path}", file=sys.stderr)
     sys.exit(1 if unreadable else 0)
 
 
-def listed(names: Iterable[str]) -> list[Path]:
-    """The files that these names stand for: images, what lies below folders, patterns. Raises ConfigError."""
+def listed(names: Iterable[str]) -> tuple[list[Path], list[str]]:
+    """The files that these names stand for: images, what lies below folders, patterns; and what else folders hold.
+
+    Raises ConfigError for a name that stands for none.
+    """
     paths: list[Path] = []
+    notes: list[str] = []
     for name in names:
         if name == "-":
             paths += [Path(os.fsdecode(line)) for line in sys.stdin.buffer.read().splitlines() if line]
         elif Path(name).is_dir():
-            inside = [Path(path) for path in images_below(Listing(name), name, above=())]
+            listing = Listing(name)
+            inside = images_below(listing, name, above=())
+            notes += (f"{name}: {note}" for note in listing.unused_notes())
             if not inside:
                 raise ConfigError(f"{name} has no images ({', '.join(sorted(SUFFIXES))})")
-            paths += inside
+            paths += map(Path, inside)
         elif Path(name).exists():
             paths.append(Path(name))
         else:
@@ -96,7 +108,7 @@ def listed(names: Iterable[str]) -> list[Path]:
             paths += matched
     if not paths:
         raise ConfigError("no images were named")
-    return paths
+    return paths, notes
 
 
 def predict(folder: Path, paths: Sequence[Path], arguments: argparse.Namespace) -> list[Path]:

@@ -62,9 +62,12 @@ class Listing:
 
     def notes(self) -> list[str]:
         """What a reader should know of the folder, each a line."""
-        unused = (f"not used, {reason}: {self.named(paths)}" for reason, paths in sorted(self.unused.items()))
         nested = [f"images of their class, folders within class folders: {self.named(self.nested)}"] * bool(self.nested)
-        return [*self.remarks, *nested, *unused]
+        return [*self.remarks, *nested, *self.unused_notes()]
+
+    def unused_notes(self) -> list[str]:
+        """What lies in the folder and is not used, a line for each reason."""
+        return [f"not used, {reason}: {self.named(paths)}" for reason, paths in sorted(self.unused.items())]
 
     def named(self, paths: Sequence[str]) -> str:
         """How many paths, and the first few of them, seen from the root."""

@@ -54,6 +54,15 @@ def test_folders_patterns_files_and_a_list_on_standard_input(run, photos, capsys
     assert files_in(capsys.readouterr().out) == ["2.png", "3.png"]
 
 
+def test_what_is_no_image_in_a_folder_is_told(run, photos, capsys):
+    (photos / "more" / "phone.heic").write_bytes(b"of a kind that is not read")
+    assert call(run, photos, "--json") == 0
+    printed = capsys.readouterr()
+    assert files_in(printed.out) == ["0.png", "1.png", "2.png", "3.png", "4.png"]
+    assert "more/phone.heic" in printed.err
+    assert "notes.txt" in printed.err
+
+
 def test_the_table_the_csv_and_the_json_say_the_same(run, photos, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     call(run, photos, "--json")
