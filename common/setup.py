@@ -10,9 +10,6 @@ from common.config import Config
 from common.devices import Devices
 from common.workrounds.jax_state import keep_state_as_it_is
 
-# Kernels that add in a fixed order, and none chosen by its time, which could differ after a resume.
-FIXED_ORDER = "--xla_gpu_deterministic_ops=true"
-
 
 def reset_keras() -> None:
     """Keras' own defaults, whatever a keras.json of the user's says: every run is made with these."""
@@ -29,8 +26,6 @@ def set_up(config: Config, devices: Devices) -> None:
         tf.config.set_visible_devices([], "GPU")  # tf.data must not take the memory that the model needs
     if keras.backend.backend() == "jax":
         keep_state_as_it_is()
-        if config.deterministic == "yes":  # XLA reads this when it first looks for devices, below
-            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FIXED_ORDER}".strip()
     tf.get_logger().setLevel("ERROR")  # it warns of each phase's compilation
     devices.activate()
     keras.utils.set_random_seed(config.seed)

@@ -5,6 +5,7 @@ order; batch normalisation, loss and gradient of the whole batch. Every process 
 step needs all of them; only the primary process writes the run directory.
 """
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ from common.errors import ConfigError
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
+
+# Of XLA: kernels that add in a fixed order, and none chosen by its time, which could differ after a resume.
+FIXED_ORDER = "--xla_gpu_deterministic_ops=true"
 
 
 class Devices:
@@ -108,6 +112,9 @@ class Devices:
 
 def choose(config: Config, backend: str) -> Devices:
     """The devices that a config asks for; nothing is touched yet."""
+    # XLA reads its flags when it first looks for devices.
+    if backend == "jax" and config.deterministic == "yes":
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FIXED_ORDER}".strip()
     if config.devices * config.nodes == 1:
         return Devices()
     if backend == "jax":
