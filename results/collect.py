@@ -14,7 +14,9 @@ read from run directories or from records. Runs that a table leaves out are name
 import argparse
 import importlib.util
 import re
+import shutil
 import sys
+import tempfile
 import traceback
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -169,13 +171,17 @@ def draw(task: Task, folder: Path, complaints: list[str]) -> None:
     """Draw every figure that a task's report names, from the newest protocol that has what it shows."""
     for figure in task.report.figures:
         path = folder / f"{task.name}_{figure.__name__}.png"
-        before = path.is_file()
-        path.unlink(missing_ok=True)
-        for runs in (every.completed for every in task.by_protocol):
-            if runs and not path.is_file():
-                figure(runs, path)
-        if before and not path.is_file():
-            complaints.append(f"not drawn: figures/{path.name}: it was there, and no run has what it shows now")
+        with tempfile.TemporaryDirectory() as aside:  # so that a figure that fails costs no older one
+            drawn = Path(aside) / path.name
+            for runs in (every.completed for every in task.by_protocol):
+                if runs and not drawn.is_file():
+                    figure(runs, drawn)
+            if drawn.is_file():
+                folder.mkdir(exist_ok=True)
+                shutil.move(drawn, path)
+            elif path.is_file():
+                path.unlink()
+                complaints.append(f"not drawn: figures/{path.name}: it was there, and no run has what it shows now")
 
 
 def summarise(
