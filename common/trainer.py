@@ -111,7 +111,9 @@ class Trainer:
         part = self.cut(phase) if progress.epoch < phase.epochs else None
         foretold = Forecast(run.config, ahead, works, progress.epoch, self.data, part) if works else None
         trained = part.upper if part else self.model
-        together = steps_per_execution(run.config.steps_per_execution, run.config.devices, self.steps, progress.step)
+        config = run.config
+        devices = config.devices * config.nodes
+        together = steps_per_execution(config.steps_per_execution, devices, self.steps, progress.step)
         self.compile(trained, phase, together)
         if is_first:
             epochs = sum(phase.epochs for phase in self.phases)
@@ -254,15 +256,16 @@ class Trainer:
             metrics["loss"] = float(self.model.evaluate(batches, verbose=0, return_dict=True, steps=steps)["loss"])
         return metrics, predictions
 
-    def evaluate(self, *splits: str) -> Result:
-        """Measure the best and the last epoch of each phase on these splits, and the last phase's reported one in full.
+    def evaluate(self, train: bool = False) -> Result:
+        """Measure the best and the last epoch of each phase, and the last phase's reported one in full.
 
-        Writes predictions.npz and outcomes.json of a classifier. `running` is the training loss (and accuracy) as a
-        mean over the steps of the epoch, dropout included. The model ends with the reported weights. To be called after
-        training, when every choice has been made on the validation split.
+        On validation and test images, and with `train` on training images too. Writes predictions.npz and outcomes.json
+        of a classifier. `running` is the training loss (and accuracy) as a mean over the steps of the epoch, dropout
+        included. The model ends with the reported weights. To be called after training, when every choice has been made
+        on the validation split.
         """
         run, data = self.run, self.data
-        parts = {name: getattr(data, name) for name in splits}
+        parts = {name: getattr(data, name) for name in [*["train"] * train, "validation", "test"]}
         reported = run.config.REPORTED
         by_phase, right, final = {}, {}, {}
         for phase in self.phases:

@@ -169,7 +169,7 @@ def reconstruct(config: SweepConfig, run: runs.Run, data: "Dataset") -> None:
     objective = Objective(keras.losses.MeanSquaredError(), scores_classes=False, reported="loss")
     trainer = Trainer(run, model, data, objective)
     trainer.fit(config.phases)
-    result = trainer.evaluate("validation", "test")
+    result = trainer.evaluate()
     curves = pca.curves(data)
     draw_reconstructions(run, model, data, result, curves)
     run.finish(result.metrics | {"by_name": pca.losses(curves, config.k)})
@@ -187,7 +187,7 @@ def classify(config: SweepConfig, run: runs.Run, data: "Dataset") -> None:
         load_layers(model, encoder_run(config), "train", networks.ENCODER, config.REPORTED)
     trainer = Trainer(run, model, data)
     trainer.fit(config.phases)
-    result = trainer.evaluate("train", "validation", "test")
+    result = trainer.evaluate(train=True)
     drawing.classifier(run, data, result)
     run.finish(result.metrics)
 

@@ -193,7 +193,7 @@ def experiment(config: PhasedConfig, run: runs.Run) -> None:
 
     trainer = Trainer(run, model, data, resize=resize, configure=configure, cut=cut, transform=host_transform(config))
     trainer.fit(config.phases)
-    result = trainer.evaluate("validation", "test")
+    result = trainer.evaluate()
     weights.export(backbone.model, run.files.backbone_file)  # of the last phase's best epoch
     intensities = figures.draw(config, run, model, data, result)
     run.finish(result.metrics | {"intensities": intensities})

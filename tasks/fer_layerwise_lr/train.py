@@ -154,7 +154,7 @@ def experiment(config: LayerwiseConfig, run: runs.Run) -> None:
         cut=lambda phase: features.cut(config, phase, model, backbone, data),
     )
     trainer.fit(config.phases)
-    result = trainer.evaluate("validation", "test")
+    result = trainer.evaluate()
     weights.export(backbone.model, run.files.backbone_file)  # of the best epoch
     apart, by_name = without_copies(data, result.predictions["test"])
     drawing.classifier(run, data, result)

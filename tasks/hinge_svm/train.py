@@ -118,7 +118,7 @@ def experiment(config: SVMConfig, run: runs.Run) -> None:
         callbacks=lambda trainer: [hinge.ValidationLoss(trainer, loss, config.validate_every)],
     )
     trainer.fit(config.phases)
-    result = trainer.evaluate("train", "validation", "test")
+    result = trainer.evaluate(train=True)
     templates = templates_of(model, data)
     iterations = trainer.progress.extra["validation"]
     draw(config, run, data, result, iterations, templates)

@@ -187,7 +187,7 @@ def classify(config: RotationConfig, run: runs.Run, data: "Dataset") -> None:
             model.get_layer(name).trainable = config.train_blocks
     trainer = Trainer(run, model, data)
     trainer.fit(config.phases)
-    result = trainer.evaluate("train", "validation", "test")
+    result = trainer.evaluate(train=True)
     drawing.classifier(run, data, result)
     run.finish(result.metrics)
 
@@ -208,7 +208,7 @@ def embed(config: RotationConfig, run: runs.Run, data: "Dataset") -> None:
 
     initial = model.get_weights()
     trainer.fit(config.phases)
-    result = trainer.evaluate("train", "validation", "test")
+    result = trainer.evaluate(train=True)
     after = points()
     model.set_weights(initial)
     before = points()

@@ -449,6 +449,12 @@ def test_any_folder_makes_a_name_that_a_file_system_takes(tmp_path, folder):
     assert re.fullmatch(r"\w[\w.-]*-[0-9a-f]{8}-s0", name)
 
 
+def test_weights_below_the_home_folder_are_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.safetensors").write_bytes(b"weights")
+    assert parsed("--weights=~/own.safetensors").weights == str(tmp_path / "own.safetensors")
+
+
 def test_image_folders_of_one_name_in_two_places_are_two_runs(tmp_path, monkeypatch):
     names = []
     for place in ("a", "b"):

@@ -89,7 +89,18 @@ def test_photographs_are_told_apart_and_drawn_digits_are_not(originals):
     _, pictures = near_copies.fingerprints([drawn])
     assert near_copies.deviations(pictures, digits.target) < near_copies.DEVIATIONS
     _, pictures = near_copies.fingerprints([originals])
-    assert near_copies.deviations(pictures, np.arange(PICTURES) % 2) > near_copies.DEVIATIONS
+    usual = near_copies.deviations(pictures, np.arange(PICTURES) % 2)
+    assert usual > near_copies.DEVIATIONS
+    assert near_copies.deviations(pictures, np.zeros(PICTURES, int)) == 0  # there are no pairs of two classes
+
+
+def test_pairs_of_two_classes_are_found_however_rare_one_is():
+    for labels in (np.arange(1000) // 999, np.random.default_rng(0).integers(0, 7, 500) * 2):
+        pairs = near_copies.of_two_classes(labels, np.random.default_rng(0))
+        assert len(pairs) == near_copies.TRIED
+        assert (labels[pairs[:, 0]] != labels[pairs[:, 1]]).all()
+        assert set(pairs[:, 0]) == set(range(len(labels)))
+        assert len(set(pairs[:, 1])) > 0.95 * len(labels) - 999 * (labels.sum() == 1)
 
 
 def test_a_picture_without_detail_is_a_near_copy_of_none():

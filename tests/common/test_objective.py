@@ -53,7 +53,7 @@ def test_sure_probabilities_train_as_labels_do(tmp_path, data, plain):
     for ours, theirs in zip(soft.progress.rows, plain.progress.rows, strict=True):
         for key in ("loss", "accuracy", "val_loss", "val_accuracy"):
             assert ours[key] == pytest.approx(theirs[key], rel=1e-3), key
-    ours, theirs = (trainer.evaluate("train", "test").metrics for trainer in (soft, plain))
+    ours, theirs = (trainer.evaluate(train=True).metrics for trainer in (soft, plain))
     for split in ("train", "test"):  # whose targets are labels
         assert ours[split]["accuracy"] == pytest.approx(theirs[split]["accuracy"], abs=0.01)
         assert ours[split]["loss"] == pytest.approx(theirs[split]["loss"], rel=1e-3)
@@ -73,7 +73,7 @@ def test_accuracy_of_probabilities_is_that_of_the_most_probable_class():
 
 def test_label_smoothing_reports_the_plain_cross_entropy(tmp_path, data):
     trainer = train(tmp_path, data, more={"objective": Objective(CrossEntropy(0.2))})
-    metrics = trainer.evaluate("validation", "test").metrics
+    metrics = trainer.evaluate().metrics
     for name, split in (("validation", data.validation), ("test", data.test)):
         plain = plain_cross_entropy(trainer, split)
         smoothed = 0.8 * plain - 0.2 * log_probabilities(trainer, split).mean()
@@ -88,7 +88,7 @@ def test_label_smoothing_reports_the_plain_cross_entropy(tmp_path, data):
 def test_the_loss_of_training_is_reported_where_that_is_asked_for(tmp_path, data):
     trainer = train(tmp_path, data, more={"objective": Objective(CrossEntropy(0.2), reported="loss")})
     smoothed = 0.8 * plain_cross_entropy(trainer, data.test) - 0.2 * log_probabilities(trainer, data.test).mean()
-    assert trainer.evaluate("validation", "test").metrics["test"]["loss"] == pytest.approx(smoothed, rel=1e-4)
+    assert trainer.evaluate().metrics["test"]["loss"] == pytest.approx(smoothed, rel=1e-4)
 
 
 def mixup(images, labels, batch_seed):
@@ -117,7 +117,7 @@ def test_mixup_by_a_transform_trains_and_resumes_bit_for_bit(tmp_path, data, pla
     assert expected.keys() == found.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(array, found[name], err_msg=name)
-    assert resumed.evaluate("validation", "test").metrics["test"]["accuracy"] > 0.1
+    assert resumed.evaluate().metrics["test"]["accuracy"] > 0.1
 
 
 class Stop(keras.callbacks.Callback):

@@ -158,7 +158,7 @@ def test_presets_that_differ_are_named():
 def test_what_differs_by_default_is_named_on_the_other_side_alone():
     pair = Pair({"dropout": 0.1}, {"dropout": 0.0})
     groups = group("p", "k=1 dropout=0.1", RUN, k=1, dropout=0.1), group("p", "k=1", RUN, k=1, dropout=0.0)
-    assert titles(pair, *groups) == ["k=1: dropout=0.1 minus without"]
+    assert titles(pair, *groups) == ["k=1: dropout=0.1 minus as the preset"]
 
 
 def test_ignored_fields_may_differ_as_the_presets_have_them():

@@ -36,7 +36,7 @@ def data():
 
 def finish(trainer):
     """What a task does after training."""
-    result = trainer.evaluate("validation", "test")
+    result = trainer.evaluate()
     drawing.classifier(trainer.run, trainer.data, result)
     trainer.run.finish(result.metrics)
     return result
@@ -273,16 +273,16 @@ def test_the_primary_process_alone_makes_it(trainer, finished, monkeypatch):
     monkeypatch.setattr(trainer.run, "write_page", None)
     with monkeypatch.context() as another:
         another.setattr(Devices, "is_primary", False)
-        trainer.evaluate("validation", "test")
+        trainer.evaluate()
         assert trainer.run.write_page is None
-    trainer.evaluate("validation", "test")
+    trainer.evaluate()
     assert trainer.run.write_page is not None
 
 
 def test_the_objective_says_what_its_scores_are(trainer, finished, monkeypatch):
     assert finished[1].are_probabilities
     monkeypatch.setattr(trainer, "objective", Objective(CLASSIFICATION.loss, probabilities=False))
-    assert not trainer.evaluate("validation", "test").are_probabilities
+    assert not trainer.evaluate().are_probabilities
 
 
 @pytest.fixture(scope="module")

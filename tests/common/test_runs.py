@@ -71,6 +71,18 @@ def test_a_finished_run_is_left_alone_until_it_is_overwritten(tmp_path, capsys):
     assert "a note" in out
 
 
+def test_overwrite_lets_a_linked_folder_be(tmp_path):
+    """Checkpoints may lie on another disk: the link goes, and what it leads to stays."""
+    assert command(tmp_path / "runs", complete) == 0
+    (folder,) = (tmp_path / "runs").glob("*/*")
+    elsewhere = tmp_path / "elsewhere"
+    (folder / "checkpoints").rename(elsewhere)
+    (elsewhere / "kept").touch()
+    (folder / "checkpoints").symlink_to(elsewhere)
+    assert command(tmp_path / "runs", complete, "--overwrite") == 0
+    assert (elsewhere / "kept").is_file()
+
+
 def test_overwrite_loses_nothing_while_something_is_missing(tmp_path):
     assert command(tmp_path, complete) == 0
     (result,) = tmp_path.glob("*/*/metrics.json")

@@ -21,13 +21,15 @@ def test_a_request_is_heeded_at_once_if_nothing_can_be_saved():
     assert not isinstance(caught.value, Exception)  # which libraries catch, and Keras makes again from its text
 
 
-def test_a_deferred_request_waits_until_it_is_heeded(capsys):
+def test_a_deferred_request_waits_until_it_is_heeded(capfd, monkeypatch):
     stop = StopRequest()
     stop.heed()  # of which there is none
+    monkeypatch.setattr(sys, "stdout", None)  # a signal may interrupt a print, so the handler must not print
     with stop.deferred():
         stop.on_signal(signal.SIGINT, None)
+    monkeypatch.undo()
     assert stop.signal == signal.SIGINT
-    assert capsys.readouterr().out == "\nSIGINT: saving at the end of this step\n"
+    assert capfd.readouterr().out == "\nSIGINT: saving at the end of this step\n"
     with pytest.raises(Interrupted, match=r"^SIGINT$"):
         stop.heed()
 

@@ -264,7 +264,7 @@ def test_the_precision_survives_to_the_last_phase(tmp_path, data, precision):
 
 def test_results_are_those_of_the_best_states(measured):
     trainer = measured
-    results = trainer.evaluate("validation", "test").metrics
+    results = trainer.evaluate().metrics
     for phase in PHASES:
         expected = max(r["val_accuracy"] for r in trainer.progress.rows if r["phase"] == phase.name)
         assert results["phases"][phase.name]["validation"]["accuracy"] == pytest.approx(expected, abs=1e-6)
@@ -322,7 +322,7 @@ def test_without_scores_of_classes_the_best_epoch_is_that_of_the_lowest_validati
     assert losses[best] < losses[-1]
     assert progress.best["train"]["epoch"] == best + 1
     assert "val_accuracy" not in progress.best["train"]
-    results = trainer.evaluate("validation", "test").metrics
+    results = trainer.evaluate().metrics
     assert results["phases"]["train"]["best_epoch"] == best + 1
     assert results["running"] == {"loss": progress.rows[best]["loss"]}
     assert results["validation"] == {"n": 20, "loss": pytest.approx(losses[best], rel=1e-5)}
@@ -335,7 +335,7 @@ def test_with_scores_of_classes_another_loss_is_measured_and_accuracy_chooses(tm
     trainer = train(tmp_path, data, more={"objective": Objective(LOSS, reported="loss")})
     accuracies = [row["val_accuracy"] for row in trainer.progress.rows if row["phase"] == "full"]
     assert trainer.progress.best["full"]["val_accuracy"] == max(accuracies)
-    results = trainer.evaluate("validation", "test").metrics
+    results = trainer.evaluate().metrics
     expected = cross_entropy(logits_of(trainer, data.test), data.test.labels)
     assert results["test"]["loss"] == pytest.approx(expected, rel=1e-4)
 
@@ -343,7 +343,7 @@ def test_with_scores_of_classes_another_loss_is_measured_and_accuracy_chooses(tm
 def test_results_of_the_splits_that_are_asked_for(measured, data):
     trainer = measured
     saved_at = trainer.run.folder / "predictions.npz"
-    results = trainer.evaluate("train", "validation", "test").metrics
+    results = trainer.evaluate(train=True).metrics
     right = logits_of(trainer, data.train).argmax(axis=1) == data.train.labels
     assert results["train"]["accuracy"] == pytest.approx(right.mean())
     assert results["train"]["n"] == 180
@@ -351,7 +351,7 @@ def test_results_of_the_splits_that_are_asked_for(measured, data):
     with np.load(saved_at, allow_pickle=False) as saved:
         np.testing.assert_array_equal(saved["train_labels"], data.train.labels)
         assert saved["train_probabilities"].shape == (180, 10)
-    usual = trainer.evaluate("validation", "test").metrics
+    usual = trainer.evaluate().metrics
     assert "train" not in usual
     assert "train" not in usual["phases"]["full"]
     assert usual["test"] == results["test"]
@@ -387,7 +387,7 @@ def test_best_and_last_epoch_are_both_measured_and_one_is_reported(tmp_path, dat
     spoil = SmallPhase("head", 4, "sgd", 2.0, schedule="warmup_cosine", warmup_epochs=3)
     trainer = train(tmp_path, data, (spoil, dataclasses.replace(spoil, name="full")), kind=kind)
     run, progress = trainer.run, trainer.progress
-    results = trainer.evaluate("validation", "test").metrics
+    results = trainer.evaluate().metrics
     outcomes = unpacked(json.loads((run.folder / "outcomes.json").read_text()))
     np.testing.assert_array_equal(outcomes[0], data.test.labels)
     reported = kind.REPORTED
@@ -420,7 +420,7 @@ def test_running_figures_are_those_of_the_last_phases_best_epoch(measured, monke
     for best in (1, 2):
         monkeypatch.setitem(progress.best, "full", progress.best["full"] | {"epoch": best})
         (row,) = [r for r in progress.rows if (r["phase"], r["epoch"]) == ("full", best)]
-        results = trainer.evaluate("validation", "test").metrics
+        results = trainer.evaluate().metrics
         assert results["running"] == {"loss": row["loss"], "accuracy": row["accuracy"]}
 
 
