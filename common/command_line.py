@@ -83,14 +83,19 @@ def is_utf8(text: str) -> bool:
 
 def at_home(config: C) -> C:
     """A config in whose paths a leading ~ is the home folder: shells leave it alone behind `=` and `:`."""
-    paths = {key: value for key, value in vars(config).items() if isinstance(value, Path)}
+    paths = {key: value for key, value in vars(config).items() if isinstance(value, Path | str) and is_at_home(value)}
     try:
-        changed: dict = {key: path.expanduser() for key, path in paths.items()}
+        changed: dict = {key: type(value)(Path(value).expanduser()) for key, value in paths.items()}
         if (folder := data.folder_of(config.dataset)) and str(folder).startswith("~"):
             changed["dataset"] = f"{data.FOLDER}{folder.expanduser()}"
     except RuntimeError as error:  # no such user
         raise ConfigError(f"a path begins with ~: {error}") from error
     return dataclasses.replace(config, **changed)
+
+
+def is_at_home(value: Path | str) -> bool:
+    """Whether a value begins with a home folder."""
+    return str(value).startswith("~") and (isinstance(value, Path) or "/" in value)
 
 
 def check_switches(config: Config, argv: Sequence[str]) -> None:

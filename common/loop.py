@@ -159,8 +159,10 @@ class Loop(keras.callbacks.Callback):
             self.run.stop.heed()
 
     def on_epoch_end(self, epoch: int, logs: Mapping) -> None:
-        if not all(math.isfinite(value) for value in logs.values()):
-            raise Diverged(f"validation loss is {logs['val_loss']}", self.progress.where(self.phase.name))
+        for name, value in logs.items():
+            if not math.isfinite(value):
+                said = f"{name.replace('val_', 'validation ')} is {value}"
+                raise Diverged(said, self.progress.where(self.phase.name))
         row = {
             "phase": self.phase.name,
             "epoch": epoch + 1,

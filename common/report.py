@@ -68,8 +68,8 @@ def title(one: Group, other: Group) -> str:
     names = []
     for group in (one, other):
         own = [part for part in group.parts.values() if part not in shared]
-        names.append(" ".join([group.preset, *own] if one.preset != other.preset else own))
-    return f"{' '.join(shared)}: {names[0]} minus {names[1] or 'without'}"
+        names.append(" ".join([group.preset, *own] if one.preset != other.preset else own) or "as the preset")
+    return f"{' '.join(shared)}: {names[0]} minus {names[1]}"
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from common.environment import git_state, installed, processor
 from common.errors import ConfigError, choice, fail
 from common.files import CheckpointError, Damaged
 from common.run_folder import RunFolder
-from common.stopping import Interrupted, StopRequest
+from common.stopping import Interrupted, StopRequest, leave_output
 
 if TYPE_CHECKING:
     import numpy as np  # `--help` does without
@@ -160,14 +160,14 @@ def storage(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise files.StorageError(f"cannot write {folder}: {error.strerror}") from error
+        raise files.StorageError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
 def clear(folder: Path) -> None:
     """Empty a run directory. metrics.json goes first, so that half of it never looks finished."""
     RunFolder(folder).metrics_file.unlink(missing_ok=True)
     for path in folder.iterdir():
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != ".lock":
             path.unlink()
@@ -325,7 +325,7 @@ def command(
     except (files.StorageError, CheckpointError, RunError) as error:
         fail(str(error), 1)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python would still write at its end
+        leave_output()
         fail("nobody reads the output any more, as behind `| head`; the same command goes on", 1)
     except (Interrupted, KeyboardInterrupt) as stop:
         number = getattr(stop, "number", signal.SIGINT)

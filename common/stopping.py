@@ -5,7 +5,7 @@ import signal
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 SAME_REQUEST = 0.5  # seconds in which further signals say nothing new: SLURM sends SIGTERM several times at once
 
@@ -29,6 +29,11 @@ def leave_terminal() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
+def leave_output() -> None:
+    """Let nothing more be written to a pipe that nobody reads: Python would still try at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 class StopRequest:
     """What signals have asked of this process."""
 
@@ -48,7 +53,9 @@ class StopRequest:
             leave_terminal()
         if again or not self.deferring:
             self.heed()
-        print(f"\n{self.signal.name}: saving at the end of this step", flush=True)
+        # Not print: the signal may have interrupted one.
+        with suppress(OSError):
+            os.write(1, f"\n{self.signal.name}: saving at the end of this step\n".encode())
 
     def heed(self) -> None:
         """Raise Interrupted if there is a request."""

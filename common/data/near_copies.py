@@ -84,14 +84,27 @@ def deviations(pictures: np.ndarray, labels: np.ndarray) -> float:
     """How far CORRELATION lies above the correlation of random pairs of different classes, in standard deviations.
 
     Of Fisher's z (atanh), since correlations near 1 are crowded; from its median and 90 % quantile, since a few copies
-    with two classes would swell the standard deviation itself.
+    with two classes would swell the standard deviation itself. 0 if there is one class alone.
     """
-    pairs = np.random.default_rng(0).integers(0, len(labels), (TRIED, 2))
-    pairs = pairs[labels[pairs[:, 0]] != labels[pairs[:, 1]]]
+    if (labels == labels[0]).all():
+        return 0.0
+    pairs = of_two_classes(labels, np.random.default_rng(0))
     found = np.concatenate([correlations(pictures, pairs[i : i + BLOCK]) for i in range(0, len(pairs), BLOCK)])
     middle, upper = np.quantile(np.arctanh(np.minimum(found, 0.999)), [0.5, 0.9])
     deviation = (upper - middle) / 1.2816  # the 90 % quantile of the normal distribution
     return float((np.arctanh(CORRELATION) - middle) / max(deviation, 1e-6))
+
+
+def of_two_classes(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Pairs of images of different classes, the first one of any: int64 (TRIED, 2)."""
+    order = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels)
+    starts = np.cumsum(counts) - counts
+    first = rng.integers(0, len(labels), TRIED)
+    own = labels[first]
+    other = rng.integers(0, len(labels) - counts[own])  # among the images of the other classes
+    other += np.where(other >= starts[own], counts[own], 0)
+    return np.stack([first, order[other]], axis=1)
 
 
 def correlations(pictures: np.ndarray, pairs: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from common.data.tfds_sets import ARCHIVES, by_hand
 from common.errors import ConfigError
 
 SIZE = 28
-LETTERS = "ABCDEFGHIJ"
+LETTERS = tuple("ABCDEFGHIJ")
 
 
 class Notmnist(tfds.core.GeneratorBasedBuilder):
@@ -29,7 +29,7 @@ class Notmnist(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(SIZE, SIZE, 1), encoding_format="png"),
-                    "label": tfds.features.ClassLabel(names=list(LETTERS)),
+                    "label": tfds.features.ClassLabel(names=LETTERS),
                 }
             ),
             supervised_keys=("image", "label"),
