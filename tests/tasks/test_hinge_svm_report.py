@@ -1,6 +1,7 @@
 """The report of hinge_svm: its claims judged, and its figures drawn, by runs made by hand."""
 
 import made_groups
+import numpy as np
 import pytest
 
 from tasks.hinge_svm import report
@@ -75,6 +76,19 @@ def readings(batch, swing):
     half = 3 * 45_000 / batch
     rows = [{"step": s, "loss": 5 + (swing * (-1) ** (s // 100) if s > half else 100)} for s in steps]
     return {"metrics": {"iterations": rows, "images": {"train": 45_000}}}
+
+
+@pytest.mark.parametrize("batch", report.BATCHES)
+def test_the_swing_does_not_depend_on_how_many_readings_there_are(batch):
+    rng = np.random.default_rng(0)
+    images, epochs = 45_000, 6
+    steps = range(100, epochs * images // batch + 1, 100)
+    config = {"batch_size": batch, "epochs": epochs}
+    swings = []
+    for _ in range(4000):
+        rows = [{"step": step, "loss": loss} for step, loss in zip(steps, rng.normal(5, 0.3, len(steps)), strict=True)]
+        swings.append(report.swing({"metrics": {"iterations": rows, "images": {"train": images}}, "config": config}))
+    assert np.mean(swings) == pytest.approx(0.3, rel=0.03)
 
 
 def test_larger_batches_are_steadier_if_the_second_half_swings_less():
