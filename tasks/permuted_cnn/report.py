@@ -49,7 +49,8 @@ TABLES = (
         of={**NOTMNIST, "epochs": SHORT},
         rows={moved(block): Part({"block": block}) for block in BLOCKS},
         columns={
-            "convolutions": Part({"network": "cnn", "padding": ("valid", None)}, metric=TEST_ACCURACY.name),
+            "convolutions": Part(NETWORKS["convolutions"], metric=TEST_ACCURACY.name),
+            "convolutions, padded": Part(NETWORKS["convolutions, padded"], metric=TEST_ACCURACY.name),
             "perceptron": Part(NETWORKS["perceptron"], metric=TEST_ACCURACY.name),
         },
     ),

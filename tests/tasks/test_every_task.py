@@ -288,7 +288,7 @@ def end_of(folder):
 
 
 @every_task
-def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(task, demos, tmp_path, monkeypatch, capsys):
+def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(task, demos, tmp_path, monkeypatch, capfd):
     def signalled(loop, batch, logs=None, whole=Loop.on_train_batch_end):
         if len(loop.progress.rows) == 1 and batch == 0:  # the first step of the second epoch
             signal.raise_signal(signal.SIGTERM)
@@ -299,12 +299,12 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(task, demos,
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "on_train_batch_end", signalled)
         assert call(task, *command) == 128 + signal.SIGTERM
-    printed = capsys.readouterr()
+    printed = capfd.readouterr()
     assert "SIGTERM: saving at the end of this step" in printed.out
     assert "the same command goes on" in printed.err
     assert not (folder_in(tmp_path) / "metrics.json").exists()
     assert call(task, *command, drawn=True) == 0
-    assert re.search(r"resuming: phase \w+, epoch [12], step 1\n", capsys.readouterr().out)
+    assert re.search(r"resuming: phase \w+, epoch [12], step 1\n", capfd.readouterr().out)
     resumed, expected = end_of(folder_in(tmp_path)), end_of(demos(task))
     for part in expected:
         assert resumed[part] == expected[part], part
