@@ -6,7 +6,9 @@
 Faults, at random moments: jobs are requeued; train.py, what starts it, srun and batch scripts are killed (SIGKILL, as
 by the out-of-memory killer); slurmd and slurmctld are killed and come back; the disk fills, submissions and logs
 included; the clock jumps, as the processes of the runs see it. A run that was hit is a target again when it has a new
-checkpoint, since three starts without one count as its own fault. Nothing is done by hand.
+checkpoint, since three starts without one count as its own fault. Nothing is done by hand, but that nodes which SLURM
+has drained are put to work again, as a site's health check does. A controller that was killed can list a job that has
+ended until its time limit, here 10 minutes.
 
 Each run is then compared with an undisturbed one. Exit code 1 if a run is lost, doubled, unequal, or has redone more
 than a checkpoint's interval. As root, on Debian: see cluster.py.
@@ -201,7 +203,7 @@ class Chaos:
     def submit(self) -> None:
         """Submit the runs."""
         chosen = [f"{key}={value}" for key, value in self.values.items()]
-        size = ["--cpus", "1", "--memory", "1G", "--gpus", "0", "--time", "60", "--max-parallel", str(self.parallel)]
+        size = ["--cpus", "1", "--memory", "1G", "--gpus", "0", "--time", "10", "--max-parallel", str(self.parallel)]
         told = self.launch("submit", self.task, "--set", *chosen, "--seeds", f"0:{self.runs}", *size)
         self.submission = re.search(r"^submission (\S+)$", told, re.MULTILINE)[1]
         content = json.loads((self.results / "submissions" / self.submission / "submission.json").read_text())
@@ -339,6 +341,11 @@ class Chaos:
             self.done[kind] += 1
             print(f"{time.strftime('%X')}  {kind}", flush=True)
 
+    def resume_nodes(self) -> None:
+        """Put nodes to work again that SLURM has drained, as it does if a job that it has forgotten still runs there."""
+        for node in self.machine.ask("sinfo", "--noheader", "--Node", "--states=drain", "--format=%N").split():
+            self.machine.ask("scontrol", "update", f"nodename={node}", "state=resume")
+
     def redone_steps(self) -> list[int]:
         """Of the stand-in: the steps that each start did again."""
         redone = []
@@ -360,6 +367,7 @@ class Chaos:
         try:
             while self.done.total() < self.faults and self.unfinished():
                 time.sleep(self.draw.expovariate(1 / self.gap))
+                self.resume_nodes()
                 self.one_fault()
             for repair in self.repairs:
                 repair.join()
@@ -376,6 +384,7 @@ class Chaos:
         while time.monotonic() - since < PATIENCE:
             queue = self.machine.ask("squeue", "--noheader", "--array", "--format=%i %T")
             now = (queue, [run.newest() for run in self.unfinished()])
+            self.resume_nodes()
             if not queue.strip() and not self.machine.ask("scontrol", "ping").count("DOWN"):
                 return
             if now != before:
