@@ -342,7 +342,7 @@ class Chaos:
             print(f"{time.strftime('%X')}  {kind}", flush=True)
 
     def resume_nodes(self) -> None:
-        """Put nodes to work again that SLURM has drained, as it does if a job that it has forgotten still runs there."""
+        """Put nodes to work again that SLURM has drained, as it does if a job that it has forgotten still runs."""
         for node in self.machine.ask("sinfo", "--noheader", "--Node", "--states=drain", "--format=%N").split():
             self.machine.ask("scontrol", "update", f"nodename={node}", "state=resume")
 
