@@ -1,10 +1,18 @@
 """The report of autoencoder_sweep: its claims judged, and its figures drawn, by runs made by hand."""
 
+from collections import defaultdict
+from pathlib import Path
+
 import made_groups
 import pytest
+import yaml
 
+from common.command_line import parse_strictly
 from common.plots import across
+from slurm import plan
 from tasks.autoencoder_sweep import report
+
+TASK = plan.load_task("autoencoder_sweep")
 
 
 def judged(text, *groups):
@@ -163,3 +171,50 @@ def test_dropout_is_drawn_beside_every_published_number(drawn, tmp_path):
         assert stars.get_ydata()[0] == (0.00151, 0.00146)[column]
         means = {bars.get_label(): bars[0].get_ydata().tolist() for bars in axes.containers}
         assert means == {"ours (n = 1)": ours, "input pixels dropped too (n = 2)": theirs}
+
+
+# --- sweeps
+
+
+def config(**fields):
+    return parse_strictly(TASK.PRESETS, "", plan.flags({key: str(value) for key, value in fields.items()}))
+
+
+def planned(name):
+    """Runs of a sweep and of those that it waits for."""
+    sweep = plan.load_sweep("autoencoder_sweep", name)
+    return plan.in_waves("autoencoder_sweep", sweep, {}, plan.seeds(sweep.seeds))
+
+
+@pytest.fixture(scope="module")
+def seeds():
+    """The seeds with which the sweeps run a setting, all sweeps together."""
+    found = defaultdict(set)
+    for name in yaml.safe_load(Path(TASK.__file__).with_name("sweeps.yaml").read_text()):
+        for run in planned(name):
+            found[run.run_of_seeds].add(run.seed)
+    return lambda fields: len(found[config(**fields).name().removesuffix("-s0")])
+
+
+PRINTED = [{}, *({"k": k, "dropout": rate} for k in (300, 500) for rate in (0.1, 0.3))]
+CASES = [{"preset": "transfer", "encoder": e, "train_encoder": t} for e in ("random", "pretrained") for t in (True, False)]
+
+
+@pytest.mark.parametrize("batch", [64, 128])
+def test_what_is_printed_has_five_seeds_with_either_batch(seeds, batch):
+    dropped = [{**fields, "input_dropout": fields["dropout"]} for fields in PRINTED[1:]]
+    for fields in (*PRINTED, *dropped, *CASES):
+        assert seeds({**fields, "batch_size": batch}) == 5, fields
+
+
+def test_sizes_and_initial_weights_of_keras_have_three_seeds(seeds):
+    case_3 = {"preset": "transfer", "encoder": "random", "train_encoder": False, "initialisation": "keras"}
+    sizes = [{"k": k} for k in report.SIZES if k != report.ENOUGH]
+    for fields in (*sizes, {"initialisation": "keras"}, case_3, {**case_3, "batch_size": 128}):
+        assert seeds(fields) == 3, fields
+
+
+@pytest.mark.parametrize(("sweep", "batch"), [("transfer", 64), ("transfer_128", 128)])
+def test_the_autoencoders_that_cases_start_from_are_made_first(sweep, batch):
+    first = {run.name for run in planned(sweep) if run.wave == 0}
+    assert {config(batch_size=batch, seed=seed).name() for seed in range(5)} <= first
