@@ -45,6 +45,7 @@ SEPARATE, TRUCK, BETWEEN = "Contrastive clusters", "Truck lies", "Cat, bird and 
         ({"truck": (-3, 1.5)}, (TRUCK,)),
         ({"dog": (3, 4)}, (BETWEEN,)),
         ({"bird": (3, -4)}, (BETWEEN,)),
+        ({"bird": (9, 0)}, (BETWEEN,)),  # abreast of the middle, but further off than frog and horse are apart
     ],
 )
 def test_where_the_clusters_lie(moved, fails):
