@@ -264,10 +264,10 @@ def truck_beside_automobile(record: Mapping) -> float | None:
 
 
 def between_frog_and_horse(record: Mapping) -> float | None:
-    """How far cat, bird and dog are from the further of frog and horse, below the distance of these two, in units of it.
+    """How much nearer cat, bird and dog are to both frog and horse than these to each other, in units of that distance.
 
-    The least of the three; negative if one of them is further from an end than the ends are from each other, be it
-    beyond that end or off the line.
+    The least of the three; negative if one of them is further from an end than the ends are from each other: beyond
+    that end, or far off the line.
     """
     at = places(record)
     if at is None:
