@@ -264,16 +264,17 @@ def truck_beside_automobile(record: Mapping) -> float | None:
 
 
 def between_frog_and_horse(record: Mapping) -> float | None:
-    """How far cat, bird and dog lie from the nearer end of the line from frog to horse, in units of its length.
+    """How much nearer cat, bird and dog are to both frog and horse than these to each other, in units of that distance.
 
-    The least of the three; negative if one of them lies beyond an end.
+    The least of the three; negative if one of them is further from an end than the ends are from each other: beyond
+    that end, or far off the line.
     """
     at = places(record)
     if at is None:
         return None
-    line = at["horse"] - at["frog"]
-    shares = [float((at[name] - at["frog"]) @ line / (line @ line)) for name in ("cat", "bird", "dog")]
-    return min(min(share, 1 - share) for share in shares)
+    length = distance(at, "frog", "horse")
+    furthest = max(distance(at, name, end) for name in ("cat", "bird", "dog") for end in ("frog", "horse"))
+    return 1 - furthest / length
 
 
 def best_transfer() -> Judge:
@@ -326,7 +327,10 @@ CLAIMS: tuple[tuple[str, Judge], ...] = (
         ),
     ),
     ("Truck lies next to automobile", positive(truck_beside_automobile, EMBEDDING)),
-    ("Cat, bird and dog lie between frog and horse", positive(between_frog_and_horse, EMBEDDING)),
+    (
+        "Cat, bird and dog lie between frog and horse (nearer to both than these are to each other)",
+        positive(between_frog_and_horse, EMBEDDING),
+    ),
 )
 
 

@@ -7,13 +7,17 @@ import subprocess
 
 import numpy as np
 import pytest
+from made_groups import group
 from made_runs import ACCURACIES, REFERENCE, SETTING, TASK, collect, edit, make_run, table, write_report
 from PIL import Image
 from scipy import stats
 
+from common.comparison import Difference
 from common.config import REPOSITORY
+from common.measured import TEST_ACCURACY
 from results import tables
 from results.collect import main
+from results.pairs import Compared
 from results.rows import DIFFERENCE, csv_text, read_csv
 
 OTHER = "dataset=cifar10 backbone=resnet34"
@@ -27,6 +31,16 @@ TASKS = sorted(path.parent.name for path in REPOSITORY.glob("tasks/*/train.py"))
 def rule(root):
     """The one rule: resnet34 minus resnet18."""
     write_report(root, "pairs=(Pair({'backbone': 'resnet34'}, {'backbone': 'resnet18'}),)")
+
+
+def test_an_interval_that_leaves_out_zero_does_not_end_there():
+    def told(low, high):
+        found = Difference(((low + high) / 2,), low, high, 0.03, 10_000)
+        return Compared(group("p", ""), group("p", ""), "", "", TEST_ACCURACY, found).told
+
+    assert told(-0.62, -0.04) == "−0.33 (−0.62 to −0.04; n = 1)"
+    assert told(-0.62, 0.04) == "−0.29 (−0.62 to 0.04; n = 1)"
+    assert told(-0.62, -0.06) == "−0.3 (−0.6 to −0.1; n = 1)"
 
 
 def make_pair(root, others, seeds=(0, 1, 2)):

@@ -1,10 +1,30 @@
 """The report of autoencoder_sweep: its claims judged, and its figures drawn, by runs made by hand."""
 
+from collections import defaultdict
+from pathlib import Path
+
 import made_groups
 import pytest
+import yaml
 
+from common.command_line import parse_strictly
 from common.plots import across
+from common.published import read_references
+from results.grids import Source, grids
+from slurm import plan
 from tasks.autoencoder_sweep import report
+
+TASK = plan.load_task("autoencoder_sweep")
+# What the source prints, and what it leaves open.
+PRINTED = [{"k": 300}, *({"k": k, "dropout": rate} for k in (300, 500) for rate in (0.1, 0.3))]
+CASES = [
+    {"preset": "transfer", "encoder": e, "train_encoder": t} for e in ("random", "pretrained") for t in (True, False)
+]
+BATCH, KERAS = {"batch_size": 128}, {"initialisation": "keras"}
+
+
+def config(**fields):
+    return parse_strictly(TASK.PRESETS, "", plan.flags({key: str(value) for key, value in fields.items()}))
 
 
 def judged(text, *groups):
@@ -109,6 +129,41 @@ def test_margins_in_the_text_of_claims_are_those_of_the_published_numbers():
     assert any(f"less than {cases:g}" in claim.text for claim in report.CLAIMS)
 
 
+# --- tables
+
+
+def as_published(fields, **more):
+    """Runs whose losses are those that are published of these fields, with a setting that may explain them or not."""
+    source = {"preset": "autoencoder", "dataset": "mnist", **fields}
+    train, test = (report.published(source, metric)["value"] for metric in (report.TRAIN, report.TEST))
+    own = config(**fields, **more)
+    runs = [made_groups.scored(running={"loss": train}, test={"loss": test, "n": 9}) for _ in range(2)]
+    values = {"dataset": "mnist", "dropout": 0.0, "batch_size": 64, "initialisation": "torch", **fields, **more}
+    values.pop("preset", None)
+    return made_groups.group(source["preset"], own.setting(TASK.PRESETS), *runs, **values)
+
+
+def with_arms():
+    """What is printed and every arm that may explain it."""
+    dropped = [(fields, {"input_dropout": fields["dropout"]}) for fields in PRINTED[1:]]
+    each = [(fields, {}) for fields in (*PRINTED, *CASES)] + dropped
+    each += [(fields, {**more, **BATCH}) for fields, more in each]
+    each += [(fields, arm) for fields, arm in ((PRINTED[0], KERAS), (CASES[1], KERAS), (CASES[1], {**KERAS, **BATCH}))]
+    return made_groups.runs(*(as_published(fields, **more) for fields, more in each))
+
+
+def test_every_arm_stands_beside_the_published_number_that_it_may_explain():
+    references = read_references(Path(report.__file__).with_name("reference.csv"))
+    of_300, dropout, transfer, _ = grids(Source(report.REPORT, with_arms(), references, []))
+    for row, cells in of_300.rows[:2]:
+        assert [cell.verdict for cell in cells] == ["", *["reproduced"] * 3], row
+    assert (len(dropout.rows), len(transfer.rows)) == (18, 10)
+    for row, (train_source, train, test_source, test, *_) in (*dropout.rows, *transfer.rows):
+        assert [train.verdict, test.verdict] == ["reproduced"] * 2, row
+        for source, ours in ((train_source, train), (test_source, test)):
+            assert float(source.text) == pytest.approx(float(ours.text.partition(" ")[0]), rel=0.005), row
+
+
 # --- figures across runs
 
 
@@ -163,3 +218,42 @@ def test_dropout_is_drawn_beside_every_published_number(drawn, tmp_path):
         assert stars.get_ydata()[0] == (0.00151, 0.00146)[column]
         means = {bars.get_label(): bars[0].get_ydata().tolist() for bars in axes.containers}
         assert means == {"ours (n = 1)": ours, "input pixels dropped too (n = 2)": theirs}
+
+
+# --- sweeps
+
+
+def planned(name):
+    """Runs of a sweep and of those that it waits for."""
+    sweep = plan.load_sweep("autoencoder_sweep", name)
+    return plan.in_waves("autoencoder_sweep", sweep, {}, plan.seeds(sweep.seeds))
+
+
+@pytest.fixture(scope="module")
+def seeds():
+    """The seeds with which the sweeps run a setting, all sweeps together."""
+    found = defaultdict(set)
+    for name in yaml.safe_load(Path(TASK.__file__).with_name("sweeps.yaml").read_text()):
+        for run in planned(name):
+            found[run.run_of_seeds].add(run.seed)
+    return lambda fields: len(found[config(**fields).name().removesuffix("-s0")])
+
+
+@pytest.mark.parametrize("batch", [64, 128])
+def test_what_is_printed_has_five_seeds_with_either_batch(seeds, batch):
+    dropped = [{**fields, "input_dropout": fields["dropout"]} for fields in PRINTED[1:]]
+    for fields in (*PRINTED, *dropped, *CASES):
+        assert seeds({**fields, "batch_size": batch}) == 5, fields
+
+
+def test_sizes_and_initial_weights_of_keras_have_three_seeds(seeds):
+    case_3 = {"preset": "transfer", "encoder": "random", "train_encoder": False, **KERAS}
+    sizes = [{"k": k} for k in report.SIZES if k != report.ENOUGH]
+    for fields in (*sizes, KERAS, case_3, {**case_3, **BATCH}):
+        assert seeds(fields) == 3, fields
+
+
+@pytest.mark.parametrize(("sweep", "batch"), [("transfer", 64), ("transfer_128", 128)])
+def test_the_autoencoders_that_cases_start_from_are_made_first(sweep, batch):
+    first = {run.name for run in planned(sweep) if run.wave == 0}
+    assert {config(batch_size=batch, seed=seed).name() for seed in range(5)} <= first

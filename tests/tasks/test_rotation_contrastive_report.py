@@ -1,9 +1,13 @@
 """Claims about rotation_contrastive are judged, and its figures drawn, from records made by hand."""
 
+from pathlib import Path
+
 import made_groups
 import pytest
 
 from common.claims import NOT_TESTED
+from common.published import read_references
+from results.grids import Source, grids
 from tasks.rotation_contrastive import report
 
 CLAIMS = {claim.text: claim for claim in report.REPORT.claims}
@@ -45,6 +49,7 @@ SEPARATE, TRUCK, BETWEEN = "Contrastive clusters", "Truck lies", "Cat, bird and 
         ({"truck": (-3, 1.5)}, (TRUCK,)),
         ({"dog": (3, 4)}, (BETWEEN,)),
         ({"bird": (3, -4)}, (BETWEEN,)),
+        ({"bird": (9, 0)}, (BETWEEN,)),  # abreast of the middle, but further off than frog and horse are apart
     ],
 )
 def test_where_the_clusters_lie(moved, fails):
@@ -117,6 +122,24 @@ def test_the_best_transfer_and_the_cost_of_freezing():
     assert claim("Freezing")(transfers(0.8, 0.6)).word == "holds"
     swapped = made_groups.runs(*transfers(0.8, 0.6).where(train_blocks=True).groups)
     assert claim("Freezing")(swapped) == NOT_TESTED
+
+
+# --- tables
+
+
+def test_each_batch_and_weight_decay_is_judged_by_the_published_numbers_of_the_base_network():
+    def base(batch, decay):
+        changed = {"batch_size": batch} if batch != 64 else {}
+        changed |= {"weight_decay": decay} if decay else {}
+        setting = " ".join(f"{key}={value}" for key, value in {"dataset": "cifar10", **changed}.items())
+        run = made_groups.scored(running={"loss": 0.704}, test={"loss": 0.701, "accuracy": 0.7556, "n": 10_000})
+        return made_groups.group("base", setting, run, run, dataset="cifar10", batch_size=batch, weight_decay=decay)
+
+    runs = made_groups.runs(*(base(batch, decay) for batch in (64, 128) for decay in (0.0, 0.001)))
+    references = read_references(Path(report.__file__).with_name("reference.csv"))
+    table = grids(Source(report.REPORT, runs, references, []))[0]
+    printed = [[cell.verdict for cell in cells] for row, cells in table.rows if row in report.AS_PRINTED]
+    assert printed == [["", *["reproduced"] * 4]] * 3
 
 
 # --- figures
