@@ -12,6 +12,7 @@ read from run directories or from records. Runs that a table leaves out are name
 """
 
 import argparse
+import ast
 import importlib.util
 import re
 import sys
@@ -132,9 +133,25 @@ def load_report(path: Path) -> Report:
 def current_protocol(folder: Path) -> int:
     """The protocol of a task, read in its code and not loaded, since a table needs nothing else of it."""
     # An editor's own files, such as Emacs' .#train.py, may be anything.
-    texts = [path.read_text() for path in sorted(folder.glob("[!.]*.py"))]
-    found = [number for text in texts for number in re.findall(r"^    PROTOCOL = (\d+)$", text, re.MULTILINE)]
-    return int(found[0]) if found else Config.PROTOCOL
+    found = {number for path in folder.glob("[!.]*.py") for number in protocols(path)}
+    if len(found) > 1:
+        raise ConfigError(f"{folder} has PROTOCOL = {' and '.join(map(str, sorted(found)))}; allowed: one number")
+    return found.pop() if found else Config.PROTOCOL
+
+
+def protocols(path: Path) -> list[int]:
+    """The numbers that classes in a file give to PROTOCOL."""
+    try:
+        classes = [node for node in ast.walk(ast.parse(path.read_bytes(), path)) if isinstance(node, ast.ClassDef)]
+        given = [node for each in classes for node in each.body if isinstance(node, ast.Assign | ast.AnnAssign)]
+        return [int(ast.literal_eval(node.value)) for node in given if node.value and "PROTOCOL" in names(node)]
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: its PROTOCOL cannot be read, which must be a number: {error}") from error
+
+
+def names(node: ast.Assign | ast.AnnAssign) -> list[str]:
+    """The names to which a statement gives a value."""
+    return [ast.unparse(target) for target in (node.targets if isinstance(node, ast.Assign) else [node.target])]
 
 
 def collect(task: Task, root: Path, complaints: list[str]) -> list[Row]:

@@ -22,6 +22,7 @@ from scipy import stats
 
 from common.config import REPOSITORY
 from common.measured import SPEED, TEST_ACCURACY, Metric, percent
+from results.collect import current_protocol
 from results.records import group, natural, read_record
 from results.rows import COLUMNS, Row
 from results.tables import compact, listed_notes
@@ -349,15 +350,47 @@ def test_records_of_an_older_protocol_are_read_and_stand_apart(root):
     old, new = (make_run(root, seed, slug=f"three_phase-cifar10-{seed}aaa1111") for seed in (0, 1))
     edit(new / "config.json", protocol=2)
     task = root / "tasks" / TASK / "train.py"
-    task.write_text("    PROTOCOL = 2\n")
+    task.write_text("class Config:\n    PROTOCOL = 2\n")
     collect(root, "--keep")
     record = json.loads((root / "results/records" / TASK / f"{old.name}.json").read_text())
     assert record["protocol"] is None
     found = {row["setting"]: row["mean"] for row in rows(root, metric="test accuracy (%)")}
     assert found == {f"{SETTING} protocol=1": "60.00", SETTING: "64.00"}
-    task.write_text("    PROTOCOL = 3\n")
+    task.write_text("class Config:\n    PROTOCOL = 3\n")
     collect(root)
     assert {row["setting"] for row in table(root)} == {f"{SETTING} protocol=1", f"{SETTING} protocol=2"}
+
+
+@pytest.mark.parametrize(
+    ("body", "number"),
+    [
+        ("    PROTOCOL: ClassVar[int] = 3\n", 3),
+        ("    PROTOCOL = 3  # why\n", 3),
+        ('    """Text.\n\n    PROTOCOL = 2\n    """\n\n    PROTOCOL = (\n        3\n    )\n', 3),
+        ("    width: int = 1\n", 1),
+    ],
+)
+def test_the_protocol_of_a_task_is_read_however_it_is_written(tmp_path, body, number):
+    (tmp_path / "a.py").write_text("PROTOCOL = 7  # of a module\n")
+    (tmp_path / "train.py").write_text(f"class Config:\n{body}")
+    assert current_protocol(tmp_path) == number
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("class Config:\n    PROTOCOL = Base.PROTOCOL + 1\n", "its PROTOCOL cannot be read, which must be a number"),
+        ("class Config\n", "its PROTOCOL cannot be read, which must be a number"),
+        ("class Config:\n    PROTOCOL = 2\nclass Other:\n    PROTOCOL = 3\n", "has PROTOCOL = 2 and 3; allowed: one"),
+    ],
+)
+def test_a_protocol_that_cannot_be_read_is_one_line(root, capsys, body, said):
+    (root / "tasks" / TASK / "train.py").write_text(body)
+    with pytest.raises(SystemExit) as stop:
+        collect(root)
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
 
 
 def test_records_from_before_a_field_was_added_join_newer_ones(root):
