@@ -18,7 +18,7 @@ import re
 import sys
 import traceback
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,7 +34,6 @@ from common.published import References, read_references
 from common.report import Report
 from common.selection import protocol
 from results import grids, judged, pairs, readme, records, rows, tables
-from results.rows import Row
 from results.task import Task
 
 # On lines of their own: a text may speak of them.
@@ -154,12 +153,12 @@ def names(node: ast.Assign | ast.AnnAssign) -> list[str]:
     return [ast.unparse(target) for target in (node.targets if isinstance(node, ast.Assign) else [node.target])]
 
 
-def collect(task: Task, root: Path, complaints: list[str]) -> list[Row]:
-    """Write and print everything of one task. Returns the rows of its table."""
+def collect(task: Task, root: Path, complaints: list[str]) -> None:
+    """Write and print everything of one task."""
     results = root / "results"
     if not task.rows:
         complaints.append(f"nothing to tabulate: {task.name}: no finished runs, no records, no reference.csv")
-        return []
+        return
     complaints += undeclared(task)
     text = tables.markdown(task.rows)
     (results / "tables").mkdir(parents=True, exist_ok=True)
@@ -169,7 +168,6 @@ def collect(task: Task, root: Path, complaints: list[str]) -> list[Row]:
     fill(root / "tasks" / task.name / "README.md", part)
     draw(task, results / "figures", complaints)
     print(f"# {task.name}\n\n{text}", flush=True)
-    return list(task.rows)
 
 
 def undeclared(task: Task) -> list[str]:
@@ -195,40 +193,26 @@ def draw(task: Task, folder: Path, complaints: list[str]) -> None:
             complaints.append(f"not drawn: figures/{path.name}: it was there, and no run has what it shows now")
 
 
-def summarise(
-    known: Sequence[str],
-    asked: Mapping[str, list[Row]],
-    loaded: Mapping[str, Task],
-    root: Path,
-    complaints: list[str],
-) -> None:
-    """Write the overviews and the page, from the rows of the tasks that were asked for and the tables of the others."""
+def summarise(tasks: Sequence[Task], root: Path, complaints: list[str]) -> None:
+    """Write the overviews and the page, from today's rows of every task that has any."""
     from results import page
 
-    results = root / "results"
-    paths = {name: results / "tables" / f"{name}.csv" for name in known}
-    by_task: dict[str, list[Row]] = {}
-    for name, path in ((name, path) for name, path in paths.items() if path.is_file()):
-        try:
-            by_task[name] = asked.get(name) or rows.read_csv(path)
-        except Damaged as error:
-            complaints.append(f"damaged: tables/{error}; the overview has its rows of today")
-            by_task[name] = list(loaded[name].rows)
-    if not by_task:
+    if not tasks:
         return
-    overview = tables.overview({name: summary(table, loaded[name]) for name, table in by_task.items()})
+    results = root / "results"
+    overview = tables.overview({task.name: summary(task) for task in tasks})
     files.write(results / "README.md", tables.TEMPLATES.get_template("README.md").render(overview=overview).encode())
     fill(root / "README.md", overview.replace("](../", "]("))
-    content = page.html([loaded[name] for name in by_task], root, complaints).encode()
+    content = page.html(tasks, root, complaints).encode()
     if len(content) >= page.LIMIT:
         complaints.append(f"too large for git: results/index.html: {len(content):,} bytes; allowed: under 1 MiB")
     files.write(results / "index.html", content)
 
 
-def summary(table: list[Row], task: Task) -> tables.Summary:
+def summary(task: Task) -> tables.Summary:
     """What the overview says of a task."""
-    best = tables.headline(table, task.report.headline, task.runs)
-    return tables.Summary(table, best, tables.in_words(best, task.compared, task.report.words), task.claims)
+    best = tables.headline(task.rows, task.report.headline, task.runs)
+    return tables.Summary(task.rows, best, tables.in_words(best, task.compared, task.report.words), task.claims)
 
 
 def fill(path: Path, text: str) -> None:
@@ -270,7 +254,6 @@ def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
             return
         wanted = list(dict.fromkeys(arguments.tasks or known))
         loaded: dict[str, Task] = {}
-        asked: dict[str, list[Row]] = {}
         failed: dict[str, str] = {}
         for name in known:
             with apart(name, failed):
@@ -282,9 +265,9 @@ def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
                     from results import pictures
 
                     pictures.keep(loaded[name], runs, root / "results" / "figures", complaints)
-                asked[name] = collect(loaded[name], root, complaints)
+                collect(loaded[name], root, complaints)
         if not failed:
-            summarise(known, asked, loaded, root, complaints)
+            summarise([task for task in loaded.values() if task.rows], root, complaints)
     except (ConfigError, Damaged) as error:
         fail(str(error))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Rows of the tables: metrics over seeds beside the published numbers, and paired differences; to CSV and back."""
+"""Rows of the tables: metrics over seeds beside the published numbers, and paired differences; and their CSV."""
 
 import csv
 import io
@@ -8,11 +8,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
-from pathlib import Path
 
-from common import files
-from common.files import Damaged
 from common.measured import Metric, measured
 from common.published import References
 from common.report import Report
@@ -199,21 +195,3 @@ def csv_text(rows: Sequence[Row]) -> str:
     writer.writerow(COLUMNS)
     writer.writerows([getattr(row, column) for column in COLUMNS] for row in rows)
     return text.getvalue()
-
-
-def read_csv(path: Path) -> list[Row]:
-    """The rows of a table that an earlier call has written. Raises Damaged."""
-    found = files.read_csv(path, COLUMNS)
-    try:
-        for row in found:
-            [Decimal(row[column]) for column in ("mean", "std", "published") if row[column]]
-            if row["verdict"] and row["verdict"] not in VERDICTS:
-                raise ValueError(f"{row['verdict']!r} is no verdict")
-        seeds = [int(row.pop("n") or -1) for row in found]
-        paired = [row["metric"].startswith(DIFFERENCE) for row in found]
-        return [
-            Row(**row, n=None if n < 0 else n, paired=pair)  # type: ignore[arg-type] # the rest is text
-            for row, n, pair in zip(found, seeds, paired, strict=True)
-        ]
-    except (ArithmeticError, TypeError, ValueError) as error:
-        raise Damaged(f"{path.name}: {error}") from error
