@@ -33,6 +33,7 @@ from common.measured import declared
 from common.published import References, read_references
 from common.report import Report
 from common.selection import protocol
+from common.words import count
 from results import grids, judged, pairs, readme, records, rows, tables
 from results.task import Task
 
@@ -279,7 +280,7 @@ def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
     if failed:
         raise SystemExit(2)
     if arguments.strict and complaints:
-        fail(f"{len(complaints)} complaints, and --strict", 1)
+        fail(f"{count(len(complaints), 'complaint')}, and --strict", 1)
 
 
 if __name__ == "__main__":

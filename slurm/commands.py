@@ -20,6 +20,7 @@ from common.environment import git_state
 from common.errors import ConfigError
 from common.files import CheckpointError, Damaged, StorageError
 from common.run_folder import RunFolder
+from common.words import count
 from slurm import cluster, plan, squeue, status, submissions
 from slurm.local import Runner
 from slurm.plan import LOOKS, Planned, Sweep
@@ -190,7 +191,8 @@ def hand_over(
     busy = [run for run in runs if run not in left and run.wave < max(waves, default=0) and not status.finished(run)]
     if busy:
         raise ConfigError(
-            f"{len(busy)} runs that others of these need are not finished yet; submit again when they have ended"
+            f"not finished yet, and needed by others of these: {count(len(busy), 'run')}; "
+            "submit again when no more of them is under way"
         )
     for run in left:
         print(f"  {run.name}  {run.label}")
@@ -233,8 +235,8 @@ def leave_out(runs: Sequence[Planned]) -> list[Planned]:
             left.append(run)
             continue
         skipped[why] = skipped.get(why, 0) + 1
-    for why, count in skipped.items():
-        print(f"left out: {count} {why}")
+    for why, number in skipped.items():
+        print(f"left out: {number} {why}")
     return left
 
 
@@ -242,7 +244,7 @@ def show_scripts(task: str, profile: cluster.Profile, runs: Sequence[Planned]) -
     """Print the batch scripts as they would be submitted."""
     folder = submissions.FOLDER / f"{task}-DATE-TIME"
     for array in cluster.arrays(runs, profile, folder / "code", task):
-        print(f"\n# {len(array.runs)} runs\n{cluster.script(array, folder / 'submitit')}")
+        print(f"\n# {count(len(array.runs), 'run')}\n{cluster.script(array, folder / 'submitit')}")
     return 0
 
 
@@ -305,7 +307,7 @@ def prune_(arguments: argparse.Namespace) -> int:
         return 0
     console = console_of()
     console.print(prune.table(found))
-    total = f"{sum(one.removable for one in found) / prune.MEGABYTE:,.0f} MB of {len(found)} runs"
+    total = f"{sum(one.removable for one in found) / prune.MEGABYTE:,.0f} MB of {count(len(found), 'run')}"
     if not arguments.yes:
         print(f"{total} would be removed; the same command with --yes removes them")
         return 0

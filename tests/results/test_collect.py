@@ -482,7 +482,7 @@ def test_a_figure_that_is_drawn_no_more_is_complained_of(root, capsys):
     assert not figure.exists()
     complaint, error = capsys.readouterr().err.splitlines()
     assert complaint == f"not drawn: figures/{TASK}_losses.png: it was there, and no run has what it shows now"
-    assert error == "error: 1 complaints, and --strict"
+    assert error == "error: 1 complaint, and --strict"
 
 
 def test_a_figure_shows_the_newest_protocol_that_has_what_it_shows(root, monkeypatch):

@@ -162,7 +162,7 @@ def test_strict_fails_on_any_complaint(root, capsys):
     assert stop.value.code == 1
     printed = capsys.readouterr().err
     assert "unfinished: " in printed
-    assert printed.endswith("error: 1 complaints, and --strict\n")
+    assert printed.endswith("error: 1 complaint, and --strict\n")
 
 
 # --- side by side
