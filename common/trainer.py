@@ -308,6 +308,7 @@ class Trainer:
             "images": {name: int(count.sum()) for name, count in counts.items()},
             "class_counts": {name: count.tolist() for name, count in counts.items()},
             "notes": list(data.notes),
+            **({"test_images_of": data.test_images_of} if data.test_images_of else {}),
         }
         confusion = {name: np.array(metrics["confusion"]) for name, (metrics, own) in final.items() if own}
         result = Result(

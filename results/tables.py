@@ -76,7 +76,7 @@ def listed_notes(rows: Sequence[Row]) -> list[str]:
     settings = {row.setting for row in rows}
     places: dict[str, dict[str, None]] = defaultdict(dict)
     for row in rows:
-        for note in filter(None, row.note.split("; ")):
+        for note in row.notes:
             places[note][row.setting] = None
     lines = []
     for note, named in places.items():
