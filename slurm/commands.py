@@ -54,16 +54,17 @@ def submit(arguments: argparse.Namespace) -> int:
     try:
         runs = expand(arguments.task, sweep, fixed, plan.seeds(arguments.seeds or sweep.seeds))
     except plan.Mistakes as mistakes:
-        texts = plan.pairs(arguments.grid, "--grid")
-        if any(
-            "/" in (text := texts.get(key, "")) and len(plan.listed(text)) > 1
-            for _, values in mistakes.found
-            for key in values
-        ):
+        if has_split_path(mistakes, plan.pairs(arguments.grid, "--grid")):
             remedy = r"a comma within a value is written \, and in quotes: --grid 'KEY=/a\,b,/c'"
             raise plan.Mistakes([*mistakes.found, (remedy, {})]) from None
         raise
     return hand_over(arguments, arguments.task, arguments.cluster or "slurm", title, runs)[0]
+
+
+def has_split_path(mistakes: plan.Mistakes, grid: Mapping[str, str]) -> bool:
+    """Whether a key to blame has a path among values that commas separate: one of these may belong to the path."""
+    blamed = (grid.get(key, "") for _, values in mistakes.found for key in values)
+    return any("/" in text and len(plan.listed(text)) > 1 for text in blamed)
 
 
 def expand(task: str, sweep: Sweep, fixed: Mapping[str, str], seeds: Sequence[int]) -> list[Planned]:
@@ -169,19 +170,12 @@ def hand_over(
     `before` is the submission that the runs come from, if they are submitted again; `code` a copy of the code to use
     in place of today's. Returns the exit code, and the submission if there is one.
     """
-    profile = None
-    if where == "slurm":
-        known = before.profile if before and before.profile and not arguments.profile else None
-        changes = {key: getattr(arguments, key) for key in PROFILE_FLAGS if getattr(arguments, key) is not None}
-        if known:
-            cluster.check_keys(known, f"the profile of {before.id if before else ''}")
-        profile = cluster.Profile(**{**(known or cluster.load_profile(arguments.profile or "default")), **changes})
-        profile.check()
-        if not arguments.dry_run:
-            if shutil.which("sbatch") is None:
-                raise ConfigError("no sbatch on this machine: submit on the cluster's login node, or --cluster local")
-            squeue.wait_until_back()
-    elif any(run.nodes > 1 for run in runs):
+    profile = profile_of(arguments, before) if where == "slurm" else None
+    if profile and not arguments.dry_run:
+        if shutil.which("sbatch") is None:
+            raise ConfigError("no sbatch on this machine: submit on the cluster's login node, or --cluster local")
+        squeue.wait_until_back()
+    if not profile and any(run.nodes > 1 for run in runs):
         raise ConfigError("nodes is above 1, but this is one machine; use --cluster slurm")
     at_once = 1 if arguments.jobs is None else arguments.jobs
     if at_once < 1:
@@ -216,6 +210,19 @@ def hand_over(
     print(f"jobs {' '.join(arrays)}; `python -m slurm status {submission.id}` shows their state")
     print(f"submission {submission.id}")
     return 0, submission
+
+
+def profile_of(arguments: argparse.Namespace, before: Submission | None) -> cluster.Profile:
+    """The profile that is asked for, else that of the earlier submission, with the changes by flags, checked."""
+    if before and before.profile and not arguments.profile:
+        cluster.check_keys(before.profile, f"the profile of {before.id}")
+        known = before.profile
+    else:
+        known = cluster.load_profile(arguments.profile or "default")
+    changes = {key: getattr(arguments, key) for key in PROFILE_FLAGS if getattr(arguments, key) is not None}
+    profile = cluster.Profile(**{**known, **changes})
+    profile.check()
+    return profile
 
 
 def leave_out(runs: Sequence[Planned]) -> list[Planned]:
