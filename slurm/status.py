@@ -45,7 +45,7 @@ LEAST_IMPORTANT = (
 FOLDED = 20  # least width of a label
 FINISHED = ("completed", "diverged")
 ACTIVE = ("queued", "running", "requeued")
-UNDER_WAY = (*ACTIVE, "killed")  # what ends without a hand
+UNDER_WAY = (*ACTIVE, "killed")  # states that end by themselves
 
 
 @dataclass(frozen=True)
