@@ -1,21 +1,21 @@
 """What a task's `report.py` is made of: `REPORT = Report(...)`, from which `results/collect.py` makes its pages.
 
 REPORT = Report(
-tables=(                                                      # for the README and the page
-Table(
-"The best setting",
-of={"preset": "best", "dataset": "cifar10"},
-rows={"test": Part(metric="test accuracy (%)")},
-columns={"source": Part({"loss": "sum"}, shows="published"), "ours": Part({"loss": "sum"})},
-),
-),
-pairs=(Pair({"network": "cnn"}, {"network": "mlp"}, words=("convolutions", "perceptron")),),  # seed by seed
-claims=(Claim("004", "Larger batches are steadier", positive(steadier)),),  # statements without a number
-figures=(curves,),                                            # curves(runs: Runs, path: Path) -> None
-pictures=Pictures({"preset": "best"}, {"confusion": "Confusion matrix"}),  # of one run, for git to keep
-headline=Headline({"preset": "permuted", "network": "cnn"}),  # what the overview says of the task
-metrics=(percent("top-3 accuracy (%)"),),                     # of its own, which runs leave in `by_name`
-words={"norm": "{} norm"},                                    # what its config fields say in words
+    tables=(                                                      # for the README and the page
+        Table(
+            "The best setting",
+            of={"preset": "best", "dataset": "cifar10"},
+            rows={"test": Part(metric="test accuracy (%)")},
+            columns={"source": Part({"loss": "sum"}, shows="published"), "ours": Part({"loss": "sum"})},
+        ),
+    ),
+    pairs=(Pair({"network": "cnn"}, {"network": "mlp"}, words=("convolutions", "perceptron")),),  # seed by seed
+    claims=(Claim("004", "Larger batches are steadier", positive(steadier)),),  # statements without a number
+    figures=(curves,),                                            # curves(runs: Runs, path: Path) -> None
+    pictures=Pictures({"preset": "best"}, {"confusion": "Confusion matrix"}),  # of one run, for git to keep
+    headline=Headline({"preset": "permuted", "network": "cnn"}),  # what the overview says of the task
+    metrics=(percent("top-3 accuracy (%)"),),                     # of its own, which runs leave in `by_name`
+    words={"norm": "{} norm"},                                    # what its config fields say in words
 )
 """
 

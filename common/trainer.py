@@ -22,6 +22,7 @@ from common.phase import Phase
 from common.progress import Progress
 from common.result import Predictions, Result, brief, is_right, write_predictions
 from common.runs import Run, write_environment
+from common.words import count
 from common.workrounds.executions import in_one_program, one_at_a_time, steps_per_execution
 from common.workrounds.optimizer_variables import built
 from common.workrounds.step_logs import TensorBoard, Unread
@@ -158,7 +159,7 @@ class Trainer:
         """Print the line of a phase that begins."""
         at_once = f", {together} at a time" * (together > 1)
         print(
-            f"phase {phase.name}: {phase.epochs} epochs of {self.steps} steps{at_once}{phase.remark()}, "
+            f"phase {phase.name}: {count(phase.epochs, 'epoch')} of {self.steps} steps{at_once}{phase.remark()}, "
             f"{parameters(trained.trainable_variables):,} of {parameters(self.model.weights):,} parameters trained",
             flush=True,
         )
@@ -310,6 +311,7 @@ class Trainer:
             "images": {name: int(count.sum()) for name, count in counts.items()},
             "class_counts": {name: count.tolist() for name, count in counts.items()},
             "notes": list(data.notes),
+            **({"test_images_of": data.test_images_of} if data.test_images_of else {}),
         }
         confusion = {name: np.array(metrics["confusion"]) for name, (metrics, own) in final.items() if own}
         result = Result(

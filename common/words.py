@@ -1,4 +1,7 @@
-"""What config fields say in plain words, for tables and legends: `limit_train=5000` is "5,000 training images"."""
+"""What config fields say in plain words, for tables and legends: `limit_train=5000` is "5,000 training images".
+
+And numbers of things in words: "1 epoch", "3 hold, 1 fails".
+"""
 
 import re
 from collections.abc import Callable, Mapping
@@ -6,7 +9,7 @@ from collections.abc import Callable, Mapping
 Word = str | Mapping[object, str] | Callable[[object], str]
 """A format for the value, a word for each value, or a function of it; an empty word is left out."""
 
-
+VERBS = {"holds": "hold", "fails": "fail"}  # of one thing, and of several
 # Data sets of weights, by what the names of their files end in.
 PRETRAINED = {
     "tiny_imagenet": "Tiny-ImageNet weights",
@@ -22,6 +25,26 @@ def weights(value: object) -> str:
     name = re.sub(r"(.safetensors|.weights.h5|.h5)?@sha256:.*", "", str(value))
     known = (end for end in sorted(PRETRAINED, key=len, reverse=True) if re.search(rf"(^|_){end}$", name))
     return next((PRETRAINED[end] for end in known), f"weights {name}")
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things, such as `1 run` and `2,000 runs`; `noun` is of one."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def agreeing(number: int, word: str) -> str:
+    """A word as its number asks for: one claim `holds`, two `hold`; what is no verb stays."""
+    return VERBS.get(word, word) if number != 1 else word
+
+
+def counts(numbers: Mapping[str, int]) -> str:
+    """How many of each kind there are, in this order: `3 hold, 1 fails`."""
+    return ", ".join(f"{number} {agreeing(number, word)}" for word, number in numbers.items() if number)
+
+
+def epochs(value: object) -> str:
+    """A number of epochs; a value that is none as it is."""
+    return count(value, "epoch") if isinstance(value, int) else f"epochs {value}"
 
 
 WORDS: Mapping[str, Word] = {
@@ -46,7 +69,7 @@ WORDS: Mapping[str, Word] = {
     "limit_train": "{:,} training images",
     "limit_test": "{:,} test images",
     "batch_size": "batch of {}",
-    "epochs": "{} epochs",
+    "epochs": epochs,
     "batch_norm": {
         "keep": "batch norm keeps its statistics",
         "layer": "batch norm by layer",

@@ -12,6 +12,7 @@ read from run directories or from records. Runs that a table leaves out are name
 """
 
 import argparse
+import ast
 import importlib.util
 import re
 import shutil
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import traceback
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,8 +35,8 @@ from common.measured import declared
 from common.published import References, read_references
 from common.report import Report
 from common.selection import protocol
+from common.words import count
 from results import grids, judged, pairs, readme, records, rows, tables
-from results.rows import Row
 from results.task import Task
 
 # On lines of their own: a text may speak of them.
@@ -134,17 +135,33 @@ def load_report(path: Path) -> Report:
 def current_protocol(folder: Path) -> int:
     """The protocol of a task, read in its code and not loaded, since a table needs nothing else of it."""
     # An editor's own files, such as Emacs' .#train.py, may be anything.
-    texts = [path.read_text() for path in sorted(folder.glob("[!.]*.py"))]
-    found = [number for text in texts for number in re.findall(r"^    PROTOCOL = (\d+)$", text, re.MULTILINE)]
-    return int(found[0]) if found else Config.PROTOCOL
+    found = {number for path in folder.glob("[!.]*.py") for number in protocols(path)}
+    if len(found) > 1:
+        raise ConfigError(f"{folder} has PROTOCOL = {' and '.join(map(str, sorted(found)))}; allowed: one number")
+    return found.pop() if found else Config.PROTOCOL
 
 
-def collect(task: Task, root: Path, complaints: list[str]) -> list[Row]:
-    """Write and print everything of one task. Returns the rows of its table."""
+def protocols(path: Path) -> list[int]:
+    """The numbers that classes in a file give to PROTOCOL."""
+    try:
+        classes = [node for node in ast.walk(ast.parse(path.read_bytes(), path)) if isinstance(node, ast.ClassDef)]
+        given = [node for each in classes for node in each.body if isinstance(node, ast.Assign | ast.AnnAssign)]
+        return [int(ast.literal_eval(node.value)) for node in given if node.value and "PROTOCOL" in names(node)]
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: its PROTOCOL cannot be read, which must be a number: {error}") from error
+
+
+def names(node: ast.Assign | ast.AnnAssign) -> list[str]:
+    """The names to which a statement gives a value."""
+    return [ast.unparse(target) for target in (node.targets if isinstance(node, ast.Assign) else [node.target])]
+
+
+def collect(task: Task, root: Path, complaints: list[str]) -> None:
+    """Write and print everything of one task."""
     results = root / "results"
     if not task.rows:
         complaints.append(f"nothing to tabulate: {task.name}: no finished runs, no records, no reference.csv")
-        return []
+        return
     complaints += undeclared(task)
     text = tables.markdown(task.rows)
     (results / "tables").mkdir(parents=True, exist_ok=True)
@@ -154,7 +171,6 @@ def collect(task: Task, root: Path, complaints: list[str]) -> list[Row]:
     fill(root / "tasks" / task.name / "README.md", part)
     draw(task, results / "figures", complaints)
     print(f"# {task.name}\n\n{text}", flush=True)
-    return list(task.rows)
 
 
 def undeclared(task: Task) -> list[str]:
@@ -184,40 +200,26 @@ def draw(task: Task, folder: Path, complaints: list[str]) -> None:
                 complaints.append(f"not drawn: figures/{path.name}: it was there, and no run has what it shows now")
 
 
-def summarise(
-    known: Sequence[str],
-    asked: Mapping[str, list[Row]],
-    loaded: Mapping[str, Task],
-    root: Path,
-    complaints: list[str],
-) -> None:
-    """Write the overviews and the page, from the rows of the tasks that were asked for and the tables of the others."""
+def summarise(tasks: Sequence[Task], root: Path, complaints: list[str]) -> None:
+    """Write the overviews and the page, from today's rows of every task that has any."""
     from results import page
 
-    results = root / "results"
-    paths = {name: results / "tables" / f"{name}.csv" for name in known}
-    by_task: dict[str, list[Row]] = {}
-    for name, path in ((name, path) for name, path in paths.items() if path.is_file()):
-        try:
-            by_task[name] = asked.get(name) or rows.read_csv(path)
-        except Damaged as error:
-            complaints.append(f"damaged: tables/{error}; the overview has its rows of today")
-            by_task[name] = list(loaded[name].rows)
-    if not by_task:
+    if not tasks:
         return
-    overview = tables.overview({name: summary(table, loaded[name]) for name, table in by_task.items()})
+    results = root / "results"
+    overview = tables.overview({task.name: summary(task) for task in tasks})
     files.write(results / "README.md", tables.TEMPLATES.get_template("README.md").render(overview=overview).encode())
     fill(root / "README.md", overview.replace("](../", "]("))
-    content = page.html([loaded[name] for name in by_task], root, complaints).encode()
+    content = page.html(tasks, root, complaints).encode()
     if len(content) >= page.LIMIT:
         complaints.append(f"too large for git: results/index.html: {len(content):,} bytes; allowed: under 1 MiB")
     files.write(results / "index.html", content)
 
 
-def summary(table: list[Row], task: Task) -> tables.Summary:
+def summary(task: Task) -> tables.Summary:
     """What the overview says of a task."""
-    best = tables.headline(table, task.report.headline, task.runs)
-    return tables.Summary(table, best, tables.in_words(best, task.compared, task.report.words), task.claims)
+    best = tables.headline(task.rows, task.report.headline, task.runs)
+    return tables.Summary(task.rows, best, tables.in_words(best, task.compared, task.report.words), task.claims)
 
 
 def fill(path: Path, text: str) -> None:
@@ -259,7 +261,6 @@ def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
             return
         wanted = list(dict.fromkeys(arguments.tasks or known))
         loaded: dict[str, Task] = {}
-        asked: dict[str, list[Row]] = {}
         failed: dict[str, str] = {}
         for name in known:
             with apart(name, failed):
@@ -271,9 +272,9 @@ def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
                     from results import pictures
 
                     pictures.keep(loaded[name], runs, root / "results" / "figures", complaints)
-                asked[name] = collect(loaded[name], root, complaints)
+                collect(loaded[name], root, complaints)
         if not failed:
-            summarise(known, asked, loaded, root, complaints)
+            summarise([task for task in loaded.values() if task.rows], root, complaints)
     except (ConfigError, Damaged) as error:
         fail(str(error))
     except OSError as error:
@@ -285,7 +286,7 @@ def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
     if failed:
         raise SystemExit(2)
     if arguments.strict and complaints:
-        fail(f"{len(complaints)} complaints, and --strict", 1)
+        fail(f"{count(len(complaints), 'complaint')}, and --strict", 1)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from common.claims import NOT_TESTED, Claim, Finding
 from common.selection import Runs
+from common.words import counts
 
 WORDS = ("holds", "fails", "undecided", "not tested")
 
@@ -22,9 +23,8 @@ class Judged:
 
 def counted(claims: Sequence[Judged]) -> str:
     """How many claims hold, fail and so on, in words."""
-    plural = {"holds": "hold", "fails": "fail"}
-    counts = Counter[str](one.finding.word for one in claims)
-    return ", ".join(f"{n} {plural.get(word, word) if n > 1 else word}" for word in WORDS if (n := counts[word]))
+    found = Counter[str](one.finding.word for one in claims)
+    return counts({word: found[word] for word in WORDS})
 
 
 def judge(claims: Iterable[Claim], by_protocol: Sequence[Runs], current: int) -> list[Judged]:

@@ -127,7 +127,7 @@ def blocks(task: Task) -> list[dict]:
     """Every row of the full table, those of one setting together, with the notes that all of them have said once."""
     found = []
     for (preset, setting), own in groupby(task.rows, key=lambda row: (row.preset, row.setting)):
-        rows = [(row, row.note.split("; ")) for row in own]
+        rows = [(row, row.notes) for row in own]
         shared = [note for note in rows[0][1] if all(note in notes for _, notes in rows)]
         rest = [(row, "; ".join(note for note in notes if note not in shared)) for row, notes in rows]
         found.append({"preset": preset, "setting": setting, "note": "; ".join(shared), "rows": rest})

@@ -116,7 +116,9 @@ def check_kinds(record: Mapping) -> None:
     for state in (environment, *environment["starts"]):
         holding(state, "environment", commit=str | None, dirty=bool | None)
     each(environment.get("versions", {}), "versions", str)
-    known = if_there(metrics, images=dict, notes=list, by_name=dict, phases=dict, reported=str, diverged=dict)
+    known = if_there(
+        metrics, images=dict, notes=list, by_name=dict, phases=dict, reported=str, diverged=dict, test_images_of=int
+    )
     holding(metrics, "metrics", seed=int, **known)
     if metrics.get("status") not in STATUSES:
         raise Damaged("metrics has no status, or one of another kind")

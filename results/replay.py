@@ -33,8 +33,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 from common.command_line import Parser
 from common.config import REPOSITORY, flat
 from common.errors import ConfigError, fail
-from common.files import read_json
-from common.run_folder import RunFolder
 from results import records
 from results.compare import unique
 from results.sameness import TOLERANCE, compare, differing, show
@@ -118,14 +116,9 @@ def named(name: str, kept: Path) -> dict:
         task, run = unique(name, {(path.parent.name, path.stem) for path in kept.glob("*/*.json")})
         path = kept / task / f"{run}.json"
     try:
-        return records.read_record(path.resolve()) | {"config": config_in(path)}
+        return records.read_record(path.resolve())
     except records.Unusable as reason:
         raise ConfigError(f"record {path.name} is {reason}") from None
-
-
-def config_in(path: Path) -> dict:
-    """The config in a record or config.json in the words of the code that wrote it, whatever they are called today."""
-    return read_json(path)["config"]
 
 
 def weights_file(record: Mapping, given: Sequence[Path]) -> Path | None:
@@ -230,12 +223,12 @@ def run(record: Mapping, weights: Path | None, data_dir: Path | None, code: Path
     train([str(script.relative_to(code)), *words], code, environment)
     try:
         (folder,) = set(out.glob("*/*")) - before
-        again, config = records.read_run(folder), config_in(RunFolder(folder).config_file)
+        again = records.read_run(folder)
     except ValueError:
         raise NotReplayed("its command leads to a run that was replayed before it") from None
     except records.Unusable as reason:
         raise NotReplayed(f"what it left is {reason}") from None
-    if unlike := differing(*map(with_digests_alone, (record["config"], config))):
+    if unlike := differing(*map(with_digests_alone, (record["config"], again["config"]))):
         raise NotReplayed(f"its command leads to another config; differing in {', '.join(unlike)}")
     return again
 

@@ -1,4 +1,4 @@
-"""Rows of the tables: metrics over seeds beside the published numbers, and paired differences; to CSV and back."""
+"""Rows of the tables: metrics over seeds beside the published numbers, and paired differences; and their CSV."""
 
 import csv
 import io
@@ -8,24 +8,20 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
-from pathlib import Path
 
-from common import files
-from common.files import Damaged
 from common.measured import Metric, measured
 from common.published import References
 from common.report import Report
 from common.selection import Group, Runs
 from results.pairs import Compared
 from results.records import looks_at, natural
-from results.verdicts import Gap, Verdict, judge
+from results.verdicts import TOO_UNCERTAIN, Gap, Verdict, judge
 
 COLUMNS = ("preset", "setting", "metric", "mean", "std", "n", "published", "source", "verdict", "note")
 VERDICTS = ("reproduced", "higher", "lower", "undecided", "diverged", "not comparable", "not measured")
 NOT_COMPARABLE = "not comparable:"
 DIFFERENCE = "difference in"
-PART = re.compile(r"([\d,]+) of ([\d,]+) test images")  # a note of a copy that is not whole
+PART = re.compile(r"([\d,]+) of ([\d,]+) test images")  # a note of older runs on a copy that is not whole
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,7 @@ class Row:
     published: str = ""
     source: str = ""
     verdict: str = ""
-    note: str = ""
+    notes: tuple[str, ...] = ()
     margin: float = 0.0
     """Of the published number; 0 if none was written down."""
     gap: Gap | None = None
@@ -52,6 +48,13 @@ class Row:
     """A difference between two settings, seed by seed."""
     detail: bool = False
     """Left to the full table by a README, unless a source has published it."""
+    too_uncertain: bool = False
+    """Undecided, and no number of seeds would decide it."""
+
+    @property
+    def note(self) -> str:
+        """Its notes as one text."""
+        return "; ".join(self.notes)
 
 
 def tabulate(runs: Runs, references: References, report: Report, compared: Sequence[Compared] = ()) -> list[Row]:
@@ -66,10 +69,10 @@ def tabulate(runs: Runs, references: References, report: Report, compared: Seque
 def rows_of(group: Group, missing: References, own: Sequence[Metric]) -> list[Row]:
     """The rows of one setting, for which what is published of it is taken out of `missing`."""
     place = (group.preset, group.setting)
-    note = "; ".join(notes(group))
+    told = notes(group)
     if not group.completed:
         published = [key for key in missing if key[:2] == place] or [(*place, "status")]
-        return [beside(Row(*key, n=0, note=note), missing.pop(key, None)) for key in published]
+        return [beside(Row(*key, n=0, notes=told), missing.pop(key, None)) for key in published]
     values = defaultdict(list)
     for record in group.completed:
         for metric, value in measured(record["metrics"], own).items():
@@ -77,7 +80,7 @@ def rows_of(group: Group, missing: References, own: Sequence[Metric]) -> list[Ro
     rows = []
     for metric, each in values.items():
         mean, deviation, n = mean_and_deviation(each, metric)
-        row = Row(*place, metric.name, mean, deviation, n, note=note, detail=metric.detail)
+        row = Row(*place, metric.name, mean, deviation, n, notes=told, detail=metric.detail)
         rows.append(beside(row, missing.pop((*place, metric.name), None), each, group))
     return rows
 
@@ -89,12 +92,13 @@ def mean_and_deviation(each: Sequence[float], metric: Metric) -> tuple[str, str,
     return f"{statistics.fmean(each):z.{digits}f}", deviation, len(each)
 
 
-def notes(group: Group) -> list[str]:
+def notes(group: Group) -> tuple[str, ...]:
     """What a reader of a group's metrics should know, each thing once."""
     told = [note for record in group.completed for note in record["metrics"].get("notes", ())]
     ends = [record["metrics"].get("diverged", {}).get("reason", "") for record in group.records]
     seeds = [f"seeds are added until decided: {n} looks share the error"] if (n := looks_at(group.records)) > 1 else []
-    return [note for note in dict.fromkeys([*doubts([group]), *seeds, *(told if group.completed else ends)]) if note]
+    every = dict.fromkeys([*doubts([group]), *seeds, *(told if group.completed else ends)])
+    return tuple(note for note in every if note)
 
 
 def doubts(groups: Sequence[Group]) -> list[str]:
@@ -113,6 +117,8 @@ def doubts(groups: Sequence[Group]) -> list[str]:
 def test_images(group: Group) -> tuple[int, int] | None:
     """How many test images the runs of a group saw, and of how many, if that was a part; the latter 0 if unknown."""
     records = group.completed
+    if whole := records[0]["metrics"].get("test_images_of"):
+        return records[0]["metrics"]["test"]["n"], whole
     told = [
         match for record in records for note in record["metrics"].get("notes", ()) if (match := PART.fullmatch(note))
     ]
@@ -139,7 +145,8 @@ def beside(
         verdict=found.word,
         margin=float(reference["margin"] or 0),
         gap=found.gap,
-        note="; ".join(filter(None, [reference["note"], found.remedy, row.note])),
+        notes=tuple(filter(None, [*reference["note"].split("; "), found.remedy, *row.notes])),
+        too_uncertain=found.remedy == TOO_UNCERTAIN,
     )
 
 
@@ -187,7 +194,7 @@ def row_of(compared: Compared) -> Row:
         deviation,
         n,
         verdict=compared.verdict,
-        note="; ".join([*told, *doubts(groups)]),
+        notes=(*told, *doubts(groups)),
         paired=True,
     )
 
@@ -199,21 +206,3 @@ def csv_text(rows: Sequence[Row]) -> str:
     writer.writerow(COLUMNS)
     writer.writerows([getattr(row, column) for column in COLUMNS] for row in rows)
     return text.getvalue()
-
-
-def read_csv(path: Path) -> list[Row]:
-    """The rows of a table that an earlier call has written. Raises Damaged."""
-    found = files.read_csv(path, COLUMNS)
-    try:
-        for row in found:
-            [Decimal(row[column]) for column in ("mean", "std", "published") if row[column]]
-            if row["verdict"] and row["verdict"] not in VERDICTS:
-                raise ValueError(f"{row['verdict']!r} is no verdict")
-        seeds = [int(row.pop("n") or -1) for row in found]
-        paired = [row["metric"].startswith(DIFFERENCE) for row in found]
-        return [
-            Row(**row, n=None if n < 0 else n, paired=pair)  # type: ignore[arg-type] # the rest is text
-            for row, n, pair in zip(found, seeds, paired, strict=True)
-        ]
-    except (ArithmeticError, TypeError, ValueError) as error:
-        raise Damaged(f"{path.name}: {error}") from error

@@ -100,7 +100,7 @@ def rows(record: Mapping, again: Mapping, tolerance: float) -> Iterator[Row]:
         yield Row(f"{split} images", counts[0].get(split), counts[1].get(split), False)
     values = [measured(each) for each in metrics]
     for metric in values[0] | values[1]:
-        if metric.unit not in ("images/s", "points"):  # a speed, and what follows from two others
+        if metric.unit != "images/s":
             one, other = (each.get(metric) for each in values)
             far = distance(one, other, 100.0 if metric.unit == "%" else None)
             yield Row(metric.name, one, other, far <= tolerance)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from common.words import VERBS, agreeing
 from results import tables
 from results.pairs import MINUS
 from results.rows import VERDICTS, Row
@@ -132,6 +133,6 @@ def in_words(counts: Mapping[str, int], words: Iterable[str]) -> str:
 
 def said(number: int, word: str) -> str:
     """How many of what are what a word says."""
-    if word in ("holds", "fails"):
-        return f"{number} {word if number == 1 else word[:-1]}"
+    if word in VERBS:
+        return f"{number} {agreeing(number, word)}"
     return f"{number} {'is' if number == 1 else 'are'} {word}"

@@ -10,7 +10,7 @@ import jinja2
 from common.measured import TEST_ACCURACY, TEST_LOSS
 from common.report import Headline
 from common.selection import Group, Runs
-from common.words import Word
+from common.words import Word, counts
 from results.judged import Judged, counted
 from results.pairs import Compared
 from results.rows import VERDICTS, Row
@@ -76,7 +76,7 @@ def listed_notes(rows: Sequence[Row]) -> list[str]:
     settings = {row.setting for row in rows}
     places: dict[str, dict[str, None]] = defaultdict(dict)
     for row in rows:
-        for note in filter(None, row.note.split("; ")):
+        for note in row.notes:
             places[note][row.setting] = None
     lines = []
     for note, named in places.items():
@@ -149,17 +149,12 @@ def overview(by_task: Mapping[str, Summary]) -> str:
     lines = [joined(heads), joined(["---"] * len(heads))]
     for task, summary in by_task.items():
         rows, best = summary.rows, summary.headline
-        counts = {verdict: sum(row.verdict == verdict for row in rows if row.published) for verdict in VERDICTS}
-        told = listed(counts) or "none published"
+        found = {verdict: sum(row.verdict == verdict for row in rows if row.published) for verdict in VERDICTS}
+        told = counts(found) or "none published"
         link = f"[`{task}`](../tasks/{task}/README.md)"
         named = f"{summary.words}: {best.metric}"
         lines.append(joined([link, named, with_spread(best), best.published, told, counted(summary.claims)]))
     return "\n".join(lines) + "\n"
-
-
-def listed(counts: Mapping[str, int]) -> str:
-    """How many of each kind there are."""
-    return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
 
 
 def in_words(row: Row, compared: Sequence[Compared], words: Mapping[str, Word]) -> str:

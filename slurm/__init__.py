@@ -1,1 +1,1 @@
-"""The launcher: runs the runs of a sweep on this machine, or on SLURM through submitit."""
+"""The launcher: starts the runs of a sweep on this machine, or on SLURM through submitit."""

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from common.errors import ConfigError, fail
+from common.words import count
 from slurm import cluster, squeue, status, submissions
 from slurm.job import TRIES, newest_checkpoint, slurm_job, write_patiently
 from slurm.plan import Planned
@@ -121,7 +122,7 @@ def keep(name: str) -> None:
         waited_for = [*active, *(submission.jobs[run.name] for run in runs)]
         if waited_for:
             submission = cluster.keep(submission, profile, waited_for)
-    print(f"{len(runs)} runs submitted again, {len(active)} under way", flush=True)
+    print(f"{count(len(runs), 'run')} submitted again, {len(active)} under way", flush=True)
 
 
 def is_to_go_on(submission: Submission, row: status.Row, known: squeue.Entries) -> bool:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from common.errors import ConfigError, choice
 from common.files import Damaged, read_text
+from common.words import count
 from slurm import squeue
 from slurm.job import Job
 from slurm.plan import Planned
@@ -200,9 +201,9 @@ def script(array: Array, folder: Path) -> str:
     """The batch script of an array, as submitit writes it."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    count = len(array.runs) if len(array.runs) > 1 else None
+    several = len(array.runs) if len(array.runs) > 1 else None
     command = shlex.join([*PYTHON, "-u", "-m", "submitit.core._submit", str(folder)])
-    return _make_sbatch_string(command=command, folder=folder, map_count=count, **array.parameters)
+    return _make_sbatch_string(command=command, folder=folder, map_count=several, **array.parameters)
 
 
 def submit(submission: Submission, profile: Profile, runs: Sequence[Planned] | None = None) -> Submission:
@@ -229,8 +230,8 @@ def submit(submission: Submission, profile: Profile, runs: Sequence[Planned] | N
         if not submission.jobs:
             shutil.rmtree(submission.folder)
             raise ConfigError(f"SLURM refused: {error}") from None
-        count = len(submission.jobs)
-        raise ConfigError(f"SLURM refused: {error}; {count} runs were submitted before, as {submission.id}") from None
+        known = f"submitted before, as {submission.id}: {count(len(submission.jobs), 'run')}"
+        raise ConfigError(f"SLURM refused: {error}; {known}") from None
     return submission
 
 

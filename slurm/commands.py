@@ -20,6 +20,7 @@ from common.environment import git_state
 from common.errors import ConfigError
 from common.files import CheckpointError, Damaged, StorageError
 from common.run_folder import RunFolder
+from common.words import count
 from slurm import cluster, plan, squeue, status, submissions
 from slurm.local import Runner
 from slurm.plan import LOOKS, Planned, Sweep
@@ -53,16 +54,17 @@ def submit(arguments: argparse.Namespace) -> int:
     try:
         runs = expand(arguments.task, sweep, fixed, plan.seeds(arguments.seeds or sweep.seeds))
     except plan.Mistakes as mistakes:
-        texts = plan.pairs(arguments.grid, "--grid")
-        if any(
-            "/" in (text := texts.get(key, "")) and len(plan.listed(text)) > 1
-            for _, values in mistakes.found
-            for key in values
-        ):
+        if has_split_path(mistakes, plan.pairs(arguments.grid, "--grid")):
             remedy = r"a comma within a value is written \, and in quotes: --grid 'KEY=/a\,b,/c'"
             raise plan.Mistakes([*mistakes.found, (remedy, {})]) from None
         raise
     return hand_over(arguments, arguments.task, arguments.cluster or "slurm", title, runs)[0]
+
+
+def has_split_path(mistakes: plan.Mistakes, grid: Mapping[str, str]) -> bool:
+    """Whether a key to blame has a path among values that commas separate: one of these may belong to the path."""
+    blamed = (grid.get(key, "") for _, values in mistakes.found for key in values)
+    return any("/" in text and len(plan.listed(text)) > 1 for text in blamed)
 
 
 def expand(task: str, sweep: Sweep, fixed: Mapping[str, str], seeds: Sequence[int]) -> list[Planned]:
@@ -168,19 +170,12 @@ def hand_over(
     `before` is the submission that the runs come from, if they are submitted again; `code` a copy of the code to use
     in place of today's. Returns the exit code, and the submission if there is one.
     """
-    profile = None
-    if where == "slurm":
-        known = before.profile if before and before.profile and not arguments.profile else None
-        changes = {key: getattr(arguments, key) for key in PROFILE_FLAGS if getattr(arguments, key) is not None}
-        if known:
-            cluster.check_keys(known, f"the profile of {before.id if before else ''}")
-        profile = cluster.Profile(**{**(known or cluster.load_profile(arguments.profile or "default")), **changes})
-        profile.check()
-        if not arguments.dry_run:
-            if shutil.which("sbatch") is None:
-                raise ConfigError("no sbatch on this machine: submit on the cluster's login node, or --cluster local")
-            squeue.wait_until_back()
-    elif any(run.nodes > 1 for run in runs):
+    profile = profile_of(arguments, before) if where == "slurm" else None
+    if profile and not arguments.dry_run:
+        if shutil.which("sbatch") is None:
+            raise ConfigError("no sbatch on this machine: submit on the cluster's login node, or --cluster local")
+        squeue.wait_until_back()
+    if not profile and any(run.nodes > 1 for run in runs):
         raise ConfigError("nodes is above 1, but this is one machine; use --cluster slurm")
     at_once = 1 if arguments.jobs is None else arguments.jobs
     if at_once < 1:
@@ -190,7 +185,8 @@ def hand_over(
     busy = [run for run in runs if run not in left and run.wave < max(waves, default=0) and not status.finished(run)]
     if busy:
         raise ConfigError(
-            f"{len(busy)} runs that others of these need are not finished yet; submit again when they have ended"
+            f"not finished yet, and needed by others of these: {count(len(busy), 'run')}; "
+            "submit again when no more of them is under way"
         )
     for run in left:
         print(f"  {run.name}  {run.label}")
@@ -216,6 +212,19 @@ def hand_over(
     return 0, submission
 
 
+def profile_of(arguments: argparse.Namespace, before: Submission | None) -> cluster.Profile:
+    """The profile that is asked for, else that of the earlier submission, with the changes by flags, checked."""
+    if before and before.profile and not arguments.profile:
+        cluster.check_keys(before.profile, f"the profile of {before.id}")
+        known = before.profile
+    else:
+        known = cluster.load_profile(arguments.profile or "default")
+    changes = {key: getattr(arguments, key) for key in PROFILE_FLAGS if getattr(arguments, key) is not None}
+    profile = cluster.Profile(**{**known, **changes})
+    profile.check()
+    return profile
+
+
 def leave_out(runs: Sequence[Planned]) -> list[Planned]:
     """The runs that are not finished, queued or running; prints how many others there are, and why."""
     folders = {run.folder for run in runs}
@@ -233,8 +242,8 @@ def leave_out(runs: Sequence[Planned]) -> list[Planned]:
             left.append(run)
             continue
         skipped[why] = skipped.get(why, 0) + 1
-    for why, count in skipped.items():
-        print(f"left out: {count} {why}")
+    for why, number in skipped.items():
+        print(f"left out: {number} {why}")
     return left
 
 
@@ -242,7 +251,7 @@ def show_scripts(task: str, profile: cluster.Profile, runs: Sequence[Planned]) -
     """Print the batch scripts as they would be submitted."""
     folder = submissions.FOLDER / f"{task}-DATE-TIME"
     for array in cluster.arrays(runs, profile, folder / "code", task):
-        print(f"\n# {len(array.runs)} runs\n{cluster.script(array, folder / 'submitit')}")
+        print(f"\n# {count(len(array.runs), 'run')}\n{cluster.script(array, folder / 'submitit')}")
     return 0
 
 
@@ -305,7 +314,7 @@ def prune_(arguments: argparse.Namespace) -> int:
         return 0
     console = console_of()
     console.print(prune.table(found))
-    total = f"{sum(one.removable for one in found) / prune.MEGABYTE:,.0f} MB of {len(found)} runs"
+    total = f"{sum(one.removable for one in found) / prune.MEGABYTE:,.0f} MB of {count(len(found), 'run')}"
     if not arguments.yes:
         print(f"{total} would be removed; the same command with --yes removes them")
         return 0

@@ -56,13 +56,15 @@ class Runner:
         place = self.places.get()
         try:
             ours = Job.of(self.submission, run)
+            if self.stopping:
+                return
+            # In its own session: otherwise the terminal's Ctrl-C would reach it besides our signal, and a second
+            # signal keeps it from saving. Without the lock: on a full disk, the start waits for space.
+            child = ours.start(start_new_session=True, env=self.environment(run, place))
             with self.lock:
-                if self.stopping:
-                    return
-                # In its own session: otherwise the terminal's Ctrl-C would reach it besides our signal, and a second
-                # signal keeps it from saving.
-                child = ours.start(start_new_session=True, env=self.environment(run, place))
                 self.running[run.name] = child
+                if self.stopping:  # the signal came meanwhile
+                    os.kill(child.pid, signal.SIGTERM)
             code = wait(child)
             with self.lock:
                 del self.running[run.name]
@@ -87,11 +89,10 @@ class Runner:
 
     def on_signal(self, number: int, frame: object) -> None:
         """Start no more runs and stop the running ones: they save at the first signal, and not at a second one."""
-        again = self.stopping
-        self.stopping = True
         if number == signal.SIGHUP:
             leave_terminal()
         with self.lock:
+            again, self.stopping = self.stopping, True
             for child in self.running.values():
                 os.kill(child.pid, signal.SIGTERM)
         if not again:

@@ -96,14 +96,14 @@ def names(group: Group) -> set[str]:
 
 def is_unsettled(row: Row) -> bool:
     """Whether more seeds may decide a row."""
-    return row.verdict == "undecided" and TOO_UNCERTAIN not in row.note
+    return row.verdict == "undecided" and not row.too_uncertain
 
 
 def table(look: Look, words: Mapping[str, Word]) -> Table:
     """A look for the terminal; `words` are those of the task."""
     view = Table("setting", "metric", "measured", "published", "verdict", box=None, pad_edge=False, header_style="dim")
     for row in look.rows:
-        reason = f": {TOO_UNCERTAIN}" if TOO_UNCERTAIN in row.note else ""
+        reason = f": {TOO_UNCERTAIN}" if row.too_uncertain else ""
         verdict = f"{row.verdict}{reason}" if row.published else "none published"
         view.add_row(in_words(row, (), words), row.metric, with_spread(row), row.published, verdict)
     return view

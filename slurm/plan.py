@@ -15,6 +15,7 @@ import yaml
 
 from common.command_line import parse_strictly, parse_unchecked
 from common.config import REPOSITORY, Config
+from common.data.listing import few
 from common.errors import ConfigError, choice
 from common.files import Damaged, read_text
 
@@ -383,8 +384,4 @@ class Mistakes(ConfigError):
         by_text: dict[str, list[str]] = {}
         for text, values in self.found:
             by_text.setdefault(text, []).append(describe(values))
-        lines = []
-        for text, named in by_text.items():
-            more = f" and {len(named) - 1} more" if len(named) > 1 else ""
-            lines.append(f"error: {text}" + (f" ({named[0]}{more})" if named[0] else ""))
-        return lines
+        return [f"error: {text}" + (f" ({few(named, 1)})" if named[0] else "") for text, named in by_text.items()]

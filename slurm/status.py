@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from common import words
 from common.errors import ConfigError
 from common.files import Damaged
 from common.run_folder import RunFolder
@@ -44,7 +45,7 @@ LEAST_IMPORTANT = (
 FOLDED = 20  # least width of a label
 FINISHED = ("completed", "diverged")
 ACTIVE = ("queued", "running", "requeued")
-UNDER_WAY = (*ACTIVE, "killed")  # what ends without a hand
+UNDER_WAY = (*ACTIVE, "killed")  # states that end by themselves
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ def table(chosen: Sequence[Row], titles: Mapping[str, str], width: int) -> Group
 def counts(chosen: Sequence[Row]) -> str:
     """Number of runs by state, such as `3 completed, 9 queued`."""
     found = Counter(row.state for row in chosen)
-    return ", ".join(f"{found[state]} {state}" for state in COLOURS if found[state])
+    return words.counts({state: found[state] for state in COLOURS})
 
 
 def one_table(chosen: Sequence[Row], width: int) -> Table:

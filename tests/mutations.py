@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -35,12 +36,12 @@ from PIL import Image
 from tensorflow_datasets.core.download.extractor import iter_archive
 from tensorflow_datasets.core.download.resource import ExtractMethod
 
-from common import checkpoints, environment, weights
+from common import checkpoints, environment, model_card, weights
 from common.data import archives
 from common.errors import ConfigError
 from common.files import CheckpointError, Damaged
 from common.run_folder import RunFolder
-from results import collect, compare, page, pictures, records, replay, rows, tables
+from results import collect, compare, page, pictures, records, replay
 from results.task import Task
 from slurm import __main__ as launcher
 from slurm import cluster, commands, plan, squeue, submissions
@@ -372,12 +373,12 @@ class Repository:
             collect.draw(loaded, self.results / "figures", [])
 
     def table(self) -> None:
-        """It is read, or Damaged."""
+        """A model's card has what it says, or a note."""
         task = self.tasks[0]
-        with contextlib.suppress(Damaged):
-            found = rows.read_csv(self.results / "tables" / f"{task}.csv")
-            loaded = collect.load(task, self.results / "runs", self.root, False, [])
-            tables.overview({task: collect.summary(found, loaded)})
+        with (ROOT / "results" / "tables" / f"{task}.csv").open(newline="") as file:
+            row = next(csv.DictReader(file))
+        with patch.object(model_card, "REPOSITORY", self.root), contextlib.redirect_stdout(io.StringIO()):
+            model_card.verdicts(task, row["preset"], row["setting"])
 
     def picture(self) -> None:
         """It is shown, or a complaint."""

@@ -74,10 +74,10 @@ class Listing:
         return f"{len(paths):,} ({few([os.path.relpath(path, self.root) for path in paths])})"
 
 
-def few(names: Sequence[str]) -> str:
+def few(names: Sequence[str], most: int = NAMED) -> str:
     """The first few of many names, and how many more there are."""
-    more = [f"and {len(names) - NAMED:,} more"] if len(names) > NAMED else []
-    return " ".join([", ".join(map(printable, names[:NAMED])), *more])
+    more = [f"and {len(names) - most:,} more"] if len(names) > most else []
+    return " ".join([", ".join(map(printable, names[:most])), *more])
 
 
 def printable(name: str) -> str:

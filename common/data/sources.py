@@ -69,7 +69,8 @@ def load(config: Config) -> Dataset:
             notes = [*notes, f"classes without a {split_name} image: {len(missing):,} ({named})"]
     if loaded.decoded is not None:  # from here on, so that the splits are the same with and without them
         train, validation, test = (replace(split, store=loaded.decoded) for split in (train, validation, test))
-    return Dataset(name, class_names, train, validation, test, tuple(notes), loaded.files, loaded.unreadable)
+    about = (loaded.files, loaded.unreadable, loaded.test_images_of)
+    return Dataset(name, class_names, train, validation, test, tuple(notes), *about)
 
 
 def digits(name: str, folder: Path) -> Loaded:

@@ -70,11 +70,13 @@ class Loaded:
     files: Sequence[str] = ()
     unreadable: Mapping[str, str] = field(default_factory=dict)
     decoded: np.ndarray | None = None
+    test_images_of: int | None = None
+    """How many test images the published data set has, if this copy has a part of them."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set, ready for training; `notes`, `files` and `unreadable` as of Loaded."""
+    """A data set, ready for training; `notes`, `files`, `unreadable` and `test_images_of` as of Loaded."""
 
     name: str
     class_names: tuple[str, ...]
@@ -84,6 +86,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     files: Sequence[str] = ()
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    test_images_of: int | None = None
 
     def counts(self) -> dict[str, np.ndarray]:
         """Images per class, by split."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.data.listing import few
 from common.errors import ConfigError
 
 TFDS = "tfds:"
@@ -64,8 +65,7 @@ def check(dataset: str, folder: Path) -> None:
         raise ConfigError(f"TFDS has no data set {name.name!r}, and {folder} has none of this name; {hint}")
     if name.config in configs or (not configs and name.config is None):
         return
-    some = ", ".join(f"{TFDS}{name.name}/{config}" for config in configs[:SHOWN])
-    more = f" and {len(configs) - SHOWN} more" if len(configs) > SHOWN else ""
-    allowed = f"allowed: {some}{more}" if configs else f"allowed: {TFDS}{name.name}"
+    choices = [f"{TFDS}{name.name}/{config}" for config in configs] or [f"{TFDS}{name.name}"]
+    allowed = f"allowed: {few(choices, SHOWN)}"
     problem = "names no config" if name.config is None else f"has no config {name.config!r}"
     raise ConfigError(f"dataset {dataset} {problem}; {allowed}")

@@ -166,12 +166,13 @@ def from_tfds(name: str, side: int, folder: Path, gigabytes: float) -> Loaded:
         loaded = tfds_splits.read(name, builder, side, folder, gigabytes)
     except (OSError, tf.errors.OpError) as error:
         raise damaged(name, prepared, error) from error
-    notes = [*loaded.notes, *tfds_notes(name, loaded.splits)]
+    whole = more_than(name, loaded.splits)
+    notes = [*loaded.notes, *(f"{len(loaded.splits[split]):,} of {n:,} {split} images" for split, n in whole.items())]
     if name.startswith(TFDS):
         notes.insert(0, f"version {prepared.name} of TFDS")
     if unreadable := (builder.info.metadata or {}).get("unreadable"):
         notes.append(f"{len(unreadable)} unreadable image files skipped: {few(unreadable)}")
-    return replace(loaded, notes=notes)
+    return replace(loaded, notes=notes, test_images_of=whole.get("test"))
 
 
 def own(name: str, folder: Path) -> Loaded:
@@ -190,7 +191,7 @@ def reason(error: Exception) -> str:
     return first.rstrip(".")
 
 
-def tfds_notes(name: str, splits: dict[str, Split]) -> list[str]:
-    """A note for each split with fewer images than the published data set."""
+def more_than(name: str, splits: dict[str, Split]) -> dict[str, int]:
+    """Images of the published data set, by split, for each split of this copy that has fewer."""
     full = dict(zip(("train", "test"), WHOLE.get(name, ()), strict=False))
-    return [f"{len(splits[s]):,} of {n:,} {s} images" for s, n in full.items() if len(splits[s]) < n]
+    return {split: n for split, n in full.items() if len(splits[split]) < n}

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
+from common import words
 from common.measured import TEST_ACCURACY, TEST_LOSS
 from common.plots.base import (
     BLUE,
@@ -58,14 +59,14 @@ def curves(runs: Runs, path: Path, published: Published | None = None, always: S
     places: dict[str, int] = {}  # one text, one colour in all rows
     for (preset, _, epochs), groups in together.items():
         common, settings = named(groups, always)
-        told = f"{len(epochs)} epoch{'s' * (len(epochs) > 1)}"
-        words = [word for word in common.split(", ") if word not in (told, "")]
+        told = words.count(len(epochs), "epoch")
+        shared = [word for word in common.split(", ") if word not in (told, "")]
         lines = []
         for text, group in settings.items():
             place = places.setdefault(text.removesuffix(f"({count(group.records)})"), len(places))
             mark = accuracy_of(group, published or {})
             lines.append(Line(text, group.records, colour(place), style(place), mark))
-        rows.append((", ".join([preset, *words, told]), lines))
+        rows.append((", ".join([preset, *shared, told]), lines))
     draw_rows(rows, path)
 
 

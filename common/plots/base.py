@@ -20,7 +20,7 @@ mpl.rcdefaults()  # whatever a matplotlibrc of the user's says: the same figures
 
 # The palette of Okabe and Ito, made to be told apart with any kind of colour vision.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-SKY, PURPLE, YELLOW = "#56B4E9", "#CC79A7", "#F0E442"
+SKY, PURPLE = "#56B4E9", "#CC79A7"
 SPLIT_COLOURS = {"train": GREEN, "validation": BLUE, "test": ORANGE}
 TEST_ONCE = "test, read once, at the epoch that is reported"
 LEGEND_BELOW: dict[str, Any] = {"loc": "outside lower center", "frameon": False, "fontsize": 9}

@@ -71,9 +71,12 @@ def test_curves_of_other_lengths_have_a_row_of_their_own(drawn, tmp_path):
     titles = [part.get_suptitle().partition(":")[0] for part in drawn[0].subfigs]
     assert titles == ["s, 2 epochs", "s, b, 3 epochs", "t, a, 1 epoch"]
     assert [len(axes.get_lines()) for axes in drawn[0].axes] == [2, 2, 2, 1, 1, 1, 1, 1, 1]
+    one = group("s", "epochs=1 k=1", trained(1, val_accuracy=0.5))
+    across.curves(runs(one), tmp_path / "p.png")
+    assert drawn[1].subfigs[0].get_suptitle() == "s, k 1, 1 epoch: single runs (n = 1)"
     own = group("s", "phases.0.epochs=2 epochs=2 k=1", trained(2, val_accuracy=0.5))
     across.curves(runs(own), tmp_path / "p.png")
-    assert drawn[1].subfigs[0].get_suptitle() == "s, phases 0 epochs 2, k 1, 2 epochs: single runs (n = 1)"
+    assert drawn[2].subfigs[0].get_suptitle() == "s, phases 0 epochs 2, k 1, 2 epochs: single runs (n = 1)"
 
 
 def test_regimes_of_batch_norm_are_drawn_a_line_each_with_the_phases_marked(drawn, tmp_path):

@@ -473,6 +473,7 @@ def test_tfds_data_is_read_bit_exact_without_a_network(prepared, no_network):
         np.testing.assert_array_equal(np.concatenate([s.labels for s in own])[order], arrays[name][1])
     assert data.class_names == tuple(f"class{i}" for i in range(10))
     assert data.notes == ("100 of 50,000 train images", "20 of 10,000 test images")
+    assert data.test_images_of == 10_000
     assert no_network == []
 
 

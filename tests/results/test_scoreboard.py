@@ -61,7 +61,10 @@ def test_a_single_run_has_a_place_and_no_line():
     [
         (row([1.0, 2.0], 1.0, 0.0), "no margin was written down"),
         (row([], 1.0, 1.0), "every run diverged"),
-        (Row("p", "", "m", "1", n=2, published="1", note="not comparable: other data"), "not comparable: other data"),
+        (
+            Row("p", "", "m", "1", n=2, published="1", notes=("not comparable: other data",)),
+            "not comparable: other data",
+        ),
     ],
 )
 def test_no_point_is_made_up(one, told):

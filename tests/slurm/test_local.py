@@ -4,11 +4,13 @@ import io
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from common import files
 from slurm import local, status, submissions
 from slurm.local import Runner
 from slurm.submissions import this_process
@@ -290,6 +292,36 @@ def test_stop_and_go_on(start_launcher, launch, tree, wait_for, number):
     second = submissions.load(again.submission)
     first_lines = [second.log(run.name).read_text().splitlines()[0] for run in second.runs]
     assert first_lines == ["goes on", "goes on", "begins", "begins"]
+
+
+def test_a_stop_does_not_wait_for_a_start_that_waits_for_space(tmp_path, make_run, make_submission, monkeypatch):
+    """The run whose start is not on the disk yet is stopped once it is."""
+    run = make_run("r-a-s0", "import time\ntime.sleep(100)")
+    submission = make_submission(run, cluster="local")
+    train = submission.code / "tasks" / "toy" / "train.py"
+    train.parent.mkdir(parents=True)
+    train.write_text("import sys\nexec(sys.argv[1])\n")
+    runner, write = Runner(submission, 1), files.write_json
+    full, space = threading.Event(), threading.Event()
+
+    def wait_for_space(path, content):
+        full.set()
+        space.wait(60)
+        write(path, content)
+
+    monkeypatch.setattr(files, "write_json", wait_for_space)
+    worker = threading.Thread(target=runner.one, args=(run,))
+    stop = threading.Thread(target=runner.on_signal, args=(signal.SIGINT, None))
+    worker.start()
+    assert full.wait(60)
+    stop.start()
+    stop.join(5)
+    was_handled = not stop.is_alive()
+    space.set()
+    worker.join(60)
+    stop.join(60)
+    assert was_handled
+    assert json.loads(submission.record(run.name).read_text())["state"] == "stopped"
 
 
 def test_ctrl_c_in_the_terminal_reaches_each_run_once(start_launcher, tree, wait_for):

@@ -114,7 +114,7 @@ def test_a_run_that_is_stopped_at_either_size_ends_as_one_that_was_not(finished,
         with monkeypatch.context() as patch:
             patch.setattr(Loop, "on_train_batch_end", signalled)
             assert call("--out", str(tmp_path), *flags) == 128 + signal.SIGTERM
-        assert f"phase {phase}: 1 epochs of 3 steps" in capsys.readouterr().out
+        assert f"phase {phase}: 1 epoch of 3 steps" in capsys.readouterr().out
     assert call("--out", str(tmp_path), *flags) == 0
     assert re.search(r"resuming: phase large, epoch 1, step 1\n", capsys.readouterr().out)
     whole, stopped = (kill_and_resume.contents(folder) for folder in (finished.parents[1], tmp_path))

@@ -1,0 +1,20 @@
+"""Numbers of things in words."""
+
+import pytest
+
+from common.words import count, counts, in_words
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 epochs"), (1, "1 epoch"), (2000, "2,000 epochs")])
+def test_a_number_of_things(number, said):
+    assert count(number, "epoch") == said
+
+
+@pytest.mark.parametrize(("value", "said"), [(1, "1 epoch"), (20, "20 epochs"), ("x", "epochs x")])
+def test_a_field_that_counts_epochs(value, said):
+    assert in_words("epochs", value, {}) == said
+
+
+def test_how_many_of_each_kind():
+    assert counts({"holds": 2, "fails": 1, "undecided": 0, "not tested": 3}) == "2 hold, 1 fails, 3 not tested"
+    assert counts({"completed": 1, "failed": 2}) == "1 completed, 2 failed"
