@@ -203,6 +203,11 @@ def of_001(backbone, *shares, validation=0.5, history=None, **more):
     return made_groups.group("two_phase", setting, *own, **config)
 
 
+def by_optimiser(optimiser, *shares, **more):
+    own = {"phases.1.optimizer": optimiser, "phases.1.momentum": 0.9 * (optimiser == "sgd")}
+    return of_001("wide_resnet50_2", *shares, **own | more)
+
+
 def test_backbones_of_001():
     def judged(start, **shares):
         return claim(start)(made_groups.runs(*(of_001(name, *own) for name, own in shares.items()))).word
@@ -223,17 +228,26 @@ def test_backbones_of_001():
 def test_optimisers_of_001():
     def four(nadam):
         own = {"sgd": (0.5, 0.51), "adam": (0.5, 0.51), "adamw": (0.5, 0.51), "nadam": nadam}
-        return made_groups.runs(
-            *(
-                of_001(
-                    "wide_resnet50_2", *shares, **{"phases.1.optimizer": key, "phases.1.momentum": 0.9 * (key == "sgd")}
-                )
-                for key, shares in own.items()
-            )
-        )
+        return made_groups.runs(*(by_optimiser(name, *shares) for name, shares in own.items()))
 
     assert claim("NAdam is the best")(four((0.9, 0.91))).word == "holds"
     assert claim("NAdam is the best")(four((0.1, 0.11))).word == "fails"
+
+
+@pytest.mark.parametrize(
+    "other", [{"batch_norm": "keep"}, {"weights": "wide_resnet50_2_tiny_imagenet.safetensors@sha256:00"}]
+)
+def test_of_001_only_runs_of_one_regime_and_one_data_set_of_weights_are_compared(other):
+    low, high = (0.4, 0.401, 0.402), (0.9, 0.901, 0.902)
+    for start, best in (
+        ("ResNet-101 is about", "resnet101"),
+        ("ResNeXt-50 is above both", "resnext50_32x4d"),
+        ("Wide ResNet-50-2 is best", "wide_resnet50_2"),
+    ):
+        backbones = [of_001(name, *low) for name in report.FIVE.values() if name != best]
+        assert claim(start)(made_groups.runs(*backbones, of_001(best, *high, **other))) == NOT_TESTED, start
+    optimisers = [by_optimiser(name, *low) for name in ("sgd", "adam", "adamw")]
+    assert claim("NAdam is the best")(made_groups.runs(*optimisers, by_optimiser("nadam", *high, **other))) == NOT_TESTED
 
 
 def test_losses_fall_and_accuracy_rises_steadily_in_001():
