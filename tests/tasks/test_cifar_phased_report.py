@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 
 from common.claims import NOT_TESTED
+from common.command_line import parse_strictly
+from common.config import flat
 from common.outcomes import packed
+from results import grids
+from slurm import plan
 from tasks.cifar_phased import judges, report
 
 CLAIMS = {claim.text: claim for claim in report.REPORT.claims}
@@ -248,6 +252,44 @@ def test_of_001_only_runs_of_one_regime_and_one_data_set_of_weights_are_compared
         assert claim(start)(made_groups.runs(*backbones, of_001(best, *high, **other))) == NOT_TESTED, start
     optimisers = [by_optimiser(name, *low) for name in ("sgd", "adam", "adamw")]
     assert claim("NAdam is the best")(made_groups.runs(*optimisers, by_optimiser("nadam", *high, **other))) == NOT_TESTED
+
+
+def sweep(name):
+    """Groups of a sweep as they would be labelled, each with one run."""
+    presets, planned = plan.load_task("cifar_phased").PRESETS, plan.load_sweep("cifar_phased", name)
+    found = []
+    for run in plan.in_waves("cifar_phased", planned, {}, [0]):
+        config = parse_strictly(presets, "", run.flags)
+        shares = {"test": {"accuracy": 0.7, "n": 100}, "validation": {"accuracy": 0.6}}
+        fields = {key: value for key, value in flat(config.identity()).items() if key not in ("preset", "seed")}
+        found.append(made_groups.group(config.preset, config.setting(presets), {"metrics": shares}, **fields))
+    return made_groups.runs(*found)
+
+
+@pytest.mark.parametrize(("name", "caption"), [("backbones", "Five backbones"), ("optimisers", "Four optimisers")])
+def test_tables_of_001_show_the_published_length_and_a_fifth_of_it_apart(name, caption):
+    table = next(own for own in report.REPORT.tables if own.caption.startswith(caption))
+
+    def filled(runs):
+        grid = grids.fill(table, grids.Source(report.REPORT, runs, {}, []))
+        return {column for _, cells in grid.rows for column, one in zip(grid.columns, cells, strict=True) if one.n}
+
+    whole, short = filled(sweep(name)), filled(sweep(f"{name}_short"))
+    assert whole
+    assert short == {f"{column}, a fifth of the epochs" for column in whole}
+
+
+def test_a_shorter_second_phase_is_judged_and_random_weights_are_not():
+    rows = [{"phase": "head", "epoch": n, "loss": 10.0 - n, "val_accuracy": 0.5} for n in range(10)]
+    short = {"phases.1.epochs": 25, "phases.1.warmup_epochs": 1, "phases.1.cosine_epochs": 9}
+    for start in ("The loss falls", "Test accuracy is above"):
+        tested = of_001("wide_resnet50_2", 0.7, 0.71, history=rows, **short)
+        assert claim(start)(made_groups.runs(tested)).word == "holds"
+        random = of_001("wide_resnet50_2", 0.7, 0.71, history=rows, weights="none")
+        assert claim(start)(made_groups.runs(random)) == NOT_TESTED
+    low, high = (0.4, 0.401), (0.9, 0.901)
+    five = [of_001(name, *(high if name.startswith("wide") else low), weights="none") for name in report.FIVE.values()]
+    assert claim("Wide ResNet-50-2 is best")(made_groups.runs(*five)) == NOT_TESTED
 
 
 def test_losses_fall_and_accuracy_rises_steadily_in_001():
