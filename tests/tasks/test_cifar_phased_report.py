@@ -82,6 +82,15 @@ def test_networks_of_other_images_or_weights_are_not_compared(other):
     assert claim("ResNet-18 is above MobileNetV2 on CIFAR-100")(both(HIGH, LOW, **other)) == NOT_TESTED
 
 
+def test_networks_from_runs_of_pretraining_on_one_data_set_are_compared():
+    judge = claim("ResNet-18 is above MobileNetV2 on CIFAR-100")
+    by_hand = {"weights": "pretrain-mobilenet_v2-s0-on-tiny_imagenet@sha256:22"}
+    assert judge(both(HIGH, LOW, **by_hand)).word == "holds"
+    assert judge(both(HIGH, LOW, weights="pretrain-mobilenet_v2-s0-on-cifar100@sha256:22")) == NOT_TESTED
+    rows = report.LAPTOP.rows["CIFAR-100, MobileNetV2, Tiny-ImageNet weights, 64 pixels"]
+    assert len(both(HIGH, LOW, **by_hand).chosen({**report.LAPTOP.of, **rows.fields})) == len(LOW)
+
+
 def test_random_weights_are_no_fine_tuning():
     every = made_groups.runs(*(group(b, "cifar10", *HIGH, weights="none") for b in report.BACKBONES))
     assert all(own.judge(every) == NOT_TESTED for own in CLAIMS.values())
