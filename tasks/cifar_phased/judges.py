@@ -168,9 +168,10 @@ def weakest(*classes: str) -> Callable[[Mapping], float | None]:
 def channels_alike(record: Mapping) -> bool | None:
     """Means and deviations of the normalised channels differ by less than 0.2, which Cohen (1988) calls small.
 
-    Both are in units of ImageNet's standard deviation, by which pixels are divided.
+    Both are in units of ImageNet's standard deviation, by which pixels are divided. Older records have `intensities` of
+    256 images, whose channels differ by chance: too few to judge by.
     """
-    found = record["metrics"].get("intensities")
+    found = record["metrics"].get("channels")
     return None if found is None else all(max(values) - min(values) < 0.2 for values in found.values())
 
 

@@ -195,8 +195,8 @@ def experiment(config: PhasedConfig, run: runs.Run) -> None:
     trainer.fit(config.phases)
     result = trainer.evaluate("validation", "test")
     weights.export(backbone.model, run.files.backbone_file)  # of the last phase's best epoch
-    intensities = figures.draw(config, run, model, data, result)
-    run.finish(result.metrics | {"intensities": intensities})
+    figures.draw(config, run, model, data, result)
+    run.finish(result.metrics | {"channels": figures.channels(model, data.train)})
 
 
 def host_transform(config: PhasedConfig) -> "Transform | None":

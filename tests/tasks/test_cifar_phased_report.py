@@ -186,15 +186,28 @@ def test_rise_at_the_end_compares_the_last_third_with_the_one_before():
     assert judges.rise_at_the_end(run(last=[0.1, 0.2, 0.6, 0.6, 0.5, 0.5])) == pytest.approx(-10)
 
 
-def test_channels_alike_and_classes_balanced():
-    def channels(means, deviations):
-        return {"metrics": {"intensities": {"mean": means, "deviation": deviations}}}
+def channels(means, deviations):
+    return {"metrics": {"channels": {"mean": means, "deviation": deviations}}}
 
+
+def test_channels_are_judged_by_all_images_and_once_a_data_set_and_seed():
+    judge = claim("Channel intensities are alike")
+    alike, apart = (channels([0, 0, reach], [1, 1, 1]) for reach in (0.1, 0.3))
+    found = judge(both([alike, apart], [alike, apart]))  # both networks of a seed saw the same images
+    assert (found.word, found.told) == ("undecided", "true of 1 of 2 runs")
+    sampled = {"metrics": {"intensities": {"mean": [0, 0, 0.3], "deviation": [1, 1, 1]}}}  # of 256 images
+    assert judge(both([sampled], [sampled])) == NOT_TESTED
+    assert judge(both([sampled], [alike])).told == "true of 1 of 1 runs"
+
+
+def test_channels_alike():
     assert judges.channels_alike(channels([0.0, 0.1, 0.19], [1.0, 1.1, 1.1]))
     assert not judges.channels_alike(channels([0.0, 0.1, 0.21], [1.0, 1.1, 1.1]))
     assert not judges.channels_alike(channels([0.0, 0.1, 0.1], [1.0, 1.1, 1.3]))
     assert judges.channels_alike({"metrics": {}}) is None
 
+
+def test_classes_balanced():
     def sizes(*own):
         scores = [{"class": str(n), "support": support} for n, support in enumerate(own)]
         return {"metrics": {"test": {"per_class": scores}, "validation": {"per_class": scores}}}
