@@ -175,7 +175,7 @@ def channels_alike(record: Mapping) -> bool | None:
     return None if found is None else all(max(values) - min(values) < 0.2 for values in found.values())
 
 
-def balanced(record: Mapping) -> bool:
-    """Classes have equally many validation and test images, but for one: a share may not be whole."""
-    sizes = ([own["support"] for own in scores(record, split)] for split in ("validation", "test"))
-    return all(max(own) - min(own) <= 1 for own in sizes)
+def balanced(record: Mapping) -> bool | None:
+    """Classes have equally many training, validation and test images, but for one: a share may not be whole."""
+    counts = record["metrics"].get("class_counts")
+    return None if counts is None else all(max(own) - min(own) <= 1 for own in counts.values())

@@ -356,7 +356,10 @@ OF_000: tuple[tuple[str, Judge], ...] = (
         "than 0.2 (counted once a data set and seed; older code measured 256 images, which is not enough)",
         of_recipe(always(judges.channels_alike, ANY, once=IMAGES)),
     ),
-    ("Classes are balanced, in the validation and test images", of_recipe(always(judges.balanced, ANY))),
+    (
+        "Classes are balanced, in the training, validation and test images (counted once a data set and seed)",
+        of_recipe(always(judges.balanced, ANY, once=IMAGES)),
+    ),
 )
 OF_001: tuple[tuple[str, Judge], ...] = (
     ("The loss falls within the first 10 epochs of phase 1", positive(judges.fall_of_loss, BEST_OF_001)),

@@ -207,13 +207,15 @@ def test_channels_alike():
     assert judges.channels_alike({"metrics": {}}) is None
 
 
-def test_classes_balanced():
-    def sizes(*own):
-        scores = [{"class": str(n), "support": support} for n, support in enumerate(own)]
-        return {"metrics": {"test": {"per_class": scores}, "validation": {"per_class": scores}}}
+def test_classes_are_balanced_in_all_three_splits():
+    def sizes(train=(80, 80, 81), validation=(10, 10, 11), test=(10, 10, 10)):
+        return {"metrics": {"class_counts": {"train": train, "validation": validation, "test": test}}}
 
-    assert judges.balanced(sizes(10, 10, 11))
-    assert not judges.balanced(sizes(10, 10, 12))
+    assert judges.balanced(sizes())
+    for split in ("train", "validation", "test"):
+        assert not judges.balanced(sizes(**{split: (10, 10, 12)}))
+    assert judges.balanced({"metrics": {}}) is None
+    assert claim("Classes are balanced")(both([sizes()], [sizes()])).told == "true of 1 of 1 runs"
 
 
 # --- source 001
