@@ -364,7 +364,8 @@ OF_000: tuple[tuple[str, Judge], ...] = (
 OF_001: tuple[tuple[str, Judge], ...] = (
     ("The loss falls within the first 10 epochs of phase 1", positive(judges.fall_of_loss, BEST_OF_001)),
     (
-        "Validation accuracy rises steadily: in each fifth of training it is above the fifth before",
+        "Validation accuracy rises steadily: in each fifth of the epochs until the rate is first at its floor it is "
+        "above the fifth before",
         positive(judges.least_rise, BEST_OF_001, " points"),
     ),
     (

@@ -227,7 +227,7 @@ def of_001(backbone, *shares, validation=0.5, history=None, **more):
         {"history": rows, "metrics": {"test": {"accuracy": s}, "validation": {"accuracy": validation}}} for s in shares
     ]
     config = {"dataset": "cifar100", "backbone": backbone, "batch_norm": "follow", "weights": "imagenet"} | more
-    setting = " ".join(f"{key}={value}" for key, value in config.items())
+    setting = " ".join(f"{key}={value}" for key, value in config.items() if key != "phases")
     return made_groups.group("two_phase", setting, *own, **config)
 
 
@@ -322,7 +322,8 @@ def test_losses_fall_and_accuracy_rises_steadily_in_001():
             {"phase": "head", "epoch": n, "loss": a, "val_accuracy": b}
             for n, (a, b) in enumerate(zip(losses, accuracies, strict=True))
         ]
-        return made_groups.runs(of_001("wide_resnet50_2", 0.7, 0.71, validation=0.6, history=rows))
+        phases = [{"epochs": 2}, {"epochs": len(rows) - 2, "warmup_epochs": 1, "cosine_epochs": None}]
+        return made_groups.runs(of_001("wide_resnet50_2", 0.7, 0.71, validation=0.6, history=rows, phases=phases))
 
     rising, dipping = [0.1, 0.2, 0.3, 0.4, 0.5] * 2, [0.1, 0.1, 0.2, 0.2, 0.15, 0.15, 0.3, 0.3, 0.4, 0.4]
     up, down = list(range(1, 11)), list(range(10, 0, -1))
@@ -331,6 +332,18 @@ def test_losses_fall_and_accuracy_rises_steadily_in_001():
     assert claim("Validation accuracy rises steadily")(trained(up, sorted(rising))).word == "holds"
     assert claim("Validation accuracy rises steadily")(trained(up, dipping)).word == "fails"
     assert claim("Test accuracy is above")(trained(up, rising)).word in ("holds", "undecided")
+
+
+@pytest.mark.parametrize(("length", "second"), [("", 60), ("_short", 20)])
+def test_accuracy_after_the_first_floor_of_the_rate_does_not_count(length, second):
+    flags = next(iter(plan.in_waves("cifar_phased", plan.load_sweep("cifar_phased", f"optimisers{length}"), {}, [0])))
+    config = parse_strictly(plan.load_task("cifar_phased").PRESETS, "", flags.flags).identity()
+    epochs = sum(phase["epochs"] for phase in config["phases"])
+    rising = [{"val_accuracy": 0.005 * epoch} for epoch in range(second)]
+    falling = [{"val_accuracy": 0.0}] * (epochs - second)  # while the rate is high again
+    assert judges.least_rise({"config": config, "history": rising + falling}) == pytest.approx(0.1 * second)
+    too_early = rising[:-1] + falling[:1]
+    assert judges.least_rise({"config": config, "history": too_early + falling}) < 0.1 * second
 
 
 # --- figures
