@@ -1,5 +1,6 @@
 """What a reader gets of cifar_phased: what each phase adds, what the recipe of phases is worth, and its claims."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -85,6 +86,32 @@ def curves(runs: Runs, path: Path) -> None:
 def batch_norm(runs: Runs, path: Path) -> None:
     """Draw losses and validation accuracy by epoch under each regime of batch normalisation."""
     across.regimes(runs.where(limit_train=5000), path)
+
+
+def backbones(runs: Runs, path: Path) -> None:
+    """Draw the test accuracy (%, mean and standard deviation over seeds) of each backbone of source 001 on CIFAR-100."""
+    panels = runs.chosen({**BEST_OF_001, "backbone": tuple(FIVE.values())}).alike("backbone", "weights")
+    if not panels:
+        return
+    figure = empty_figure(8.5, 4.2 * len(panels))
+    for axes, own in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+        common, settings = across.named(own.groups, ("backbone",))
+        axes.set_title(textwrap.fill(f"{own.groups[0].preset}, {common}", 90))
+        for place, (text, group) in enumerate(settings.items()):
+            mean, deviation = across.spread(Runs((group,)).values(TEST_ACCURACY.name))
+            whisker = deviation if len(group.records) > 1 else None
+            bar = axes.bar(textwrap.fill(text, 18), mean, 0.7, yerr=whisker, capsize=3, color=across.colour(place))
+            axes.bar_label(bar, fmt="%.1f", padding=2, fontsize=9)
+        axes.set(ylabel="Test accuracy (%)", ylim=(0, 108), yticks=range(0, 101, 20))
+        axes.set_axisbelow(True)
+        axes.grid(axis="y", color="0.9")
+    save_figure(figure, path)
+
+
+def optimisers(runs: Runs, path: Path) -> None:
+    """Draw losses and validation accuracy by epoch with each optimiser of source 001's second phase, on CIFAR-100."""
+    fields = {**BEST_OF_001, "phases.1.optimizer": ..., "phases.1.momentum": ...}
+    across.curves(runs.chosen(fields), path, always=("phases.1.optimizer",))
 
 
 # --- tables
@@ -406,7 +433,7 @@ REPORT = Report(
         *(Claim("000", text, judge) for text, judge in OF_000),
         *(Claim("001", text, judge) for text, judge in OF_001),
     ),
-    figures=(phases, curves, batch_norm),
+    figures=(phases, curves, batch_norm, backbones, optimisers),
     pictures=Pictures(
         {"preset": "laptop", "dataset": "cifar10", "weights": ..., "backbone": "mobilenet_v2", "batch_norm": "keep"},
         {
@@ -417,5 +444,13 @@ REPORT = Report(
         },
     ),
     headline=Headline({"preset": "laptop", "dataset": "cifar10", "backbone": "mobilenet_v2"}),
-    words={"phases.0.rate": "rate {}", "phases.0.trainable": {"head": "head alone", "full": "everything"}},
+    words={
+        "phases.0.rate": "rate {}",
+        "phases.0.trainable": {"head": "head alone", "full": "everything"},
+        "phases.1.optimizer": {own["phases.1.optimizer"]: f"{name} in phase 2" for name, own in OPTIMISERS.items()},
+        "phases.1.momentum": lambda value: f"momentum {value}" if value else "",
+        "phases.1.epochs": "{} epochs in phase 2",
+        "phases.1.warmup_epochs": "{} of warm-up",
+        "phases.1.cosine_epochs": lambda value: f"{value} from peak to floor" if value else "one descent",
+    },
 )

@@ -1,5 +1,7 @@
 """Claims about cifar_phased are judged, and its figures drawn, from records made by hand."""
 
+import dataclasses
+
 import made_groups
 import numpy as np
 import pytest
@@ -275,7 +277,9 @@ def test_of_001_only_runs_of_one_regime_and_one_data_set_of_weights_are_compared
         backbones = [of_001(name, *low) for name in report.FIVE.values() if name != best]
         assert claim(start)(made_groups.runs(*backbones, of_001(best, *high, **other))) == NOT_TESTED, start
     optimisers = [by_optimiser(name, *low) for name in ("sgd", "adam", "adamw")]
-    assert claim("NAdam is the best")(made_groups.runs(*optimisers, by_optimiser("nadam", *high, **other))) == NOT_TESTED
+    assert (
+        claim("NAdam is the best")(made_groups.runs(*optimisers, by_optimiser("nadam", *high, **other))) == NOT_TESTED
+    )
 
 
 def sweep(name):
@@ -286,7 +290,11 @@ def sweep(name):
         config = parse_strictly(presets, "", run.flags)
         shares = {"test": {"accuracy": 0.7, "n": 100}, "validation": {"accuracy": 0.6}}
         fields = {key: value for key, value in flat(config.identity()).items() if key not in ("preset", "seed")}
-        found.append(made_groups.group(config.preset, config.setting(presets), {"metrics": shares}, **fields))
+        epochs = [(phase.name, n + 1) for phase in config.phases for n in range(phase.epochs)]
+        rows = [{"phase": name, "epoch": n, "loss": 1.0, "val_loss": 1.0, "val_accuracy": 0.5} for name, n in epochs]
+        own = {"metrics": shares, "history": rows}
+        group = made_groups.group(config.preset, config.setting(presets), own, **fields)
+        found.append(dataclasses.replace(group, words=report.REPORT.words))
     return made_groups.runs(*found)
 
 
@@ -369,3 +377,36 @@ def test_phases_are_drawn_a_panel_a_data_set_and_a_colour_a_network(drawn, tmp_p
     ]
     whiskers = [container.errorbar for container in ten.containers if hasattr(container, "errorbar")]
     assert [bar is not None for bar in whiskers] == [True, False]  # none of a single run
+
+
+def plain(texts):
+    return [text.get_text().replace("\N{NO-BREAK SPACE}", " ").replace("\n", " ") for text in texts]
+
+
+def test_backbones_of_001_are_bars_a_panel_a_length(drawn, tmp_path):
+    report.backbones(made_groups.runs(of_001("resnet18", 0.5), of_001("resnet34", 0.5, weights="none")), tmp_path / "b")
+    assert not drawn  # no backbone of the source, and no pretrained one
+    report.backbones(made_groups.runs(*sweep("backbones").groups, *sweep("backbones_short").groups), tmp_path / "b")
+    assert len(drawn[0].axes) == 2
+    for axes, is_short in zip(drawn[0].axes, (False, True), strict=True):
+        assert ("25 epochs in phase 2" in axes.get_title().replace("\n", " ")) == is_short
+        assert {name.partition(" (")[0] for name in plain(axes.get_xticklabels())} == set(report.FIVE)
+        assert [bar.get_height() for bar in axes.patches] == pytest.approx([70] * 5)
+
+
+def test_seeds_of_a_backbone_of_001_are_a_bar_with_a_whisker(drawn, tmp_path):
+    report.backbones(made_groups.runs(of_001("resnet50", 0.5, 0.6), of_001("resnet101", 0.7)), tmp_path / "b")
+    (axes,) = drawn[0].axes
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx([55, 70])
+    whiskers = [container.errorbar for container in axes.containers if hasattr(container, "errorbar")]
+    assert [bar is not None for bar in whiskers] == [True, False]
+
+
+def test_optimisers_of_001_are_lines_a_row_a_length(drawn, tmp_path):
+    others = sweep("backbones").where(backbone="resnet50").groups
+    every = made_groups.runs(*sweep("optimisers").groups, *sweep("optimisers_short").groups, *others)
+    report.optimisers(every, tmp_path / "o")
+    whole, short = (
+        [text.partition(" in phase 2")[0] for text in plain(own.legends[0].get_texts())] for own in drawn[0].subfigs
+    )
+    assert whole == short == list(report.OPTIMISERS)
