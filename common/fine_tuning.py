@@ -87,7 +87,7 @@ class FineTuning(Config):
 def weights_label(path: Path) -> str:
     """What a file of weights is called in names and tables: of a run what made it, elsewhere the file's name.
 
-    Of a run from random weights it names the data set too, from which `common.words` tells what weights were trained on.
+    Of a run from random weights it names the data set too: `common.words` reads there what weights were trained on.
     """
     files = RunFolder(path.parent)
     if path != files.backbone_file or not files.is_run:

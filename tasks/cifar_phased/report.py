@@ -89,7 +89,7 @@ def batch_norm(runs: Runs, path: Path) -> None:
 
 
 def backbones(runs: Runs, path: Path) -> None:
-    """Draw the test accuracy (%, mean and standard deviation over seeds) of each backbone of source 001 on CIFAR-100."""
+    """Draw the test accuracy (%, mean and standard deviation over seeds) of each backbone of 001 on CIFAR-100."""
     panels = runs.chosen({**BEST_OF_001, "backbone": tuple(FIVE.values())}).alike("backbone", "weights")
     if not panels:
         return

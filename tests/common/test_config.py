@@ -406,7 +406,9 @@ def test_weights_of_a_run_are_named_by_the_data_they_were_trained_on(tmp_path, d
 def test_weights_of_older_names_are_said_as_before():
     assert words.weights("pretrain-mobilenet_v2-s0@sha256:00") == "weights pretrain-mobilenet_v2-s0"
     assert words.weights("resnet18_tiny_imagenet.safetensors@sha256:00") == "Tiny-ImageNet weights"
-    assert words.weights("mobilenet_v2_imagenet_from_int8.weights.h5@sha256:00") == "ImageNet weights from an int8 model"
+    assert (
+        words.weights("mobilenet_v2_imagenet_from_int8.weights.h5@sha256:00") == "ImageNet weights from an int8 model"
+    )
 
 
 def test_run_of_weights_counts_by_content_however_it_is_named(tmp_path, monkeypatch):
