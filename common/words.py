@@ -7,7 +7,7 @@ Word = str | Mapping[object, str] | Callable[[object], str]
 """A format for the value, a word for each value, or a function of it; an empty word is left out."""
 
 
-DATA_SETS = {
+DATA_SETS: Mapping[object, str] = {
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
     "mnist": "MNIST",
