@@ -109,14 +109,19 @@ def positive(number: Callable[[Mapping], float | None], of: Fields, unit: str = 
     return judge
 
 
-def always(statement: Callable[[Mapping], bool | None], of: Fields) -> Judge:
+def always(statement: Callable[[Mapping], bool | None], of: Fields, once: Sequence[str] = ()) -> Judge:
     """Something is true of each run's record. It is None of a record that lacks what it needs.
 
-    Fails if it is true of none, and is undecided if it is true of some.
+    Fails if it is true of none, and is undecided if it is true of some. Of runs that agree in all the config fields
+    that `once` names, the first alone counts: if the statement is about the images, they say the same.
     """
 
     def judge(runs: Runs) -> Finding:
-        each = [value for value in map(statement, runs.chosen(of).completed) if value is not None]
+        found: dict[tuple, bool] = {}
+        for place, record in enumerate(runs.chosen(of).completed):
+            if (value := statement(record)) is not None:
+                found.setdefault(tuple(record["config"].get(name) for name in once) or (place,), value)
+        each = list(found.values())
         if not each:
             return NOT_TESTED
         word: Word = "holds" if all(each) else "undecided" if any(each) else "fails"

@@ -167,11 +167,7 @@ class Config:
 
     def slug(self) -> str:
         """The readable part of the name, cut to what leaves room in a file's name for all that is added to it."""
-
-        def short(part: str) -> str:
-            return part if data.is_from_tfds(part) else Path(part.removeprefix(data.FOLDER)).name
-
-        whole = "-".join(re.sub(r"[^\w.]+", "_", short(part)) for part in self.headline())
+        whole = "-".join(map(short, self.headline()))
         return whole.encode()[:SLUG_BYTES].decode(errors="ignore")
 
     def headline(self) -> tuple[str, ...]:
@@ -187,6 +183,12 @@ class Config:
         ours, theirs = flat(self.identity()), flat(presets[self.preset].identity())
         changed = {k: v for k, v in ours.items() if k != "seed" and (k in self.shown() or v != theirs.get(k))}
         return " ".join(f"{key}={value}" for key, value in changed.items())
+
+
+def short(part: str) -> str:
+    """A data set, or another value, within a name: of a folder its last name, with `_` for all but words and dots."""
+    name = part if data.is_from_tfds(part) else Path(part.removeprefix(data.FOLDER)).name
+    return re.sub(r"[^\w.]+", "_", name)
 
 
 @functools.cache

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from common.backbones import BACKBONES
-from common.config import Config, file_digest
+from common.config import Config, file_digest, short
 from common.errors import ConfigError, positive
 from common.run_folder import RunFolder, find_run, finished_run
+from common.words import TRAINED_ON
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,13 @@ class FineTuning(Config):
 
 
 def weights_label(path: Path) -> str:
-    """What a file of weights is called in names and tables: of a run what made it, elsewhere the file's name."""
+    """What a file of weights is called in names and tables: of a run what made it, elsewhere the file's name.
+
+    Of a run from random weights it names the data set too: `common.words` reads there what weights were trained on.
+    """
     files = RunFolder(path.parent)
     if path != files.backbone_file or not files.is_run:
         return path.name
     run = files.config()["config"]
-    return f"{run['preset']}-{run['backbone']}-s{run['seed']}"
+    made = f"{run['preset']}-{run['backbone']}-s{run['seed']}"
+    return f"{made}{TRAINED_ON}{short(run['dataset'])}" if run.get("weights") == "none" else made

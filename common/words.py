@@ -10,12 +10,20 @@ Word = str | Mapping[object, str] | Callable[[object], str]
 """A format for the value, a word for each value, or a function of it; an empty word is left out."""
 
 VERBS = {"holds": "hold", "fails": "fail"}  # of one thing, and of several
+DATA_SETS: Mapping[object, str] = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "mnist": "MNIST",
+    "notmnist": "notMNIST",
+    "fer2013": "FER-2013",
+}
 # Data sets of weights, by what the names of their files end in.
 PRETRAINED = {
     "tiny_imagenet": "Tiny-ImageNet weights",
     "imagenet": "ImageNet weights",
     "imagenet_from_int8": "ImageNet weights from an int8 model",
 }
+TRAINED_ON = "-on-"  # in the name of a run's weights, before the data set of a run that began with random weights
 
 
 def weights(value: object) -> str:
@@ -23,6 +31,9 @@ def weights(value: object) -> str:
     if value == "none":
         return "random weights"
     name = re.sub(r"(.safetensors|.weights.h5|.h5)?@sha256:.*", "", str(value))
+    if run := re.search(rf"-s\d+{TRAINED_ON}(.+)$", name):
+        data = run[1].lower().removesuffix("_200")  # Tiny-ImageNet's archive unpacks to tiny-imagenet-200
+        return PRETRAINED.get(data, f"{DATA_SETS.get(run[1], run[1])} weights")
     known = (end for end in sorted(PRETRAINED, key=len, reverse=True) if re.search(rf"(^|_){end}$", name))
     return next((PRETRAINED[end] for end in known), f"weights {name}")
 
@@ -48,13 +59,7 @@ def epochs(value: object) -> str:
 
 
 WORDS: Mapping[str, Word] = {
-    "dataset": {
-        "cifar10": "CIFAR-10",
-        "cifar100": "CIFAR-100",
-        "mnist": "MNIST",
-        "notmnist": "notMNIST",
-        "fer2013": "FER-2013",
-    },
+    "dataset": DATA_SETS,
     "backbone": {
         "resnet18": "ResNet-18",
         "resnet34": "ResNet-34",

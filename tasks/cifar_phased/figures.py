@@ -6,7 +6,7 @@ import numpy as np
 from common import drawing, plots
 from common.augment.layer import Augment
 from common.data import pipeline
-from common.data.splits import Dataset
+from common.data.splits import Dataset, Split
 from common.result import Result
 from common.runs import Run
 from tasks.cifar_phased.config import PhasedConfig
@@ -15,8 +15,8 @@ from tasks.cifar_phased.config import PhasedConfig
 CHOSEN = {"cifar10": ("frog",), "cifar100": ("apple", "woman")}
 
 
-def draw(config: PhasedConfig, run: Run, model: keras.Model, data: Dataset, result: Result) -> dict[str, list[float]]:
-    """Draw every figure of a run; mean and deviation of each colour channel as the network sees it."""
+def draw(config: PhasedConfig, run: Run, model: keras.Model, data: Dataset, result: Result) -> None:
+    """Draw every figure of a run."""
     folder = run.figures
     drawing.classifier(run, data, result)
     plots.learning_rate(result.rows, folder / "learning_rate.png")
@@ -39,13 +39,34 @@ def draw(config: PhasedConfig, run: Run, model: keras.Model, data: Dataset, resu
     steps = augmentation_steps(config, model, images[:: len(images) // plots.STEPPED_IMAGES])
     plots.image_steps(steps, "What the network sees of a training image", folder / "augmentation.png")
     layer = model.get_layer("normalise")
-    # Rescaling computes value * scale + offset of 0 to 255, which is (value / 255 - mean) / deviation.
-    scale, offset = (np.broadcast_to(each, 3) for each in (layer.scale, layer.offset))
+    scale, offset = normalisation(model)
     normalised = keras.Model(model.input, layer.output).predict(images, verbose=0)
-    channels = {"mean": normalised.mean(axis=(0, 1, 2)), "deviation": normalised.std(axis=(0, 1, 2))}
     mean, deviation = (-offset / (255 * scale)).tolist(), (1 / (255 * scale)).tolist()
     plots.channel_intensities(normalised, mean, deviation, folder / "intensities.png")
-    return {name: [round(float(each), 4) for each in found] for name, found in channels.items()}
+
+
+def normalisation(model: keras.Model) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and offset (3,) of the colour channels, whose values are 0 to 255.
+
+    value * scale + offset is (value / 255 - mean) / deviation.
+    """
+    layer = model.get_layer("normalise")
+    return np.broadcast_to(layer.scale, 3), np.broadcast_to(layer.offset, 3)
+
+
+def channels(model: keras.Model, split: Split) -> dict[str, list[float]]:
+    """Mean and deviation of each normalised colour channel over all images of a split, at their own size."""
+    values = np.arange(256)
+    counts = np.zeros((split.channels, len(values)), np.int64)
+    for images, _ in pipeline.evaluation(split, 256):
+        for own, pixels in zip(counts, np.moveaxis(images.numpy(), -1, 0), strict=True):
+            own += np.bincount(pixels.ravel(), minlength=len(values))
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    means = shares @ values
+    deviations = np.sqrt(shares @ values**2 - means**2)
+    scale, offset = normalisation(model)  # three channels, also for grey images
+    measured = {"mean": means * scale + offset, "deviation": deviations * scale}
+    return {name: [round(float(each), 4) for each in found] for name, found in measured.items()}
 
 
 def augmentation_steps(config: PhasedConfig, model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:

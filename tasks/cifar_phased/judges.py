@@ -117,12 +117,20 @@ def first_phase(record: Mapping) -> list[Mapping]:
     return rows_of(record, record["history"][0]["phase"])
 
 
+def until_the_floor(record: Mapping) -> list[Mapping]:
+    """The epochs until the last phase's rate first reaches its floor, from which a cosine may rise again."""
+    *before, last = record["config"]["phases"]
+    descent = last["cosine_epochs"] or last["epochs"] - last["warmup_epochs"]
+    return record["history"][: sum(phase["epochs"] for phase in before) + last["warmup_epochs"] + descent]
+
+
 def least_rise(record: Mapping) -> float:
-    """The least rise in mean validation accuracy from one fifth of a training to the next, in points."""
-    accuracies = np.array([100 * row["val_accuracy"] for row in record["history"]])
-    means = [
-        part.mean() for part in np.array_split(accuracies, 5)
-    ]  # of 135 epochs 27 each: restarts of the rate even out
+    """The least rise in mean validation accuracy from one fifth of the epochs to the next, in points.
+
+    Of those until the rate's floor. Later fifths differ in their rate by up to six times, which would decide.
+    """
+    accuracies = np.array([100 * row["val_accuracy"] for row in until_the_floor(record)])
+    means = [part.mean() for part in np.array_split(accuracies, 5)]  # of 60 epochs 12 each
     return float(min(after - before for before, after in pairwise(means)))
 
 
@@ -168,13 +176,14 @@ def weakest(*classes: str) -> Callable[[Mapping], float | None]:
 def channels_alike(record: Mapping) -> bool | None:
     """Means and deviations of the normalised channels differ by less than 0.2, which Cohen (1988) calls small.
 
-    Both are in units of ImageNet's standard deviation, by which pixels are divided.
+    Both are in units of ImageNet's standard deviation, by which pixels are divided. Older records have `intensities` of
+    256 images, whose channels differ by chance: too few to judge by.
     """
-    found = record["metrics"].get("intensities")
+    found = record["metrics"].get("channels")
     return None if found is None else all(max(values) - min(values) < 0.2 for values in found.values())
 
 
-def balanced(record: Mapping) -> bool:
-    """Classes have equally many validation and test images, but for one: a share may not be whole."""
-    sizes = ([own["support"] for own in scores(record, split)] for split in ("validation", "test"))
-    return all(max(own) - min(own) <= 1 for own in sizes)
+def balanced(record: Mapping) -> bool | None:
+    """Classes have equally many training, validation and test images, but for one: a share may not be whole."""
+    counts = record["metrics"].get("class_counts")
+    return None if counts is None else all(max(own) - min(own) <= 1 for own in counts.values())

@@ -7,7 +7,7 @@ The head is trained first, then more of the backbone, each phase from the best s
     python tasks/cifar_phased/train.py --preset two_phase     # CIFAR-100, Wide ResNet-50-2, AdamW then NAdam
     python tasks/cifar_phased/train.py --preset pretrain --dataset image_folder:photos   # a backbone from nothing
     python tasks/cifar_phased/train.py --backbone mobilenet_v2 --weights results/runs/cifar_phased/NAME  # and from it
-    python tasks/cifar_phased/train.py --preset laptop        # MobileNetV2, 96 pixels, 10,000 images: half an hour
+    python tasks/cifar_phased/train.py --preset laptop        # MobileNetV2, 96 pixels, 10,000 images: 25 minutes
     python tasks/cifar_phased/train.py --preset one_phase     # laptop's 25 epochs in a single phase
     python tasks/cifar_phased/train.py --preset demo          # embedded digits: 3 minutes on 2 cores, no network
 
@@ -73,7 +73,7 @@ THREE_PHASE = PhasedConfig(
 )
 PRESETS = {
     "three_phase": THREE_PHASE,
-    # What a laptop can do in half an hour.
+    # What 2 cores can do in 25 minutes.
     "laptop": dataclasses.replace(
         THREE_PHASE, preset="laptop", limit_train=10_000, backbone="mobilenet_v2", image_size=96
     ),
@@ -195,8 +195,8 @@ def experiment(config: PhasedConfig, run: runs.Run) -> None:
     trainer.fit(config.phases)
     result = trainer.evaluate()
     weights.export(backbone.model, run.files.backbone_file)  # of the last phase's best epoch
-    intensities = figures.draw(config, run, model, data, result)
-    run.finish(result.metrics | {"intensities": intensities})
+    figures.draw(config, run, model, data, result)
+    run.finish(result.metrics | {"channels": figures.channels(model, data.train)})
 
 
 def host_transform(config: PhasedConfig) -> "Transform | None":

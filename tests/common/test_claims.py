@@ -98,6 +98,18 @@ def test_a_statement_is_true_of_each_run():
     assert over(0.55)(every_run).told == "true of 1 of 2 runs"
 
 
+def test_of_runs_that_agree_in_what_a_statement_is_about_one_counts():
+    runs_of_two = runs(*(group("p", f"net={net} data=d", *accurate(0.5, 0.6), net=net, data="d") for net in "ab"))
+    of = {"net": ..., "data": "d"}
+
+    def over(least, **more):
+        return always(lambda record: record["metrics"]["test"]["accuracy"] > least, of, **more)(runs_of_two).told
+
+    assert over(0.55) == "true of 2 of 4 runs"
+    assert over(0.55, once=("data", "seed")) == "true of 1 of 2 runs"
+    assert over(0.55, once=("data",)) == "true of 0 of 1 runs"
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from common import words
 from common.command_line import parse, parse_strictly
 from common.config import Config
 from common.errors import ConfigError
@@ -375,14 +376,39 @@ def test_weights_file_counts_by_name_and_content_not_by_folder(tmp_path):
     assert str(tmp_path) not in str(config.identity())
 
 
-def write_run(folder, backbone="resnet18", status="completed", content=b"weights"):
+def write_run(folder, backbone="resnet18", status="completed", content=b"weights", **more):
     folder.mkdir(parents=True)
-    config = {"preset": "pretrain", "backbone": backbone, "seed": 0}
+    config = {"preset": "pretrain", "backbone": backbone, "seed": 0, "weights": "none", "dataset": "cifar100"} | more
     (folder / "config.json").write_text(json.dumps({"config": config}))
     if status:
         (folder / "metrics.json").write_text(json.dumps({"status": status}))
     if content:
         (folder / "backbone.safetensors").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "started_from", "said"),
+    [
+        ("image_folder:/data/tiny-imagenet", "none", "Tiny-ImageNet weights"),
+        ("image_folder:/data/tiny-imagenet-200", "none", "Tiny-ImageNet weights"),
+        ("cifar100", "none", "CIFAR-100 weights"),
+        ("image_folder:/data/my photos=2@home", "none", "my_photos_2_home weights"),
+        # Trained on two data sets, one after the other.
+        ("image_folder:/data/tiny-imagenet", "imagenet", "weights pretrain-resnet18-s0"),
+    ],
+)
+def test_weights_of_a_run_are_named_by_the_data_they_were_trained_on(tmp_path, dataset, started_from, said):
+    write_run(tmp_path / "task" / "run", dataset=dataset, weights=started_from)
+    label = parsed("--weights", str(tmp_path / "task" / "run")).identity()["weights"]
+    assert words.weights(label) == said
+
+
+def test_weights_of_older_names_are_said_as_before():
+    assert words.weights("pretrain-mobilenet_v2-s0@sha256:00") == "weights pretrain-mobilenet_v2-s0"
+    assert words.weights("resnet18_tiny_imagenet.safetensors@sha256:00") == "Tiny-ImageNet weights"
+    assert (
+        words.weights("mobilenet_v2_imagenet_from_int8.weights.h5@sha256:00") == "ImageNet weights from an int8 model"
+    )
 
 
 def test_run_of_weights_counts_by_content_however_it_is_named(tmp_path, monkeypatch):
@@ -396,7 +422,7 @@ def test_run_of_weights_counts_by_content_however_it_is_named(tmp_path, monkeypa
     configs.append(parsed("--weights", str(tmp_path / "elsewhere" / "copy")))
     for config in configs:
         assert Path(config.weights_source()).read_bytes() == b"weights"
-        assert config.identity()["weights"] == "pretrain-resnet18-s0@sha256:9a129038d9a00aed"
+        assert config.identity()["weights"] == "pretrain-resnet18-s0-on-cifar100@sha256:9a129038d9a00aed"
     assert len({config.name() for config in configs}) == 1
     other = parsed("--out", str(tmp_path / "out"), "--weights", "12345678-s1")
     assert other.name() != configs[0].name()

@@ -71,6 +71,16 @@ def finished(tmp_path_factory):
     return done, folder
 
 
+@pytest.mark.parametrize(("colours", "scale", "offset"), [(3, [0.01, 0.02, 0.03], [-1, -2, -3]), (1, 0.01, -1)])
+def test_channels_are_measured_on_all_images_of_a_split(colours, scale, offset):
+    images = np.random.default_rng(0).integers(0, 256, (300, 5, 4, colours), np.uint8)
+    model = keras.Sequential([keras.Input((5, 4, 3)), keras.layers.Rescaling(scale, offset, name="normalise")])
+    found = figures.channels(model, splits.whole(images, np.zeros(300, int), 5))
+    normalised = model.predict(np.broadcast_to(images, (300, 5, 4, 3)), verbose=0)
+    np.testing.assert_allclose(found["mean"], normalised.mean((0, 1, 2)), atol=1e-3)
+    np.testing.assert_allclose(found["deviation"], normalised.std((0, 1, 2)), atol=1e-3)
+
+
 def test_the_run_directory_is_whole(finished):
     _, folder = finished
     assert {path.stem for path in folder.glob("figures/*.png")} == FIGURES
@@ -80,6 +90,7 @@ def test_the_run_directory_is_whole(finished):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["status"] == "completed"
     assert list(metrics["phases"]) == ["head", "last_block", "full"]
+    assert all(len(own) == 3 for own in metrics["channels"].values())
     assert {"accuracy", "loss", "macro_f1", "weighted_f1", "per_class"} <= metrics["test"].keys()
     environment = json.loads((folder / "environment.json").read_text())
     assert environment.keys() >= in_process.ENVIRONMENT

@@ -1,11 +1,17 @@
 """Claims about cifar_phased are judged, and its figures drawn, from records made by hand."""
 
+import dataclasses
+
 import made_groups
 import numpy as np
 import pytest
 
 from common.claims import NOT_TESTED
+from common.command_line import parse_strictly
+from common.config import flat
 from common.outcomes import packed
+from results import grids
+from slurm import plan
 from tasks.cifar_phased import judges, report
 
 CLAIMS = {claim.text: claim for claim in report.REPORT.claims}
@@ -76,6 +82,15 @@ def test_resnet_above_mobilenet_holds_and_fails():
 @pytest.mark.parametrize("other", [{"size": 96}, {"weights": IMAGENET}, {"weights": IMAGENET, "size": 96}])
 def test_networks_of_other_images_or_weights_are_not_compared(other):
     assert claim("ResNet-18 is above MobileNetV2 on CIFAR-100")(both(HIGH, LOW, **other)) == NOT_TESTED
+
+
+def test_networks_from_runs_of_pretraining_on_one_data_set_are_compared():
+    judge = claim("ResNet-18 is above MobileNetV2 on CIFAR-100")
+    by_hand = {"weights": "pretrain-mobilenet_v2-s0-on-tiny_imagenet@sha256:22"}
+    assert judge(both(HIGH, LOW, **by_hand)).word == "holds"
+    assert judge(both(HIGH, LOW, weights="pretrain-mobilenet_v2-s0-on-cifar100@sha256:22")) == NOT_TESTED
+    rows = report.LAPTOP.rows["CIFAR-100, MobileNetV2, Tiny-ImageNet weights, 64 pixels"]
+    assert len(both(HIGH, LOW, **by_hand).chosen({**report.LAPTOP.of, **rows.fields})) == len(LOW)
 
 
 def test_random_weights_are_no_fine_tuning():
@@ -173,21 +188,36 @@ def test_rise_at_the_end_compares_the_last_third_with_the_one_before():
     assert judges.rise_at_the_end(run(last=[0.1, 0.2, 0.6, 0.6, 0.5, 0.5])) == pytest.approx(-10)
 
 
-def test_channels_alike_and_classes_balanced():
-    def channels(means, deviations):
-        return {"metrics": {"intensities": {"mean": means, "deviation": deviations}}}
+def channels(means, deviations):
+    return {"metrics": {"channels": {"mean": means, "deviation": deviations}}}
 
+
+def test_channels_are_judged_by_all_images_and_once_a_data_set_and_seed():
+    judge = claim("Channel intensities are alike")
+    alike, apart = (channels([0, 0, reach], [1, 1, 1]) for reach in (0.1, 0.3))
+    found = judge(both([alike, apart], [alike, apart]))  # both networks of a seed saw the same images
+    assert (found.word, found.told) == ("undecided", "true of 1 of 2 runs")
+    sampled = {"metrics": {"intensities": {"mean": [0, 0, 0.3], "deviation": [1, 1, 1]}}}  # of 256 images
+    assert judge(both([sampled], [sampled])) == NOT_TESTED
+    assert judge(both([sampled], [alike])).told == "true of 1 of 1 runs"
+
+
+def test_channels_alike():
     assert judges.channels_alike(channels([0.0, 0.1, 0.19], [1.0, 1.1, 1.1]))
     assert not judges.channels_alike(channels([0.0, 0.1, 0.21], [1.0, 1.1, 1.1]))
     assert not judges.channels_alike(channels([0.0, 0.1, 0.1], [1.0, 1.1, 1.3]))
     assert judges.channels_alike({"metrics": {}}) is None
 
-    def sizes(*own):
-        scores = [{"class": str(n), "support": support} for n, support in enumerate(own)]
-        return {"metrics": {"test": {"per_class": scores}, "validation": {"per_class": scores}}}
 
-    assert judges.balanced(sizes(10, 10, 11))
-    assert not judges.balanced(sizes(10, 10, 12))
+def test_classes_are_balanced_in_all_three_splits():
+    def sizes(train=(80, 80, 81), validation=(10, 10, 11), test=(10, 10, 10)):
+        return {"metrics": {"class_counts": {"train": train, "validation": validation, "test": test}}}
+
+    assert judges.balanced(sizes())
+    for split in ("train", "validation", "test"):
+        assert not judges.balanced(sizes(**{split: (10, 10, 12)}))
+    assert judges.balanced({"metrics": {}}) is None
+    assert claim("Classes are balanced")(both([sizes()], [sizes()])).told == "true of 1 of 1 runs"
 
 
 # --- source 001
@@ -199,8 +229,13 @@ def of_001(backbone, *shares, validation=0.5, history=None, **more):
         {"history": rows, "metrics": {"test": {"accuracy": s}, "validation": {"accuracy": validation}}} for s in shares
     ]
     config = {"dataset": "cifar100", "backbone": backbone, "batch_norm": "follow", "weights": "imagenet"} | more
-    setting = " ".join(f"{key}={value}" for key, value in config.items())
+    setting = " ".join(f"{key}={value}" for key, value in config.items() if key != "phases")
     return made_groups.group("two_phase", setting, *own, **config)
+
+
+def by_optimiser(optimiser, *shares, **more):
+    own = {"phases.1.optimizer": optimiser, "phases.1.momentum": 0.9 * (optimiser == "sgd")}
+    return of_001("wide_resnet50_2", *shares, **own | more)
 
 
 def test_backbones_of_001():
@@ -223,17 +258,70 @@ def test_backbones_of_001():
 def test_optimisers_of_001():
     def four(nadam):
         own = {"sgd": (0.5, 0.51), "adam": (0.5, 0.51), "adamw": (0.5, 0.51), "nadam": nadam}
-        return made_groups.runs(
-            *(
-                of_001(
-                    "wide_resnet50_2", *shares, **{"phases.1.optimizer": key, "phases.1.momentum": 0.9 * (key == "sgd")}
-                )
-                for key, shares in own.items()
-            )
-        )
+        return made_groups.runs(*(by_optimiser(name, *shares) for name, shares in own.items()))
 
     assert claim("NAdam is the best")(four((0.9, 0.91))).word == "holds"
     assert claim("NAdam is the best")(four((0.1, 0.11))).word == "fails"
+
+
+@pytest.mark.parametrize(
+    "other", [{"batch_norm": "keep"}, {"weights": "wide_resnet50_2_tiny_imagenet.safetensors@sha256:00"}]
+)
+def test_of_001_only_runs_of_one_regime_and_one_data_set_of_weights_are_compared(other):
+    low, high = (0.4, 0.401, 0.402), (0.9, 0.901, 0.902)
+    for start, best in (
+        ("ResNet-101 is about", "resnet101"),
+        ("ResNeXt-50 is above both", "resnext50_32x4d"),
+        ("Wide ResNet-50-2 is best", "wide_resnet50_2"),
+    ):
+        backbones = [of_001(name, *low) for name in report.FIVE.values() if name != best]
+        assert claim(start)(made_groups.runs(*backbones, of_001(best, *high, **other))) == NOT_TESTED, start
+    optimisers = [by_optimiser(name, *low) for name in ("sgd", "adam", "adamw")]
+    assert (
+        claim("NAdam is the best")(made_groups.runs(*optimisers, by_optimiser("nadam", *high, **other))) == NOT_TESTED
+    )
+
+
+def sweep(name):
+    """Groups of a sweep as they would be labelled, each with one run."""
+    presets, planned = plan.load_task("cifar_phased").PRESETS, plan.load_sweep("cifar_phased", name)
+    found = []
+    for run in plan.in_waves("cifar_phased", planned, {}, [0]):
+        config = parse_strictly(presets, "", run.flags)
+        shares = {"test": {"accuracy": 0.7, "n": 100}, "validation": {"accuracy": 0.6}}
+        fields = {key: value for key, value in flat(config.identity()).items() if key not in ("preset", "seed")}
+        epochs = [(phase.name, n + 1) for phase in config.phases for n in range(phase.epochs)]
+        rows = [{"phase": name, "epoch": n, "loss": 1.0, "val_loss": 1.0, "val_accuracy": 0.5} for name, n in epochs]
+        own = {"metrics": shares, "history": rows}
+        group = made_groups.group(config.preset, config.setting(presets), own, **fields)
+        found.append(dataclasses.replace(group, words=report.REPORT.words))
+    return made_groups.runs(*found)
+
+
+@pytest.mark.parametrize(("name", "caption"), [("backbones", "Five backbones"), ("optimisers", "Four optimisers")])
+def test_tables_of_001_show_the_published_length_and_a_fifth_of_it_apart(name, caption):
+    table = next(own for own in report.REPORT.tables if own.caption.startswith(caption))
+
+    def filled(runs):
+        grid = grids.fill(table, grids.Source(report.REPORT, runs, {}, []))
+        return {column for _, cells in grid.rows for column, one in zip(grid.columns, cells, strict=True) if one.n}
+
+    whole, short = filled(sweep(name)), filled(sweep(f"{name}_short"))
+    assert whole
+    assert short == {f"{column}, a fifth of the epochs" for column in whole}
+
+
+def test_a_shorter_second_phase_is_judged_and_random_weights_are_not():
+    rows = [{"phase": "head", "epoch": n, "loss": 10.0 - n, "val_accuracy": 0.5} for n in range(10)]
+    short = {"phases.1.epochs": 25, "phases.1.warmup_epochs": 1, "phases.1.cosine_epochs": 9}
+    for start in ("The loss falls", "Test accuracy is above"):
+        tested = of_001("wide_resnet50_2", 0.7, 0.71, history=rows, **short)
+        assert claim(start)(made_groups.runs(tested)).word == "holds"
+        random = of_001("wide_resnet50_2", 0.7, 0.71, history=rows, weights="none")
+        assert claim(start)(made_groups.runs(random)) == NOT_TESTED
+    low, high = (0.4, 0.401), (0.9, 0.901)
+    five = [of_001(name, *(high if name.startswith("wide") else low), weights="none") for name in report.FIVE.values()]
+    assert claim("Wide ResNet-50-2 is best")(made_groups.runs(*five)) == NOT_TESTED
 
 
 def test_losses_fall_and_accuracy_rises_steadily_in_001():
@@ -242,7 +330,8 @@ def test_losses_fall_and_accuracy_rises_steadily_in_001():
             {"phase": "head", "epoch": n, "loss": a, "val_accuracy": b}
             for n, (a, b) in enumerate(zip(losses, accuracies, strict=True))
         ]
-        return made_groups.runs(of_001("wide_resnet50_2", 0.7, 0.71, validation=0.6, history=rows))
+        phases = [{"epochs": 2}, {"epochs": len(rows) - 2, "warmup_epochs": 1, "cosine_epochs": None}]
+        return made_groups.runs(of_001("wide_resnet50_2", 0.7, 0.71, validation=0.6, history=rows, phases=phases))
 
     rising, dipping = [0.1, 0.2, 0.3, 0.4, 0.5] * 2, [0.1, 0.1, 0.2, 0.2, 0.15, 0.15, 0.3, 0.3, 0.4, 0.4]
     up, down = list(range(1, 11)), list(range(10, 0, -1))
@@ -251,6 +340,18 @@ def test_losses_fall_and_accuracy_rises_steadily_in_001():
     assert claim("Validation accuracy rises steadily")(trained(up, sorted(rising))).word == "holds"
     assert claim("Validation accuracy rises steadily")(trained(up, dipping)).word == "fails"
     assert claim("Test accuracy is above")(trained(up, rising)).word in ("holds", "undecided")
+
+
+@pytest.mark.parametrize(("length", "second"), [("", 60), ("_short", 20)])
+def test_accuracy_after_the_first_floor_of_the_rate_does_not_count(length, second):
+    flags = next(iter(plan.in_waves("cifar_phased", plan.load_sweep("cifar_phased", f"optimisers{length}"), {}, [0])))
+    config = parse_strictly(plan.load_task("cifar_phased").PRESETS, "", flags.flags).identity()
+    epochs = sum(phase["epochs"] for phase in config["phases"])
+    rising = [{"val_accuracy": 0.005 * epoch} for epoch in range(second)]
+    falling = [{"val_accuracy": 0.0}] * (epochs - second)  # while the rate is high again
+    assert judges.least_rise({"config": config, "history": rising + falling}) == pytest.approx(0.1 * second)
+    too_early = rising[:-1] + falling[:1]
+    assert judges.least_rise({"config": config, "history": too_early + falling}) < 0.1 * second
 
 
 # --- figures
@@ -276,3 +377,36 @@ def test_phases_are_drawn_a_panel_a_data_set_and_a_colour_a_network(drawn, tmp_p
     ]
     whiskers = [container.errorbar for container in ten.containers if hasattr(container, "errorbar")]
     assert [bar is not None for bar in whiskers] == [True, False]  # none of a single run
+
+
+def plain(texts):
+    return [text.get_text().replace("\N{NO-BREAK SPACE}", " ").replace("\n", " ") for text in texts]
+
+
+def test_backbones_of_001_are_bars_a_panel_a_length(drawn, tmp_path):
+    report.backbones(made_groups.runs(of_001("resnet18", 0.5), of_001("resnet34", 0.5, weights="none")), tmp_path / "b")
+    assert not drawn  # no backbone of the source, and no pretrained one
+    report.backbones(made_groups.runs(*sweep("backbones").groups, *sweep("backbones_short").groups), tmp_path / "b")
+    assert len(drawn[0].axes) == 2
+    for axes, is_short in zip(drawn[0].axes, (False, True), strict=True):
+        assert ("25 epochs in phase 2" in axes.get_title().replace("\n", " ")) == is_short
+        assert {name.partition(" (")[0] for name in plain(axes.get_xticklabels())} == set(report.FIVE)
+        assert [bar.get_height() for bar in axes.patches] == pytest.approx([70] * 5)
+
+
+def test_seeds_of_a_backbone_of_001_are_a_bar_with_a_whisker(drawn, tmp_path):
+    report.backbones(made_groups.runs(of_001("resnet50", 0.5, 0.6), of_001("resnet101", 0.7)), tmp_path / "b")
+    (axes,) = drawn[0].axes
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx([55, 70])
+    whiskers = [container.errorbar for container in axes.containers if hasattr(container, "errorbar")]
+    assert [bar is not None for bar in whiskers] == [True, False]
+
+
+def test_optimisers_of_001_are_lines_a_row_a_length(drawn, tmp_path):
+    others = sweep("backbones").where(backbone="resnet50").groups
+    every = made_groups.runs(*sweep("optimisers").groups, *sweep("optimisers_short").groups, *others)
+    report.optimisers(every, tmp_path / "o")
+    whole, short = (
+        [text.partition(" in phase 2")[0] for text in plain(own.legends[0].get_texts())] for own in drawn[0].subfigs
+    )
+    assert whole == short == list(report.OPTIMISERS)

@@ -136,7 +136,7 @@ def test_a_run_starts_from_the_best_weights_of_another(finished, tmp_path):
     exported = [path / "backbone.safetensors" for path in (finished, folder)]
     assert exported[0].read_bytes() == exported[1].read_bytes()
     label = json.loads((folder / "config.json").read_text())["config"]["weights"]
-    assert label.startswith("pretrain-resnet18-s0@sha256:")
+    assert label.startswith("pretrain-resnet18-s0-on-images0@sha256:")
 
 
 def test_a_run_that_is_not_finished_or_fits_no_name_is_one_line(finished, tmp_path, capsys):
