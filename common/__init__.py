@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common.workrounds.import_messages import silence_import
+from common.workarounds.import_messages import silence_import
 
 # TensorFlow reads both when it is imported. oneDNN's convolutions are faster on any x86-64 processor, but TensorFlow
 # enables them by default only for AVX-512.

@@ -59,8 +59,8 @@ class Config:
     checkpoint_minutes: float = 10.0
     """Checkpoint within an epoch when this long has passed; every epoch ends with one in any case."""
     steps_per_execution: int = 1
-    """Most steps between looks at loss, stop requests and clock: the greatest common divisor with an epoch's is used.
-    Several devices: 1."""
+    """Most steps between two checks of loss, stop requests and clock: the greatest common divisor with an epoch's is
+    used. Several devices: 1."""
     devices: int = 1
     """Devices of each machine that share every batch: its GPUs, or parts of its CPU if it has none."""
     nodes: int = 1
@@ -77,7 +77,7 @@ class Config:
     FOLDER_SIDE: ClassVar[int] = 32
     """Side of the square that images of different sizes are resized to, in pixels."""
     SMALLER: ClassVar[Mapping[str, str]] = {}
-    """For a preset the one that asks the same on a CPU, named if a run would take hours there."""
+    """A preset's counterpart for a CPU, suggested if a run would take hours there."""
     SHOWN: ClassVar[tuple[str, ...]] = ("dataset",)
     """Fields that every row label of a table names, even where they are the preset's."""
 
@@ -167,10 +167,10 @@ class Config:
 
     def slug(self) -> str:
         """The readable part of the name, cut to what leaves room in a file's name for all that is added to it."""
-        whole = "-".join(map(short, self.headline()))
+        whole = "-".join(map(short, self.name_parts()))
         return whole.encode()[:SLUG_BYTES].decode(errors="ignore")
 
-    def headline(self) -> tuple[str, ...]:
+    def name_parts(self) -> tuple[str, ...]:
         """What one names a run by; tasks add to it."""
         return (self.preset, self.dataset)
 

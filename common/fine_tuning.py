@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from common.backbones import BACKBONES
+from common.backbones import BACKBONES, MIN_IMAGE_SIZE
 from common.config import Config, file_digest, short
-from common.errors import ConfigError, positive
+from common.errors import ConfigError
 from common.run_folder import RunFolder, find_run, finished_run
 from common.words import TRAINED_ON
 
@@ -25,7 +25,7 @@ class FineTuning(Config):
     batch_norm: Literal["layer", "keep", "follow"] = "layer"
     """Statistics while training. keep: the pretrained ones; layer: of the batch in trained layers; follow: in all."""
     cache_features: Literal["auto", "on", "off"] = "auto"
-    """Compute once in a phase what frozen layers make of an image. auto: up to cache-gigabytes; on: beyond, on disk."""
+    """Compute frozen layers' outputs once a phase. auto: if cache-gigabytes allow it; on: always, on disk if not."""
     cache_gigabytes: float = 2.0
     """Most to keep, in 1e9 bytes: of these activations in memory, and of an image folder's decoded images on disk."""
 
@@ -35,9 +35,8 @@ class FineTuning(Config):
         """Raise ConfigError for values that cannot be trained with."""
         super().check()
         BACKBONES.check(self.backbone)
-        positive("image-size", self.image_size)
-        if self.image_size < 32:
-            raise ConfigError(f"image-size is {self.image_size}; the backbones need 32 or more")
+        if self.image_size < MIN_IMAGE_SIZE:
+            raise ConfigError(f"image-size is {self.image_size}; the backbones need {MIN_IMAGE_SIZE} or more")
         if self.batch_norm == "keep" and self.weights == "none":
             raise ConfigError(
                 "batch-norm is keep, and random weights have no statistics to keep: nothing would be normalised; "

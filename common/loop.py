@@ -64,7 +64,7 @@ class Clock:
         return (images - done * batch_size) / (self.last_end - self.first_end)
 
 
-class Report:
+class PhaseLines:
     """The lines of a phase: one an epoch, and one a minute within an epoch without a progress bar."""
 
     def __init__(self, phase: Phase, epochs: int, once: float):
@@ -118,7 +118,7 @@ class Loop(keras.callbacks.Callback):
         metrics: Mapping[str, np.ndarray] | None,
         once: float,
     ):
-        """`metrics` are the running sums of an epoch that was left in its middle; `once`: see Report."""
+        """`metrics` are the running sums of an epoch that was left in its middle; `once`: see PhaseLines."""
         super().__init__()
         self.run = run
         self.progress = progress
@@ -128,14 +128,14 @@ class Loop(keras.callbacks.Callback):
         self.checkpointer = checkpointer
         self.begun = metrics
         self.watch = LossWatch()
-        self.report = Report(self.phase, sum(phase.epochs for phase in phases[progress.phase :]), once)
+        self.lines = PhaseLines(self.phase, sum(phase.epochs for phase in phases[progress.phase :]), once)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping | None = None) -> None:
         if self.begun is not None:
             self.checkpointer.assign_metrics(self.model, self.begun)
             self.begun = None
         self.clock = Clock(self.progress.step, self.progress.seconds)
-        self.report.said_at = self.clock.started
+        self.lines.said_at = self.clock.started
 
     def on_train_batch_end(self, batch: int, logs: Mapping) -> None:
         self.read_loss()
@@ -147,9 +147,9 @@ class Loop(keras.callbacks.Callback):
         self.clock.tick(batch + 1)
         if ends:
             return  # the epoch's end saves
-        if self.report.is_due():
+        if self.lines.is_due():
             self.read_loss()
-            self.report.step(self.progress.epoch, self.progress.step, self.steps, float(logs["loss"]))
+            self.lines.step(self.progress.epoch, self.progress.step, self.steps, float(logs["loss"]))
         asked = self.run.stop.signal is not None
         if asked or self.checkpointer.is_due():
             self.read_loss()
@@ -174,7 +174,7 @@ class Loop(keras.callbacks.Callback):
             ),
         }
         self.checkpointer.save_epoch(self.model, self.progress, row)
-        self.report.epoch(row)
+        self.lines.epoch(row)
         self.run.stop.heed()
 
     def read_loss(self) -> None:

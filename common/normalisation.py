@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from common.workrounds import batch_norm_kernel
+from common.workarounds import batch_norm_kernel
 
 
 @keras.saving.register_keras_serializable(package="keras_studies")

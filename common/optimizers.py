@@ -162,7 +162,7 @@ MAKERS = {
 
 def on_tensorflow(maker: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
     """The optimiser with TensorFlow's update kernel, if there is one."""
-    from common.workrounds import update_kernels as kernels
+    from common.workarounds import update_kernels as kernels
 
     kernel = {
         keras.optimizers.SGD: kernels.sgd,

@@ -12,7 +12,8 @@ from common.selection import Fields
 COLUMNS = ("preset", "setting", "metric", "published", "margin", "source", "note")
 
 References = dict[tuple[str, str, str], Mapping[str, str]]
-"""Rows by preset, setting and metric."""
+"""Rows by preset, setting and metric. A further column, `arm`, says that a number is there a second time: for a setting
+which tries what the source leaves open."""
 
 
 def read_references(path: Path) -> References:

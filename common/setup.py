@@ -8,7 +8,7 @@ import tensorflow as tf
 from common import garbage
 from common.config import Config
 from common.devices import Devices
-from common.workrounds.jax_state import keep_state_as_it_is
+from common.workarounds.jax_state import keep_state_as_it_is
 
 
 def reset_keras() -> None:

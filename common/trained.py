@@ -19,9 +19,9 @@ from common.files import CheckpointError
 from common.normalisation import BatchNormalization
 from common.run_folder import RunFolder, check_classifier
 from common.runs import Run
-from common.workrounds.dense import Dense
-from common.workrounds.grouped_convolution import GroupedConv2D
-from common.workrounds.max_pooling import MaxPooling2D
+from common.workarounds.dense import Dense
+from common.workarounds.grouped_convolution import GroupedConv2D
+from common.workarounds.max_pooling import MaxPooling2D
 
 # What a file may name; to import them is to register them.
 KNOWN = (Augment, BatchNormalization, Dense, GroupedConv2D, MaxPooling2D)
@@ -91,7 +91,9 @@ def load_phase(model: keras.Model, run: RunFolder, phase: str) -> None:
     try:
         newest = checkpoints.latest(run.checkpoints)
         if newest is None:
-            raise ConfigError(f"{run.path} has no checkpoints any more, so phase {phase} cannot be had")
+            raise ConfigError(
+                f"{run.path} has no checkpoints any more, and with them went the weights of phase {phase}"
+            )
         entry = newest.data[metrics["reported"]][phase]
         checkpoints.assign("weights", model.weights, checkpoints.load(run.checkpoints / entry["file"]).arrays)
     except (CheckpointError, OSError, KeyError, TypeError) as error:

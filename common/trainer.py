@@ -23,9 +23,9 @@ from common.progress import Progress
 from common.result import Predictions, Result, brief, is_right, write_predictions
 from common.runs import Run, write_environment
 from common.words import count
-from common.workrounds.executions import in_one_program, one_at_a_time, steps_per_execution
-from common.workrounds.optimizer_variables import built
-from common.workrounds.step_logs import TensorBoard, Unread
+from common.workarounds.executions import in_one_program, one_at_a_time, steps_per_execution
+from common.workarounds.optimizer_variables import built
+from common.workarounds.step_logs import TensorBoard, Unread
 
 # Functions of a phase, which is of the task's own kind.
 Configure = Callable[[Any], None]

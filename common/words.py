@@ -17,6 +17,7 @@ DATA_SETS: Mapping[object, str] = {
     "notmnist": "notMNIST",
     "fer2013": "FER-2013",
 }
+BATCH_NORM = {"keep": "keeps its statistics", "layer": "by layer", "follow": "follows the batch"}
 # Data sets of weights, by what the names of their files end in.
 PRETRAINED = {
     "tiny_imagenet": "Tiny-ImageNet weights",
@@ -36,6 +37,12 @@ def weights(value: object) -> str:
         return PRETRAINED.get(data, f"{DATA_SETS.get(run[1], run[1])} weights")
     known = (end for end in sorted(PRETRAINED, key=len, reverse=True) if re.search(rf"(^|_){end}$", name))
     return next((PRETRAINED[end] for end in known), f"weights {name}")
+
+
+def trained_on(*data: str) -> Callable[[object], bool]:
+    """Whether weights were trained on one of these data sets, as `PRETRAINED` has them: a function of the weights."""
+    wanted = [PRETRAINED[name] for name in data]
+    return lambda value: weights(value) in wanted
 
 
 def count(number: int, noun: str) -> str:
@@ -75,11 +82,7 @@ WORDS: Mapping[str, Word] = {
     "limit_test": "{:,} test images",
     "batch_size": "batch of {}",
     "epochs": epochs,
-    "batch_norm": {
-        "keep": "batch norm keeps its statistics",
-        "layer": "batch norm by layer",
-        "follow": "batch norm follows the batch",
-    },
+    "batch_norm": {regime: f"batch norm {told}" for regime, told in BATCH_NORM.items()},
     "augment_at": {"native": "augmented at the images' own size", "input": "augmented at the network's input size"},
     "initialisation": {"torch": "PyTorch's initial weights", "keras": "Keras' initial weights"},
     "head_init": {"torch": "head with PyTorch's initial weights", "keras": "head with Keras' initial weights"},

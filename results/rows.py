@@ -50,6 +50,8 @@ class Row:
     """Left to the full table by a README, unless a source has published it."""
     too_uncertain: bool = False
     """Undecided, and no number of seeds would decide it."""
+    arm: bool = False
+    """Beside a published number that stands beside another setting too, and is counted there."""
 
     @property
     def note(self) -> str:
@@ -147,6 +149,7 @@ def beside(
         gap=found.gap,
         notes=tuple(filter(None, [*reference["note"].split("; "), found.remedy, *row.notes])),
         too_uncertain=found.remedy == TOO_UNCERTAIN,
+        arm=bool(reference.get("arm")),
     )
 
 

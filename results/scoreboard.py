@@ -63,7 +63,8 @@ def boards(tasks: Iterable[Task]) -> list[Board]:
 def board(task: Task) -> Board:
     """The published numbers of one task."""
     published = [row for row in task.rows if row.published]
-    run, missing = ([row for row in published if (row.n is None) is absent] for absent in (False, True))
+    run = [row for row in published if row.n is not None]
+    missing = [row for row in published if row.n is None and not row.arm]
     return Board(task.name, in_words(verdicts(published), VERDICTS), settings(task, run), settings(task, missing))
 
 
@@ -121,8 +122,8 @@ def band() -> tuple[float, float]:
 
 
 def verdicts(rows: Iterable[Row]) -> Counter[str]:
-    """How many published numbers have which verdict."""
-    return Counter(row.verdict for row in rows if row.published)
+    """How many published numbers have which verdict, each counted once."""
+    return Counter(row.verdict for row in rows if row.published and not row.arm)
 
 
 def in_words(counts: Mapping[str, int], words: Iterable[str]) -> str:

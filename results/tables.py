@@ -149,7 +149,8 @@ def overview(by_task: Mapping[str, Summary]) -> str:
     lines = [joined(heads), joined(["---"] * len(heads))]
     for task, summary in by_task.items():
         rows, best = summary.rows, summary.headline
-        found = {verdict: sum(row.verdict == verdict for row in rows if row.published) for verdict in VERDICTS}
+        published = [row for row in rows if row.published and not row.arm]
+        found = {verdict: sum(row.verdict == verdict for row in published) for verdict in VERDICTS}
         told = counts(found) or "none published"
         link = f"[`{task}`](../tasks/{task}/README.md)"
         named = f"{summary.words}: {best.metric}"

@@ -9,7 +9,7 @@ import keras
 from keras import layers
 
 from common.normalisation import BatchNormalization
-from common.workrounds.grouped_convolution import GroupedConv2D
+from common.workarounds.grouped_convolution import GroupedConv2D
 
 Tensor: TypeAlias = keras.KerasTensor
 # torch's momentum of 0.1 is the weight of the new value, Keras's the weight of the old one.

@@ -12,7 +12,7 @@ from keras import layers
 
 from common.backbones import STAGES
 from common.backbones.blocks import Tensor, conv_norm, pad
-from common.workrounds.max_pooling import MaxPooling2D
+from common.workarounds.max_pooling import MaxPooling2D
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def decode_once(
 ) -> Found:
     """The images that cannot be decoded, each with the reason, and all images in their order.
 
-    `names` are of files below `root`, or of parts of them (records.py). Images are uint8 (names, *shape), with zeros
+    `names` are of files below `root`, or of parts of them (tfrecords.py). Images are uint8 (names, *shape), with zeros
     for those that cannot be decoded. Both are kept in the data folder, so that the next run starts at once, or in
     memory if that cannot be written. Images that need more than `gigabytes` are only checked: None.
     """
@@ -172,7 +172,7 @@ def digest_of(names: Sequence[str], root: Path) -> str:
     """SHA-256 of the names, their files' sizes and times of change, and the libraries that decode them."""
     import tensorflow as tf
 
-    from common.data.records import file_of
+    from common.data.tfrecords import file_of
 
     found = hashlib.sha256(f"Pillow {PIL.__version__}, TensorFlow {tf.__version__}".encode())
     states: dict[str, str] = {}

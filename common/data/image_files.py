@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
-from common.data import records
+from common.data import tfrecords
 from common.data.listing import unopened
 
 # A file's content decides, not its suffix.
@@ -42,13 +42,13 @@ def content(name: tf.Tensor) -> tf.Tensor:
     """The bytes of a file, or of a part of one, by its name in a store."""
 
     def content_of(own: np.ndarray | bytes) -> bytes:
-        return records.content(np.asarray(own).item())
+        return tfrecords.content(np.asarray(own).item())
 
     def of_part() -> tf.Tensor:
         # Stateless: of functions with a state, TensorFlow runs one at a time if it has to be deterministic.
         return tf.ensure_shape(tf.numpy_function(content_of, [name], tf.string, stateful=False), [])
 
-    is_part = tf.size(tf.strings.split(name, records.SEPARATOR)) > 1
+    is_part = tf.size(tf.strings.split(name, tfrecords.SEPARATOR)) > 1
     return tf.cond(is_part, of_part, lambda: tf.io.read_file(name))
 
 
@@ -134,7 +134,7 @@ def turned(image: Image.Image) -> Image.Image:
 def why_not(name: str) -> str:
     """Why a file, or a part of one, that could not be read is no image."""
     try:
-        content = records.content(os.fsencode(name))
+        content = tfrecords.content(os.fsencode(name))
     except OSError as error:
         return unopened(error)
     if not content:

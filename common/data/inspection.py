@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from common.config import Config
-from common.data import folder_of, near_copies, pipeline, records, sources
+from common.data import folder_of, near_copies, pipeline, sources, tfrecords
 from common.data.listing import list_images
 from common.data.splits import Dataset, Split, digests
 
@@ -120,7 +120,7 @@ def file_size(name: str) -> tuple[int, int]:
     """Width and height of an image in a file, or in a part of one."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(records.content(os.fsencode(name)))) as image:
+    with Image.open(io.BytesIO(tfrecords.content(os.fsencode(name)))) as image:
         return image.size
 
 

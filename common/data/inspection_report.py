@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
-from common.data import near_copies, pipeline, records
+from common.data import near_copies, pipeline, tfrecords
 from common.data.inspection import PUBLISHED, SPLITS, Inspection, parts
 from common.data.listing import few, printable
 from common.plots.data_sets import FEW_CLASSES, Pair, contact_sheet, copy_pairs
@@ -92,7 +92,7 @@ def where(found: Inspection, index: int) -> dict[str, Any]:
 
 def shown(name: str) -> str:
     """The name of a file, or of a part of one, as JSON and a figure have it."""
-    return printable(records.shown(name))
+    return printable(tfrecords.shown(name))
 
 
 def show(found: Inspection, said: dict[str, Any], console: Console) -> None:
@@ -153,7 +153,7 @@ def lines(found: Inspection, said: dict[str, Any]) -> Iterator[str]:
             f"{span(min(heights), max(heights))} high; most frequent {sizes[0]['width']}×{sizes[0]['height']} "
             f"({sizes[0]['images'] / images:.0%})"
         )
-    yield f"unreadable: {counted(list(map(records.shown, found.data.unreadable)))}"
+    yield f"unreadable: {counted(list(map(tfrecords.shown, found.data.unreadable)))}"
     for reason, paths in found.unused.items():
         yield f"not used, {reason}: {counted(paths)}"
     yield from (f"note: {note}" for note in said["notes"] if not note.startswith("not used"))

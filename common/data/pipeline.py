@@ -10,7 +10,7 @@ from common.data.image_files import read
 from common.data.splits import Split
 from common.devices import Devices
 from common.errors import ConfigError
-from common.workrounds.autotuner import untuned
+from common.workarounds.autotuner import untuned
 
 # What the host makes of a batch: uint8 images (b, h, w, c), int64 labels (b,) and a seed of the batch, int64 (2,), to
 # uint8 images and targets. The seed is epoch and step: fold the run's seed into it, or every run draws the same.

@@ -18,7 +18,7 @@ class Split:
     """Images and labels of one split: the entries at `places` of a store that several splits share.
 
     `store` is a uint8 tensor (m, height, width, channels); or a string tensor (m,) of names of files or of parts of
-    files (records.py), which are decoded, cropped to a centred square and resized to `size` when they are read; or a
+    files (tfrecords.py), which are decoded, cropped to a centred square and resized to `size` when they are read; or a
     NumPy array (m, ...), in memory or on disk, of a network's outputs for the images. `places` and `labels` are int64
     (n,).
     """
@@ -169,10 +169,10 @@ def limited(split: Split, limit: int | None, seed: int, name: str) -> Split:
 
 def digests(split: Split) -> list[bytes]:
     """SHA-256 of each image's pixels, or of the content of its file."""
-    from common.data import records
+    from common.data import tfrecords
 
     rows = np.asarray(split.store)[split.places]
-    contents = map(records.content, rows) if split.in_files else rows
+    contents = map(tfrecords.content, rows) if split.in_files else rows
     return [hashlib.sha256(content).digest() for content in contents]
 
 

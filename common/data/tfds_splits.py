@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from common.data import records
+from common.data import tfrecords
 from common.data.decoded import decode_once, splits_of
 from common.data.image_files import decode
 from common.data.listing import few
@@ -130,7 +130,7 @@ def read(name: str, builder: "DatasetBuilder", side: int, data_folder: Path, gig
     shape = side, side, features.channels
     unreadable, decoded = decode_once(Path(builder.data_dir), files, shape, data_folder, gigabytes)
     if unreadable:
-        told = few([f"{records.shown(file)}: {reason}" for file, reason in unreadable.items()])
+        told = few([f"{tfrecords.shown(file)}: {reason}" for file, reason in unreadable.items()])
         notes.append(f"not used, images that cannot be read: {len(unreadable):,} ({told})")
     splits = splits_of(name, named, side, features.channels, unreadable)
     return Loaded(splits, features.class_names, notes, files, unreadable, decoded)
@@ -182,4 +182,4 @@ def from_records(
         one = stored.deserialize_example(record, decoders={features.image: tfds.decode.SkipDecoding()})
         return one[features.image], one[features.label]
 
-    return records.images(builder.info.splits[split].filepaths, parse)
+    return tfrecords.images(builder.info.splits[split].filepaths, parse)

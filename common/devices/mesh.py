@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from common.devices import Devices, check_count
 from common.errors import ConfigError
-from common.workrounds.jax_batches import lay_out_each_batch
+from common.workarounds.jax_batches import lay_out_each_batch
 
 KERAS = "KERAS_DISTRIBUTION_"  # of its variables
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # set by srun

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from common.devices import Devices, check_count
-from common.workrounds import mirrored
+from common.workarounds import mirrored
 
 if TYPE_CHECKING:
     import keras  # not before `join`

@@ -7,7 +7,7 @@ from keras import layers, ops
 
 from common.data.splits import Dataset
 from common.initialisation import dense, kernel_and_bias
-from common.workrounds.dense import Dense
+from common.workarounds.dense import Dense
 
 if TYPE_CHECKING:
     from tasks.autoencoder_sweep.train import SweepConfig

@@ -64,8 +64,8 @@ class SweepConfig(Config):
     convention: Literal["keras", "torch"] = "keras"
     """Whose formulas Adam follows if the two differ."""
     steps_per_execution: int = 4  # of 844 in an epoch of MNIST
-    """Most steps between looks at loss, stop requests and clock: the greatest common divisor with an epoch's is used.
-    JAX or several devices: 1."""
+    """Most steps between two checks of loss, stop requests and clock: the greatest common divisor with an epoch's is
+    used. Several devices: 1."""
 
     def shown(self) -> tuple[str, ...]:
         """What a row of the table always names."""
@@ -76,10 +76,10 @@ class SweepConfig(Config):
         """The one phase."""
         return (Phase("train", self.epochs, "adam", self.rate, convention=self.convention),)
 
-    def headline(self) -> tuple[str, ...]:
+    def name_parts(self) -> tuple[str, ...]:
         """Preset, data set, and the bottleneck or the encoder."""
         last = f"k{self.k}" if self.task == "reconstruct" else f"{Path(self.encoder).name}-encoder"
-        return (*super().headline(), last)
+        return (*super().name_parts(), last)
 
     def identity(self) -> dict:
         """Everything that the result depends on; an encoder's run by its name, wherever it lies."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.augment import AUGMENTATIONS
+from common.backbones import MIN_IMAGE_SIZE
 from common.errors import ConfigError
 from common.fine_tuning import FineTuning
 from common.phase import Phase
@@ -54,9 +55,9 @@ class PhasedConfig(FineTuning):
 
     SHOWN = ("dataset", "backbone", "batch_norm")
 
-    def headline(self) -> tuple[str, ...]:
+    def name_parts(self) -> tuple[str, ...]:
         """Preset, data set and backbone."""
-        return (*super().headline(), self.backbone)
+        return (*super().name_parts(), self.backbone)
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""
@@ -82,10 +83,10 @@ class PhasedConfig(FineTuning):
     def check_sizes(self) -> None:
         """Raise ConfigError for an image size of a phase that cannot be trained at."""
         for phase in self.phases:
-            if not 32 <= self.side(phase) <= self.image_size:
+            if not MIN_IMAGE_SIZE <= self.side(phase) <= self.image_size:
                 raise ConfigError(
-                    f"phase {phase.name!r}: image_size is {phase.image_size}; allowed: 32 to --image-size, "
-                    f"{self.image_size}, or None for that"
+                    f"phase {phase.name!r}: image_size is {phase.image_size}; allowed: {MIN_IMAGE_SIZE} to "
+                    f"--image-size, {self.image_size}, or None for that"
                 )
         if self.phases and self.side(self.phases[-1]) < self.image_size:
             raise ConfigError(
@@ -113,4 +114,4 @@ class PhasedConfig(FineTuning):
                 "cache-views is for frozen layers whose outputs do not change; allowed with batch-norm follow: 0"
             )
         if self.cache_views and (self.cache_features == "off" or self.devices * self.nodes > 1):
-            raise ConfigError("cache-views needs cache-features, which is off, or not to be had on several devices")
+            raise ConfigError("cache-views needs one device, and cache-features auto or on")

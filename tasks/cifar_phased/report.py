@@ -12,7 +12,7 @@ from common.plots import across
 from common.plots.base import LEGEND_BELOW, empty_figure, save_figure
 from common.report import Headline, Pair, Part, Pictures, Report, Table
 from common.selection import Fields, Group, Runs
-from common.words import PRETRAINED, weights
+from common.words import BATCH_NORM, trained_on
 from tasks.cifar_phased import judges
 
 PHASES = {"head": "head", "last_block": "last block", "full": "full"}
@@ -21,14 +21,7 @@ ARM = ("backbone", "weights", "image_size")  # what every legend says of a netwo
 NETWORK = (*ARM, "batch_norm")  # in which two bars of a panel may differ
 
 
-def from_imagenet(value: object) -> bool:
-    """Whether weights were trained on ImageNet."""
-    return weights(value) == PRETRAINED["imagenet"]
-
-
-def from_tiny_imagenet(value: object) -> bool:
-    """Whether weights were trained on Tiny-ImageNet."""
-    return weights(value) == PRETRAINED["tiny_imagenet"]
+from_imagenet, from_tiny_imagenet = trained_on("imagenet"), trained_on("tiny_imagenet")
 
 
 def pretrained(value: object) -> bool:
@@ -125,7 +118,6 @@ ON_A_LAPTOP: dict[str, dict[str, object]] = {
     "MobileNetV2, Tiny-ImageNet weights, 64 pixels": {**MOBILENET, "weights": from_tiny_imagenet, "image_size": 64},
     "MobileNetV2, ImageNet weights, 96 pixels": {**MOBILENET, "weights": from_imagenet, "image_size": 96},
 }
-REGIMES = {"keep": "keeps its statistics", "layer": "by layer", "follow": "follows the batch"}
 
 LAPTOP = Table(
     "Accuracy (%) after each phase on the test images, and of the last phase on the validation images. "
@@ -139,7 +131,7 @@ AT_THE_PUBLISHED_SIZE = Table(
     "The same at the source's size: all training images, 224 pixels, ImageNet weights",
     of={"preset": "three_phase", "weights": from_imagenet, "image_size": 224},
     rows={
-        f"{data}, {name}, batch norm {REGIMES[regime]}": Part({**own, **more, "batch_norm": regime})
+        f"{data}, {name}, batch norm {BATCH_NORM[regime]}": Part({**own, **more, "batch_norm": regime})
         for regime in ("follow", "keep")
         for data, own in DATA.items()
         for name, more in (("ResNet-18", RESNET18), ("MobileNetV2", MOBILENET))
@@ -151,7 +143,7 @@ OF_BATCH_NORM = (
     ("MobileNetV2", {**MOBILENET, "weights": from_imagenet, "image_size": 96}),
     ("ResNet-18", {**RESNET18, "weights": from_tiny_imagenet, "image_size": 64}),
 )
-BATCH_NORM = Table(
+THREE_REGIMES = Table(
     "Three regimes of batch normalisation: test accuracy (%) after each phase on CIFAR-10, 5,000 training images. "
     "MobileNetV2 at 96 pixels from ImageNet weights, ResNet-18 at 64 pixels from Tiny-ImageNet weights",
     of={"preset": "three_phase", "dataset": "cifar10", "limit_train": 5000},
@@ -160,7 +152,7 @@ BATCH_NORM = Table(
         for network, own in OF_BATCH_NORM
         for phase, name in PHASES.items()
     },
-    columns={name: Part({"batch_norm": regime}) for regime, name in REGIMES.items()},
+    columns={name: Part({"batch_norm": regime}) for regime, name in BATCH_NORM.items()},
     corner="network, phase",
 )
 HEAD_ALONE = {
@@ -407,13 +399,13 @@ OF_001: tuple[tuple[str, Judge], ...] = (
 
 
 REPORT = Report(
-    tables=(LAPTOP, AT_THE_PUBLISHED_SIZE, BATCH_NORM, EQUAL_BUDGET, TWO_PHASE, FOUR_OPTIMISERS),
+    tables=(LAPTOP, AT_THE_PUBLISHED_SIZE, THREE_REGIMES, EQUAL_BUDGET, TWO_PHASE, FOUR_OPTIMISERS),
     pairs=(
         *(
             Pair(
                 {"preset": "three_phase", "batch_norm": "keep"},
                 {"preset": "three_phase", "batch_norm": other},
-                words=("batch norm keeps its statistics", f"batch norm {REGIMES[other]}"),
+                words=("batch norm keeps its statistics", f"batch norm {BATCH_NORM[other]}"),
             )
             for other in ("layer", "follow")
         ),

@@ -15,7 +15,7 @@ from common.plots.base import BLUE, GREEN, LEGEND_BELOW, ORANGE, VERMILION, empt
 from common.published import numbers
 from common.report import Headline, Pair, Part, Pictures, Report, Table
 from common.selection import Group, Runs
-from common.words import PRETRAINED, weights
+from common.words import BATCH_NORM, trained_on
 
 ARMS = {
     "frozen": ("backbone frozen", "0.6"),
@@ -124,14 +124,9 @@ def batch_norm(runs: Runs, path: Path) -> None:
 # --- tables
 
 
-def from_imagenet(value: object) -> bool:
-    """Whether weights were trained on ImageNet, also those that come from an int8 model."""
-    return weights(value) in (PRETRAINED["imagenet"], PRETRAINED["imagenet_from_int8"])
-
-
-def from_tiny_imagenet(value: object) -> bool:
-    """Whether weights were trained on Tiny-ImageNet."""
-    return weights(value) == PRETRAINED["tiny_imagenet"]
+# Also those that come from an int8 model.
+from_imagenet = trained_on("imagenet", "imagenet_from_int8")
+from_tiny_imagenet = trained_on("tiny_imagenet")
 
 
 # In the source's order; its improvements are in points of accuracy and in percent of the rest.
@@ -236,8 +231,7 @@ def order(network: str, of: Mapping[str, object]) -> Table:
     )
 
 
-REGIMES = {"keep": "keeps its statistics", "layer": "by layer", "follow": "follows the batch"}
-BATCH_NORM = Table(
+THREE_REGIMES = Table(
     "Three regimes of batch normalisation: test accuracy (%) with rates by depth, 5,000 training images",
     of={**FER, **BY_DEPTH, "limit_train": 5000},
     rows={
@@ -248,7 +242,7 @@ BATCH_NORM = Table(
             ("ResNet-18, 64 pixels, ImageNet weights", "resnet18", 64, from_imagenet),
         )
     },
-    columns={name: Part({"batch_norm": regime}) for regime, name in REGIMES.items()},
+    columns={name: Part({"batch_norm": regime}) for regime, name in BATCH_NORM.items()},
     corner="network",
 )
 
@@ -282,7 +276,7 @@ REPORT = Report(
         FROM_SCRATCH,
         order("MobileNetV2 with ImageNet weights at 96 pixels", SMALL),
         order("ResNet-18 with ImageNet weights at 224 pixels", LARGE),
-        BATCH_NORM,
+        THREE_REGIMES,
     ),
     pairs=(
         arm_against("by_depth", "one_rate"),
@@ -292,7 +286,7 @@ REPORT = Report(
             Pair(
                 {"preset": "by_depth", "batch_norm": "keep"},
                 {"preset": "by_depth", "batch_norm": other},
-                words=("batch norm keeps its statistics", f"batch norm {REGIMES[other]}"),
+                words=("batch norm keeps its statistics", f"batch norm {BATCH_NORM[other]}"),
             )
             for other in ("layer", "follow")
         ),

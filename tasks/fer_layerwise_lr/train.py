@@ -2,8 +2,8 @@
 
 A backbone with ImageNet weights and a new head learn to read expressions from faces. Five arms, each a preset: rates
 that rise with depth (by_depth), the head's rate for all (one_rate), and a backbone that stays as it is (frozen); and,
-to tell the order of the rates from their height, the same rates in reverse order (reversed), and their geometric mean
-for all (geometric_mean).
+to separate the effect of their order from that of their size, the same rates in reverse order (reversed), and their
+geometric mean for all (geometric_mean).
 
     python tasks/fer_layerwise_lr/train.py                      # by_depth: FER-2013, ResNet-18, 224 pixels
     python tasks/fer_layerwise_lr/train.py --preset one_rate
@@ -87,9 +87,9 @@ class LayerwiseConfig(FineTuning):
         """The one phase. Its rate is the head's; the other groups' are fractions of it."""
         return (Phase("train", self.epochs, "sgd", self.rates.head, momentum=self.momentum),)
 
-    def headline(self) -> tuple[str, ...]:
+    def name_parts(self) -> tuple[str, ...]:
         """Preset, data set, backbone and image size."""
-        return (*super().headline(), self.backbone, str(self.image_size))
+        return (*super().name_parts(), self.backbone, str(self.image_size))
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""

@@ -58,9 +58,9 @@ class SVMConfig(Config):
         """The one phase."""
         return (Phase("train", self.epochs, "sgd", self.rate),)
 
-    def headline(self) -> tuple[str, ...]:
+    def name_parts(self) -> tuple[str, ...]:
         """Preset, data set and loss."""
-        return (*super().headline(), self.loss)
+        return (*super().name_parts(), self.loss)
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""

@@ -68,9 +68,9 @@ class PermutedConfig(Config):
         """The one phase."""
         return (Phase("train", self.epochs, "sgd", self.rate, momentum=self.momentum),)
 
-    def headline(self) -> tuple[str, ...]:
+    def name_parts(self) -> tuple[str, ...]:
         """Preset, data set, network and block."""
-        return (*super().headline(), self.network, f"block{self.block}")
+        return (*super().name_parts(), self.network, f"block{self.block}")
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""
@@ -173,7 +173,7 @@ def convolutions(
 
     from common.initialisation import kernel_and_bias
     from common.normalisation import BatchNormalization
-    from common.workrounds.max_pooling import MaxPooling2D
+    from common.workarounds.max_pooling import MaxPooling2D
 
     x = layers.Conv2D(64, 3, padding=padding, **kernel_and_bias(initialisation, 9 * x.shape[-1]))(x)
     x = BatchNormalization(momentum=0.9, epsilon=1e-5)(x)  # the defaults of the source's framework
@@ -190,7 +190,7 @@ def perceptron(x: "keras.KerasTensor", initialisation: Literal["keras", "torch"]
     from keras import layers
 
     from common.initialisation import kernel_and_bias
-    from common.workrounds.dense import Dense
+    from common.workarounds.dense import Dense
 
     x = layers.Flatten()(x)
     for _ in range(2):

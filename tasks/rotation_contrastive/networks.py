@@ -7,7 +7,7 @@ from keras import layers, ops
 
 from common.data.splits import Dataset
 from common.initialisation import dense, kernel_and_bias
-from common.workrounds.max_pooling import MaxPooling2D
+from common.workarounds.max_pooling import MaxPooling2D
 
 if TYPE_CHECKING:
     from tasks.rotation_contrastive.train import RotationConfig

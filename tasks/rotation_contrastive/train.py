@@ -82,11 +82,11 @@ class RotationConfig(Config):
         decay, convention = self.weight_decay, self.convention
         return (Phase("train", self.epochs, "adam", self.rate, weight_decay=decay, convention=convention),)
 
-    def headline(self) -> tuple[str, ...]:
+    def name_parts(self) -> tuple[str, ...]:
         """Preset, data set, and what is transferred."""
         if self.experiment not in PRETEXT:
-            return super().headline()
-        return (*super().headline(), f"{self.blocks}blocks", "trained" if self.train_blocks else "frozen")
+            return super().name_parts()
+        return (*super().name_parts(), f"{self.blocks}blocks", "trained" if self.train_blocks else "frozen")
 
     def identity(self) -> dict:
         """Everything that the result of this experiment depends on; a pretext run by its name, wherever it lies."""

@@ -80,7 +80,7 @@ def ours(own: bool) -> float:
     """Images per second of the task's loop, with its own dense layers or Keras's."""
     import keras
 
-    from common.workrounds.dense import Dense
+    from common.workarounds.dense import Dense
 
     if not own:
         Dense.call = keras.layers.Dense.call

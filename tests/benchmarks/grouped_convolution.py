@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import tensorflow as tf
 
-from common.workrounds.grouped_convolution import dense_kernel
+from common.workarounds.grouped_convolution import dense_kernel
 
 GROUPS, CALLS, REPEATS = 32, 10, 5
 

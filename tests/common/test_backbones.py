@@ -12,7 +12,7 @@ from common import weights
 from common.backbones import BACKBONES, STAGES, blocks, networks, resnet
 from common.backbones.networks import build
 from common.errors import ConfigError
-from common.workrounds.grouped_convolution import GroupedConv2D
+from common.workarounds.grouped_convolution import GroupedConv2D
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MOBILENET_ENDS = ["blocks.0.0.bn2", "blocks.1.1.add", "blocks.2.2.add", "blocks.4.2.add", "bn2.act"]

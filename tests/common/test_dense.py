@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from common.workrounds.dense import Dense
+from common.workarounds.dense import Dense
 
 
 def arrays(*shapes):

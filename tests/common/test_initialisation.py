@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from common.initialisation import kernel_and_bias
-from common.workrounds.dense import Dense
+from common.workarounds.dense import Dense
 
 FIXTURE = Path(__file__).parent / "fixtures" / "torch_initialisation.npz"
 LAYERS = {  # a layer by its initialisers, its input, and the inputs of one output

@@ -22,10 +22,10 @@ from common.data import (
     inspection,
     inspection_report,
     pipeline,
-    records,
     sources,
     tfds_sets,
     tfds_splits,
+    tfrecords,
 )
 from common.errors import ConfigError
 
@@ -199,9 +199,9 @@ def test_an_image_of_any_of_several_record_files_is_found(tmp_path):
         one = tf.io.parse_single_example(record, spec)
         return one["image"], one["label"]
 
-    names, labels = records.images(files, parse)
+    names, labels = tfrecords.images(files, parse)
     assert labels.tolist() == list(range(8))
-    assert [records.content(name) for name in names] == contents
+    assert [tfrecords.content(name) for name in names] == contents
     assert [image_files.content(tf.constant(name)).numpy() for name in names] == contents
     assert image_files.content(tf.constant(str(files[0]))).numpy() == files[0].read_bytes()
 

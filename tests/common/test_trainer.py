@@ -25,7 +25,7 @@ from common.outcomes import unpacked
 from common.phase import Phase
 from common.progress import Diverged, Progress
 from common.stopping import Interrupted
-from common.workrounds.executions import steps_per_execution
+from common.workarounds.executions import steps_per_execution
 
 pytestmark = pytest.mark.usefixtures("float32_afterwards")
 

@@ -1,5 +1,6 @@
 """Tables: paired differences, the overview, LaTeX; and that what is committed agrees with the records."""
 
+import csv
 import json
 import re
 import shutil
@@ -264,6 +265,20 @@ def test_the_overview_counts_verdicts_and_names_a_headline(root):
     before = (root / "results" / "README.md").read_bytes()
     collect(root)
     assert (root / "results" / "README.md").read_bytes() == before
+
+
+def test_a_number_that_arms_are_judged_by_too_is_counted_once(root):
+    make_run(root, 0)
+    make_run(root, 1)
+    number = "test loss,0.1,0.01,000,"
+    settings = (SETTING, ""), ("dataset=cifar10 backbone=resnet18 batch_size=7", "yes"), ("dataset=cifar100", "yes")
+    lines = [f"three_phase,{setting},{number},{arm}\n" for setting, arm in settings]
+    (root / "tasks" / TASK / "reference.csv").write_text(REFERENCE.replace("note\n", "note,arm\n") + "".join(lines))
+    collect(root)
+    (line,) = [line for line in (root / "results" / "README.md").read_text().splitlines() if f"[`{TASK}`]" in line]
+    assert re.search(r"\| 1 (reproduced|higher|lower|undecided) \|", line)
+    with (root / "results" / "tables" / f"{TASK}.csv").open() as file:
+        assert [row["published"] for row in csv.DictReader(file) if row["published"]] == ["0.1"] * 3
 
 
 def test_a_headline_that_is_wanted_stands_for_its_task_once_it_is_measured(root):

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import keras
 from keras import layers, ops
 
-from common.workrounds.grouped_convolution import has_accelerator
+from common.workarounds.grouped_convolution import has_accelerator
 
 Tensor: TypeAlias = keras.KerasTensor
 

@@ -1,4 +1,4 @@
-"""Each work-round is still needed: a test here fails when its library is mended, and then the work-round goes.
+"""Each workaround is still needed: a test here fails when its library is mended, and then the workaround goes.
 
 What cannot be shown by one call, because it is a matter of speed or of chance, is bound to the versions that it was
 last tried with.
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.workrounds import grouped_convolution, max_pooling, optimizer_variables, step_logs
+from common.workarounds import grouped_convolution, max_pooling, optimizer_variables, step_logs
 
 # autotuner, batch_norm_kernel, dense, max_pooling, update_kernels: with a newer version run the benchmark of each.
 TRIED_WITH = {"keras": "3.15.1", "tensorflow": "2.21.0"}
@@ -98,7 +98,7 @@ def test_keras_runs_past_the_end_of_an_epoch_that_several_steps_do_not_divide():
 
 GROUPED = """
 import keras
-from common.workrounds import grouped_convolution
+from common.workarounds import grouped_convolution
 from keras.src.backend.tensorflow import nn
 import tensorflow as tf
 
@@ -148,7 +148,7 @@ STATE = """
 import numpy as np
 import keras
 from keras.src.utils import tracking
-from common.workrounds.jax_state import keep_state_as_it_is
+from common.workarounds.jax_state import keep_state_as_it_is
 
 def looked_at():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
@@ -177,7 +177,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 import keras
 import numpy as np
 import tensorflow as tf
-from common.workrounds.jax_batches import lay_out_each_batch
+from common.workarounds.jax_batches import lay_out_each_batch
 
 keras.distribution.set_distribution(
     keras.distribution.DataParallel(devices=["cpu:0", "cpu:1"], auto_shard_dataset=False)
@@ -207,7 +207,7 @@ MIRRORED = """
 import keras
 import numpy as np
 import tensorflow as tf
-from common.workrounds import mirrored
+from common.workarounds import mirrored
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -259,7 +259,7 @@ def test_tensorflow_says_that_onednn_is_on(before, said):
 
 def test_words_before_a_crash_within_the_import_are_not_lost():
     crash = (
-        "import os; from common.workrounds import import_messages\n"
+        "import os; from common.workarounds import import_messages\n"
         "with import_messages.filtered():\n"
         "    os.write(2, b'oneDNN custom operations are on\\nlast words\\n'); os.abort()"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from common.workrounds.autotuner import untuned
+from common.workarounds.autotuner import untuned
 
 # Before a record stand its length, 8 bytes, and a checksum of that, 4; behind it a checksum of its own, 4.
 BEFORE, BEHIND = 12, 4
