@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jinja2
 
+from common.config import REPOSITORY
 from common.measured import TEST_ACCURACY, TEST_LOSS
 from common.report import Headline
 from common.selection import Group, Runs
@@ -17,7 +18,7 @@ from results.rows import VERDICTS, Row
 
 MOST_COLUMNS = 9
 TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    loader=jinja2.FileSystemLoader([Path(__file__).parent / "templates", REPOSITORY / "common" / "run_page"]),
     autoescape=jinja2.select_autoescape(),
     undefined=jinja2.StrictUndefined,
     keep_trailing_newline=True,
