@@ -36,7 +36,7 @@ from common.published import References, read_references
 from common.report import Report
 from common.selection import protocol
 from common.words import count
-from results import grids, judged, pairs, readme, records, rows, tables
+from results import grids, judged, pairs, pictures, readme, records, rows, tables
 from results.task import Task
 
 # On lines of their own: a text may speak of them.
@@ -86,6 +86,7 @@ def task_of(
         grids.grids(grids.Source(report, every, references, complaints)),
         compared,
         judged.judge(report.claims, by_protocol, current),
+        current,
     )
 
 
@@ -192,6 +193,9 @@ def draw(task: Task, folder: Path, complaints: list[str]) -> None:
             for runs in (every.completed for every in task.by_protocol):
                 if runs and not drawn.is_file():
                     figure(runs, drawn)
+                    older = runs.groups[0].protocol < task.protocol
+                    if drawn.is_file() and older:
+                        pictures.add_line(drawn, f"Measured under protocol {runs.groups[0].protocol}, an older one")
             if drawn.is_file():
                 folder.mkdir(exist_ok=True)
                 shutil.move(drawn, path)

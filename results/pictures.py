@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from common import files
 from common.run_folder import RunFolder
@@ -13,6 +13,7 @@ from results.task import Task
 
 LARGEST = 300_000  # bytes of a picture
 MOST = 8_000_000  # bytes of all of them
+LINE = 24  # pixels
 RUN = "run.txt"  # the name of the run that they are of
 
 
@@ -39,6 +40,15 @@ def there(figures: Path, named: Mapping[str, str], complaints: list[str]) -> lis
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             complaints.append(f"damaged: figures/{name}: no picture ({type(error).__name__}); the page goes without it")
     return found
+
+
+def add_line(path: Path, text: str) -> None:
+    """Write a line below a figure."""
+    with Image.open(path) as image:
+        longer = Image.new("RGB", (image.width, image.height + LINE), "white")
+        longer.paste(image.convert("RGB"))
+    ImageDraw.Draw(longer).text((LINE // 2, longer.height - LINE), text, "black", ImageFont.load_default(LINE * 2 // 3))
+    longer.save(path)
 
 
 def keep(task: Task, runs: Path, figures: Path, complaints: list[str]) -> None:

@@ -26,3 +26,5 @@ class Task:
     grids: Sequence[Grid]
     compared: Sequence[Compared]
     claims: Sequence[Judged]
+    protocol: int
+    """Today's."""

@@ -18,10 +18,12 @@ from made_runs import (
     table,
     write_report,
 )
+from PIL import Image
 from scipy import stats
 
 from common.config import REPOSITORY
 from common.measured import SPEED, TEST_ACCURACY, Metric, percent
+from results import pictures
 from results.collect import current_protocol
 from results.records import group, natural, read_record
 from results.rows import COLUMNS, Row
@@ -502,6 +504,21 @@ def test_a_figure_shows_the_newest_protocol_that_has_what_it_shows(root, monkeyp
     edit(new / "config.json", config=json.loads((new / "config.json").read_text())["config"] | {"draw": True})
     collect(root)
     assert shown == [old.name, new.name, old.name]  # nothing was drawn of the newest, so the next was asked
+
+
+def test_a_figure_of_an_older_protocol_says_so(root, monkeypatch):
+    make_run(root, 0, draw=True)
+    write_report(root, "figures=(losses,)")
+    monkeypatch.setattr("common.plots.across.curves", lambda runs, path: Image.new("L", (300, 50), 99).save(path))
+    path = root / "results" / "figures" / f"{TASK}_losses.png"
+    collect(root)
+    assert Image.open(path).size == (300, 50)
+    (root / "tasks" / TASK / "train.py").write_text("class Config:\n    PROTOCOL = 9\n")
+    collect(root)
+    image = np.asarray(Image.open(path).convert("L"))
+    assert image.shape == (50 + pictures.LINE, 300)
+    assert (image[:50] == 99).all()
+    assert 0 < (image[50:] < 128).mean() < 0.5  # letters
 
 
 def test_a_task_without_a_report_has_a_table_and_no_figures(root):

@@ -79,7 +79,7 @@ def test_names_are_in_words_whether_run_or_not():
         Row("p", "k=2 trained=False", "train loss", published="1", verdict="not measured"),
         Row("p", "k=2 trained=True", "test loss", mean="1"),
     ]
-    (found,) = scoreboard.boards([Task("t", Report(words=words), Runs(), [], rows, [], [], [])])
+    (found,) = scoreboard.boards([Task("t", Report(words=words), Runs(), [], rows, [], [], [], 1)])
     assert found.settings == []
     (setting,) = found.missing
     assert setting.name == "p, 2 numbers, encoder frozen"
