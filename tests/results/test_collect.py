@@ -506,16 +506,22 @@ def test_a_figure_shows_the_newest_protocol_that_has_what_it_shows(root, monkeyp
     assert shown == [old.name, new.name, old.name]  # nothing was drawn of the newest, so the next was asked
 
 
+def pixels_of(path):
+    """A grey image's values."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L"))
+
+
 def test_a_figure_of_an_older_protocol_says_so(root, monkeypatch):
     make_run(root, 0, draw=True)
     write_report(root, "figures=(losses,)")
     monkeypatch.setattr("common.plots.across.curves", lambda runs, path: Image.new("L", (300, 50), 99).save(path))
     path = root / "results" / "figures" / f"{TASK}_losses.png"
     collect(root)
-    assert Image.open(path).size == (300, 50)
+    assert pixels_of(path).shape == (50, 300)
     (root / "tasks" / TASK / "train.py").write_text("class Config:\n    PROTOCOL = 9\n")
     collect(root)
-    image = np.asarray(Image.open(path).convert("L"))
+    image = pixels_of(path)
     assert image.shape == (50 + pictures.LINE, 300)
     assert (image[:50] == 99).all()
     assert 0 < (image[50:] < 128).mean() < 0.5  # letters
