@@ -99,8 +99,7 @@ def test_pairs_of_two_classes_are_found_however_rare_one_is():
         pairs = near_copies.of_two_classes(labels, np.random.default_rng(0))
         assert len(pairs) == near_copies.TRIED
         assert (labels[pairs[:, 0]] != labels[pairs[:, 1]]).all()
-        assert set(pairs[:, 0]) == set(range(len(labels)))
-        assert len(set(pairs[:, 1])) > 0.95 * len(labels) - 999 * (labels.sum() == 1)
+        assert len(set(pairs[:, 0])) > 0.98 * len(labels)
 
 
 def test_a_picture_without_detail_is_a_near_copy_of_none():

@@ -296,6 +296,12 @@ def wait_for_fixture():
     return wait_for
 
 
+def heed_signals():
+    """Undo what `nohup` and a shell's `&` do to the tests, and so to what they start."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start_launcher(tree):
     """Starts `python -m slurm` in a process of its own, on the tree; none is left behind."""
@@ -309,6 +315,7 @@ def start_launcher(tree):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=heed_signals,
         )
         started.append(process)
         return process
