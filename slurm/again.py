@@ -126,15 +126,18 @@ def keep(name: str) -> None:
 
 
 def is_to_go_on(submission: Submission, row: status.Row, known: squeue.Entries) -> bool:
-    """Whether a run whose job is gone was killed; if somebody cancelled it, its record says so."""
+    """Whether a run whose job is gone was killed; if somebody cancelled it, its record says so.
+
+    SLURM forgets a job after minutes. Then the run's record knows: a job that was cancelled has no reason to end.
+    """
     job = row.job or ""
     entry = known.get(job)
     state = entry.state if entry else squeue.endings([job]).get(job)
     path = submission.record(row.run)
     record = submissions.recorded(path)
     begun = submission.job_log(job).is_file()
-    # SLURM may have forgotten the job: then one that had not begun, and one that was told to end, were cancelled.
-    if state == "CANCELLED" or not (state or (begun and record.get("state") != "stopped")):
+    ended_for_no_reason = record.get("state") == "stopped" and record.get("why") == "None"
+    if state == "CANCELLED" or (state is None and (ended_for_no_reason or not begun)):
         write_patiently(path, record | {"state": "cancelled", "reason": "cancelled by scancel"})
         return False
     return True

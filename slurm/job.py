@@ -60,6 +60,8 @@ class Job:
     child: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
     terminated: bool = field(default=False, init=False, repr=False)
     """Whether SLURM has told this process to end, not only train.py: the job was cancelled, or is ended otherwise."""
+    why: str = field(default="", init=False, repr=False)
+    """SLURM's reason for that; of a job that somebody has cancelled it is None, in this word."""
     begun: dict = field(default_factory=dict, init=False, repr=False)
     """The last start, as the record has it."""
     size: int = field(default=0, init=False, repr=False)
@@ -83,8 +85,10 @@ class Job:
         code = wait(self.start())
         if rank() > 0:
             return  # the primary process reports for all
-        if code in STOPPED and self.terminated and slurm_says_running():
+        entry = asked_slurm() if code in STOPPED and self.terminated else None
+        if entry and entry.state == "RUNNING":
             os.kill(os.getpid(), signal.SIGUSR2)  # preempted with time left: makes submitit requeue the job
+        self.why = entry.reason if entry else ""
         if self.end(code) != "completed":
             raise RunFailed(self.reason(code))  # if it was killed, the batch script requeues it (slurm/again.py)
 
@@ -169,7 +173,8 @@ class Job:
         """Record the end of a start."""
         starts = self.read().get("starts", [self.begun])
         ended = starts[-1] | {"ended": now()}
-        self.write(state=state, reason=reason, terminated=self.terminated, starts=[*starts[:-1], ended])
+        facts = {"terminated": self.terminated, "why": self.why}
+        self.write(state=state, reason=reason, starts=[*starts[:-1], ended], **facts)
 
     def reason(self, code: int) -> str:
         """Why a start ended with this exit code, in one line."""
@@ -227,11 +232,11 @@ def slurm_job() -> str | None:
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID")
 
 
-def slurm_says_running() -> bool:
-    """Whether SLURM still lists this job as running: neither cancelled nor requeued, so about to be preempted."""
+def asked_slurm() -> squeue.Entry | None:
+    """The job as SLURM lists it: running if it is neither cancelled nor requeued, so about to be preempted."""
     with contextlib.suppress(ConfigError):
         squeue.wait_until_back()
-    return squeue.state(slurm_job() or "") == "RUNNING"
+    return squeue.entry(slurm_job() or "")
 
 
 def newest_checkpoint(folder: Path) -> str:

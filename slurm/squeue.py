@@ -91,7 +91,14 @@ def listed(*options: str) -> Entries:
 
 def state(job: str) -> str | None:
     """State of a job that is in the queue; None if squeue does not answer, or does not know it."""
-    return (call("squeue", "--noheader", "--jobs", job, "--format", "%T") or "").strip() or None
+    found = entry(job)
+    return found.state if found else None
+
+
+def entry(job: str) -> Entry | None:
+    """A job that is in the queue; None if squeue does not answer, or does not know it."""
+    found, _, reason = (call("squeue", "--noheader", "--jobs", job, "--format", "%T|%r") or "").strip().partition("|")
+    return Entry(found, reason) if found else None
 
 
 def endings(jobs: Sequence[str]) -> dict[str, str]:

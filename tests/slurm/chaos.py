@@ -237,9 +237,11 @@ class Chaos:
         """Look every now and then who trains what."""
         while not stop.wait(0.3):
             training = Counter()
-            for part, seed, process in self.processes():
-                if part == "train.py":
-                    training[seed] += holds_lock(process.pid, self.watched[seed].folder)
+            parts = {process.pid: (seed, process) for part, seed, process in self.processes() if part == "train.py"}
+            for pid, (seed, process) in parts.items():
+                with contextlib.suppress(psutil.Error):
+                    # One that another is about to start has its command line and open files until then.
+                    training[seed] += process.ppid() not in parts and holds_lock(pid, self.watched[seed].folder)
             self.doubled |= {self.watched[seed].folder.name for seed, number in training.items() if number > 1}
 
     # What is done to it

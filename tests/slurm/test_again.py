@@ -170,17 +170,24 @@ def test_keeper_is_not_lost_while_squeue_does_not_answer(killed, fake_slurm):
 
 
 @pytest.mark.parametrize(
-    ("slurm_says", "state"), [("FAILED", "queued"), ("CANCELLED", "cancelled"), (None, "cancelled")]
+    ("slurm_says", "why", "state"),
+    [
+        ("FAILED", "JobLaunchFailure", "queued"),
+        ("CANCELLED", "None", "cancelled"),
+        (None, "None", "cancelled"),
+        (None, "JobLaunchFailure", "queued"),
+        (None, "", "queued"),  # the controller was away, which is needed for scancel
+    ],
 )
-def test_keeper_tells_a_killed_batch_script_from_scancel(killed, fake_slurm, slurm_says, state):
-    """In both cases SLURM tells the job to end, and the run saves."""
+def test_keeper_tells_a_killed_batch_script_from_scancel(killed, fake_slurm, slurm_says, why, state):
+    """In both cases SLURM tells the job to end, and the run saves. SLURM forgets how it ended after minutes."""
     finish(killed.runs[1])
-    write(killed, killed.runs[0], state="stopped", terminated=True)
+    write(killed, killed.runs[0], state="stopped", terminated=True, why=why)
     told = f"echo '100_0|{slurm_says}|None'" if slurm_says else ":"
     fake_slurm.add("squeue", f"case \"$*\" in *--states=all*) {told};; esac; echo '9000|RUNNING|None'")
     assert states(killed)[0] == "killed"
     again.keep(killed.id)
-    assert len(fake_slurm.scripts) == (slurm_says == "FAILED")
+    assert len(fake_slurm.scripts) == (state == "queued")
     fake_slurm.queue()
     fake_slurm.add("squeue", "echo '100|PENDING|Priority'")
     assert states(killed)[0] == ("requeued" if state == "queued" else state)

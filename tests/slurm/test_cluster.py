@@ -295,6 +295,8 @@ def test_cancel_and_resubmit(tree, undisturbed):
     keeper = json.loads((tree.submission(submission) / "submission.json").read_text())["keeper"]
     assert queue_state(keeper) == "CANCELLED"
     assert waiting["epoch"] is None
+    record = json.loads((tree.submission(submission) / "runs" / f"{running['run']}.json").read_text())
+    assert record["why"] == "None"  # by which the keeper knows it when SLURM has forgotten the job
     assert slurm("squeue", "--noheader", "--states=PENDING,RUNNING", f"--name={running['job']}").strip() == ""
     assert "resuming" not in tree.log(submission, running["run"])
 

@@ -358,11 +358,13 @@ def test_run_that_slurm_has_signalled_is_not_signalled_again(make, wait_for):
 @pytest.mark.parametrize(("state", "signals"), [("RUNNING", [signal.SIGUSR2]), ("COMPLETING", []), ("", [])])
 def test_stopped_run_is_requeued_if_slurm_gives_it_time(make, own_handlers, programs, monkeypatch, state, signals):
     """Told to stop, and still running for SLURM: preemption with a grace time, so submitit is to requeue. Else not."""
-    programs.add("squeue", f"echo {state}")
+    programs.add("squeue", f"echo '{state}{'|None' * bool(state)}'")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
+    job = make(TELL_PARENT_AND_STOP)
     with pytest.raises(RunFailed, match="stopped by SIGTERM"):
-        make(TELL_PARENT_AND_STOP)()
+        job()
     assert own_handlers == signals
+    assert record(job)["why"] == ("None" if state else "")
     (call,) = programs.calls("squeue")
     assert call[call.index("--jobs") + 1] == "17"
 
