@@ -6,7 +6,9 @@ from pathlib import Path
 import yaml
 
 from common.config import REPOSITORY
+from common.data import FOLDER, folder_of
 from common.files import Damaged, read_csv
+from common.published import stated
 from common.run_folder import RunFolder
 from common.trained import Trained
 from common.weights import REPOSITORIES
@@ -30,23 +32,26 @@ def text(folder: Path, classifier: Trained, file: str, phase: str | None = None)
     run = RunFolder(folder)
     about, environment, metrics = run.config(), run.environment(), run.metrics()
     config = about["config"]
+    dataset = without_path(config["dataset"])
+    setting = about["setting"].replace(config["dataset"], dataset)
     head = {
         "library_name": "keras",
         "pipeline_tag": "image-classification",
         "license": "other",
         "license_name": licence(config),
-        "datasets": [config["dataset"]],
+        "datasets": [dataset],
         "metrics": ["accuracy", "f1"],
     }
     test = metrics["phases"][phase]["test"] if phase else metrics["test"]
     named = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "loss"}
     scores = ", ".join(f"{name} {test[key]:.4f}" for key, name in named.items() if key in test)
-    command = f"python tasks/{about['task']}/train.py --preset {config['preset']} --seed {config['seed']}"
+    flags = " ".join(flag(key, value) for key, value in stated(setting).items())
+    command = f"python tasks/{about['task']}/train.py --preset {config['preset']} {flags} --seed {config['seed']}"
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {folder.resolve().name}",
         f"An image classifier of {len(classifier.class_names)} classes, trained by the task `{about['task']}`, preset "
-        f"`{config['preset']}`, on `{config['dataset']}`{f', after its phase `{phase}`' if phase else ''}.",
+        f"`{config['preset']}`, on `{dataset}`{f', after its phase `{phase}`' if phase else ''}.",
         "## Use",
         f"    {LOADING[file].replace(chr(10), chr(10) + '    ')}",
         f"`images`: uint8 (batch, {classifier.side}, {classifier.side}, {classifier.channels}), 0 to 255, any batch. "
@@ -60,11 +65,24 @@ def text(folder: Path, classifier: Trained, file: str, phase: str | None = None)
         f"{metrics['images']['train']:,} images of {classifier.side} pixels; images of another kind (size, light, "
         "source) were not tested. The probabilities are not calibrated.",
         "## Made by",
-        f"`{command}` (setting: `{about['setting']}`), commit `{environment['commit']}`, {environment['backend']}, "
-        f"{environment['precision']}.",
+        f"`{command}`, commit `{environment['commit']}`, {environment['backend']}, {environment['precision']}.",
         f"Licence of the weights that training began with: {licence(config)}.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def without_path(dataset: str) -> str:
+    """A data set by its name alone: where a folder lies is nobody else's business."""
+    folder = folder_of(dataset)
+    return f"{FOLDER}{folder.name}" if folder else dataset
+
+
+def flag(key: str, value: str) -> str:
+    """A part of a setting as on the command line; of weights the name alone."""
+    name = key.replace("_", "-")
+    if value in ("True", "False"):
+        return f"--{'no-' * (value == 'False')}{name}"
+    return f"--{name} {value.partition('@sha256:')[0]}"
 
 
 def licence(config: Mapping) -> str:

@@ -29,6 +29,7 @@ from common.data.listing import SUFFIXES, Listing, images_below, printable
 from common.errors import ConfigError, fail
 from common.run_folder import find_classifier
 from common.stopping import leave_output
+from common.words import count
 
 if TYPE_CHECKING:  # `--help` does without
     import numpy as np
@@ -177,6 +178,7 @@ def report(found: Sequence[dict], arguments: argparse.Namespace) -> None:
     if arguments.csv:
         with arguments.csv.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([heads, *rows])
+        print(f"{count(len(rows), 'image')}: {arguments.csv}")
     elif found:
         show(found, top)
 

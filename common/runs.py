@@ -302,6 +302,7 @@ def command(
     """What `main` does, ended by SystemExit if something is wrong."""
     task = Path(sys.modules[experiment.__module__].__file__ or "").parent.name
     run = Run(config.out / task / config.name(), task, config)
+    is_new = not run.folder.exists()
     try:
         if config.overwrite or run.result is None:
             provide(config)
@@ -319,6 +320,8 @@ def command(
         if devices.is_primary:
             print(summary(run.folder, run.files.metrics()), flush=True)
     except ConfigError as error:
+        if is_new and devices.is_primary:  # unsuitable data, say: no command would continue this run
+            shutil.rmtree(run.folder, ignore_errors=True)
         fail(str(error), 2)
     except Damaged as error:
         fail(f"{run.folder} is damaged: {error}; --overwrite starts from scratch", 1)

@@ -190,7 +190,7 @@ def _repository(name: str) -> str:
 def _absent(name: str, reason: str) -> WeightsError:
     return WeightsError(
         f"ImageNet weights of {name} {reason}; on a machine with a network, run: "
-        f"python -m common.data prepare --weights {name}"
+        f"python -m common.data prepare --weights {name}; or give a .safetensors file: --weights FILE"
     )
 
 

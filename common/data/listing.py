@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import ConfigError
+from common.words import count
 
 SPELLINGS = {
     "train": ("train", "training"),
@@ -98,7 +99,7 @@ def list_images(root: Path) -> Listing:
     classes = {split: class_folders(listing, folder) for split, folder in parts.items()}
     if len(classes["train"]) < 2:
         raise ConfigError(
-            f"{printable(parts['train'])} has {len(classes['train'])} class folders; at least two are needed"
+            f"{printable(parts['train'])} has {count(len(classes['train']), 'class folder')}; at least two are needed"
             f"{wrapped(classes['train'])}"
         )
     listing.class_names = tuple(sorted(classes["train"], key=natural))

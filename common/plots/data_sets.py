@@ -1,6 +1,7 @@
 """Images of a data set: some of each class, and pairs that are copies of each other."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def copy_pairs(pairs: Sequence[Pair], title: str, path: Path) -> Path:
 def one_axes(width: float, height: float, inches: float, title: str) -> tuple[Figure, Axes]:
     """A figure with axes for all its images, since axes for each would be slow; `inches` are those of an image."""
     figure = empty_figure(max(5, width * inches + 0.2), height * inches + 0.9)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(textwrap.fill(title, int(14 * figure.get_figwidth())), fontsize=10)
     axes = figure.subplots()
     axes.set(xlim=(0, width), ylim=(0.55 - height, 0.75), aspect="equal")
     axes.set_axis_off()

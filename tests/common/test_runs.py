@@ -71,6 +71,16 @@ def test_a_finished_run_is_left_alone_until_it_is_overwritten(tmp_path, capsys):
     assert "a note" in out
 
 
+def test_data_that_is_refused_leaves_no_folder_but_an_older_run_s(tmp_path, capsys):
+    assert command(tmp_path, fail_with(ConfigError("too few images"))) == 2
+    assert capsys.readouterr().err == "error: too few images\n"
+    assert list(tmp_path.glob("*/*")) == []
+    assert command(tmp_path, fail_with(runs.RunError("stopped"))) == 1
+    (folder,) = tmp_path.glob("*/*")
+    assert command(tmp_path, fail_with(ConfigError("the data is gone"))) == 2
+    assert (folder / "config.json").is_file()
+
+
 def test_overwrite_lets_a_linked_folder_be(tmp_path):
     """Checkpoints may lie on another disk: the link goes, and what it leads to stays."""
     assert command(tmp_path / "runs", complete) == 0
@@ -161,7 +171,7 @@ def test_a_diverged_run_is_a_result(tmp_path, capsys):
 
 
 def test_a_directory_from_before_a_field_was_added_is_taken(tmp_path):
-    command(tmp_path, fail_with(ConfigError("stop")))
+    command(tmp_path, fail_with(runs.RunError("stop")))
     path = next(tmp_path.glob("*/*/config.json"))
     content = json.loads(path.read_text())
     del content["config"]["deterministic"]
@@ -194,7 +204,7 @@ def test_processor_names_the_instruction_sets_that_the_kernel_does():
 
 
 def test_a_directory_of_another_configuration_is_refused(tmp_path, capsys):
-    command(tmp_path, fail_with(ConfigError("stop")))
+    command(tmp_path, fail_with(runs.RunError("stop")))
     path = next(tmp_path.glob("*/*/config.json"))
     path.write_text(path.read_text().replace('"batch_size": 64', '"batch_size": 65'))
     assert command(tmp_path, complete) == 1
@@ -222,7 +232,7 @@ def test_a_damaged_file_is_one_line_and_overwrite_heals_it(tmp_path, capsys, nam
 
 
 def test_leftovers_of_a_killed_write_are_cleared(tmp_path):
-    command(tmp_path, fail_with(ConfigError("stop")))
+    command(tmp_path, fail_with(runs.RunError("stop")))
     leftover = next(tmp_path.glob("*/*/checkpoints")) / ".step.safetensors.1.tmp"
     leftover.write_bytes(b"half")
     command(tmp_path, complete)

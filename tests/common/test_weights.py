@@ -15,6 +15,7 @@ from common.weights import WeightsError, load_safetensors
 
 ROOT = Path(__file__).parents[2]
 PREPARE = "on a machine with a network, run: python -m common.data prepare --weights "
+OR = "; or give a .safetensors file: --weights FILE"
 
 
 def small_model():
@@ -166,7 +167,7 @@ assert "keras" not in sys.modules
 """
     lines = in_new_process(code, HF_HOME=str(tmp_path))
     assert lines == [
-        f"ImageNet weights of {name} are not on this machine; {PREPARE}{name}"
+        f"ImageNet weights of {name} are not on this machine; {PREPARE}{name}{OR}"
         for name in ("wide_resnet50_2", "mobilenet_v2")
     ]
     assert list(tmp_path.iterdir()) == []
@@ -233,7 +234,7 @@ except weights.WeightsError as error:
         server.server_close()
     assert lines[:2] == ["weights of a network True"] * 2
     assert lines[2].startswith("ImageNet weights of resnet34 cannot be fetched (")
-    assert lines[2].endswith(f"; {PREPARE}resnet34")
+    assert lines[2].endswith(f"; {PREPARE}resnet34{OR}")
     assert len(lines) == 3
 
 
@@ -247,7 +248,7 @@ except weights.WeightsError as error:
     lines = in_new_process(code, HF_HOME=str(tmp_path), HF_ENDPOINT="http://localhost:9")
     assert len(lines) == 1
     assert lines[0].startswith("ImageNet weights of mobilenet_v2 cannot be fetched (")
-    assert lines[0].endswith(f"; {PREPARE}mobilenet_v2")
+    assert lines[0].endswith(f"; {PREPARE}mobilenet_v2{OR}")
 
 
 def test_locate_takes_none_or_a_path(tmp_path):

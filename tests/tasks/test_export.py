@@ -6,14 +6,16 @@ import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
+from unittest import mock
 
 import in_process
 import keras
 import numpy as np
 import pytest
 
-from common import export, trained
+from common import export, model_card, trained
 from common.backbones import BACKBONES
+from common.run_folder import RunFolder
 
 # Every task whose run has a classifier, and the flags that the demo needs for one.
 CLASSIFIERS = {
@@ -126,6 +128,19 @@ def test_another_runtime_gives_the_same_probabilities(
     assert path.name in card
     assert all(f"`{name}`" in card for name in network.class_names)
     assert f"accuracy {json.loads((run / 'metrics.json').read_text())['test']['accuracy']:.4f}" in card
+
+
+def test_the_card_has_the_whole_command_and_no_path(run, network):
+    config = json.loads((run / "config.json").read_text())
+    content = config | {
+        "config": config["config"] | {"dataset": "image_folder:/home/me/photos"},
+        "setting": "dataset=image_folder:/home/me/photos weights=w.safetensors@sha256:0123 limit_train=None fast=False",
+    }
+    with mock.patch.object(RunFolder, "config", return_value=content):
+        card = model_card.text(run, network, "model.keras")
+    assert "/home" not in card
+    made = f"train.py --preset {config['config']['preset']} --dataset image_folder:photos --weights w.safetensors"
+    assert f"{made} --limit-train None --no-fast --seed {config['config']['seed']}`" in card
 
 
 @pytest.mark.parametrize("name", BACKBONES)
