@@ -273,8 +273,6 @@ def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
         for name in (name for name in wanted if name in loaded):
             with apart(name, failed):
                 if arguments.keep:
-                    from results import pictures
-
                     pictures.keep(loaded[name], runs, root / "results" / "figures", complaints)
                 collect(loaded[name], root, complaints)
         if not failed:

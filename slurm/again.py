@@ -34,12 +34,13 @@ def watch(name: str) -> None:
     A controller that is killed forgets its newest jobs. A keeper that SLURM had refused stays away.
     """
     squeue.wait_until_back()
-    release(submissions.load(name))
-    if not is_lost(submissions.load(name)):
+    submission, known = submissions.load(name), squeue.listed("--states=all")
+    release(submission, known)
+    if not is_lost(submission, known):
         return
     with submissions.load(name).alone():
         submission = submissions.load(name)  # another job may have done it by now
-        if not is_lost(submission) or submission.cancelled or submission.profile is None:
+        if not is_lost(submission, squeue.listed("--states=all")) or submission.cancelled or submission.profile is None:
             return
         known = squeue.listed()
         active = [job for job in submission.jobs.values() if known.get(job)]
@@ -48,9 +49,8 @@ def watch(name: str) -> None:
             cluster.keep(submission, cluster.Profile(**submission.profile), active)
 
 
-def release(submission: Submission) -> None:
+def release(submission: Submission, known: squeue.Entries) -> None:
     """Let jobs begin that SLURM holds because a node could not launch them: they would wait for a person."""
-    known = squeue.listed()
     for run, job in submission.jobs.items():
         entry = known.get(job)
         if entry and entry.reason.replace("_", " ") == HELD:
@@ -58,9 +58,8 @@ def release(submission: Submission) -> None:
             squeue.call("scontrol", "release", job)
 
 
-def is_lost(submission: Submission) -> bool:
+def is_lost(submission: Submission, known: squeue.Entries) -> bool:
     """Whether a submission has a keeper that SLURM does not know any more."""
-    known = squeue.listed("--states=all")
     return submission.keeper is not None and known.answered and known.get(submission.keeper) is None
 
 

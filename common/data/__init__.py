@@ -6,7 +6,7 @@ from common.data import tfds_names
 from common.errors import ConfigError
 from common.registry import Registry
 
-FROM_TFDS = "common.data.tfds_sets:own"
+FROM_TFDS = "common.data.tfds_sets:by_name"
 # Each a function of name and data folder that gives a Loaded (common/data/splits.py).
 DATASETS = Registry(
     "dataset",

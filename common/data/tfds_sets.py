@@ -175,7 +175,7 @@ def from_tfds(name: str, side: int, folder: Path, gigabytes: float) -> Loaded:
     return replace(loaded, notes=notes, test_images_of=whole.get("test"))
 
 
-def own(name: str, folder: Path) -> Loaded:
+def by_name(name: str, folder: Path) -> Loaded:
     """One of `DATASETS`, of which each has images of one size."""
     return from_tfds(name, 0, folder, 0)
 

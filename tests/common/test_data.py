@@ -273,7 +273,7 @@ def test_more_copies_than_validation_has_room_for_are_trained_on():
 def test_a_data_set_says_how_many_copies_it_holds(tmp_path, monkeypatch, with_copies):
     test = splits.whole(np.zeros((4, 4, 4, 1), np.uint8), np.arange(4), 4)
     parts = {"train": with_copies, "test": test}
-    monkeypatch.setattr(tfds_sets, "own", lambda *_: splits.Loaded(parts, list("abcd"), ["a note"]))
+    monkeypatch.setattr(tfds_sets, "by_name", lambda *_: splits.Loaded(parts, list("abcd"), ["a note"]))
     data = load("fer2013", tmp_path)
     assert not pixels(data.train) & pixels(data.validation)
     copies = 400 - len(pixels(with_copies))
@@ -286,7 +286,7 @@ def test_a_data_set_says_how_many_copies_it_holds(tmp_path, monkeypatch, with_co
 
 def test_training_images_of_one_picture_alone_are_refused(tmp_path, monkeypatch):
     one = splits.whole(np.zeros((40, 4, 4, 1), np.uint8), np.arange(40) % 2, 4)
-    monkeypatch.setattr(tfds_sets, "own", lambda *_: splits.Loaded({"train": one, "test": one}, ["a", "b"]))
+    monkeypatch.setattr(tfds_sets, "by_name", lambda *_: splits.Loaded({"train": one, "test": one}, ["a", "b"]))
     with pytest.raises(ConfigError, match="fer2013: the validation split has no images"):
         load("fer2013", tmp_path)
 
