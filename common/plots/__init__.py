@@ -4,7 +4,7 @@ Figures across the runs of a task, which its report draws, are in `across`.
 """
 
 from common.plots import across
-from common.plots.base import BLUE, GREEN, LEGEND_BELOW, ORANGE, SPLIT_COLOURS, TEST_ONCE, VERMILION, save_figure
+from common.plots.base import BLUE, GREEN, LEGEND_BELOW, ORANGE, SPLIT_COLOURS, TEST_REPORTED, VERMILION, save_figure
 from common.plots.classifier import (
     class_counts,
     class_destinations,
@@ -41,7 +41,7 @@ __all__ = [
     "ORANGE",
     "SPLIT_COLOURS",
     "STEPPED_IMAGES",
-    "TEST_ONCE",
+    "TEST_REPORTED",
     "VERMILION",
     "across",
     "channel_intensities",

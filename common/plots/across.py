@@ -21,7 +21,7 @@ from common.plots.base import (
     ORANGE,
     PURPLE,
     SKY,
-    TEST_ONCE,
+    TEST_REPORTED,
     VERMILION,
     empty_figure,
     save_figure,
@@ -32,7 +32,7 @@ from common.words import in_words
 
 Published = Mapping[tuple[str, str, str], float]  # by preset, setting and metric
 
-TEST_OF_SEEDS = f"{TEST_ONCE} (a mark a seed)"
+TEST_OF_SEEDS = f"{TEST_REPORTED} (a mark a seed)"
 PUBLISHED = "published: test accuracy"
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY)
 PANELS = (

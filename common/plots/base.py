@@ -22,7 +22,7 @@ mpl.rcdefaults()  # whatever a matplotlibrc of the user's says: the same figures
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE = "#56B4E9", "#CC79A7"
 SPLIT_COLOURS = {"train": GREEN, "validation": BLUE, "test": ORANGE}
-TEST_ONCE = "test, read once, at the epoch that is reported"
+TEST_REPORTED = "test, at the epoch that is reported"
 LEGEND_BELOW: dict[str, Any] = {"loc": "outside lower center", "frameon": False, "fontsize": 9}
 
 

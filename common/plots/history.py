@@ -21,7 +21,7 @@ from common.plots.base import (
     LEGEND_BELOW,
     ORANGE,
     SPLIT_COLOURS,
-    TEST_ONCE,
+    TEST_REPORTED,
     VERMILION,
     empty_figure,
     save_figure,
@@ -52,7 +52,7 @@ def learning_curves(history: History, path: Path, metrics: Mapping | None = None
         if metrics and (key != "loss" or test_loss):
             phase, start, _ = phase_spans(history)[-1]
             epoch = start + metrics["phases"][phase][metrics["reported"]]["epoch"]
-            axes.plot(epoch, scale * metrics["test"][key], "D", color=VERMILION, label=TEST_ONCE)
+            axes.plot(epoch, scale * metrics["test"][key], "D", color=VERMILION, label=TEST_REPORTED)
         axes.set_ylabel(name)
     figure.legend(*grid[-1].get_legend_handles_labels(), ncols=2 if len(panels) > 1 else 1, **LEGEND_BELOW)
     return save_figure(figure, path)

@@ -442,9 +442,9 @@ def test_learning_curves_mark_the_test_at_the_reported_epoch(figures, tmp_path):
     history = make_history(HISTORIES["three phases"])
     plots.learning_curves(history, tmp_path / "p.png", metrics_of(history))
     plots.learning_curves(history, tmp_path / "p.png")
-    points = [line(axes, plots.TEST_ONCE).get_xydata().tolist() for axes in figures[0].axes]
+    points = [line(axes, plots.TEST_REPORTED).get_xydata().tolist() for axes in figures[0].axes]
     assert points == [[[12, 1.25]], [[12, 50.0]]]  # the second epoch after phases of five and five
-    assert not any(drawn.get_label() == plots.TEST_ONCE for axes in figures[1].axes for drawn in axes.get_lines())
+    assert not any(drawn.get_label() == plots.TEST_REPORTED for axes in figures[1].axes for drawn in axes.get_lines())
 
 
 def test_learning_curves_without_accuracy_ring_the_lowest_validation_loss(figures, tmp_path):
