@@ -67,27 +67,11 @@ def ours(folder: Path, data_dir: Path, gigabytes: float) -> list[float]:
     return seconds
 
 
-def theirs(folder: Path) -> list[float]:
-    """The same of a loop over a DataLoader."""
-    from torch.utils.data import DataLoader
-    from torchvision import transforms
-    from torchvision.datasets import ImageFolder
-
-    began = time.perf_counter()
-    steps = [transforms.Resize(SIDE), transforms.CenterCrop(SIDE), transforms.ToTensor()]
-    data = ImageFolder(str(folder), transforms.Compose(steps))
-    loader = DataLoader(data, BATCH, shuffle=True, num_workers=os.cpu_count() or 1, persistent_workers=True)
-    seconds = []
-    for _ in range(2):
-        assert sum(len(labels) for _, labels in loader) == len(data)
-        seconds.append(time.perf_counter() - began)
-        began = time.perf_counter()
-    return seconds
-
-
-def measure(python: str, side: str, folder: Path, data_dir: Path) -> list[float]:
+def measure(side: str, torch_python: str, folder: Path, data_dir: Path) -> list[float]:
     """Seconds of two epochs in a process of its own."""
-    command = [python, __file__, str(folder), "--side", side, "--data-dir", str(data_dir)]
+    command = [sys.executable, __file__, str(folder), "--side", side, "--data-dir", str(data_dir)]
+    if side == "PyTorch":
+        command = [torch_python, str(Path(__file__).with_name("torch_folder.py")), str(folder), str(SIDE), str(BATCH)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{side} failed:\n{done.stderr[-2000:]}")
@@ -106,8 +90,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.side:
         gigabytes = 1e-9 if arguments.side == "in files" else 2.0
-        alone = arguments.side == "PyTorch"
-        print(json.dumps(theirs(arguments.source) if alone else ours(arguments.source, arguments.data_dir, gigabytes)))
+        print(json.dumps(ours(arguments.source, arguments.data_dir, gigabytes)))
         return
     rounds: list[dict[str, list[float]]] = []
     with tempfile.TemporaryDirectory() as name:
@@ -115,8 +98,7 @@ def main() -> None:
         make(arguments.source, folder, arguments.images)
         for _ in range(arguments.repeats):
             shutil.rmtree(Path(name) / ".decoded", ignore_errors=True)
-            pythons = {side: arguments.torch_python if side == "PyTorch" else sys.executable for side in SIDES}
-            rounds.append({side: measure(python, side, folder, Path(name)) for side, python in pythons.items()})
+            rounds.append({side: measure(side, arguments.torch_python, folder, Path(name)) for side in SIDES})
             report.write(arguments.json, images=arguments.images, seconds=rounds)
     print(f"images/s of {arguments.images:,} files, medians of {arguments.repeats}: {report.processor()}\n")
     print(f"{'':<12}{'first epoch and before':>24}{'second epoch':>15}")
