@@ -33,7 +33,7 @@ STOPPED = tuple(code for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 KILLED = (files.DISK_FULL, 120)
 PR_SET_PDEATHSIG = 1  # of prctl, Linux
 PATIENCE = 600  # seconds for which a full disk is waited for
-TRIES = 3  # starts without a new checkpoint, after which a run is not restarted automatically
+TRIES = 5  # starts without a new checkpoint, after which a run is not restarted automatically
 TAIL = 4000  # bytes at the end of the log that are searched for a reason
 
 

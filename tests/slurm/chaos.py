@@ -6,7 +6,7 @@
 Faults, at random moments: jobs are requeued; train.py, what starts it, srun and batch scripts are killed (SIGKILL, as
 by the out-of-memory killer); slurmd and slurmctld are killed and come back; the disk fills, submissions and logs
 included; the clock jumps, as the processes of the runs see it. A run that was hit is a target again when it has a new
-checkpoint, since three starts without one count as its own fault. Nothing is done by hand, but that nodes which SLURM
+checkpoint, since five starts without one count as its own fault. Nothing is done by hand, but that nodes which SLURM
 has drained are put to work again, as a site's health check does. A controller that was killed can list a job that has
 ended until its time limit, here 10 minutes.
 

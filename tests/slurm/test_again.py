@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm import again, job, squeue, status, submissions
+from slurm import again, squeue, status, submissions
 from slurm.cluster import Profile
 
 # Down for the first two looks, then up.
@@ -96,14 +96,14 @@ def test_finished_run_is_not_requeued(killed, fake_slurm):
     assert requeued(fake_slurm) == []
 
 
-def test_run_that_gets_nowhere_fails_after_three_starts(killed, fake_slurm):
+def test_run_that_gets_nowhere_fails_after_five_starts(killed, fake_slurm):
     fake_slurm.add("squeue", "echo RUNNING")
     run = killed.runs[0]
-    for _ in range(job.TRIES):
+    for _ in range(5):
         again.requeue(killed, "100_0")
     record = submissions.recorded(killed.record(run.name))
-    assert (record["state"], record["reason"]) == ("failed", "killed in 3 starts without a new checkpoint")
-    assert len(requeued(fake_slurm)) == job.TRIES - 1
+    assert (record["state"], record["reason"]) == ("failed", "killed in 5 starts without a new checkpoint")
+    assert len(requeued(fake_slurm)) == 4
 
 
 def test_run_that_gets_on_is_requeued_for_ever(killed, fake_slurm):
@@ -254,7 +254,7 @@ def test_keeper_leaves_alone_what_was_submitted_again_by_hand(killed, make_submi
 
 def test_keeper_gives_up_on_a_run_that_gets_nowhere(killed, fake_slurm):
     finish(killed.runs[1])
-    write(killed, killed.runs[0], killed=["", ""])
+    write(killed, killed.runs[0], killed=[""] * 4)
     fake_slurm.queue(_9000="RUNNING|None")
     again.keep(killed.id)
     assert fake_slurm.calls("sbatch") == []
