@@ -122,5 +122,5 @@ def one_line(text: str, flags: Sequence[str]) -> str:
     lines = [line.strip("│ ") for line in plain.splitlines()]
     message = " ".join(takewhile(lambda line: not is_rule(line), dropwhile(is_rule, lines[1:])))
     unknown = re.findall(r"--[\w.-]+", message) if message.startswith("Unrecognized") else []
-    near = [match for flag in unknown for match in difflib.get_close_matches(flag, flags, n=1)]
+    near = dict.fromkeys(match for flag in unknown for match in difflib.get_close_matches(flag, flags, n=1))
     return message + (f"; did you mean {' '.join(near)}?" if near else "; see --help")

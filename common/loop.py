@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from common import words
 from common.checkpointer import Checkpointer
 from common.optimizers import learning_rate
 from common.phase import Phase
@@ -86,7 +87,7 @@ class PhaseLines:
 
     def epoch(self, row: Mapping) -> None:
         """The line of an epoch, with the time that the rest of the run would take at this epoch's pace."""
-        minutes, seconds = divmod(round((self.epochs - row["epoch"]) * (row["seconds"] - self.once)), 60)
+        left = (self.epochs - row["epoch"]) * (row["seconds"] - self.once)
         self.once = 0.0
         accuracy, val_accuracy = (
             f" accuracy {row[key]:.2%}" if key in row else "" for key in ("accuracy", "val_accuracy")
@@ -95,7 +96,7 @@ class PhaseLines:
             f"{row['phase']} {row['epoch']}/{self.phase.epochs}  "
             f"loss {row['loss']:.4f}{accuracy}  validation loss {row['val_loss']:.4f}{val_accuracy}  "
             f"{row['images_per_second']:,.0f} images/s  {row['seconds']:.0f} s  "
-            f"at this pace {minutes}:{seconds:02d} min left",
+            f"at this pace {words.duration(left)} left",
             flush=True,
         )
 

@@ -10,7 +10,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -212,18 +212,24 @@ def find_classifier(name: str, out: Path) -> Path:
 def find_run(name: str, out: Path, kind: str = "run", also: str = "") -> Path:
     """The directory of the run that goes by this name: its folder, or its name below `out`, or the end of that.
 
-    Raises ConfigError if there is none, or more than one. Its message calls the run a `kind`, and says what is `also`
-    allowed.
+    Raises ConfigError as `meant` does.
     """
     if RunFolder(Path(name)).is_run:
         return Path(name)
-    runs = sorted(folder for folder in out.glob("*/*") if RunFolder(folder).is_run)
-    found = [run for run in runs if run.name == name] or [run for run in runs if name and str(run).endswith(name)]
+    runs = {f"{folder.parent.name}/{folder.name}": folder for folder in out.glob("*/*") if RunFolder(folder).is_run}
+    return runs[meant(name, runs, f"a finished run: its folder, or the end of its name in {out}", kind, also)]
+
+
+def meant(text: str, names: Collection[str], allowed: str, kind: str = "run", also: str = "") -> str:
+    """The one of these names, task/run or run, that a user means: the run's whole name, or the only one with this end.
+
+    Raises ConfigError if there is none, or more than one. Its message calls the run a `kind`, and says what is
+    `allowed`, and `also`.
+    """
+    whole = [name for name in names if text in (name, name.rpartition("/")[2])]
+    found = sorted(whole or (name for name in names if text and name.endswith(text)))
     if len(found) > 1:
-        raise ConfigError(f"{kind} {name!r} fits {len(found)} runs in {out}: {found[0].name}, {found[1].name} ...")
+        raise ConfigError(f"{kind} {text!r} fits {len(found)} runs: {', '.join(found[:5])}{' ...' * (len(found) > 5)}")
     if not found:
-        nothing = f"no such {'file or ' if also else ''}run"
-        raise ConfigError(
-            f"{kind} {name!r}: {nothing}; allowed: {also}a finished run: its folder, or the end of its name in {out}"
-        )
+        raise ConfigError(f"{kind} {text!r}: no such {'file or ' if also else ''}run; allowed: {also}{allowed}")
     return found[0]

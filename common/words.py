@@ -50,6 +50,13 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds as h:mm:ss, or m:ss."""
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
 def agreeing(number: int, word: str) -> str:
     """A word as its number asks for: one claim `holds`, two `hold`; what is no verb stays."""
     return VERBS.get(word, word) if number != 1 else word

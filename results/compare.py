@@ -1,6 +1,6 @@
 """Runs side by side in the terminal: differences in config and environment, and every metric."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -9,7 +9,7 @@ from rich.table import Table
 from common.config import flat
 from common.errors import ConfigError
 from common.measured import by_name
-from common.run_folder import RunFolder
+from common.run_folder import RunFolder, meant
 from results.records import Unusable, find, read_run
 
 
@@ -21,12 +21,14 @@ def chosen(names: Sequence[str], runs: Path, kept: Path) -> list[dict]:
 
 
 def one(name: str, runs: Path, kept: Path) -> dict:
-    """The record of a run by its folder, or by a part of its name that no other run has."""
+    """The record of a run by its folder, its name, or the end of its name."""
     try:
         if RunFolder(Path(name)).is_run:
             return read_run(Path(name).resolve())
-        places = {(p.parent.name, p.name.removesuffix(".json")) for p in (*runs.glob("*/*"), *kept.glob("*/*.json"))}
-        task, run = unique(name, places)
+        paths = (*runs.glob("*/*"), *kept.glob("*/*.json"))
+        places = {f"{path.parent.name}/{path.name.removesuffix('.json')}" for path in paths}
+        allowed = f"a finished run or a record: its folder, or the end of its name in {runs} or {kept}"
+        task, _, run = meant(name, places, allowed).partition("/")
         complaints: list[str] = []
         finished = {record["run"]: record for record in find(task, runs, kept, complaints)[0]}
         if run not in finished:
@@ -34,17 +36,6 @@ def one(name: str, runs: Path, kept: Path) -> dict:
         return finished[run]
     except Unusable as reason:
         raise ConfigError(f"run {name!r} is {reason}") from None
-
-
-def unique(name: str, places: Collection[tuple[str, str]]) -> tuple[str, str]:
-    """Task and name of the run that goes by this name, or alone has it in its own. Raises ConfigError for no such."""
-    fitting = {(task, run) for task, run in places if name in run}
-    exact = {(task, run) for task, run in fitting if run == name}
-    if len(exact or fitting) != 1:
-        few = ", ".join(sorted(run for _, run in fitting)[:5])
-        raise ConfigError(f"run {name!r}: {len(fitting)} runs have this in their name{': ' + few if few else ''}")
-    (place,) = exact or fitting
-    return place
 
 
 def show(found: Sequence[Mapping]) -> None:

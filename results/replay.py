@@ -33,8 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 from common.command_line import Parser
 from common.config import REPOSITORY, flat
 from common.errors import ConfigError, fail
+from common.run_folder import meant
 from results import records
-from results.compare import unique
 from results.sameness import TOLERANCE, compare, differing, show
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -55,7 +55,7 @@ class NotReplayed(Exception):
 def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
     """The command; `root` is the repository."""
     parser = Parser(prog="results/replay.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("records", nargs="+", metavar="RECORD", help="file, name, or a part of the name that is unique")
+    parser.add_argument("records", nargs="+", metavar="RECORD", help="its file, or the end of its name")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of data sets, as train.py takes it")
     parser.add_argument(
         "--weights", type=Path, action="append", default=[], metavar="FILE", help="initial weights; may be repeated"
@@ -110,11 +110,11 @@ def stoppable() -> Iterator[None]:
 
 
 def named(name: str, kept: Path) -> dict:
-    """A record by its file, its name, or a part of its name that no other has. Raises ConfigError for no such."""
+    """A record by its file, its name, or the end of its name. Raises ConfigError for no such."""
     path = Path(name)
     if not path.is_file():
-        task, run = unique(name, {(path.parent.name, path.stem) for path in kept.glob("*/*.json")})
-        path = kept / task / f"{run}.json"
+        places = {f"{file.parent.name}/{file.stem}": file for file in kept.glob("*/*.json")}
+        path = places[meant(name, places, f"a record: its file, or the end of its name in {kept}", "record")]
     try:
         return records.read_record(path.resolve())
     except records.Unusable as reason:

@@ -228,8 +228,8 @@ def one_table(chosen: Sequence[Row], width: int) -> Table:
         "epoch": [f"{row.epoch or 0}/{row.epochs}" if row.epochs else "" for row in chosen],
         "val. acc.": ["" if row.val_accuracy is None else f"{row.val_accuracy:.2%}" for row in chosen],
         "images/s": ["" if row.images_per_second is None else f"{row.images_per_second:,.0f}" for row in chosen],
-        "elapsed": [duration(row.elapsed) for row in chosen],
-        "left": [duration(row.eta) for row in chosen],
+        "elapsed": ["" if row.elapsed is None else words.duration(row.elapsed) for row in chosen],
+        "left": ["" if row.eta is None else words.duration(row.eta) for row in chosen],
         "host": [row.host or "" for row in chosen],
         "restarts": [str(row.restarts or "") for row in chosen],
     }
@@ -270,15 +270,6 @@ def line(row: Row) -> str:
 def short(run: str) -> str:
     """The end of a run's name, which identifies it: hash and seed."""
     return "-".join(run.split("-")[-2:])
-
-
-def duration(value: float | None) -> str:
-    """Seconds as h:mm:ss."""
-    if value is None:
-        return ""
-    minutes, left = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
 
 
 def watch(look: Callable[[], Group], console: Console, done: Callable[[], bool]) -> None:

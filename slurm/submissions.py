@@ -28,6 +28,7 @@ from common.config import REPOSITORY
 from common.environment import SNAPSHOT, git_state
 from common.errors import ConfigError
 from common.files import Damaged, holding, read_json
+from common.run_folder import meant
 from slurm.plan import Planned
 
 # A job's code is its submission's copy.
@@ -272,19 +273,10 @@ def latest_runs(chosen: Sequence[Submission]) -> dict[str, tuple[Submission, Pla
 def find_run(text: str) -> tuple[Submission, Planned]:
     """The run with this name, or with a name that ends in it; of several folders the one submitted last.
 
-    Raises ConfigError if there is none, or if runs of different names match.
+    Raises ConfigError as `meant` does.
     """
-    matches = {
-        run.name: (submission, run)
-        for submission in every()
-        for run in submission.runs
-        if run.name == text or run.name.endswith(f"-{text}")
-    }
-    if not matches:
-        raise ConfigError(f"no run {text!r} was submitted; `python -m slurm status` lists them")
-    if len(matches) > 1:
-        raise ConfigError(f"{text!r} may be {' or '.join(sorted(matches)[:5])}")
-    return next(iter(matches.values()))
+    runs = {run.name: (submission, run) for submission in every() for run in submission.runs}
+    return runs[meant(text, runs, "the end of a name that `python -m slurm status` lists")]
 
 
 def this_process(pid: int | None = None) -> dict:

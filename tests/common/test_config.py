@@ -136,6 +136,7 @@ def test_script_answers_a_mistake_with_one_plain_line_on_a_terminal():
     [
         ("--phases.0.epoch 2", "did you mean --phases.0.epochs?"),
         ("--sed 1 --phases.1.weight-decya 0", "did you mean --seed --phases.1.weight-decay?"),
+        ("--sede 1 --seeed 2", "--seeed, 2; did you mean --seed?"),
         ("--wholly-unlike-any 1", "--wholly-unlike-any"),
         ("stray", "stray"),
         (
@@ -447,7 +448,7 @@ def test_run_that_weights_cannot_take_is_one_line(tmp_path, capsys, run, said):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("s0", "weights 's0' fits 2 runs in "),
+        ("s0", "weights 's0' fits 2 runs: task/one-s0, task/two-s0"),
         ("s1", "weights 's1': no such file or run; allowed: imagenet, none, a file, or a finished run"),
         ("", "weights '': no such file or run"),
         (".", "weights '.': no such file or run"),

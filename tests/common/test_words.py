@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.words import count, counts, in_words
+from common.words import count, counts, duration, in_words
 
 
 @pytest.mark.parametrize(("number", "said"), [(0, "0 epochs"), (1, "1 epoch"), (2000, "2,000 epochs")])
@@ -18,3 +18,11 @@ def test_a_field_that_counts_epochs(value, said):
 def test_how_many_of_each_kind():
     assert counts({"holds": 2, "fails": 1, "undecided": 0, "not tested": 3}) == "2 hold, 1 fails, 3 not tested"
     assert counts({"completed": 1, "failed": 2}) == "1 completed, 2 failed"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0, "0:00"), (59.4, "0:59"), (59.6, "1:00"), (3599, "59:59"), (3600, "1:00:00"), (90061, "25:01:01")],
+)
+def test_durations(seconds, said):
+    assert duration(seconds) == said
