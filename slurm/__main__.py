@@ -13,8 +13,8 @@ from collections.abc import Callable
 from common.command_line import Parser
 from common.errors import ConfigError, fail
 from common.files import CheckpointError, StorageError
-from slurm import commands, plan
-from slurm.plan import Mistakes
+from slurm import commands, plan, sweeps
+from slurm.mistakes import Mistakes
 
 EXAMPLES = {
     "submit": """
@@ -87,7 +87,7 @@ def parser() -> Parser:
         help="3, 5, then 10 seeds, for settings whose published numbers are still undecided; runs until then",
     )
     submit_.add_argument(
-        "--most", type=int, choices=plan.LOOKS, help="with --until-decided: seeds of a setting at most (default 10)"
+        "--most", type=int, choices=sweeps.LOOKS, help="with --until-decided: seeds of a setting at most (default 10)"
     )
     submit_.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for every run")
     submit_.add_argument("--dry-run", action="store_true", help="print the runs, and the batch scripts; submit nothing")

@@ -21,10 +21,12 @@ from common.errors import ConfigError
 from common.files import CheckpointError, Damaged, StorageError
 from common.run_folder import RunFolder
 from common.words import count
-from slurm import cluster, plan, squeue, status, submissions
+from slurm import cluster, plan, squeue, status, submissions, sweeps
 from slurm.local import Runner
-from slurm.plan import LOOKS, Planned, Sweep
+from slurm.mistakes import Mistakes
+from slurm.plan import Planned
 from slurm.submissions import Submission
+from slurm.sweeps import LOOKS, Sweep
 
 WIDE = 220  # columns if the output is not a terminal
 PROFILE_FLAGS = ("time", "cpus", "memory", "gpus", "partition", "account", "qos", "constraint", "max_parallel")
@@ -39,32 +41,32 @@ def submit(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             f"--until-decided chooses the seeds ({', '.join(f'0:{n}' for n in LOOKS)}): leave out --seeds"
         )
-    fixed = plan.pairs(arguments.set, "--set")
+    fixed = sweeps.pairs(arguments.set, "--set")
     if arguments.sweep:
-        sweep = plan.load_sweep(arguments.task, arguments.sweep)
+        sweep = sweeps.load(arguments.task, arguments.sweep)
     else:
-        grid = plan.pairs(arguments.grid, "--grid")
+        grid = sweeps.pairs(arguments.grid, "--grid")
         if both := sorted(fixed.keys() & grid.keys()):
             raise ConfigError(f"{both[0]} is in --set and in --grid; leave it out of one of them")
-        sweep = plan.Sweep(grid={key: plan.listed(values) for key, values in grid.items()})
+        sweep = Sweep(grid={key: sweeps.listed(values) for key, values in grid.items()})
     asked = [*([f"sweep {arguments.sweep}"] if arguments.sweep else []), *arguments.grid, *arguments.set]
     title = " ".join(asked) or "default"
     if arguments.until_decided:
         return until_decided(arguments, title, sweep, fixed)
     try:
-        runs = expand(arguments.task, sweep, fixed, plan.seeds(arguments.seeds or sweep.seeds))
-    except plan.Mistakes as mistakes:
-        if has_split_path(mistakes, plan.pairs(arguments.grid, "--grid")):
+        runs = expand(arguments.task, sweep, fixed, sweeps.seeds(arguments.seeds or sweep.seeds))
+    except Mistakes as mistakes:
+        if has_split_path(mistakes, sweeps.pairs(arguments.grid, "--grid")):
             remedy = r"a comma within a value is written \, and in quotes: --grid 'KEY=/a\,b,/c'"
-            raise plan.Mistakes([*mistakes.found, (remedy, {})]) from None
+            raise Mistakes([*mistakes.found, (remedy, {})]) from None
         raise
     return hand_over(arguments, arguments.task, arguments.cluster or "slurm", title, runs)[0]
 
 
-def has_split_path(mistakes: plan.Mistakes, grid: Mapping[str, str]) -> bool:
+def has_split_path(mistakes: Mistakes, grid: Mapping[str, str]) -> bool:
     """Whether a key to blame has a path among values that commas separate: one of these may belong to the path."""
     blamed = (grid.get(key, "") for _, values in mistakes.found for key in values)
-    return any("/" in text and len(plan.listed(text)) > 1 for text in blamed)
+    return any("/" in text and len(sweeps.listed(text)) > 1 for text in blamed)
 
 
 def expand(task: str, sweep: Sweep, fixed: Mapping[str, str], seeds: Sequence[int]) -> list[Planned]:

@@ -18,7 +18,7 @@ from results import collect, records, rows
 from results.rows import Row
 from results.tables import in_words, with_spread
 from results.verdicts import TOO_UNCERTAIN
-from slurm.plan import LOOKS
+from slurm.sweeps import LOOKS
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 
 import common.data.__main__ as data
 import slurm.__main__ as launcher
-from slurm import plan
+from slurm import sweeps
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Not documents of ours: packages, what runs have left, and templates, whose links hold where they are filled in.
@@ -54,7 +54,7 @@ def test_commands_of_the_launcher_are_understood(path):
         if words and words[0] not in PLACEHOLDERS:
             arguments = launcher.parser().parse_args([word for word in words if word != "..."])
             if arguments.command == "submit" and arguments.sweep:
-                plan.load_sweep(arguments.task, arguments.sweep)
+                sweeps.load(arguments.task, arguments.sweep)
 
 
 @every_document

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from slurm import __main__ as cli
-from slurm import plan, status, submissions
+from slurm import plan, status, submissions, sweeps
 from slurm.plan import Planned
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,13 +137,19 @@ class Told:
 
 
 @pytest.fixture
-def launch(tree, monkeypatch, capfd):
-    """Calls `python -m slurm` in this process, on the tree."""
+def planned(tree, monkeypatch):
+    """Runs are planned from the tree, in this process."""
     monkeypatch.setattr(plan, "REPOSITORY", tree)
+    monkeypatch.setattr(sweeps, "REPOSITORY", tree)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the stand-in puts its tree there
+
+
+@pytest.fixture
+def launch(tree, planned, monkeypatch, capfd):
+    """Calls `python -m slurm` in this process, on the tree."""
     monkeypatch.setattr(submissions, "REPOSITORY", tree)
     monkeypatch.setattr(submissions, "FOLDER", tree / "results" / "submissions")
     monkeypatch.setattr(status, "REFRESH", 0.02)
-    monkeypatch.setattr(sys, "path", [*sys.path])  # the stand-in puts its tree there
     monkeypatch.chdir(tree)
 
     def call(*arguments: str) -> Told:

@@ -20,7 +20,7 @@ from common.report import Report
 from results.rows import tabulate
 from results.verdicts import ERROR
 from slurm import commands, looks, status, submissions
-from slurm.plan import LOOKS
+from slurm.sweeps import LOOKS
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDIES = 2000

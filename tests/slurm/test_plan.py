@@ -11,17 +11,16 @@ import yaml
 
 from common.command_line import parse_strictly
 from common.errors import ConfigError
-from slurm import plan
-from slurm.plan import Mistakes, Sweep
+from slurm import plan, sweeps
+from slurm.mistakes import Mistakes
+from slurm.sweeps import Sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def toy(tree, monkeypatch):
+def toy(planned):
     """Plans runs of the stand-in."""
-    monkeypatch.setattr(plan, "REPOSITORY", tree)
-    monkeypatch.setattr(sys, "path", [*sys.path])
 
     def expand(grid=None, *, preset=None, fixed=None, seeds=(0,)):
         return plan.plan("toy", Sweep(preset=preset, grid=grid or {}), fixed or {}, seeds)
@@ -199,8 +198,8 @@ def words(values):
 @pytest.mark.parametrize(("task", "sweep"), list(all_sweeps()))
 def test_every_sweep_of_the_repository_can_be_planned(task, sweep):
     entry = yaml.safe_load((ROOT / "tasks" / task / "sweeps.yaml").read_text())[sweep]
-    seeds = plan.seeds(entry.get("seeds", "0"))
-    runs = plan.plan(task, plan.load_sweep(task, sweep), {}, seeds)
+    seeds = sweeps.seeds(entry.get("seeds", "0"))
+    runs = plan.plan(task, sweeps.load(task, sweep), {}, seeds)
     grid = entry.get("grid", {})
     products = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     combinations = [product | run for product in products for run in entry.get("runs", [{}])]
@@ -224,8 +223,8 @@ def test_train_py_itself_runs_in_the_planned_folder(toy, tree):
 
 def test_planning_imports_neither_keras_nor_tensorflow():
     code = (
-        "import sys; from slurm import plan, __main__\n"
-        "runs = plan.plan('cifar_phased', plan.load_sweep('cifar_phased', 'phases'), {}, (0, 1))\n"
+        "import sys; from slurm import plan, sweeps, __main__\n"
+        "runs = plan.plan('cifar_phased', sweeps.load('cifar_phased', 'phases'), {}, (0, 1))\n"
         "print(len(runs), {'keras', 'tensorflow', 'jax', 'submitit'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -351,7 +350,7 @@ def after_sweeps(toy, tree):
     (tree / "tasks" / "toy" / "sweeps.yaml").write_text(AFTER)
 
     def expand(sweep, **fixed):
-        return plan.in_waves("toy", plan.load_sweep("toy", sweep), fixed, (4,))
+        return plan.in_waves("toy", sweeps.load("toy", sweep), fixed, (4,))
 
     return expand
 
@@ -383,163 +382,3 @@ def test_mistakes_of_all_waves_are_reported_at_once(after_sweeps):
     with pytest.raises(Mistakes) as caught:
         after_sweeps("more")
     assert len(caught.value.lines()) == 2
-
-
-# Spellings
-
-
-@pytest.mark.parametrize(
-    ("text", "seeds"),
-    [("0:5", (0, 1, 2, 3, 4)), ("3:4", (3,)), ("7", (7,)), ("0,3,7", (0, 3, 7)), ("3,0", (3, 0)), ("1,2,1", (1, 2))],
-)
-def test_seeds(text, seeds):
-    assert plan.seeds(text) == seeds
-
-
-@pytest.mark.parametrize("text", ["", "a", "5:5", "5:3", ":3", "3:", "0:4:2", "-1", "1,", "1;2", "1.5", " 1", "0:2,5"])
-def test_other_seeds_are_refused(text):
-    with pytest.raises(ConfigError, match="seeds"):
-        plan.seeds(text)
-
-
-def test_pairs():
-    assert plan.pairs(["a=1", "--b-c=2", "phases.1.rate=3e-5", "d=", "e=f=g"], "--set") == {
-        "a": "1",
-        "b_c": "2",
-        "phases.1.rate": "3e-5",
-        "d": "",
-        "e": "f=g",
-    }
-
-
-@pytest.mark.parametrize("items", [["a"], ["=1"], [""], ["a=1", "a=2"], ["a-b=1", "--a_b=1"]])
-def test_other_pairs_are_refused(items):
-    with pytest.raises(ConfigError, match="--grid"):
-        plan.pairs(items, "--grid")
-
-
-# sweeps.yaml
-
-
-def test_sweep_is_read(toy):
-    sweep = plan.load_sweep("toy", "colours")
-    assert (sweep.preset, sweep.grid, sweep.seeds) == (
-        "large",
-        {"colour": ["red", "green"], "width": ["1", "2"]},
-        "0:2",
-    )
-
-
-def test_empty_sweep_is_the_default_preset(toy):
-    assert plan.load_sweep("toy", "single") == Sweep()
-
-
-@pytest.mark.parametrize(
-    ("seeds", "count"), [("'0:2'", 2), ("0:2", 2), ("'3'", 1), ("3", 1), ("1:5", 4), ("'0,4,9'", 3)]
-)
-def test_seeds_of_a_sweep(tree, launch, seeds, count):
-    (tree / "tasks" / "toy" / "sweeps.yaml").write_text(f"s:\n  seeds: {seeds}\n")
-    told = launch("submit", "toy", "--sweep", "s", "--cluster", "local", "--dry-run")
-    assert told.out.splitlines()[-1] == f"{count} of {count} runs to do"
-    told = launch("submit", "toy", "--sweep", "s", "--cluster", "local", "--dry-run", "--seeds", "0:7")
-    assert told.out.splitlines()[-1] == "7 of 7 runs to do"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "s: [",
-        "s:\n  grid: {colour: red}",
-        "s:\n  grid: {colour: []}",
-        "s:\n  grid: {colour: }",
-        "s:\n  grid: [colour]",
-        "s:\n  grid: {1: [2]}",
-        "s:\n  gird: {colour: [red]}",
-        "s:\n  seeds: many",
-        "s:\n  grid: {width: [1], width: [2]}",
-        "s:\n  grid: {batch-size: [1], batch_size: [2]}",
-        "s:\n  grid: {width: [1]}\n  runs: [{width: 2}]",
-        "s:\n  grid: {preset: [small]}\n  preset: large",
-        "s: {}\ns: {}",
-        "s:\n  grid: {fancy: [no]}",
-        "s:\n  grid: {width: [!!python/name:os.system ]}",
-        "s:\n  grid: {width: [!!timestamp 2001-99-99]}",
-        "s: &s\n  grid: {width: [*s]}",
-        "[" * 5000,
-        "s:\n  seeds: [0, 4]",
-        "s:\n  runs: {colour: red}",
-        "s:\n  runs: [red]",
-        "s:\n  runs: [{1: red}]",
-        "s:\n  preset: medium",
-        "s:\n  preset: [small]",
-        "s: text",
-        "s: [1, 2]",
-        "- s",
-        "s",
-        "t:\n",
-        "",
-        "s:\n  grid:\n    colour: [{a: b}]",
-        "1: {}\nt: {}\n",
-    ],
-)
-def test_malformed_sweeps_are_one_line(tree, launch, text):
-    (tree / "tasks" / "toy" / "sweeps.yaml").write_text(text)
-    told = launch("submit", "toy", "--sweep", "s", "--cluster", "local", "--dry-run")
-    assert told.code == 2
-    assert told.line.startswith("error: ")
-
-
-def test_yaml_is_what_is_written(tree):
-    """YAML 1.1 takes `no` for false, `010` for 8 and `1_0` for 10."""
-    (tree / "tasks" / "toy" / "sweeps.yaml").write_text("s: {grid: {colour: [no, on, 010, 1_0, 1:30, 1.0e-4, =]}}")
-    text = (tree / "tasks" / "toy" / "sweeps.yaml").read_text()
-    assert yaml.load(text, plan.Loader)["s"]["grid"]["colour"] == ["no", "on", "010", "1_0", "1:30", "1.0e-4", "="]
-    assert yaml.load("[true, False, null, ~, '', ]", plan.Loader) == [True, False, None, None, ""]
-    assert yaml.load("[~/x, nullable, truecolor, false_start]", plan.Loader) == [
-        "~/x",
-        "nullable",
-        "truecolor",
-        "false_start",
-    ]
-    assert yaml.load("{empty: }", plan.Loader) == {"empty": None}
-
-
-@pytest.mark.parametrize("where", ["--grid", "--set"])
-def test_a_switch_that_is_no_says_how_to_write_it(launch, where):
-    told = launch("submit", "toy", where, "fancy=no", "--cluster", "local", "--dry-run")
-    assert told.code == 2
-    assert "fancy is 'no'; write --fancy or --no-fancy; true or false in a sweep" in told.line
-    assert launch("submit", "toy", where, "fancy=false", "--cluster", "local", "--dry-run").code == 0
-
-
-def test_a_key_in_set_and_in_grid_is_one_line(launch):
-    told = launch("submit", "toy", "--grid", "width=1,2", "--set", "width=3", "--cluster", "local", "--dry-run")
-    assert told.line == "error: width is in --set and in --grid; leave it out of one of them"
-
-
-def test_a_comma_within_a_value_of_a_grid(launch, tree):
-    folder = tree / "a,b[1]~"
-    folder.mkdir()
-    command = ["submit", "toy", "--cluster", "local", "--dry-run", "--grid"]
-    told = launch(*command, f"dataset=image_folder:{folder},digits")
-    assert told.code == 2
-    assert told.err.splitlines()[-1].startswith(r"error: a comma within a value is written \,")
-    told = launch(*command, f"dataset=image_folder:{folder},digits".replace("a,b", r"a\,b"))
-    assert told.out.splitlines()[-1] == "2 of 2 runs to do"
-    assert f"dataset=image_folder:{folder}" in told.out
-
-
-def test_a_tilde_is_the_home_folder_and_other_bytes_than_utf_8_are_refused(launch, tree, monkeypatch):
-    monkeypatch.setenv("HOME", str(tree))
-    (tree / "photos").mkdir()
-    command = ["submit", "toy", "--cluster", "local", "--dry-run", "--set"]
-    assert launch(*command, "dataset=image_folder:~/photos", "out=~/runs").code == 0
-    told = launch(*command, "dataset=image_folder:~nobody-of-this-name/x")
-    assert "a path begins with ~" in told.line
-    told = launch(*command, "dataset=image_folder:caf\udce9")
-    assert "is not UTF-8" in told.line
-
-
-def test_task_without_sweeps_is_one_line(tree, launch):
-    (tree / "tasks" / "toy" / "sweeps.yaml").unlink()
-    assert "names no sweeps" in launch("submit", "toy", "--sweep", "s").line

@@ -11,7 +11,7 @@ from common.command_line import parse_strictly
 from common.plots import across
 from common.published import read_references
 from results.grids import Source, grids
-from slurm import plan
+from slurm import plan, sweeps
 from tasks.autoencoder_sweep import report
 
 TASK = plan.load_task("autoencoder_sweep")
@@ -225,8 +225,8 @@ def test_dropout_is_drawn_beside_every_published_number(drawn, tmp_path):
 
 def planned(name):
     """Runs of a sweep and of those that it waits for."""
-    sweep = plan.load_sweep("autoencoder_sweep", name)
-    return plan.in_waves("autoencoder_sweep", sweep, {}, plan.seeds(sweep.seeds))
+    sweep = sweeps.load("autoencoder_sweep", name)
+    return plan.in_waves("autoencoder_sweep", sweep, {}, sweeps.seeds(sweep.seeds))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from common.command_line import parse_strictly
 from common.config import flat
 from common.outcomes import packed
 from results import grids
-from slurm import plan
+from slurm import plan, sweeps
 from tasks.cifar_phased import judges, report
 
 CLAIMS = {claim.text: claim for claim in report.REPORT.claims}
@@ -284,7 +284,7 @@ def test_of_001_only_runs_of_one_regime_and_one_data_set_of_weights_are_compared
 
 def sweep(name):
     """Groups of a sweep as they would be labelled, each with one run."""
-    presets, planned = plan.load_task("cifar_phased").PRESETS, plan.load_sweep("cifar_phased", name)
+    presets, planned = plan.load_task("cifar_phased").PRESETS, sweeps.load("cifar_phased", name)
     found = []
     for run in plan.in_waves("cifar_phased", planned, {}, [0]):
         config = parse_strictly(presets, "", run.flags)
@@ -344,7 +344,7 @@ def test_losses_fall_and_accuracy_rises_steadily_in_001():
 
 @pytest.mark.parametrize(("length", "second"), [("", 60), ("_short", 20)])
 def test_accuracy_after_the_first_floor_of_the_rate_does_not_count(length, second):
-    flags = next(iter(plan.in_waves("cifar_phased", plan.load_sweep("cifar_phased", f"optimisers{length}"), {}, [0])))
+    flags = next(iter(plan.in_waves("cifar_phased", sweeps.load("cifar_phased", f"optimisers{length}"), {}, [0])))
     config = parse_strictly(plan.load_task("cifar_phased").PRESETS, "", flags.flags).identity()
     epochs = sum(phase["epochs"] for phase in config["phases"])
     rising = [{"val_accuracy": 0.005 * epoch} for epoch in range(second)]

@@ -35,7 +35,7 @@ from common.report import Pair
 from common.selection import fits
 from results import records
 from results.collect import load_report
-from slurm import plan
+from slurm import plan, sweeps
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TASKS = sorted(path.parent.name for path in REPOSITORY.glob("tasks/*/train.py"))
@@ -439,9 +439,9 @@ def test_every_sweep_plans_without_mistakes(task):
     names = list(yaml.safe_load(path.read_text()))
     assert names
     for name in names:
-        sweep = plan.load_sweep(task, name)
+        sweep = sweeps.load(task, name)
         assert sweep.about
-        seeds = plan.seeds(sweep.seeds)
+        seeds = sweeps.seeds(sweep.seeds)
         planned = plan.in_waves(task, sweep, {}, seeds)
         assert len({run.name for run in planned}) == len(planned) >= len(seeds)
         assert {run.wave for run in planned} == ({0, 1} if sweep.after else {0})
