@@ -294,7 +294,7 @@ def test_another_protocol_is_another_run():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--weights", "none"], "batch-norm is keep, and random weights have no statistics to keep"),
+        (["--weights", "none", "--batch-norm", "keep"], "batch-norm is keep, and random weights have no statistics to keep"),
         (["--batch-norm", "follow", "--cache-features", "on"], "cache-features is on, and with batch-norm follow"),
         (
             ["--batch-norm", "follow", "--cache-views", "2"],
@@ -329,7 +329,7 @@ OTHERS = {
     "looks": 3,
     "backbone": "resnet34",
     "image_size": 96,
-    "batch_norm": "follow",
+    "batch_norm": "layer",
     "cache_features": "off",
     "cache_gigabytes": 1.0,
     "cache_views": 2,
@@ -494,9 +494,9 @@ def test_image_folders_of_one_name_in_two_places_are_two_runs(tmp_path, monkeypa
 
 
 def test_setting_names_data_and_what_differs_from_the_preset():
-    assert parsed("--seed", "5", "--out", "x").setting(PRESETS) == "dataset=cifar10 backbone=resnet18 batch_norm=keep"
+    assert parsed("--seed", "5", "--out", "x").setting(PRESETS) == "dataset=cifar10 backbone=resnet18 batch_norm=follow"
     argv = ("--phases.1.rate", "0.01", "--limit-train", "50", "--backbone", "resnet34", "--offline")
-    said = "dataset=cifar10 limit_train=50 backbone=resnet34 batch_norm=keep phases.1.rate=0.01"
+    said = "dataset=cifar10 limit_train=50 backbone=resnet34 batch_norm=follow phases.1.rate=0.01"
     assert parsed(*argv).setting(PRESETS) == said
 
 
@@ -507,7 +507,7 @@ def test_setting_is_in_the_spelling_of_the_command_line():
 
 
 def test_identity_and_operational_hold_every_field_once():
-    config = parsed("--data-dir", str(ROOT), "--cache-views", "2")
+    config = parsed("--data-dir", str(ROOT), "--cache-views", "2", "--batch-norm", "keep")
     identity, operational = config.identity(), config.operational()
     assert set(identity) | set(operational) == {f.name for f in dataclasses.fields(config)}
     assert not set(identity) & set(operational)
