@@ -294,7 +294,10 @@ def test_another_protocol_is_another_run():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--weights", "none", "--batch-norm", "keep"], "batch-norm is keep, and random weights have no statistics to keep"),
+        (
+            ["--weights", "none", "--batch-norm", "keep"],
+            "batch-norm is keep, and random weights have no statistics to keep",
+        ),
         (["--batch-norm", "follow", "--cache-features", "on"], "cache-features is on, and with batch-norm follow"),
         (
             ["--batch-norm", "follow", "--cache-views", "2"],
