@@ -14,11 +14,15 @@ The table has the means over each fifth of the layers, from the image to the hea
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import common  # noqa: F401  its settings of TensorFlow, before Keras imports that
+
+if TYPE_CHECKING:
+    import keras
 
 IMAGES, PARTS = 512, 5
 

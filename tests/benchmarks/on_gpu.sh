@@ -56,11 +56,11 @@ unpack() { # PARTS
   "$python" -c 'import jax, keras, tensorflow; print("ready:", keras.__version__, jax.devices())'
 }
 
-three_phase() { # DATASET BACKBONE WEIGHTS
+three_phase() { # DATASET BACKBONE WEIGHTS REGIME
   local more=()
   [[ $TINY ]] && more=(--limit-train 120 --limit-test 20 --image-size 32 --phases.{0,1,2}.epochs=1)
   "$python" "$repository/tasks/cifar_phased/train.py" --preset three_phase --dataset "$1" --backbone "$2" \
-    --weights "$3" --offline --steps-per-execution 64 --out "$STORE/runs" "${more[@]}"
+    --weights "$3" --batch-norm "$4" --offline --steps-per-execution 64 --out "$STORE/runs" "${more[@]}"
   local folder; folder=$(ls -td "$STORE"/runs/cifar_phased/*"$1-$2"* | head -1)
   mkdir -p "$OUT"
   tar -C "$STORE/runs" -czf "$OUT/$1_$2.tar.gz" --exclude checkpoints --exclude '*.keras' --exclude '*.safetensors' \
@@ -88,11 +88,11 @@ case ${1:-} in
   cifar10_* | cifar100_*)
     dataset=${1%%_*} backbone=${1#*_}
     case $backbone in
-      mobilenet_v2) file=mobilenet_v2_imagenet ;;
-      resnet18) file=resnet18_tiny_imagenet ;;
+      mobilenet_v2) file=mobilenet_v2_imagenet regime=keep ;;
+      resnet18) file=resnet18_tiny_imagenet regime=follow ;;
       *) echo "error: no backbone $backbone; allowed: mobilenet_v2, resnet18" >&2; exit 2 ;;
     esac
-    three_phase "$dataset" "$backbone" "${WEIGHTS:-$STORE/content/weights}/$file.safetensors"
+    three_phase "$dataset" "$backbone" "${WEIGHTS:-$STORE/content/weights}/$file.safetensors" "$regime"
     ;;
   *) sed -n '2,/^set/{/^#/p}' "$0"; exit 2 ;;
 esac
