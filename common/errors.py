@@ -2,8 +2,9 @@
 
 import difflib
 import math
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 
@@ -31,3 +32,11 @@ def fail(message: str, code: int = 2) -> NoReturn:
     """End the process with one line on stderr."""
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     raise SystemExit(code)
+
+
+def command(main: Callable[[], None]) -> None:
+    """Run a command that Ctrl-C may end: in one line, with exit code 130."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        fail("stopped by Ctrl-C", 128 + signal.SIGINT)

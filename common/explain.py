@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.command_line import Parser
-from common.errors import ConfigError, choice, fail
+from common.errors import ConfigError, choice, command, fail
 from common.predict import RUNS, listed, read
 from common.run_folder import find_classifier
 
@@ -137,4 +137,4 @@ def last_stage(model: "keras.Model") -> tuple["keras.Model", "keras.layers.Dense
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.command_line import Parser
-from common.errors import ConfigError, fail
+from common.errors import ConfigError, command, fail
 from common.predict import RUNS
 from common.run_folder import find_classifier
 
@@ -151,4 +151,4 @@ def in_stock_layers(config: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

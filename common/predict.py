@@ -26,7 +26,7 @@ from rich.table import Column, Table
 from common.command_line import Parser
 from common.config import REPOSITORY
 from common.data.listing import SUFFIXES, Listing, images_below, printable
-from common.errors import ConfigError, fail
+from common.errors import ConfigError, command, fail
 from common.run_folder import find_classifier
 from common.stopping import leave_output
 from common.words import count
@@ -194,4 +194,4 @@ def show(found: Sequence[dict], top: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 from common import files
 from common.command_line import Parser
 from common.config import REPOSITORY, Config
-from common.errors import ConfigError, choice, fail
+from common.errors import ConfigError, choice, command, fail
 from common.files import Damaged, read_text
 from common.measured import declared
 from common.published import References, read_references
@@ -292,4 +292,4 @@ def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,34 @@ def test_closed_output_is_no_fault(tmp_path):
     done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("*/*/metrics.json"))
+
+
+WAITS = """
+import signal, sys
+from common.errors import command
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests are started
+command(lambda: (print("begun", flush=True), sys.stdin.read()))
+"""
+
+
+def test_ctrl_c_ends_a_command_in_one_line():
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", WAITS], cwd=REPOSITORY, text=True, **pipes)
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert (process.returncode, errors) == (130, "error: stopped by Ctrl-C\n")
+
+
+COMMANDS = (
+    "common/predict.py",
+    "common/explain.py",
+    "common/export.py",
+    "common/data/__main__.py",
+    "results/collect.py",
+)
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_every_command_ends_so(path):
+    assert (REPOSITORY / path).read_text().endswith('if __name__ == "__main__":\n    command(main)\n')

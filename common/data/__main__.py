@@ -17,7 +17,7 @@ from common.backbones import BACKBONES
 from common.command_line import Parser
 from common.config import Config
 from common.data import DATASETS, FOLDER, NAMES, tfds_names
-from common.errors import ConfigError, choice, fail
+from common.errors import ConfigError, choice, command, fail
 
 ALLOWED = ", ".join([*DATASETS, tfds_names.FORM])
 WIDE = 120  # columns of a table that goes to a file
@@ -143,4 +143,4 @@ def weights(name: str, check: bool) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)
