@@ -93,7 +93,7 @@ def may_begin_again(submission: Submission, run: Planned) -> bool:
     record = submissions.recorded(path)
     newest = newest_checkpoint(Path(run.folder))
     killed = [*record.get("killed", []), newest]
-    record["killed"] = killed
+    record |= {"killed": killed, "again_after": len(record.get("starts", []))}
     gets_on = killed[-TRIES:] != [newest] * TRIES
     if not gets_on:
         record |= {"state": "failed", "reason": f"killed in {TRIES} starts without a new checkpoint"}
@@ -127,7 +127,8 @@ def keep(name: str) -> None:
 def is_to_go_on(submission: Submission, row: status.Row, known: squeue.Entries) -> bool:
     """Whether a run whose job is gone was killed; if somebody cancelled it, its record says so.
 
-    SLURM forgets a job after minutes. Then the run's record knows: a job that was cancelled has no reason to end.
+    SLURM forgets a job after minutes. Then the run's record knows: a job that was cancelled has no reason to end. Nor
+    has one that its batch script requeues since it was killed, if the controller then forgets that.
     """
     job = row.job or ""
     entry = known.get(job)
@@ -135,7 +136,8 @@ def is_to_go_on(submission: Submission, row: status.Row, known: squeue.Entries) 
     path = submission.record(row.run)
     record = submissions.recorded(path)
     begun = submission.job_log(job).is_file()
-    ended_for_no_reason = record.get("state") == "stopped" and record.get("why") == "None"
+    requeued = record.get("again_after") == len(record.get("starts", []))
+    ended_for_no_reason = record.get("state") == "stopped" and record.get("why") == "None" and not requeued
     if state == "CANCELLED" or (state is None and (ended_for_no_reason or not begun)):
         write_patiently(path, record | {"state": "cancelled", "reason": "cancelled by scancel"})
         return False

@@ -218,7 +218,8 @@ def read_record(path: Path) -> dict:
     """What a job wrote down of a run: state, reason, starts; empty before its first start. Raises Damaged."""
     if not path.is_file():
         return {}
-    record = read_json(path, state=str | None, reason=str | None, starts=list | None, killed=list | None)
+    fields = {"state": str | None, "reason": str | None, "starts": list | None, "killed": list | None}
+    record = read_json(path, **fields, again_after=int | None)
     begun = record.get("starts", [])
     # A run may be killed, or cancelled, before its first start is written down.
     state = record.get("state")

@@ -193,6 +193,19 @@ def test_keeper_tells_a_killed_batch_script_from_scancel(killed, fake_slurm, slu
     assert states(killed)[0] == ("requeued" if state == "queued" else state)
 
 
+def test_a_run_that_its_batch_script_requeued_is_not_taken_for_cancelled(killed, fake_slurm):
+    """The controller is killed before it has written the requeue down, and tells the run to end for no reason."""
+    finish(killed.runs[1])
+    write(killed, killed.runs[0])
+    fake_slurm.add("squeue", "echo RUNNING")
+    again.requeue(killed, "100_0")
+    record = submissions.recorded(killed.record(killed.runs[0].name))
+    write(killed, killed.runs[0], **record | {"state": "stopped", "terminated": True, "why": "None"})
+    fake_slurm.add("squeue", "echo '9000|RUNNING|None'")
+    again.keep(killed.id)
+    assert len(fake_slurm.scripts) == 1
+
+
 def test_keeper_submits_killed_runs_again(killed, fake_slurm, read_directives):
     finish(killed.runs[1])
     assert states(killed) == ["lost", "completed"]
