@@ -1,9 +1,11 @@
 """Mistakes in what a user asks for, and the one line that answers them."""
 
+import _thread
 import difflib
 import math
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -36,7 +38,16 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 def command(main: Callable[[], None]) -> None:
     """Run a command that Ctrl-C may end: in one line, with exit code 130."""
+    sys.unraisablehook = pass_on
     try:
         main()
     except KeyboardInterrupt:
         fail("stopped by Ctrl-C", 128 + signal.SIGINT)
+
+
+def pass_on(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Interrupt once more after Ctrl-C in a place that ignores it, such as a callback of the garbage collector."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        threading.Timer(0.1, _thread.interrupt_main).start()  # not at once: that would be ignored here too
+    else:
+        sys.__unraisablehook__(unraisable)

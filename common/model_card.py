@@ -25,6 +25,12 @@ LOADING = {
     'interpreter.set_tensor(given["index"], images)\ninterpreter.invoke()\n'
     'probabilities = interpreter.get_tensor(made["index"])',
 }
+PREPARING = """    import numpy as np
+    from PIL import Image, ImageOps
+
+    photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("{mode}")
+    photo = ImageOps.fit(photo, ({side}, {side}), Image.Resampling.BILINEAR)
+    images = np.asarray(photo).reshape(1, {side}, {side}, -1)"""
 
 
 def text(folder: Path, classifier: Trained, file: str, phase: str | None = None) -> str:
@@ -57,6 +63,9 @@ def text(folder: Path, classifier: Trained, file: str, phase: str | None = None)
         f"`images`: uint8 (batch, {classifier.side}, {classifier.side}, {classifier.channels}), 0 to 255, any batch. "
         f"`probabilities`: float32 (batch, {len(classifier.class_names)}). The classes, in their order:",
         ", ".join(f"`{name}`" for name in classifier.class_names),
+        "A photograph becomes such an image as in training: turned as its EXIF says, cut to a centred square, and made "
+        f"{classifier.side} pixels wide by bilinear interpolation:",
+        PREPARING.format(side=classifier.side, mode="RGB" if classifier.channels == 3 else "L"),
         "## Results",
         f"On {test['n']:,} test images, one run (seed {config['seed']}): {scores}.",
         *verdicts(about["task"], config["preset"], about["setting"]),

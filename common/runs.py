@@ -17,17 +17,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from common import files, garbage
 from common.command_line import C, parse
 from common.config import REPOSITORY, Config, flat
+from common.data import folder_of
+from common.data.listing import fingerprint, list_images
 from common.devices import Devices, choose
 from common.environment import git_state, installed, processor
 from common.errors import ConfigError, choice, fail
 from common.files import CheckpointError, Damaged
 from common.run_folder import RunFolder
 from common.stopping import Interrupted, StopRequest, leave_output
+from common.words import count
 
 if TYPE_CHECKING:
     import numpy as np  # `--help` does without
@@ -195,7 +198,7 @@ def write_config(run: Run, setting: str) -> None:
 def write_environment(run: Run, **facts: object) -> None:
     """Write environment.json: where and with what this run happens; `starts` lists each start of it.
 
-    Raises RunError where a run would go on with another backend or precision.
+    Raises RunError where a run would go on with another backend or precision, or with other images.
     """
     path = run.files.environment_file
     before = run.files.environment() if path.is_file() else {"starts": []}
@@ -205,6 +208,8 @@ def write_environment(run: Run, **facts: object) -> None:
                 f"{run.folder} was begun with {fact} {before[fact]}, this would go on with {facts[fact]}; "
                 "choose the same, or --overwrite"
             )
+    if change := other_images(before, facts.get("data")):
+        raise RunError(f"{run.folder} {change}; bring them back, or --overwrite starts from scratch")
     starts = before["starts"]
     code = git_state()
     if said := code.get("git"):
@@ -225,6 +230,16 @@ def write_environment(run: Run, **facts: object) -> None:
         "starts": [*starts, start],
     }
     files.write_json(path, content)
+
+
+def other_images(environment: Mapping, data: Any) -> str:
+    """How the images of a data set differ from those that a run was begun with; empty if they do not."""
+    before = environment.get("data", data)  # older code did not write it down
+    if before == data:
+        return ""
+    if before["images"] == data["images"]:
+        return f"was begun with {count(before['images'], 'image')}, some of which are others now"
+    return f"was begun with {count(before['images'], 'image')}; now there are {data['images']:,}"
 
 
 def summary(folder: Path, result: Mapping) -> str:
@@ -248,6 +263,22 @@ def summary(folder: Path, result: Mapping) -> str:
         f"run         {folder}",
     ]
     return "\n".join(lines)
+
+
+def finished(run: Run) -> str:
+    """What is said of a run that was trained before."""
+    said = "this run is finished; --overwrite does it again"
+    if not run.files.environment_file.is_file():
+        return said
+    environment = run.files.environment()
+    if environment["starts"]:
+        said += f"\nnothing is trained now: what follows is of the start at {environment['starts'][-1].get('time')}"
+    root = folder_of(run.config.dataset)
+    if root and root.is_dir():
+        listed = [path for images in list_images(root).splits.values() for path, _ in images]
+        if change := other_images(environment, fingerprint(listed)):
+            said += f"\nwarning: it {change}"
+    return said
 
 
 def merit(metrics: Mapping) -> str:
@@ -316,7 +347,7 @@ def command(
                 if devices.broadcast("finished" if run.result else "") == "":
                     perform(experiment, config, run)
         else:
-            print("this run is finished; --overwrite does it again", flush=True)
+            print(finished(run), flush=True)
         if devices.is_primary:
             print(summary(run.folder, run.files.metrics()), flush=True)
     except ConfigError as error:

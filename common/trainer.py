@@ -119,7 +119,8 @@ class Trainer:
         if is_first:
             epochs = sum(phase.epochs for phase in self.phases)
             facts = setup.environment(run.config, run.devices, trained)
-            write_environment(run, epochs=epochs, steps_per_execution=together, **facts)
+            facts |= {"epochs": epochs, "steps_per_execution": together, "data": self.data.fingerprint()}
+            write_environment(run, **facts)
         if checkpoint:
             print(f"resuming: phase {phase.name}, epoch {progress.epoch + 1}, step {progress.step}", flush=True)
             checkpoints.assign("model", self.model.variables, checkpoint.arrays)

@@ -108,6 +108,29 @@ def test_ctrl_c_ends_a_command_in_one_line():
     assert (process.returncode, errors) == (130, "error: stopped by Ctrl-C\n")
 
 
+IGNORES = """
+import gc, os, signal, time
+from common.errors import command
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def collected(phase, info):
+    gc.callbacks.remove(collected)
+    os.kill(os.getpid(), signal.SIGINT)
+
+def work():
+    gc.callbacks.append(collected)
+    gc.collect()
+    time.sleep(60)
+
+command(work)
+"""
+
+
+def test_ctrl_c_in_a_callback_that_ignores_it_ends_a_command_too():
+    done = run("-c", IGNORES)
+    assert (done.returncode, done.stderr) == (130, "error: stopped by Ctrl-C\n")
+
+
 COMMANDS = (
     "common/predict.py",
     "common/explain.py",

@@ -3,6 +3,7 @@
 What lies in the folder and is not used is counted and named; nothing is guessed in silence.
 """
 
+import hashlib
 import os
 import re
 import unicodedata
@@ -79,6 +80,20 @@ def few(names: Sequence[str], most: int = NAMED) -> str:
     """The first few of many names, and how many more there are."""
     more = [f"and {len(names) - most:,} more"] if len(names) > most else []
     return " ".join([", ".join(map(printable, names[:most])), *more])
+
+
+def fingerprint(names: Sequence[str], files: Sequence[str] = ()) -> dict[str, object]:
+    """How many images there are, and a digest of their names and of their files' sizes, wherever their folder lies.
+
+    `files` are those that the names are parts of, if these are not files themselves.
+    """
+    files = files or names
+    sizes = {file: os.stat(file).st_size if os.path.isfile(file) else -1 for file in set(files)}  # noqa: PTH113, PTH116
+    root = len(os.path.commonpath(sizes)) if len(sizes) > 1 else 0
+    found = hashlib.sha256()
+    for name, file in zip(names, files, strict=True):
+        found.update(os.fsencode(f"{name[root:]}:{sizes[file]}\n"))
+    return {"images": len(names), "digest": found.hexdigest()[:16]}
 
 
 def printable(name: str) -> str:

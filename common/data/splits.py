@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.data.listing import fingerprint
 from common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,6 +88,16 @@ class Dataset:
     files: Sequence[str] = ()
     unreadable: Mapping[str, str] = field(default_factory=dict)
     test_images_of: int | None = None
+
+    def fingerprint(self) -> dict[str, object]:
+        """Which images these are: by names and sizes of their files, or else by their labels, in order."""
+        if self.files:
+            from common.data.tfrecords import file_of
+
+            return fingerprint(self.files, [file_of(name) for name in self.files])
+        labels = [split.labels for split in (self.train, self.validation, self.test)]
+        found = hashlib.sha256(b"|".join(each.tobytes() for each in labels))
+        return {"images": sum(map(len, labels)), "digest": found.hexdigest()[:16]}
 
     def counts(self) -> dict[str, np.ndarray]:
         """Images per class, by split."""

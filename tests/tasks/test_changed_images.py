@@ -1,0 +1,58 @@
+"""A run and a folder whose images change: never trained on without a word, and a finished run says so."""
+
+import json
+
+import in_process
+import numpy as np
+import pytest
+from PIL import Image
+
+from slurm.plan import load_task
+
+FLAGS = ("--preset", "demo", "--epochs", "2")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Forty images in two classes."""
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        path = tmp_path / "photos" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def train(photos, tmp_path):
+    """Trains the linear SVM on them, and gives the exit code."""
+    folders = ("--dataset", f"image_folder:{photos}", "--data-dir", str(tmp_path), "--out", str(tmp_path / "out"))
+    return lambda: in_process.call(load_task("hinge_svm"), *FLAGS, *folders)
+
+
+def add(photos):
+    (photos / "a" / "new.png").write_bytes((photos / "a" / "0.png").read_bytes())
+
+
+def swap(photos):
+    Image.new("RGB", (9, 9)).save(photos / "a" / "0.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (add, "was begun with 40 images; now there are 41"),
+        (swap, "was begun with 40 images, some of which are others now"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_images(train, photos, tmp_path, capsys, change, said):
+    assert train() == 0
+    capsys.readouterr()
+    change(photos)
+    assert train() == 0
+    assert f"warning: it {said}" in capsys.readouterr().out
+    (folder,) = tmp_path.glob("out/*/*")
+    (folder / "metrics.json").unlink()  # as if it had been stopped before its end
+    assert train() == 1
+    assert said in in_process.one_error(capsys)
+    assert len(json.loads((folder / "environment.json").read_text())["starts"]) == 1
