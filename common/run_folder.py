@@ -108,7 +108,9 @@ class RunFolder:
 
     def environment(self) -> dict:
         """Versions, processor, devices and starts. Raises Damaged."""
-        content = read_json(self.environment_file, starts=list, epochs=int | None)
+        content = read_json(self.environment_file, starts=list, epochs=int | None, data=dict | None)
+        if content.get("data"):
+            holding(content["data"], f"data in {self.environment_file.name}", images=int, digest=str)
         for start in content["starts"]:
             holding(start, f"a start in {self.environment_file.name}")
         return content

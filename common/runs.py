@@ -234,7 +234,7 @@ def write_environment(run: Run, **facts: object) -> None:
 
 def other_images(environment: Mapping, data: Any) -> str:
     """How the images of a data set differ from those that a run was begun with; empty if they do not."""
-    before = environment.get("data", data)  # older code did not write it down
+    before = environment.get("data") or data  # older code did not write it down
     if before == data:
         return ""
     if before["images"] == data["images"]:
@@ -275,8 +275,12 @@ def finished(run: Run) -> str:
         said += f"\nnothing is trained now: what follows is of the start at {environment['starts'][-1].get('time')}"
     root = folder_of(run.config.dataset)
     if root and root.is_dir():
-        listed = [path for images in list_images(root).splits.values() for path, _ in images]
-        if change := other_images(environment, fingerprint(listed)):
+        try:
+            listed = [path for images in list_images(root).splits.values() for path, _ in images]
+            change = other_images(environment, fingerprint(listed))
+        except ConfigError as error:  # the folder has no images any more, say: the run's results are still there
+            change = f"was begun with other images: {error}"
+        if change:
             said += f"\nwarning: it {change}"
     return said
 

@@ -89,7 +89,7 @@ def fingerprint(names: Sequence[str], files: Sequence[str] = ()) -> dict[str, ob
     """
     files = files or names
     sizes = {file: os.stat(file).st_size if os.path.isfile(file) else -1 for file in set(files)}  # noqa: PTH113, PTH116
-    root = len(os.path.commonpath(sizes)) if len(sizes) > 1 else 0
+    root = len(os.path.commonpath({os.path.dirname(file) for file in sizes})) if sizes else 0  # noqa: PTH120
     found = hashlib.sha256()
     for name, file in zip(names, files, strict=True):
         found.update(os.fsencode(f"{name[root:]}:{sizes[file]}\n"))

@@ -1,12 +1,14 @@
 """A run and a folder whose images change: never trained on without a word, and a finished run says so."""
 
 import json
+import shutil
 
 import in_process
 import numpy as np
 import pytest
 from PIL import Image
 
+from common.data.listing import fingerprint
 from slurm.plan import load_task
 
 FLAGS = ("--preset", "demo", "--epochs", "2")
@@ -36,6 +38,42 @@ def add(photos):
 
 def swap(photos):
     Image.new("RGB", (9, 9)).save(photos / "a" / "0.png")
+
+
+def test_a_folder_that_lies_elsewhere_has_the_same_fingerprint(photos, tmp_path):
+    def found(folder):
+        return fingerprint(sorted(map(str, folder.rglob("*.png"))))
+
+    def in_one_file(folder):  # of records, say
+        return fingerprint([f"{folder}/a/0.png|{part}" for part in range(2)], [f"{folder}/a/0.png"] * 2)
+
+    before = found(photos), in_one_file(photos)
+    assert before[0]["images"] == 40
+    elsewhere = photos.rename(tmp_path / "elsewhere")
+    assert (found(elsewhere), in_one_file(elsewhere)) == before
+    (elsewhere / "a" / "0.png").write_bytes(b"other")
+    assert found(elsewhere) != before[0]
+    assert in_one_file(elsewhere) != before[1]
+
+
+def test_a_finished_run_whose_folder_is_empty_is_shown_all_the_same(train, photos, capsys):
+    assert train() == 0
+    capsys.readouterr()
+    shutil.rmtree(photos)
+    photos.mkdir()
+    assert train() == 0
+    printed = capsys.readouterr().out
+    assert "warning: it was begun with other images" in printed
+    assert "test        accuracy" in printed
+
+
+@pytest.mark.parametrize("data", [None, [], {}, {"images": "many", "digest": ""}, 3])
+def test_a_damaged_fingerprint_is_no_traceback(train, tmp_path, capsys, data):
+    assert train() == 0
+    (path,) = tmp_path.glob("out/*/*/environment.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data": data}))
+    capsys.readouterr()
+    assert train() in (0, 1)
 
 
 @pytest.mark.parametrize(
