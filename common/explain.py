@@ -4,7 +4,8 @@
     python -m common.explain RUN photos --class cat --out cats.png
 
 RUN is the folder of a finished run, or the end of its name in results/runs. The map says which places of the image
-speak for a class: the most probable one, or that of --class. It works for networks that end in a mean over the image
+speak for a class: the most probable one, or that of --class. It is as coarse as the network's last stage, of 3 by 3
+places for an image of 96 pixels, and smoothed. It works for networks that end in a mean over the image
 and one dense layer: ResNets, MobileNetV2, the padded network of convolutions. Exit codes: 0; 1 if an image could not be
 read, which is named and left out; 2 for bad input.
 """
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from common.command_line import Parser
 from common.errors import ConfigError, choice, command, fail
-from common.predict import RUNS, listed, read
+from common.predict import RUNS, leave, listed, loading, read
 from common.run_folder import find_classifier
 
 if TYPE_CHECKING:  # `--help` does without
@@ -57,13 +58,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(str(error), 1)
     for note in notes:
         print(note, file=sys.stderr)
-    for path in unreadable:
-        print(f"not read, left out: {path}", file=sys.stderr)
-    sys.exit(1 if unreadable else 0)
+    leave(unreadable)
 
 
-def explain(folder: Path, paths: Sequence[Path], arguments: argparse.Namespace) -> list[Path]:
-    """Draw images with their maps; returns those that could not be read."""
+def explain(folder: Path, paths: Sequence[Path], arguments: argparse.Namespace) -> dict[Path, str]:
+    """Draw images with their maps; returns those that could not be read, and why."""
+    loading(folder)
     import numpy as np
 
     from common import plots, trained
@@ -71,7 +71,7 @@ def explain(folder: Path, paths: Sequence[Path], arguments: argparse.Namespace) 
     classifier = trained.load(folder, arguments.phase)
     if arguments.chosen is not None:
         choice("class", arguments.chosen, tuple(classifier.class_names))
-    unreadable: list[Path] = []
+    unreadable: dict[Path, str] = {}
     images = read(paths, classifier, unreadable)
     if images:
         pixels = np.stack(list(images.values()))

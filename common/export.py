@@ -8,8 +8,8 @@
 
 RUN is the folder of a finished run, or the end of its name in results/runs. The network takes images as the run's data
 has them, uint8 (batch, height, width, channels), any batch, and gives probabilities, float32 (batch, classes). All is
-float32, of Keras' own layers; augmentation is left out. README.md beside it, the model card, says what it is. Exit
-codes: 0; 2 for bad input; 1 for what cannot be written or sent.
+float32, of Keras' own layers; augmentation is left out. README.md beside it, the model card, says what it is,
+and labels.txt has the names of the classes. Exit codes: 0; 2 for bad input; 1 for what cannot be written or sent.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.command_line import Parser
 from common.errors import ConfigError, command, fail
-from common.predict import RUNS
+from common.predict import RUNS, loading
 from common.run_folder import find_classifier
 
 if TYPE_CHECKING:  # `--help` does without
@@ -35,6 +35,9 @@ TARGETS = {
     "onnx": ("model.onnx", ("tf2onnx", "onnx")),
     "litert": ("model.tflite", ()),
 }
+
+
+LABELS = "labels.txt"
 
 
 def parser() -> Parser:
@@ -77,7 +80,8 @@ def check(kind: str) -> None:
 
 
 def export(folder: Path, kind: str, out: Path, phase: str | None = None) -> None:
-    """Write a run's classifier and its model card."""
+    """Write a run's classifier, its model card, and the names of its classes, one a line, as LiteRT's users expect."""
+    loading(folder)
     import numpy as np
 
     from common import model_card, trained
@@ -94,6 +98,7 @@ def export(folder: Path, kind: str, out: Path, phase: str | None = None) -> None
             # Keras 3.15.1's patch of tf2onnx asks NumPy for a name that is gone; a user can do nothing about it.
             warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
             model.export(path, format={"savedmodel": "tf_saved_model"}.get(kind, kind), verbose=False)
+    (out / LABELS).write_text("".join(f"{name}\n" for name in classifier.class_names))
     (out / "README.md").write_text(model_card.text(folder, classifier, path.name, phase))
 
 

@@ -1,12 +1,14 @@
 """A forecast of a run's time on a CPU, from the time of its first steps and the arithmetic of each phase."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
+from tqdm import tqdm
 
 from common.config import Config
 from common.data.splits import Dataset
@@ -121,7 +123,8 @@ class Forecast(keras.callbacks.Callback):
         """Print the forecast, given the seconds per multiplication."""
         self.said = True
         smaller = self.config.SMALLER.get(self.config.preset)
-        print(sentence(self.ahead * pace, smaller), flush=True)
+        tqdm.write(sentence(self.ahead * pace, smaller))  # above the bar of the epoch, if there is one
+        sys.stdout.flush()
 
 
 def sentence(seconds: float, smaller: str | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from tqdm import tqdm
 
 from common import words
 from common.checkpointer import Checkpointer
@@ -20,10 +21,11 @@ LINE_EVERY = 60.0  # seconds between lines within an epoch without a progress ba
 
 
 class LossWatch:
-    """Reads the loss of a step one step late, so that a GPU has the next step to do meanwhile."""
+    """Reads the loss of a step one step late, so that a GPU has the next step to do meanwhile; `last` is the latest."""
 
     def __init__(self) -> None:
         self.unread: Any = None
+        self.last = math.nan
 
     def note(self, loss: Any) -> None:
         """Keep the loss of a step, which may not have ended yet."""
@@ -32,9 +34,9 @@ class LossWatch:
     def read(self, where: Mapping) -> None:
         """Wait for the step, unless that was done, and raise Diverged if its loss is not finite."""
         if self.unread is not None:
-            loss, self.unread = float(self.unread), None
-            if not math.isfinite(loss):
-                raise Diverged(f"loss is {loss}", where)
+            self.last, self.unread = float(self.unread), None
+            if not math.isfinite(self.last):
+                raise Diverged(f"loss is {self.last}", where)
 
 
 class Clock:
@@ -66,27 +68,48 @@ class Clock:
 
 
 class PhaseLines:
-    """The lines of a phase: one an epoch, and one a minute within an epoch without a progress bar."""
+    """The lines of a phase: one an epoch, and within an epoch a progress bar in a terminal, elsewhere one a minute."""
 
     def __init__(self, phase: Phase, epochs: int, once: float):
         """`epochs` of the run are left when the phase begins; its first epoch takes `once` seconds more than others."""
         self.phase = phase
         self.epochs = epochs
         self.once = once
-        self.said_at = time.monotonic()
+        self.bar: tqdm | None = None
 
-    def is_due(self) -> bool:
-        """Whether it is time for a line within an epoch."""
-        return not sys.stdout.isatty() and time.monotonic() - self.said_at > LINE_EVERY
-
-    def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
-        """The line within an epoch, numbered from 0."""
-        text = f"{self.phase.name} {epoch + 1}/{self.phase.epochs}  step {step} of {steps}  loss {loss:.4f}"
-        print(text, flush=True)
+    def begin(self, epoch: int, step: int, steps: int) -> None:
+        """An epoch, numbered from 0, goes on from a step."""
+        self.name = f"{self.phase.name} {epoch + 1}/{self.phase.epochs}"
+        self.steps = steps
         self.said_at = time.monotonic()
+        self.bar = tqdm(
+            desc=self.name,
+            initial=step,
+            total=steps,
+            unit=" steps",
+            leave=False,
+            disable=None,  # unless this is a terminal
+            file=sys.stdout,
+            dynamic_ncols=True,
+        )
+
+    def step(self, step: int, loss: float) -> None:
+        """A step has ended; the loss is the latest that is known."""
+        if self.bar and not self.bar.disable:
+            self.bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+            self.bar.update(step - self.bar.n)
+        elif time.monotonic() - self.said_at > LINE_EVERY:
+            print(f"{self.name}  step {step} of {self.steps}  loss {loss:.4f}", flush=True)
+            self.said_at = time.monotonic()
+
+    def close(self) -> None:
+        """Take the bar away, if there is one."""
+        if self.bar:
+            self.bar.close()
 
     def epoch(self, row: Mapping) -> None:
         """The line of an epoch, with the time that the rest of the run would take at this epoch's pace."""
+        self.close()
         left = (self.epochs - row["epoch"]) * (row["seconds"] - self.once)
         self.once = 0.0
         accuracy, val_accuracy = (
@@ -136,7 +159,7 @@ class Loop(keras.callbacks.Callback):
             self.checkpointer.assign_metrics(self.model, self.begun)
             self.begun = None
         self.clock = Clock(self.progress.step, self.progress.seconds)
-        self.lines.said_at = self.clock.started
+        self.lines.begin(epoch, self.progress.step, self.steps)
 
     def on_train_batch_end(self, batch: int, logs: Mapping) -> None:
         self.read_loss()
@@ -146,11 +169,9 @@ class Loop(keras.callbacks.Callback):
         if ends or not self.clock.executed:
             self.read_loss()  # which waits for the step, so that the times are right
         self.clock.tick(batch + 1)
+        self.lines.step(self.progress.step, self.watch.last)
         if ends:
             return  # the epoch's end saves
-        if self.lines.is_due():
-            self.read_loss()
-            self.lines.step(self.progress.epoch, self.progress.step, self.steps, float(logs["loss"]))
         asked = self.run.stop.signal is not None
         if asked or self.checkpointer.is_due():
             self.read_loss()
@@ -177,6 +198,10 @@ class Loop(keras.callbacks.Callback):
         self.checkpointer.save_epoch(self.model, self.progress, row)
         self.lines.epoch(row)
         self.run.stop.heed()
+
+    def close(self) -> None:
+        """The phase has ended, or was left."""
+        self.lines.close()
 
     def read_loss(self) -> None:
         """Wait for the last step. Raises Diverged if its loss is not finite."""

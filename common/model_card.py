@@ -61,7 +61,8 @@ def text(folder: Path, classifier: Trained, file: str, phase: str | None = None)
         "## Use",
         f"    {LOADING[file].replace(chr(10), chr(10) + '    ')}",
         f"`images`: uint8 (batch, {classifier.side}, {classifier.side}, {classifier.channels}), 0 to 255, any batch. "
-        f"`probabilities`: float32 (batch, {len(classifier.class_names)}). The classes, in their order:",
+        f"`probabilities`: float32 (batch, {len(classifier.class_names)}). The classes, in their order, which "
+        "`labels.txt` has too:",
         ", ".join(f"`{name}`" for name in classifier.class_names),
         "A photograph becomes such an image as in training: turned as its EXIF says, cut to a centred square, and made "
         f"{classifier.side} pixels wide by bilinear interpolation:",

@@ -15,10 +15,10 @@ import glob
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -66,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             value = getattr(arguments, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; allowed: 1 and above")
+        if arguments.csv and not arguments.csv.absolute().parent.is_dir():
+            raise ConfigError(f"--csv {arguments.csv}: there is no folder {arguments.csv.parent}")
         folder = find_classifier(arguments.run, RUNS)
         paths, notes = listed(arguments.paths)
         unreadable = predict(folder, paths, arguments)
@@ -78,8 +80,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(f"{error.filename or arguments.csv}: {error.strerror}", 1)
     for note in notes:
         print(note, file=sys.stderr)
-    for path in unreadable:
-        print(f"not read, left out: {path}", file=sys.stderr)
+    leave(unreadable)
+
+
+def leave(unreadable: Mapping[Path, str]) -> NoReturn:
+    """End the process, after naming the images that could not be read."""
+    for path, reason in unreadable.items():
+        print(f"not read, left out: {printable(str(path))}: {reason}", file=sys.stderr)
     sys.exit(1 if unreadable else 0)
 
 
@@ -112,8 +119,15 @@ def listed(names: Iterable[str]) -> tuple[list[Path], list[str]]:
     return paths, notes
 
 
-def predict(folder: Path, paths: Sequence[Path], arguments: argparse.Namespace) -> list[Path]:
-    """Say what a run's network takes images for; returns those that could not be read."""
+def loading(folder: Path) -> None:
+    """Say in a terminal that a run's network is being loaded, which takes a while."""
+    if sys.stderr.isatty():
+        print(f"loading {folder.name} ...", file=sys.stderr, flush=True)
+
+
+def predict(folder: Path, paths: Sequence[Path], arguments: argparse.Namespace) -> dict[Path, str]:
+    """Say what a run's network takes images for; returns those that could not be read, and why."""
+    loading(folder)
     import numpy as np
     from tqdm import tqdm
 
@@ -123,7 +137,7 @@ def predict(folder: Path, paths: Sequence[Path], arguments: argparse.Namespace) 
     classifier = trained.load(folder, arguments.phase, arguments.batch_size)
     together = classifier.batch_size * max(1, CHUNK // classifier.batch_size)
     found: dict[Path, np.ndarray] = {}
-    unreadable: list[Path] = []
+    unreadable: dict[Path, str] = {}
     with tqdm(total=len(paths), unit=" images", disable=None if len(paths) >= MANY else True) as bar:
         for start in range(0, len(paths), together):
             chunk = paths[start : start + together]
@@ -136,8 +150,8 @@ def predict(folder: Path, paths: Sequence[Path], arguments: argparse.Namespace) 
     return unreadable
 
 
-def read(paths: Sequence[Path], classifier: "Trained", unreadable: list[Path]) -> dict[Path, "np.ndarray"]:
-    """Images as a classifier's data has them, uint8 (h, w, c), by path; those that cannot be read join a list."""
+def read(paths: Sequence[Path], classifier: "Trained", unreadable: dict[Path, str]) -> dict[Path, "np.ndarray"]:
+    """Images as a classifier's data has them, uint8 (h, w, c), by path; `unreadable` gets the reasons of others."""
     import tensorflow as tf
 
     from common.data.decoded import decode_all
@@ -146,7 +160,7 @@ def read(paths: Sequence[Path], classifier: "Trained", unreadable: list[Path]) -
     images = decode_all([str(path) for path in paths], (classifier.side, classifier.side, 3))
     for path, image in zip(paths, images, strict=True):
         if isinstance(image, str):
-            unreadable.append(path)
+            unreadable[path] = image
         else:
             found[path] = image if classifier.channels == 3 else grey(tf.constant(image)).numpy()
     return found
@@ -185,11 +199,13 @@ def report(found: Sequence[dict], arguments: argparse.Namespace) -> None:
 
 def show(found: Sequence[dict], top: int) -> None:
     """Print a table: file, class and probability, and the next classes."""
-    table = Table(Column("file", overflow="fold"), "class", Column("probability", justify="right"), "next", box=None)
+    table = Table(Column("file", overflow="fold"), "class", Column("probability", justify="right"), box=None)
+    if top > 1:
+        table.add_column("next")
     for one in found:
         (name, probability), *others = list(one["classes"].items())[:top]
-        told = ", ".join(f"{other} {share:.1%}" for other, share in others)
-        table.add_row(one["file"], name, f"{probability:.1%}", told)
+        told = [", ".join(f"{other} {share:.1%}" for other, share in others)] if top > 1 else []
+        table.add_row(one["file"], name, f"{probability:.1%}", *told)
     Console(markup=False, highlight=False).print(table)
 
 

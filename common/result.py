@@ -52,6 +52,7 @@ def write_predictions(
     """Write predictions.npz of the reported state, and outcomes.json of all states."""
     labels = {f"{name}_labels": own.labels for name, own in predictions.items()}
     probabilities = {f"{name}_probabilities": own.probabilities for name, own in predictions.items()}
-    run.write_predictions(data.class_names, labels | probabilities)
+    names = {f"{name}_files": np.array(own) for name in predictions if (own := data.names(getattr(data, name)))}
+    run.write_predictions(data.class_names, labels | probabilities | names)
     test = predictions["test"]
     run.write_outcomes(packed(test.labels, test.probabilities.argmax(axis=1), right))

@@ -53,7 +53,7 @@ class RunFolder:
 
     @property
     def predictions_file(self) -> Path:
-        """A classifier's labels and probabilities by split, without pickle."""
+        """A classifier's labels and probabilities by split, and the files of a folder's images, without pickle."""
         return self.path / "predictions.npz"
 
     @property

@@ -5,6 +5,7 @@ import csv
 import io
 import os
 import platform
+import shlex
 import shutil
 import signal
 import socket
@@ -84,7 +85,7 @@ class Run:
         files.write(self.files.history_file, text.getvalue().encode())
 
     def write_predictions(self, class_names: Sequence[str], arrays: Mapping[str, "np.ndarray"]) -> None:
-        """Write predictions.npz: labels and probabilities by split, readable without pickle."""
+        """Write predictions.npz: labels, probabilities and names of files by split, readable without pickle."""
         import numpy as np
 
         content = io.BytesIO()
@@ -262,6 +263,8 @@ def summary(folder: Path, result: Mapping) -> str:
         *([f"page        {page}"] if page.is_file() else []),
         f"run         {folder}",
     ]
+    if "accuracy" in test and RunFolder(folder).model_file.is_file():
+        lines.append(f"use it      python -m common.predict {shlex.quote(str(folder))} PHOTO ...")
     return "\n".join(lines)
 
 

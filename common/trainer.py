@@ -2,9 +2,9 @@
 
 import functools
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 import keras
@@ -135,7 +135,8 @@ class Trainer:
                 self.make_metrics(trained, data)
             loop = Loop(run, progress, self.phases, len(self.data.train), self.steps, checkpointer, begun, seconds)
             more = [*self.callbacks(self), *([foretold] if foretold and not part else [])]
-            self.fit_epochs(trained, phase, data, [*more, loop], part.views if part else 0, together)
+            with closing(loop):
+                self.fit_epochs(trained, phase, data, [*more, loop], part.views if part else 0, together)
         finally:
             data = None  # and with it what `features.cached` has made
             features.forget(run)
@@ -214,8 +215,7 @@ class Trainer:
                 )
                 steps = self.steps - progress.step
                 counted = together // trained.steps_per_execution  # steps to what Keras counts as one
-                verbose = 1 if sys.stdout.isatty() else 0
-                params = {"verbose": verbose, "epochs": epochs.stop, "steps": steps}
+                params = {"verbose": 0, "epochs": epochs.stop, "steps": steps}
                 trained.fit(
                     run.devices.shard(batches),
                     initial_epoch=epochs.start,
@@ -224,7 +224,7 @@ class Trainer:
                     validation_data=validation,
                     validation_steps=validation_steps,
                     callbacks=Unread(
-                        callbacks, together=counted, add_history=True, add_progbar=verbose > 0, model=trained, **params
+                        callbacks, together=counted, add_history=True, add_progbar=False, model=trained, **params
                     ),
                     shuffle=False,  # done in the pipeline
                 )

@@ -3,6 +3,7 @@
 import functools
 import io
 import os
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,10 +12,12 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from common.data import tfrecords
-from common.data.listing import unopened
+from common.data.listing import CONVERT, unopened
 
 # A file's content decides, not its suffix.
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# How a HEIC or AVIF file begins, whatever it is called.
+PHONES = re.compile(rb"....ftyp(heic|heix|heim|heis|hevc|mif1|msf1|avif|avis)", re.DOTALL)
 # Where an orientation may be given: EXIF, or XMP in a JPEG and in a PNG file. Other bytes may look alike, at no harm.
 TURNED = rb"\C*(?i:exif|ns\.adobe\.com/xap|com\.adobe\.xmp)\C*"
 
@@ -139,6 +142,8 @@ def why_not(name: str) -> str:
         return unopened(error)
     if not content:
         return "empty"
+    if PHONES.match(content):
+        return CONVERT
     try:
         with_pillow(content)
     except NotRead as error:

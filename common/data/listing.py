@@ -26,12 +26,15 @@ LEFTOVERS = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "
 SUFFIXES = frozenset(
     (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 )
+# Of formats that are not read: phones' and cameras' own.
+FOREIGN = frozenset((".arw", ".avif", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef"))
 CACHE = ".decoded"  # of decoded images, in the data folder, which may be the image folder itself
 NAMED = 3  # of what is counted
 
 HIDDEN = "hidden or left by a system"
 OUTSIDE = "not in a class folder"
 OTHER = f"without the suffix of an image ({' '.join(sorted(SUFFIXES))})"
+CONVERT = "of a format that is not read, to be converted to JPEG"
 NOWHERE = "a link that leads nowhere"
 AGAIN = "a link to a folder that is read already"
 SPECIAL = "not a file"
@@ -226,10 +229,11 @@ def images_below(listing: Listing, folder: str, above: Sequence[str]) -> list[st
         seen.add(own)
         inside = content(here)
         for entry in inside.files:
-            if os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122 (a million of them)
+            suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 (a million of them)
+            if suffix in SUFFIXES:
                 images.append(entry.path)
             else:
-                listing.leave_out(entry.path, OTHER)
+                listing.leave_out(entry.path, CONVERT if suffix in FOREIGN else OTHER)
         for path, reason in inside.passed:
             listing.leave_out(path, reason)
         listing.nested += [entry.path for entry in inside.folders]

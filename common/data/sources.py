@@ -13,9 +13,11 @@ from common.data.splits import Dataset, Loaded, check_labels, firsts, limited, s
 from common.data.tfds_names import TFDS, tfds_folder
 from common.data.tfds_sets import by_hand, can_download, fetch_tfds, from_tfds, how_to_get
 from common.errors import ConfigError
+from common.words import count
 
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2  # if a data set has no test split
+FEW = 50  # validation images of a folder, below which a note says so
 # Such a test split is the same for every seed of a run.
 TEST_SEED = 0
 
@@ -59,6 +61,10 @@ def load(config: Config) -> Dataset:
         check_labels(name, "validation", validation.labels, len(class_names))
         if originals is not None and (copies := int(np.count_nonzero(originals != np.arange(len(originals))))):
             notes = [*notes, f"{copies:,} copies of other training images, kept on one side of the validation split"]
+    if root and len(validation) < FEW:
+        share = f"one of them is {100 / len(validation):.0f} points of accuracy, so the best epoch is a guess"
+        notes = [*notes, f"only {count(len(validation), 'validation image')}: {share}"]
+        print(f"note: {notes[-1]}", flush=True)
     for label in np.flatnonzero(np.bincount(train.labels, minlength=len(class_names)) == 0):
         raise ConfigError(f"{name}: class {class_names[label]!r} has no training image")
     test = limited(splits["test"], config.limit_test, TEST_SEED, "test")

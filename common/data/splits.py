@@ -1,13 +1,15 @@
 """Images and labels of a data set, and how its images are divided into train, validation and test."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.data.listing import fingerprint
+from common.data import folder_of
+from common.data.listing import fingerprint, printable
 from common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -98,6 +100,11 @@ class Dataset:
         labels = [split.labels for split in (self.train, self.validation, self.test)]
         found = hashlib.sha256(b"|".join(each.tobytes() for each in labels))
         return {"images": sum(map(len, labels)), "digest": found.hexdigest()[:16]}
+
+    def names(self, split: Split) -> list[str]:
+        """The files of a split's images, seen from the image folder; none if the data set is no image folder."""
+        folder = folder_of(self.name)
+        return [printable(os.path.relpath(self.files[place], folder)) for place in split.places] if folder else []
 
     def counts(self) -> dict[str, np.ndarray]:
         """Images per class, by split."""

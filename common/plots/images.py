@@ -127,7 +127,11 @@ def heat_maps(images: np.ndarray, maps: np.ndarray, titles: Sequence[str], path:
     columns = min(4, len(images))
     rows = math.ceil(len(images) / columns)
     figure = empty_figure(max(4, 3.6 * columns), 0.8 + 2.4 * rows)
-    figure.suptitle("Grad-CAM: what speaks for the class\nnothing (dark) to most (yellow)", fontsize=11)
+    places = " × ".join(map(str, maps.shape[1:]))
+    figure.suptitle(
+        f"Grad-CAM: what speaks for the class, in {places} places, smoothed\nnothing (dark) to most (yellow)",
+        fontsize=11,
+    )
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, image, own, title in zip(grid, displayable(images), maps, titles, strict=False):
         axes.imshow(image, extent=(0, 1, 0, 1))

@@ -43,9 +43,10 @@ def write(run: Run, data: Dataset, result: Result, metrics: Mapping) -> None:
 def html(run: Run, data: Dataset, result: Result, metrics: Mapping) -> str:
     """The page. Figures, but for the curves, become links if it would be larger than MOST_BYTES with them."""
     grid = mistakes = wrong = calibrated = None
+    names = data.names(data.test)
     if test := result.predictions.get("test"):
-        grid = confusions.grid(data.test, test, result.confusion["test"])
-        mistakes = confusions.mistakes(data.test, test, data.class_names)
+        grid = confusions.grid(data.test, test, result.confusion["test"], names)
+        mistakes = confusions.mistakes(data.test, test, data.class_names, names)
         wrong = int(np.count_nonzero(~is_right(test)))
         calibrated = calibrate(test, result.predictions["validation"])
     paths = sorted(run.figures.glob("*.png"))
@@ -58,6 +59,7 @@ def html(run: Run, data: Dataset, result: Result, metrics: Mapping) -> str:
         "curves": [picture(path) for path in paths if path.stem == CURVES],
         "class_names": data.class_names,
         "grid": grid,
+        "has_names": bool(names),
         "most_classes": confusions.MOST_CLASSES,
         "most_in_cell": confusions.PER_CELL[0],
         "megabytes": MOST_BYTES // 10**6,

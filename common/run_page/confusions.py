@@ -22,8 +22,10 @@ SHADES = 9
 BATCH = 256  # images that are read at once: at 224 pixels a test split does not fit into memory
 
 
-def grid(test: Split, predictions: Predictions, confusion: np.ndarray) -> dict | None:
+def grid(test: Split, predictions: Predictions, confusion: np.ndarray, names: Sequence[str] = ()) -> dict | None:
     """The cells of the matrix by true class, and the thumbnails that they open; None for too many classes.
+
+    `names` are the files of the test images, if they have any.
 
     The thumbnails of a class are one JPEG, its sheet, in which those of a cell follow each other, the most confident
     first. There are fewer a cell if all would take more than MOST_BYTES, and none if one a cell is still too many.
@@ -35,7 +37,7 @@ def grid(test: Split, predictions: Predictions, confusion: np.ndarray) -> dict |
     order, rank = order[rank < PER_CELL[0]], rank[rank < PER_CELL[0]]
     small = thumbnails(test, order)
     most, sheets, kept = fitting(small, predictions.labels[order], rank, classes)
-    by_class = [images_of(true, order[kept], predictions, sheets) for true in range(classes)] if most else []
+    by_class = [images_of(true, order[kept], predictions, sheets, names) for true in range(classes)] if most else []
     return {
         "rows": [cells(row, true) for true, row in enumerate(confusion)],
         "most": most,
@@ -113,7 +115,9 @@ def picture(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels.squeeze(axis=-1) if pixels.shape[-1] == 1 else pixels)
 
 
-def images_of(true: int, order: np.ndarray, predictions: Predictions, sheets: Sequence[str]) -> dict:
+def images_of(
+    true: int, order: np.ndarray, predictions: Predictions, sheets: Sequence[str], names: Sequence[str]
+) -> dict:
     """What the page has to know to open the cells of a class: its sheet, and whose thumbnails are in it."""
     own = order[predictions.labels[order] == true]
     probabilities = predictions.probabilities[own]
@@ -121,6 +125,7 @@ def images_of(true: int, order: np.ndarray, predictions: Predictions, sheets: Se
     return {
         "sheet": sheets[true],
         "images": own.tolist(),
+        "files": [names[image] for image in own] if names else [],
         "confidence": np.round(100 * probabilities.max(axis=1).astype(np.float64), 1).tolist(),
         "cells": {int(p): [int(f), int(c)] for p, f, c in zip(predicted, first, counts, strict=True)},
     }
@@ -132,8 +137,10 @@ def cells(row: np.ndarray, true: int) -> list[tuple[int, str]]:
     return [(int(n), f"{'r' if p == true else 'w'}{s}") for p, (n, s) in enumerate(zip(row, shades, strict=True))]
 
 
-def mistakes(test: Split, predictions: Predictions, class_names: Sequence[str]) -> list[Mapping]:
-    """The wrong predictions of the highest confidence, each with its thumbnail."""
+def mistakes(
+    test: Split, predictions: Predictions, class_names: Sequence[str], names: Sequence[str] = ()
+) -> list[Mapping]:
+    """The wrong predictions of the highest confidence, each with its thumbnail, and with its file if it has one."""
     predicted, confidence = predictions.probabilities.argmax(axis=1), predictions.probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != predictions.labels)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
@@ -144,6 +151,7 @@ def mistakes(test: Split, predictions: Predictions, class_names: Sequence[str]) 
         {
             "data": jpeg(small[:side, :side], 80),
             "index": int(index),
+            "file": names[int(index)] if names else "",
             "true": class_names[predictions.labels[index]],
             "predicted": class_names[predicted[index]],
             "confidence": 100 * float(confidence[index]),

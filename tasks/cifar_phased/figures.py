@@ -11,7 +11,8 @@ from common.result import Result
 from common.runs import Run
 from tasks.cifar_phased.config import PhasedConfig
 
-# Classes whose images are followed to where they are predicted; elsewhere it is the class with the lowest F1.
+# Classes whose images are followed to where they are predicted; elsewhere those with the lowest F1.
+WEAKEST = 3
 CHOSEN = {"cifar10": ("frog",), "cifar100": ("apple", "woman")}
 
 
@@ -22,8 +23,8 @@ def draw(config: PhasedConfig, run: Run, model: keras.Model, data: Dataset, resu
     plots.learning_rate(result.rows, folder / "learning_rate.png")
     plots.generalisation_gap(result.rows, folder / "generalisation_gap.png")
     plots.phase_bars(result.metrics["phases"], folder / "phases.png")
-    weakest = min(result.metrics["test"]["per_class"], key=lambda scores: scores["f1"])["class"]
-    chosen = CHOSEN.get(config.dataset, (weakest,))
+    ranked = sorted(result.metrics["test"]["per_class"], key=lambda scores: scores["f1"])
+    chosen = CHOSEN.get(config.dataset, [scores["class"] for scores in ranked[:WEAKEST]])
     plots.class_destinations(result.confusion["test"], data.class_names, chosen, folder / "destinations.png")
     test = result.predictions["test"]
     plots.mistaken_images(

@@ -173,6 +173,7 @@ def test_copies_are_kept_out_of_a_test_split_that_is_held_out_and_counted(tmp_pa
     assert data.notes == (
         f"test: {len(data.test)} images, held out here",
         f"{left_out} more left out, as the same pictures are among the others",
+        "only 7 validation images: one of them is 14 points of accuracy, so the best epoch is a guess",
     )
 
 
@@ -189,7 +190,8 @@ def test_a_test_split_of_its_own_is_left_as_it_is(tmp_path):
         for i, name in enumerate(("ant", "bee")):
             write_class(tmp_path / "all" / part / name, 12, first=12 * i, size=(8, 8))  # the same pictures in both
     data = load(f"image_folder:{tmp_path / 'all'}", tmp_path / "cache")
-    assert (len(data.test), data.notes) == (24, ())
+    assert len(data.test) == 24
+    assert not any("left out" in note or "copies" in note for note in data.notes)
 
 
 def test_digits_say_that_their_test_split_is_held_out_here(digits):

@@ -44,6 +44,12 @@ def as_pil_sees(path, size):
     return np.asarray(image.crop((left, top, left + side, top + side)).resize((size, size), Image.BILINEAR))
 
 
+@pytest.fixture(autouse=True)
+def few_are_enough(monkeypatch):
+    """The folders here are small; that a few validation images are pointed out, tests/tasks/test_predict.py shows."""
+    monkeypatch.setattr(sources, "FEW", 0)
+
+
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """An image folder with three splits of the same nine pictures."""

@@ -255,7 +255,7 @@ def test_stopped_and_resumed_it_ends_the_same(tmp_path, page, data):
     finish(trainer)
     again = trainer.run.files.report_file.read_text()
     assert kill_and_resume.page_without_times(again) == kill_and_resume.page_without_times(page)
-    assert 0 < len(page) - len(kill_and_resume.page_without_times(page)) < 150
+    assert 0 < len(page) - len(kill_and_resume.page_without_times(page)) < len(page) / 100
 
 
 def test_a_page_that_cannot_be_written_leaves_the_run_unfinished(tmp_path, finished, data):

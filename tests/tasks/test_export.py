@@ -127,6 +127,7 @@ def test_another_runtime_gives_the_same_probabilities(
     card = (tmp_path / "README.md").read_text()
     assert path.name in card
     assert all(f"`{name}`" in card for name in network.class_names)
+    assert (tmp_path / "labels.txt").read_text().splitlines() == list(network.class_names)
     assert f"accuracy {json.loads((run / 'metrics.json').read_text())['test']['accuracy']:.4f}" in card
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import sys
 
@@ -14,6 +15,7 @@ from sklearn.datasets import load_digits
 
 from common import predict
 from common.run_folder import find_run
+from slurm.plan import load_task
 
 
 @pytest.fixture
@@ -55,12 +57,20 @@ def test_folders_patterns_files_and_a_list_on_standard_input(run, photos, capsys
 
 
 def test_what_is_no_image_in_a_folder_is_told(run, photos, capsys):
-    (photos / "more" / "phone.heic").write_bytes(b"of a kind that is not read")
+    (photos / "more" / "phone.HEIC").write_bytes(b"of a kind that is not read")
     assert call(run, photos, "--json") == 0
     printed = capsys.readouterr()
     assert files_in(printed.out) == ["0.png", "1.png", "2.png", "3.png", "4.png"]
-    assert "more/phone.heic" in printed.err
+    assert "not used, of a format that is not read, to be converted to JPEG: 1 (more/phone.HEIC)" in printed.err
     assert "notes.txt" in printed.err
+
+
+@pytest.mark.parametrize("brand", ["heic", "mif1", "avif"])
+def test_a_photograph_of_a_phone_is_to_be_converted_whatever_it_is_called(run, photos, capsys, brand):
+    (photos / "phone.jpg").write_bytes(b"\0\0\0\x18ftyp" + brand.encode() + bytes(99))
+    assert call(run, photos / "phone.jpg", "--json") == 1
+    said = f"not read, left out: {photos / 'phone.jpg'}: of a format that is not read, to be converted to JPEG"
+    assert said in capsys.readouterr().err
 
 
 def test_the_table_the_csv_and_the_json_say_the_same(run, photos, tmp_path, capsys, monkeypatch):
@@ -91,7 +101,7 @@ def test_a_file_that_is_no_image_is_named_and_left_out(run, photos, capsys):
     assert call(run, photos / "notes.txt", photos / "0.png", "--json") == 1
     printed = capsys.readouterr()
     assert files_in(printed.out) == ["0.png"]
-    assert printed.err == f"not read, left out: {photos / 'notes.txt'}\n"
+    assert printed.err == f"not read, left out: {photos / 'notes.txt'}: cannot be decoded\n"
     assert call(run, photos / "notes.txt", "--json") == 1
     assert json.loads(capsys.readouterr().out) == []
 
@@ -176,5 +186,42 @@ def test_a_run_with_a_damaged_file_is_one_line(run, photos, tmp_path, capsys, fi
 
 
 def test_a_csv_that_cannot_be_written_is_one_line(run, photos, tmp_path, capsys):
-    assert call(run, photos, "--csv", tmp_path / "no" / "c.csv") == 1
-    assert "No such file or directory" in in_process.one_error(capsys)
+    assert call("nothing", photos, "--csv", tmp_path / "no" / "c.csv") == 2  # before anything is loaded
+    assert f"c.csv: there is no folder {tmp_path / 'no'}" in in_process.one_error(capsys)
+    (tmp_path / "c.csv").mkdir()
+    assert call(run, photos, "--csv", tmp_path / "c.csv") == 1
+    assert "c.csv: Is a directory" in capsys.readouterr().err
+
+
+def test_one_class_an_image_leaves_no_empty_column(run, photos, capsys):
+    assert call(run, photos, "--top", "1") == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == ["file", "class", "probability"]
+
+
+def test_each_image_of_a_folder_keeps_its_file(photos, tmp_path, capsys):
+    """What a run says of a test image is what `predict` says of the file that predictions.npz names."""
+    digits = load_digits()
+    for place, image in enumerate(np.round(digits.images[:300] * (255 / 16)).astype(np.uint8)):
+        path = tmp_path / "own" / str(digits.target[place]) / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    places = ("--data-dir", str(tmp_path), "--out", str(tmp_path / "out"))
+    flags = ("--preset", "demo", "--epochs", "2", "--dataset", f"image_folder:{tmp_path / 'own'}", *places)
+    assert in_process.call(load_task("hinge_svm"), *flags) == 0
+    assert "note: only 24 validation images: one of them is 4 points of accuracy" in capsys.readouterr().out
+    (run,) = (tmp_path / "out" / "hinge_svm").iterdir()
+    page = (run / "report.html").read_text()
+    with np.load(run / "predictions.npz") as saved:
+        for split in ("validation", "test"):
+            files, labels = saved[f"{split}_files"], saved[f"{split}_labels"]
+            assert [file.partition("/")[0] for file in files] == [saved["class_names"][label] for label in labels]
+            assert call(run, *(tmp_path / "own" / file for file in files), "--json") == 0
+            said = [one["classes"] for one in json.loads(capsys.readouterr().out)]
+            shares = [[classes[name] for name in saved["class_names"]] for classes in said]
+            np.testing.assert_allclose(shares, saved[f"{split}_probabilities"], atol=1e-6)
+        wrong = saved["test_files"][saved["test_probabilities"].argmax(1) != saved["test_labels"]]
+    assert len(wrong) > 3
+    assert all(f'<span class="note">{file}</span>' in page for file in wrong[:24])
+    opened = json.loads(re.search(r'id="opened">(.*?)</script>', page)[1])
+    for own in opened["classes"]:
+        assert own["files"] == [str(saved_name) for saved_name in files[own["images"]]]

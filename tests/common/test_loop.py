@@ -1,0 +1,89 @@
+"""What a training says while it goes on: a bar in a terminal, elsewhere lines."""
+
+import contextlib
+import functools
+import io
+import re
+import signal
+
+import pytest
+from small_training import PHASES, train
+from tqdm import tqdm
+
+from common import loop
+from common.config import Config
+from common.data import sources
+from common.stopping import Interrupted
+
+pytestmark = pytest.mark.usefixtures("float32_afterwards")
+
+EPOCHS = [f"{phase.name} {epoch}/{phase.epochs}" for phase in PHASES for epoch in range(1, phase.epochs + 1)]
+STEPS = 6  # of 180 images in batches of 32
+
+
+class Terminal(io.StringIO):
+    """What a process writes to a terminal, and what stands on its lines in the end."""
+
+    def isatty(self):
+        return True
+
+    def lines(self):
+        """A carriage return begins a line again, and what is written then covers what was there."""
+        shown = []
+        for line in self.getvalue().split("\n"):
+            seen = ""
+            for part in line.split("\r"):
+                seen = part + seen[len(part) :]
+            shown.append(seen.rstrip())
+        return shown
+
+
+@pytest.fixture(scope="module")
+def data():
+    return sources.load(Config(dataset="digits", limit_train=200))
+
+
+def in_a_terminal(monkeypatch, act):
+    """What the terminal gets; of the bar every change."""
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(loop, "tqdm", functools.partial(tqdm, mininterval=0))
+    with contextlib.redirect_stdout(Terminal()) as terminal:
+        act()
+    return terminal
+
+
+def test_a_terminal_has_a_bar_that_goes_and_a_line_an_epoch(data, tmp_path, monkeypatch):
+    terminal = in_a_terminal(monkeypatch, lambda: train(tmp_path, data))
+    for name in EPOCHS:
+        assert re.search(rf"\r{name}: .* {STEPS}/{STEPS} \[.*loss \d+\.\d{{4}}\]", terminal.getvalue())
+    begins = [line for line in terminal.lines() if line.startswith(tuple(EPOCHS))]
+    assert [line.partition("  ")[0] for line in begins] == EPOCHS
+    assert all(re.fullmatch(r"\w+ ./.  loss [\d.]+ accuracy .* left", line) for line in begins)
+    assert "Epoch" not in terminal.getvalue()
+
+
+def test_the_bar_is_gone_when_a_run_is_stopped(data, tmp_path, monkeypatch):
+    def stop(trainer):
+        trainer.run.stop.signal = signal.SIGTERM
+        return ()
+
+    def act():
+        with pytest.raises(Interrupted):
+            train(tmp_path, data, more={"callbacks": stop})
+        print("stopped")
+
+    terminal = in_a_terminal(monkeypatch, act)
+    assert f"\r{EPOCHS[0]}: " in terminal.getvalue()
+    assert terminal.lines()[-2:] == ["stopped", ""]
+
+
+def test_elsewhere_lines_within_an_epoch_are_due_once_a_minute(data, tmp_path, capsys, monkeypatch):
+    train(tmp_path / "quick", data)
+    assert "  step " not in capsys.readouterr().out
+    monkeypatch.setattr(loop, "LINE_EVERY", 0.0)
+    train(tmp_path / "slow", data)
+    said = capsys.readouterr().out
+    assert "\r" not in said
+    for name in EPOCHS:
+        steps = re.findall(rf"^{name}  step (\d) of {STEPS}  loss [\d.]+$", said, re.MULTILINE)
+        assert steps == [str(step) for step in range(1, STEPS + 1)]
