@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from common import checkpoints
-from common.backbones import networks
+from common.backbones import STAGES, networks
 from common.command_line import parse_strictly
 from common.data import sources, splits
 from common.errors import ConfigError
+from common.normalisation import BatchNormalization
 from common.result import Predictions
 from slurm.plan import load_task
 
@@ -46,6 +47,22 @@ def test_the_new_head_starts_as_the_presets_say(data):
         keras.utils.set_random_seed(0)
         model = TASK.build(config("--preset", preset), backbone, data)
         getattr(initial_weights, f"assert_{check}")([model.get_layer("head")])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_by_depth_trains_every_layer_so_that_layer_is_follow(name):
+    """Why the sweeps of this task leave `layer` out; with a frozen backbone the two differ."""
+    backbone = networks.build(name, 32)
+    layers = [own for own in backbone.model.layers if isinstance(own, BatchNormalization)]
+    assert len(layers) > 10
+
+    def regime(preset, batch_norm):
+        rates = dataclasses.asdict(TASK.PRESETS[preset].rates)
+        backbone.set_trainable([stage for stage in STAGES if rates[stage] > 0], batch_norm)
+        return [(own.keep_statistics, own.trainable, own.gamma.trainable) for own in layers]
+
+    assert regime("by_depth", "layer") == regime("by_depth", "follow")
+    assert regime("frozen", "layer") != regime("frozen", "follow")
 
 
 # --- groups of layers
