@@ -97,6 +97,11 @@ def explained(
     from common.trained import probabilities
 
     below, head = last_stage(classifier.model)
+    if below.output_shape[1:3] == (1, 1):
+        raise ConfigError(
+            f"its last stage has one place for images of {classifier.side} pixels, so a map would say nothing; "
+            "larger images have more (--image-size)"
+        )
     features = below.predict_on_batch(images)
     kernel, bias = (np.asarray(value, np.float64) for value in head.get_weights())
     shares = probabilities(features.mean(axis=(1, 2), dtype=np.float64) @ kernel + bias)

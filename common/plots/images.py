@@ -137,9 +137,8 @@ def heat_maps(images: np.ndarray, maps: np.ndarray, titles: Sequence[str], path:
         axes.imshow(image, extent=(0, 1, 0, 1))
         axes.imshow(image, extent=(1.05, 2.05, 0, 1))
         # The map's outermost values lie half a cell inside: the smoothing repeats them up to the border.
-        axes.imshow(
-            own / max(own.max(), 1e-12), "plasma", extent=(1.05, 2.05, 0, 1), alpha=0.55, interpolation="bilinear"
-        )
+        shades = {"cmap": "plasma", "vmin": 0, "vmax": max(own.max(), 1e-12), "alpha": 0.55}
+        axes.imshow(own, extent=(1.05, 2.05, 0, 1), interpolation="bilinear", **shades)
         axes.set(xlim=(0, 2.05), ylim=(0, 1), xticks=[], yticks=[], frame_on=False)
         axes.set_title("\n".join(short(line, 30) for line in title.split("\n")), fontsize=9)
     for axes in grid[len(images) :]:

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from matplotlib.figure import Figure
 
-from common import explain
+from common import explain, plots
 from common.backbones import networks
 from common.errors import ConfigError
 from common.trained import Trained
@@ -86,6 +87,25 @@ def test_maps_of_a_backbone_are_of_its_last_stage_and_add_up_to_the_score(name):
     whole = features[0] @ kernel[:, 1] / 4
     np.testing.assert_allclose(whole.sum() + bias[1], scores[0, 1], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(explain.grad_cam(features[0], kernel[:, 1]), np.maximum(whole, 0), rtol=1e-4, atol=1e-6)
+
+
+def test_a_map_of_one_place_is_refused():
+    inputs = keras.Input((20, 20, 3), dtype="uint8", name="image")
+    model = keras.Model(inputs, layers.Dense(4)(networks.build("resnet18", 32).extract(inputs)))
+    with pytest.raises(ConfigError, match="its last stage has one place for images of 20 pixels"):
+        explain.explained(Trained(model, ["a", "b", "c", "d"], 2), photos(model))
+
+
+def test_the_colours_of_a_map_begin_at_nothing(tmp_path, monkeypatch):
+    """Its least value is not drawn as nothing: a map that is the same everywhere is all of the brightest colour."""
+    saved = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *to, **how: saved.append(figure) or save(figure, *to, **how))
+    maps = np.array([[[0.5, 0.5], [0.5, 0.5]], [[0.2, 0.4], [0.6, 0.8]], [[0.0, 0.0], [0.0, 0.0]]])
+    plots.heat_maps(np.zeros((3, 8, 8, 3), np.uint8), maps, ["a", "b", "c"], tmp_path / "maps.png")
+    drawn = [image for axes in saved[0].axes for image in axes.images if image.get_cmap().name == "plasma"]
+    shades = [image.norm(image.get_array()) for image in drawn]
+    np.testing.assert_allclose(shades, [np.ones((2, 2)), maps[1] / 0.8, np.zeros((2, 2))])
 
 
 def test_a_network_without_such_an_end_is_refused():
