@@ -14,7 +14,7 @@ FAST := tests/test_readmes.py tests/test_fuzz.py \
 # over half of what another has left, from the end; files stay together as far as that goes, and so do their fixtures.
 SIDE_BY_SIDE := --numprocesses logical --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test test-fast test-slurm test-chaos test-page test-mutations test-fuzz lint format lock clean
+.PHONY: help demo test test-fast test-slurm test-chaos chromium test-page test-mutations test-fuzz lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -36,8 +36,10 @@ test-slurm: .venv/installed-dev ## test the launcher on a private SLURM cluster 
 test-chaos: .venv/installed-dev ## break that cluster at random while runs go on (as root; some ten minutes)
 	$(BIN)/python tests/slurm/chaos.py 20 30 --stand-in
 
-test-page: .venv/installed-dev ## test the pages in Chromium (installs it, as root, if it is missing)
+chromium: ## install Chromium if it is missing (as root): with it, `make test` tests the pages too
 	command -v chromium > /dev/null || { apt-get update -q && apt-get install -y -q chromium; }
+
+test-page: .venv/installed-dev chromium ## test the pages in Chromium
 	$(BIN)/python -m pytest -m browses tests/results/test_page.py tests/common/test_run_page.py
 
 test-mutations: .venv/installed-dev ## damage every file that the tools read, in 10,000 ways (a quarter of an hour)
