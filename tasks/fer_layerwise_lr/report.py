@@ -144,8 +144,8 @@ WITHOUT_COPIES = {
 FROZEN, BY_DEPTH, ONE_RATE = ({"preset": arm} for arm in ("frozen", "by_depth", "one_rate"))
 FER = {"dataset": "fer2013"}
 CHANGE = (
-    "Change: from frozen to rates by depth, in points of accuracy, in percent of the others. In brackets the number of "
-    "test images of a class"
+    "Change: from frozen to rates by depth; accuracy in points, all else in percent. In brackets the number of test "
+    "images of a class"
 )
 # Network and regime of the numbers that are published.
 THE_SOURCES = {"backbone": "resnet18", "image_size": 224, "batch_norm": "follow", "weights": from_imagenet}
