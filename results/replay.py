@@ -1,6 +1,6 @@
 """Records run once more, by the code that made them, to see whether the same numbers come out.
 
-    python results/replay.py best-cifar10-crammer_singer-021200c2-s0   # its name, a part of it, or its file
+    python results/replay.py best-cifar10-crammer_singer-021200c2-s0   # its name, the end of it, or its file
     python results/replay.py RECORD --data-dir FOLDER --weights FILE   # where data sets and initial weights lie
     python results/replay.py AUTOENCODER CLASSIFIER                    # a run that starts from another one, after it
 
