@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 STOPPED = tuple(code for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) for code in (128 + number, -number))
 # Killed from outside, or without space for what it writes; Python's own code for output that was not written is 120.
 KILLED = (files.DISK_FULL, 120)
+REQUEUED = "requeued"  # why a job was told to end, for which SLURM gives no reason
 PR_SET_PDEATHSIG = 1  # of prctl, Linux
 PATIENCE = 600  # seconds for which a full disk is waited for
 TRIES = 5  # starts without a new checkpoint, after which a run is not restarted automatically
@@ -61,7 +62,7 @@ class Job:
     terminated: bool = field(default=False, init=False, repr=False)
     """Whether SLURM has told this process to end, not only train.py: the job was cancelled, or is ended otherwise."""
     why: str = field(default="", init=False, repr=False)
-    """SLURM's reason for that; of a job that somebody has cancelled it is None, in this word."""
+    """SLURM's reason for that; of a job that somebody has cancelled it is None, in this word, if requeued REQUEUED."""
     begun: dict = field(default_factory=dict, init=False, repr=False)
     """The last start, as the record has it."""
     size: int = field(default=0, init=False, repr=False)
@@ -233,10 +234,17 @@ def slurm_job() -> str | None:
 
 
 def asked_slurm() -> squeue.Entry | None:
-    """The job as SLURM lists it: running if it is neither cancelled nor requeued, so about to be preempted."""
+    """The job as SLURM lists it: running if it is neither cancelled nor requeued, so about to be preempted.
+
+    One that somebody requeued looks like a cancelled one, but has been restarted once more than this start knows.
+    """
     with contextlib.suppress(ConfigError):
         squeue.wait_until_back()
-    return squeue.entry(slurm_job() or "")
+    job = slurm_job() or ""
+    entry = squeue.entry(job)
+    if entry and squeue.restarts(job) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+        return squeue.Entry(entry.state, REQUEUED)
+    return entry
 
 
 def newest_checkpoint(folder: Path) -> str:

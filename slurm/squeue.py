@@ -101,6 +101,12 @@ def entry(job: str) -> Entry | None:
     return Entry(found, reason) if found else None
 
 
+def restarts(job: str) -> int:
+    """How often a job has been requeued, the time that is under way included; 0 if squeue does not say it."""
+    told = (call("squeue", "--noheader", "--jobs", job, "--Format", "RestartCnt") or "").strip()
+    return int(told) if told.isdecimal() else 0
+
+
 def endings(jobs: Sequence[str]) -> dict[str, str]:
     """How jobs that have left the queue ended (OUT_OF_MEMORY, NODE_FAIL, ...); empty if sacct does not answer."""
     arrays = ",".join(sorted({job.split("_")[0] for job in jobs}))

@@ -176,6 +176,7 @@ def test_keeper_is_not_lost_while_squeue_does_not_answer(killed, fake_slurm):
         ("CANCELLED", "None", "cancelled"),
         (None, "None", "cancelled"),
         (None, "JobLaunchFailure", "queued"),
+        (None, "requeued", "queued"),  # and its next start was killed before it was written down
         (None, "", "queued"),  # the controller was away, which is needed for scancel
     ],
 )

@@ -355,18 +355,32 @@ def test_run_that_slurm_has_signalled_is_not_signalled_again(make, wait_for):
     assert "saved" not in job.log.read_text()
 
 
-@pytest.mark.parametrize(("state", "signals"), [("RUNNING", [signal.SIGUSR2]), ("COMPLETING", []), ("", [])])
-def test_stopped_run_is_requeued_if_slurm_gives_it_time(make, own_handlers, programs, monkeypatch, state, signals):
+@pytest.mark.parametrize(
+    ("state", "restarts", "why", "signals"),
+    [
+        ("RUNNING", "0", "None", [signal.SIGUSR2]),
+        ("COMPLETING", "2", "None", []),  # cancelled
+        ("COMPLETING", "3", "requeued", []),  # by somebody: SLURM counts it at once
+        ("COMPLETING", "", "None", []),  # a squeue that does not count
+        ("", "", "", []),
+    ],
+)
+def test_stopped_run_is_requeued_if_slurm_gives_it_time(
+    make, own_handlers, programs, monkeypatch, state, restarts, why, signals
+):
     """Told to stop, and still running for SLURM: preemption with a grace time, so submitit is to requeue. Else not."""
-    programs.add("squeue", f"echo '{state}{'|None' * bool(state)}'")
+    told = f"echo '{state}{'|None' * bool(state)}'"
+    programs.add("squeue", f"case \"$*\" in *RestartCnt*) echo '{restarts}';; *) {told};; esac")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     job = make(TELL_PARENT_AND_STOP)
     with pytest.raises(RunFailed, match="stopped by SIGTERM"):
         job()
     assert own_handlers == signals
-    assert record(job)["why"] == ("None" if state else "")
-    (call,) = programs.calls("squeue")
-    assert call[call.index("--jobs") + 1] == "17"
+    assert record(job)["why"] == why
+    calls = programs.calls("squeue")
+    assert len(calls) == (2 if state else 1)
+    assert all(call[call.index("--jobs") + 1] == "17" for call in calls)
 
 
 def test_run_that_ends_by_itself_asks_slurm_nothing(make, programs, monkeypatch):
