@@ -223,9 +223,7 @@ class Trainer:
                     steps_per_epoch=steps // counted,
                     validation_data=validation,
                     validation_steps=validation_steps,
-                    callbacks=Unread(
-                        callbacks, together=counted, add_history=True, add_progbar=False, model=trained, **params
-                    ),
+                    callbacks=Unread(callbacks, together=counted, add_history=True, model=trained, **params),
                     shuffle=False,  # done in the pipeline
                 )
         run.stop.heed()  # asked for after the last epoch was saved

@@ -11,9 +11,9 @@ from common.result import Result
 from common.runs import Run
 from tasks.cifar_phased.config import PhasedConfig
 
-# Classes whose images are followed to where they are predicted; elsewhere those with the lowest F1.
-WEAKEST = 3
+# Classes whose images are followed to where they are predicted; of other data the WEAKEST, by recall.
 CHOSEN = {"cifar10": ("frog",), "cifar100": ("apple", "woman")}
+WEAKEST = 3
 
 
 def draw(config: PhasedConfig, run: Run, model: keras.Model, data: Dataset, result: Result) -> None:
@@ -23,7 +23,7 @@ def draw(config: PhasedConfig, run: Run, model: keras.Model, data: Dataset, resu
     plots.learning_rate(result.rows, folder / "learning_rate.png")
     plots.generalisation_gap(result.rows, folder / "generalisation_gap.png")
     plots.phase_bars(result.metrics["phases"], folder / "phases.png")
-    ranked = sorted(result.metrics["test"]["per_class"], key=lambda scores: scores["f1"])
+    ranked = sorted(result.metrics["test"]["per_class"], key=lambda scores: scores["recall"])
     chosen = CHOSEN.get(config.dataset, [scores["class"] for scores in ranked[:WEAKEST]])
     plots.class_destinations(result.confusion["test"], data.class_names, chosen, folder / "destinations.png")
     test = result.predictions["test"]
