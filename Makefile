@@ -25,7 +25,7 @@ demo: .venv/installed ## set up, then train cifar_phased on the embedded digits 
 
 test: lint ## set up, lint, and run every test; the loop and the augmentation on JAX too
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
-	KERAS_BACKEND=jax $(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/common/test_trainer.py tests/common/test_objective.py tests/common/test_optimizers.py tests/common/test_augment.py
+	KERAS_BACKEND=jax $(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/common/test_trainer.py tests/common/test_objective.py tests/common/test_optimizers.py tests/common/test_augment.py tests/common/test_together.py
 
 test-fast: lint ## set up, lint, and run the tests that train nothing, before each commit (under 2 minutes)
 	$(BIN)/python -m pytest -m "not trains" $(FAST)

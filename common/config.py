@@ -18,6 +18,7 @@ from tyro.conf import arg
 
 from common import data
 from common.errors import ConfigError, positive
+from common.seeds import parse_seeds
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -40,6 +41,8 @@ class Config:
     """Folder of runs."""
     seed: int = 0
     """Seed of splits, initial weights, order, augmentation and dropout."""
+    seeds: str = ""
+    """Train these as one program on one device, each into its own run directory: FIRST:END, or a list (JAX)."""
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = "auto"
     """auto: mixed_float16 on a GPU, float32 on a CPU."""
     batch_size: int = 64
@@ -85,6 +88,7 @@ class Config:
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
         "data_dir",
         "out",
+        "seeds",
         "overwrite",
         "offline",
         "tensorboard",
@@ -115,6 +119,8 @@ class Config:
                 f"nodes is {self.nodes}, and Keras 3 trains on several machines with JAX alone: "
                 "set KERAS_BACKEND=jax, or use --devices on one machine"
             )
+        if self.seeds:
+            self.check_seeds()
         for field in ("limit_train", "limit_test"):
             if getattr(self, field) is not None:
                 positive(field.replace("_", "-"), getattr(self, field))
@@ -126,6 +132,18 @@ class Config:
                 f"data folder {self.data_dir.absolute()} is not there; where there is a network, "
                 f"`python -m common.data prepare {name} --data-dir {self.data_dir}` makes and fills it"
             )
+
+    def check_seeds(self) -> None:
+        """Raise ConfigError if several seeds cannot be trained as one program."""
+        parse_seeds(self.seeds)
+        if os.environ.get("KERAS_BACKEND") != "jax":
+            raise ConfigError(f"seeds is {self.seeds}, and several are one program with JAX alone: KERAS_BACKEND=jax")
+        if self.devices * self.nodes > 1:
+            raise ConfigError(
+                f"seeds is {self.seeds}, which takes one device; devices x nodes is {self.devices * self.nodes}"
+            )
+        if self.seed:
+            raise ConfigError(f"seeds is {self.seeds} and seed is {self.seed}; allowed: one of them")
 
     def identity(self) -> dict:
         """Everything that the result depends on, as JSON data."""

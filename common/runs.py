@@ -311,7 +311,12 @@ def main(
         config = parse(presets, description, argv)
         devices = choose(config, backend())
         try:
-            command(config, presets, provide, experiment, devices)
+            if config.seeds:
+                from common import together
+
+                together.command(config, presets, provide, experiment)
+            else:
+                command(config, presets, provide, experiment, devices)
         except BaseException as error:
             devices.leave(error)
             stop_if_full(error)
@@ -338,10 +343,9 @@ def command(
     devices: Devices,
 ) -> None:
     """What `main` does, ended by SystemExit if something is wrong."""
-    task = Path(sys.modules[experiment.__module__].__file__ or "").parent.name
+    task = task_of(experiment)
     run = Run(config.out / task / config.name(), task, config)
-    is_new = not run.folder.exists()
-    try:
+    with known_faults([run.folder], config, devices), not_damaged(run.folder):
         if config.overwrite or run.result is None:
             provide(config)
             devices.join()
@@ -357,12 +361,32 @@ def command(
             print(finished(run), flush=True)
         if devices.is_primary:
             print(summary(run.folder, run.files.metrics()), flush=True)
-    except ConfigError as error:
-        if is_new and devices.is_primary:  # unsuitable data, say: no command would continue this run
-            shutil.rmtree(run.folder, ignore_errors=True)
-        fail(str(error), 2)
+
+
+def task_of(experiment: Callable) -> str:
+    """The task whose function this is, by its folder."""
+    return Path(sys.modules[experiment.__module__].__file__ or "").parent.name
+
+
+@contextmanager
+def not_damaged(folder: Path) -> Iterator[None]:
+    """Turn a damaged file of a run directory into RunError."""
+    try:
+        yield
     except Damaged as error:
-        fail(f"{run.folder} is damaged: {error}; --overwrite starts from scratch", 1)
+        raise RunError(f"{folder} is damaged: {error}; --overwrite starts from scratch") from error
+
+
+@contextmanager
+def known_faults(folders: Sequence[Path], config: Config, devices: Devices) -> Iterator[None]:
+    """Turn every known fault of the runs in these folders into one line, and SystemExit."""
+    new = [folder for folder in folders if not folder.exists()]
+    try:
+        yield
+    except ConfigError as error:
+        for folder in new * devices.is_primary:  # unsuitable data, say: no command would continue this run
+            shutil.rmtree(folder, ignore_errors=True)
+        fail(str(error), 2)
     except (files.StorageError, CheckpointError, RunError) as error:
         fail(str(error), 1)
     except BrokenPipeError:
@@ -393,16 +417,26 @@ def backend() -> str:
 
 
 def perform(experiment: Callable[[C, Run], None], config: C, run: Run) -> None:
-    """Run an experiment under the signal handlers; a diverged one is finished too.
+    """Run an experiment under the signal handlers.
 
     Of several processes the primary one alone heeds the signals: the others end when it has saved and gone.
     """
+    handle_signals(run.stop.on_signal if run.devices.is_primary else signal.SIG_IGN)
+    conclude(experiment, config, run)
+
+
+def handle_signals(handler: Callable[[int, Any], None] | signal.Handlers) -> None:
+    """Set the handler of the signals that ask a run to stop."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
+            signal.signal(number, handler)
+
+
+def conclude(experiment: Callable[[C, Run], None], config: C, run: Run) -> None:
+    """Run an experiment; a diverged one is finished too."""
     from common import setup  # seconds
     from common.progress import Diverged
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
-            signal.signal(number, run.stop.on_signal if run.devices.is_primary else signal.SIG_IGN)
     setup.set_up(config, run.devices)
     try:
         experiment(config, run)

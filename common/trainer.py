@@ -120,6 +120,8 @@ class Trainer:
             epochs = sum(phase.epochs for phase in self.phases)
             facts = setup.environment(run.config, run.devices, trained)
             facts |= {"epochs": epochs, "steps_per_execution": together, "data": self.data.fingerprint()}
+            if run.devices.seeds > 1:
+                facts["seeds_together"] = run.devices.seeds
             write_environment(run, **facts)
         if checkpoint:
             print(f"resuming: phase {phase.name}, epoch {progress.epoch + 1}, step {progress.step}", flush=True)
@@ -216,7 +218,8 @@ class Trainer:
                 steps = self.steps - progress.step
                 counted = together // trained.steps_per_execution  # steps to what Keras counts as one
                 params = {"verbose": 0, "epochs": epochs.stop, "steps": steps}
-                trained.fit(
+                run.devices.fit(
+                    trained,
                     run.devices.shard(batches),
                     initial_epoch=epochs.start,
                     epochs=epochs.stop,

@@ -14,7 +14,18 @@ from common.measured import measured
 TOLERANCE = 0.02
 TIMES = ("seconds", "images_per_second")
 # Facts of environment.json that bits depend on.
-SURROUNDINGS = ("processor", "cpus", "devices", "gpus", "backend", "precision", "versions", "op_determinism", "onednn")
+SURROUNDINGS = (
+    "processor",
+    "cpus",
+    "devices",
+    "gpus",
+    "seeds_together",
+    "backend",
+    "precision",
+    "versions",
+    "op_determinism",
+    "onednn",
+)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from common.environment import git_state
 from common.errors import ConfigError
 from common.files import CheckpointError, Damaged, StorageError
 from common.run_folder import RunFolder
+from common.seeds import parse_seeds
 from common.words import count
 from slurm import cluster, plan, squeue, status, submissions, sweeps
 from slurm.local import Runner
@@ -54,7 +55,7 @@ def submit(arguments: argparse.Namespace) -> int:
     if arguments.until_decided:
         return until_decided(arguments, title, sweep, fixed)
     try:
-        runs = expand(arguments.task, sweep, fixed, sweeps.seeds(arguments.seeds or sweep.seeds))
+        runs = expand(arguments.task, sweep, fixed, parse_seeds(arguments.seeds or sweep.seeds))
     except Mistakes as mistakes:
         if has_split_path(mistakes, sweeps.pairs(arguments.grid, "--grid")):
             remedy = r"a comma within a value is written \, and in quotes: --grid 'KEY=/a\,b,/c'"

@@ -26,6 +26,9 @@ class Devices:
     Kinds: this one, `mirrored.Mirrored` (TensorFlow, one machine) and `mesh.Mesh` (JAX, one process a machine).
     """
 
+    seeds = 1
+    """How many seeds are trained as one program."""
+
     @property
     def is_primary(self) -> bool:
         """Whether this process writes the run directory."""
@@ -86,6 +89,10 @@ class Devices:
     def shard(self, batches: "tf.data.Dataset") -> Any:
         """A pipeline of batches, cut into parts for the replicas."""
         return batches
+
+    def fit(self, model: "keras.Model", batches: Any, **arguments: Any) -> None:
+        """Train a compiled model on batches that `shard` has made, as its own `fit` does with these arguments."""
+        model.fit(batches, **arguments)
 
     def steps(self, number: int) -> int | None:
         """How many steps Keras has to know that a finite pipeline has; None if it finds out."""

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,30 +20,37 @@ def steps_per_execution(most: int, devices: int, steps: int, done: int) -> int:
 def in_one_program(model: keras.Model, together: int) -> None:
     """Let a compiled model train so many steps of JAX at each call of its train function, as one program.
 
-    Keras calls a program for each step, and a GPU waits for the host between them. Executions with a smaller batch are
-    made step by step.
+    Keras calls a program for each step, and a GPU waits for the host between them.
+    """
+    model.train_function = program(model.train_step, together)
+
+
+def program(train_step: Callable, together: int) -> Callable[[Any, Iterator], tuple[Any, Any]]:
+    """So many steps of JAX as one program: of a state and an iterator of batches, to the last logs and the next state.
+
+    Executions with a smaller batch are made step by step.
     """
     import jax
 
     def step(state: Any, batch: Any) -> tuple[Any, Any]:
-        logs, state = model.train_step(state, batch)
+        logs, state = train_step(state, batch)
         return state, logs
 
     def all_of_them(state: Any, batches: Any) -> tuple[Any, Any]:
         state, logs = jax.lax.scan(step, state, batches)
         return jax.tree.map(lambda each: each[-1], logs), state
 
-    one, several = (jax.jit(function, donate_argnums=0) for function in (model.train_step, all_of_them))
+    one, several = (jax.jit(function, donate_argnums=0) for function in (train_step, all_of_them))
 
     def execute(state: Any, iterator: Iterator) -> tuple[Any, Any]:
         batches = list(itertools.islice(iterator, together))
-        if len({jax.tree.leaves(batch)[-1].shape for batch in batches}) == 1:
+        if together > 1 and len({jax.tree.leaves(batch)[-1].shape for batch in batches}) == 1:
             return several(state, jax.tree.map(lambda *each: jax.numpy.stack(each), *batches))
         for batch in batches:
             logs, state = one(state, batch)
         return logs, state
 
-    model.train_function = execute
+    return execute
 
 
 @contextmanager

@@ -24,6 +24,7 @@ import report
 from rich.console import Console
 
 from common.config import REPOSITORY
+from common.seeds import parse_seeds
 from slurm import plan, status, submissions, sweeps
 
 RUNS, ROUNDS, EPOCHS = 500, 5, 25
@@ -70,7 +71,7 @@ def grid(tree, values, seeds):
     assert f"{RUNS} of {RUNS} runs to do" in launcher(tree, *arguments)
     return {
         "process": lambda: launcher(tree, *arguments),
-        "in process": lambda: plan.plan("cifar_phased", sweep, {}, sweeps.seeds(seeds)),
+        "in process": lambda: plan.plan("cifar_phased", sweep, {}, parse_seeds(seeds)),
     }
 
 
@@ -78,7 +79,7 @@ def make_runs(tree):
     """A submission of runs in the middle of their training, as job 100 of a SLURM that lists them all."""
     values, seeds = GRIDS["100 configurations x 5 seeds"]
     fixed = {"out": str(tree / "results" / "runs")}
-    runs = plan.plan("cifar_phased", sweeps.Sweep(grid=values), fixed, sweeps.seeds(seeds))
+    runs = plan.plan("cifar_phased", sweeps.Sweep(grid=values), fixed, parse_seeds(seeds))
     submission = submissions.create("cifar_phased", "slurm", "a benchmark", runs)
     submission = submission.changed(jobs={run.name: f"100_{i}" for i, run in enumerate(runs)})
     start = {"time": submission.time, "host": "node1", "pid": 1, "began": 0.0, "job": "100", "checkpoint": ""}

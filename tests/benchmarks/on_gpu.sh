@@ -9,6 +9,7 @@
 #   tests/benchmarks/on_gpu.sh cifar100_resnet18
 #   tests/benchmarks/on_gpu.sh rate                      # images/s against PyTorch, waiting for data, TFLOP/s
 #   tests/benchmarks/on_gpu.sh kills                     # killed three times, equal to the bit?
+#   tests/benchmarks/on_gpu.sh seeds                     # 16 seeds as one program against one
 #
 # The card's machine has Python (GPU_PYTHON, 3.12), PyTorch and JAX with CUDA. DATA is a data folder with cifar10 and
 # cifar100, WEIGHTS one with mobilenet_v2_imagenet.safetensors and resnet18_tiny_imagenet.safetensors. PARTS gets files
@@ -83,8 +84,15 @@ kills() {
   "$python" "$repository/tests/kill_and_resume.py" --kills "$kills" -- --preset demo --deterministic yes
 }
 
+seeds() {
+  local more=()
+  [[ $TINY ]] && more=(--seeds 2 --images 400 --epochs 2 --repeats 1)
+  mkdir -p "$OUT"
+  "$python" "$repository/tests/benchmarks/seeds.py" --json "$OUT/seeds.json" "${more[@]}"
+}
+
 case ${1:-} in
-  pack | unpack | rate | kills) "$@" ;;
+  pack | unpack | rate | kills | seeds) "$@" ;;
   cifar10_* | cifar100_*)
     dataset=${1%%_*} backbone=${1#*_}
     case $backbone in

@@ -317,6 +317,7 @@ OTHERS = {
     "weights": "none",
     "out": Path("elsewhere"),
     "seed": 1,
+    "seeds": "0:3",
     "precision": "float32",
     "batch_size": 65,
     "limit_train": 100,
@@ -343,7 +344,7 @@ OTHERS = {
     "phases": PRESETS["demo"].phases,
 }
 SAME_HASH = {"seed", "data_dir", "out", "overwrite", "offline", "tensorboard", "checkpoint_minutes", "devices", "nodes"}
-SAME_HASH |= {"steps_per_execution", "cache_features", "cache_gigabytes", "looks"}
+SAME_HASH |= {"seeds", "steps_per_execution", "cache_features", "cache_gigabytes", "looks"}
 
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(TASK.PhasedConfig)])

@@ -198,6 +198,10 @@ def config(**fields):
         ({"devices": 2, "nodes": 64}, "jax", "batch-size is 64, which 64 x 2 devices cannot share"),
         ({"devices": 0}, "jax", "devices is 0; it must be above zero"),
         ({"nodes": -1}, "jax", "nodes is -1; it must be above zero"),
+        ({"seeds": "0:3"}, "tensorflow", "seeds is 0:3, and several are one program with JAX alone: KERAS_BACKEND=jax"),
+        ({"seeds": "0:3", "devices": 2}, "jax", "seeds is 0:3, which takes one device; devices x nodes is 2"),
+        ({"seeds": "0:3", "seed": 1}, "jax", "seeds is 0:3 and seed is 1; allowed: one of them"),
+        ({"seeds": "3:0"}, "jax", "seeds '3:0'; allowed: FIRST:END"),
     ],
 )
 def test_what_cannot_be_shared_is_refused(monkeypatch, fields, backend, message):

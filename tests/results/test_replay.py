@@ -308,6 +308,7 @@ def test_where_bits_must_be_equal_one_is_too_many(finished, path, value):
         ("processor", None, "the record names no processor"),
         ("cpus", 64, "cpus not as recorded"),
         ("devices", ["cpu:0", "cpu:1"], "devices not as recorded"),
+        ("seeds_together", 16, "seeds_together not as recorded"),
         ("precision", "mixed_float16", "precision not as recorded"),
         ("versions", {"keras": "1.0"}, "versions not as recorded"),
         ("op_determinism", False, "its operations were not deterministic"),

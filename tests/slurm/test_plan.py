@@ -11,6 +11,7 @@ import yaml
 
 from common.command_line import parse_strictly
 from common.errors import ConfigError
+from common.seeds import parse_seeds
 from slurm import plan, sweeps
 from slurm.mistakes import Mistakes
 from slurm.sweeps import Sweep
@@ -198,7 +199,7 @@ def words(values):
 @pytest.mark.parametrize(("task", "sweep"), list(all_sweeps()))
 def test_every_sweep_of_the_repository_can_be_planned(task, sweep):
     entry = yaml.safe_load((ROOT / "tasks" / task / "sweeps.yaml").read_text())[sweep]
-    seeds = sweeps.seeds(entry.get("seeds", "0"))
+    seeds = parse_seeds(entry.get("seeds", "0"))
     runs = plan.plan(task, sweeps.load(task, sweep), {}, seeds)
     grid = entry.get("grid", {})
     products = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
@@ -312,7 +313,7 @@ def test_unknown_key_names_the_near_one(mistakes):
     assert "did you mean --colour?" in line
 
 
-@pytest.mark.parametrize("key", ["seed", "overwrite"])
+@pytest.mark.parametrize("key", ["seed", "seeds", "overwrite"])
 @pytest.mark.parametrize("where", ["grid", "fixed"])
 def test_keys_that_are_the_launchers(toy, key, where):
     grid, fixed = ({key: [1]}, {}) if where == "grid" else ({}, {key: "1"})

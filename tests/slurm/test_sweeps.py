@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from common.errors import ConfigError
+from common.seeds import parse_seeds
 from slurm import sweeps
 from slurm.sweeps import Sweep
 
@@ -15,13 +16,13 @@ from slurm.sweeps import Sweep
     [("0:5", (0, 1, 2, 3, 4)), ("3:4", (3,)), ("7", (7,)), ("0,3,7", (0, 3, 7)), ("3,0", (3, 0)), ("1,2,1", (1, 2))],
 )
 def test_seeds(text, seeds):
-    assert sweeps.seeds(text) == seeds
+    assert parse_seeds(text) == seeds
 
 
 @pytest.mark.parametrize("text", ["", "a", "5:5", "5:3", ":3", "3:", "0:4:2", "-1", "1,", "1;2", "1.5", " 1", "0:2,5"])
 def test_other_seeds_are_refused(text):
     with pytest.raises(ConfigError, match="seeds"):
-        sweeps.seeds(text)
+        parse_seeds(text)
 
 
 def test_pairs():

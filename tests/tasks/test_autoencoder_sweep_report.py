@@ -10,6 +10,7 @@ import yaml
 from common.command_line import parse_strictly
 from common.plots import across
 from common.published import read_references
+from common.seeds import parse_seeds
 from results.grids import Source, grids
 from slurm import plan, sweeps
 from tasks.autoencoder_sweep import report
@@ -226,7 +227,7 @@ def test_dropout_is_drawn_beside_every_published_number(drawn, tmp_path):
 def planned(name):
     """Runs of a sweep and of those that it waits for."""
     sweep = sweeps.load("autoencoder_sweep", name)
-    return plan.in_waves("autoencoder_sweep", sweep, {}, sweeps.seeds(sweep.seeds))
+    return plan.in_waves("autoencoder_sweep", sweep, {}, parse_seeds(sweep.seeds))
 
 
 @pytest.fixture(scope="module")

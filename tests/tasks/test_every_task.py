@@ -32,6 +32,7 @@ from common.loop import Loop
 from common.measured import METRICS, by_name, declared
 from common.outcomes import unpacked
 from common.report import Pair
+from common.seeds import parse_seeds
 from common.selection import fits
 from results import records
 from results.collect import load_report
@@ -441,7 +442,7 @@ def test_every_sweep_plans_without_mistakes(task):
     for name in names:
         sweep = sweeps.load(task, name)
         assert sweep.about
-        seeds = sweeps.seeds(sweep.seeds)
+        seeds = parse_seeds(sweep.seeds)
         planned = plan.in_waves(task, sweep, {}, seeds)
         assert len({run.name for run in planned}) == len(planned) >= len(seeds)
         assert {run.wave for run in planned} == ({0, 1} if sweep.after else {0})
