@@ -1,6 +1,8 @@
 """Several seeds as one program (JAX): each ends as by itself, whatever stops or fails meanwhile."""
 
+import contextlib
 import csv
+import io
 import os
 import signal
 
@@ -18,10 +20,12 @@ from common.phase import Phase
 from common.run_folder import RunFolder
 from common.trainer import Trainer
 
-pytestmark = [
-    pytest.mark.skipif(keras.backend.backend() != "jax", reason="one program of several seeds is JAX's"),
-    pytest.mark.usefixtures("float32_afterwards"),
-]
+if keras.backend.backend() != "jax":
+    pytest.skip("one program of several seeds is JAX's", allow_module_level=True)
+
+from common.devices.together import as_one, text
+
+pytestmark = pytest.mark.usefixtures("float32_afterwards")
 
 PRESETS = {"default": Config(preset="default", dataset="digits", batch_size=32, limit_train=330, limit_test=50)}
 ONE = (Phase("first", 2, "adam", 1e-2),)
@@ -90,54 +94,59 @@ class At(keras.callbacks.Callback):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """The runs of three seeds, each by itself."""
-    out = tmp_path_factory.mktemp("alone")
-    for seed in range(3):
-        assert train(out, "--seed", str(seed), phases=TWO, measured=seed == 2) == 0
-    return folders(out)
+def noted():
+    """The loss of every step, in order: a running mean over the images of an epoch."""
+    losses = []
+
+    def note(self, loss):
+        losses.append(float(loss))
+        self.unread = loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LossWatch, "note", note)
+        yield losses
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory):
-    """The runs of the same seeds as one program."""
-    out = tmp_path_factory.mktemp("together")
-    assert train(out, "--seeds", "0:3") == 0
-    return folders(out)
+def alone(tmp_path_factory, noted):
+    """The runs of three seeds, each by itself, and the losses of its first 20 steps."""
+    out, first = tmp_path_factory.mktemp("alone"), []
+    for seed in range(3):
+        noted.clear()
+        assert train(out, "--seed", str(seed), phases=TWO, measured=seed == 2) == 0
+        first.append(noted[: 2 * STEPS])
+    return folders(out), first
 
 
-@pytest.mark.parametrize("steps_per_execution", ["1", "5"])
-def test_each_seed_is_trained_as_by_itself(tmp_path, alone, steps_per_execution, capsys):
-    flags = ("--seeds", "0:3", "--steps-per-execution", steps_per_execution)
-    assert train(tmp_path, *flags, phases=TWO, measured=True) == 0
-    found = folders(tmp_path)
-    assert found.keys() == alone.keys()
+@pytest.fixture(scope="module")
+def together(tmp_path_factory, noted):
+    """The runs of the same seeds as one program, the losses of its first 20 steps, and what it printed."""
+    out, printed = tmp_path_factory.mktemp("together"), io.StringIO()
+    noted.clear()
+    with contextlib.redirect_stdout(printed):
+        assert train(out, "--seeds", "0:3", phases=TWO, measured=True) == 0
+    return folders(out), np.reshape(noted, (-1, 3))[: 2 * STEPS].T, printed.getvalue()
+
+
+def test_each_seed_is_trained_as_by_itself(alone, together):
+    (found, losses, printed), (expected, own_losses) = together, alone
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose(losses, own_losses, rtol=1e-5)
     for seed, folder in found.items():
-        np.testing.assert_allclose(history(folder, 3), history(alone[seed], 3), rtol=1e-4, err_msg=f"seed {seed}")
+        np.testing.assert_allclose(history(folder, 3), history(expected[seed], 3), rtol=1e-4, err_msg=f"seed {seed}")
         assert folder.environment()["seeds_together"] == 3
-        assert folder.config()["config"] == alone[seed].config()["config"]
-    assert found[2].metrics()["test"]["accuracy"] == alone[2].metrics()["test"]["accuracy"]
+        assert folder.config()["config"] == expected[seed].config()["config"]
+    assert found[2].metrics()["test"]["accuracy"] == expected[2].metrics()["test"]["accuracy"]
     assert not np.allclose(history(found[0]), history(found[1]), rtol=1e-2)
-    printed = capsys.readouterr().out
     assert printed.count("one program: seed 0, seed 1, seed 2") == len(TWO)
     assert "seed 1  second 1/1  loss" in printed
     assert f"test {found[2].metrics()['test']['accuracy']:.2%}" in printed.splitlines()[-1]
 
 
-def test_the_first_20_steps_are_equal_to_a_hundred_thousandth(tmp_path, monkeypatch):
-    noted = []
-
-    def note(self, loss):
-        noted.append(float(loss))
-        self.unread = loss
-
-    monkeypatch.setattr(LossWatch, "note", note)
-    assert train(tmp_path / "together", "--seeds", "5,7") == 0
-    together = np.reshape(noted, (-1, 2))[:20].T  # a running mean over the images of an epoch
-    for seed, losses in zip((5, 7), together, strict=True):
-        noted.clear()
-        assert train(tmp_path / "alone", "--seed", str(seed)) == 0
-        np.testing.assert_allclose(losses, noted[:20], rtol=1e-5)
+def test_several_steps_in_one_execution(tmp_path, alone):
+    assert train(tmp_path, "--seeds", "0:2", "--steps-per-execution", "5") == 0
+    for seed, folder in folders(tmp_path).items():
+        np.testing.assert_allclose(history(folder), history(alone[0][seed]), rtol=1e-4)
 
 
 def test_convolutions_and_batch_normalisation_too(tmp_path):
@@ -161,7 +170,7 @@ def test_a_request_to_stop_saves_all_and_the_same_command_goes_on(tmp_path, toge
     assert train(tmp_path, "--seeds", "0:3") == 0
     assert capsys.readouterr().out.count("resuming: phase") == 3
     for seed, folder in folders(tmp_path).items():
-        np.testing.assert_array_equal(history(folder), history(together[seed]), err_msg=f"seed {seed}")
+        np.testing.assert_array_equal(history(folder), history(together[0][seed]), err_msg=f"seed {seed}")
 
 
 def test_seeds_that_a_crash_left_at_different_points_catch_up(tmp_path, alone, capsys):
@@ -176,7 +185,7 @@ def test_seeds_that_a_crash_left_at_different_points_catch_up(tmp_path, alone, c
     assert "one program: seed 0, seed 2\n" in printed
     assert "one program: seed 0, seed 1, seed 2\n" in printed  # the second phase
     for seed, folder in folders(tmp_path).items():
-        np.testing.assert_allclose(history(folder, 3), history(alone[seed], 3), rtol=1e-4)
+        np.testing.assert_allclose(history(folder, 3), history(alone[0][seed], 3), rtol=1e-4)
 
 
 def test_a_seed_that_diverges_leaves_the_others_alone(tmp_path, alone, capsys):
@@ -191,7 +200,7 @@ def test_a_seed_that_diverges_leaves_the_others_alone(tmp_path, alone, capsys):
     assert [found[seed].metrics()["status"] for seed in range(3)] == ["completed", "diverged", "completed"]
     assert found[1].metrics()["diverged"]["step"] == 1
     for seed in (0, 2):
-        np.testing.assert_allclose(history(found[seed]), history(alone[seed]), rtol=1e-4)
+        np.testing.assert_allclose(history(found[seed]), history(alone[0][seed]), rtol=1e-4)
     assert "seed 1     diverged" in capsys.readouterr().out
 
 
@@ -213,37 +222,38 @@ def test_a_fault_of_one_seed_is_one_line_and_the_others_go_on(tmp_path, capsys):
 def test_finished_seeds_are_left_alone(tmp_path, capsys):
     assert train(tmp_path, "--seed", "1") == 0
     before = folders(tmp_path)[1].metrics_file.stat().st_mtime_ns
-    assert train(tmp_path, "--seeds", "0:2") == 0
-    assert train(tmp_path, "--seeds", "0:2") == 0
+    for _ in range(2):
+        assert train(tmp_path, "--seeds", "1,4") == 0
     assert folders(tmp_path)[1].metrics_file.stat().st_mtime_ns == before
     printed = capsys.readouterr().out
     assert "1 of 2 seeds to do" in printed
     assert "0 of 2 seeds to do" in printed
 
 
-def test_networks_that_compute_something_else_are_trained_one_after_the_other(tmp_path, alone, capsys):
-    def network(seed):
+def test_networks_that_compute_something_else_are_told_apart():
+    def computed(seed, rate):
         model = dense(seed)
-        if seed == 2:
-            model.get_layer("dropout").rate = 0.4
-        return model
+        model.get_layer("dropout").rate = rate
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        batch = (np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4, np.int32))
+        model.train_on_batch(*batch)
+        parts = (model.trainable_variables, model.non_trainable_variables)
+        parts += (model.optimizer.variables, model.metrics_variables)
+        return text(model.train_step, tuple([each.value for each in part] for part in parts), batch)
 
-    assert train(tmp_path, "--seeds", "0:3", network=network) == 0
-    printed = capsys.readouterr().out
-    assert printed.count("one program: seed 0, seed 1\n") == printed.count("one program: seed 2\n") == 1
-    np.testing.assert_allclose(history(folders(tmp_path)[0]), history(alone[0]), rtol=1e-4)
+    one, other_constant, other_rate = computed(0, 0.3), computed(1, 0.3), computed(0, 0.4)
+    assert one == other_constant
+    assert one != other_rate
 
 
 def test_constants_of_inner_functions_are_compared():
-    from common.devices import together
-
     def step(values):
         inner = jax.jit(lambda x: x * np.asarray(values, np.float32))
         return lambda state, batch: (inner(batch), state)
 
     batch = np.ones(3, np.float32)
-    texts = [together.text(step(values), (), batch) for values in ([1, 2, 3], [1, 2, 3], [1, 2, 4])]
+    texts = [text(step(values), (), batch) for values in ([1, 2, 3], [1, 2, 3], [1, 2, 4])]
     assert texts[0] == texts[1]
-    logs, _ = together.as_one([step([1, 2, 3]), step([1, 2, 4])])((), np.ones((2, 3), np.float32))
+    logs, _ = as_one([step([1, 2, 3]), step([1, 2, 4])])((), np.ones((2, 3), np.float32))
     computed = np.array_equal(logs, [[1, 2, 3], [1, 2, 4]])
     assert computed or texts[0] != texts[2]  # stacked, or told apart
