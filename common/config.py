@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -197,10 +197,15 @@ class Config:
         return self.SHOWN
 
     def setting(self, presets: Mapping[str, "Config"]) -> str:
-        """`key=value ...`: the data set and every field that differs from the preset; a table's row label."""
-        ours, theirs = flat(self.identity()), flat(presets[self.preset].identity())
-        changed = {k: v for k, v in ours.items() if k != "seed" and (k in self.shown() or v != theirs.get(k))}
-        return " ".join(f"{key}={value}" for key, value in changed.items())
+        """`key=value ...`: what is always shown, and every field that differs from the preset; a table's row label."""
+        return label(flat(self.identity()), presets[self.preset], self.shown())
+
+
+def label(fields: Mapping[str, object], preset: Config, shown: Sequence[str]) -> str:
+    """`Config.setting`, of the identity's fields on one level."""
+    theirs = flat(preset.identity())
+    changed = {k: v for k, v in fields.items() if k != "seed" and (k in shown or v != theirs.get(k))}
+    return " ".join(f"{key}={value}" for key, value in changed.items())
 
 
 def short(part: str) -> str:

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Literal
 
 from common.claims import Claim
-from common.config import flat
+from common.config import Config, flat, label
 from common.measured import Metric
-from common.selection import Fields, Group, Runs, differing, within
+from common.selection import Fields, Group, Runs, differing, protocol, within
 from common.words import Word
 
 
@@ -157,8 +157,13 @@ class Report:
     """What config fields say in plain words, beside those of `common.words`."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Config fields by the name that old records have for them, with today's."""
+    presets: Mapping[str, Config] = field(default_factory=dict)
+    """Those of the task, if one has changed within a protocol: the labels of older records go by today's."""
 
     def renew(self, record: Mapping) -> dict:
-        """A record with today's names of its config's fields."""
+        """A record with today's names of its config's fields, and today's label."""
         config = {self.renamed.get(key, key): value for key, value in record["config"].items()}
-        return {**record, "config": config}
+        preset = self.presets.get(config["preset"])
+        if preset is None or protocol(record) != preset.PROTOCOL:
+            return {**record, "config": config}
+        return {**record, "config": config, "setting": label(flat(config), preset, preset.shown())}

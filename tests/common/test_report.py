@@ -1,10 +1,11 @@
 """Runs are selected by config fields, pairs are formed and headlines found, in records made by hand."""
 
-import dataclasses
+from dataclasses import FrozenInstanceError, dataclass, replace
 
 import pytest
 from made_groups import group, runs, scored
 
+from common.config import Config
 from common.report import Headline, Pair, Report, title
 
 RUN = {"metrics": {}}
@@ -69,7 +70,7 @@ def test_runs_are_iterated_counted_and_read_by_the_names_of_metrics():
     with pytest.raises(KeyError):
         both.values("test loss")
     assert not runs()
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(FrozenInstanceError):
         both.groups = ()
 
 
@@ -169,7 +170,7 @@ def test_ignored_fields_may_differ_as_the_presets_have_them():
     trial, changed = arm("one", "rates.stem=9", 0.5), arm("other", "rates.head=0.5", 0.5)
     plain = Pair({"preset": "one"}, {"preset": "other"}, ignoring=("rates",))
     assert titles(plain, one, other, trial, changed) == [": one minus other"]
-    assert titles(dataclasses.replace(plain, ignoring=()), one, other) == []
+    assert titles(replace(plain, ignoring=()), one, other) == []
     named = Pair({"preset": "one"}, {"preset": "other", "rates.head": 0.5}, ignoring=("rates",))
     assert titles(named, one, other, trial, changed) == [": one minus other rates.head=0.5"]
 
@@ -195,7 +196,27 @@ def test_a_headline_may_be_a_pair():
 
 
 def test_old_names_of_fields_are_renewed_and_the_record_stays():
-    old = {"run": "r", "config": {"stage": "base", "seed": 0}}
+    old = {"run": "r", "config": {"preset": "p", "stage": "base", "seed": 0}}
     renewed = Report(renamed={"stage": "experiment"}).renew(old)
-    assert renewed == {"run": "r", "config": {"experiment": "base", "seed": 0}}
-    assert old["config"] == {"stage": "base", "seed": 0}
+    assert renewed == {"run": "r", "config": {"preset": "p", "experiment": "base", "seed": 0}}
+    assert old["config"] == {"preset": "p", "stage": "base", "seed": 0}
+
+
+@dataclass(frozen=True)
+class Decaying(Config):
+    PROTOCOL = 2
+
+    decay: float = 0.0
+
+
+@pytest.mark.parametrize(("decay", "then", "now"), [(0.0, "", "decay=0.0"), (0.1, "decay=0.1", "")])
+def test_labels_go_by_todays_presets(decay, then, now):
+    before, today = (Decaying(preset="p", dataset="digits", decay=value) for value in (0.0, 0.1))
+    config = replace(before, decay=decay, seed=3)
+    record = {"protocol": 2, "config": config.identity(), "setting": config.setting({"p": before})}
+    assert record["setting"] == f"dataset=digits {then}".strip()
+    report = Report(presets={"p": today})
+    assert report.renew(record)["setting"] == f"dataset=digits {now}".strip()
+    assert report.renew(report.renew(record)) == report.renew(record)
+    assert report.renew(record | {"protocol": 1})["setting"] == record["setting"]
+    assert Report().renew(record) == record
