@@ -135,7 +135,8 @@ class Config:
 
     def check_seeds(self) -> None:
         """Raise ConfigError if several seeds cannot be trained as one program."""
-        parse_seeds(self.seeds)
+        if max(parse_seeds(self.seeds)) >= 2**32:
+            raise ConfigError(f"seeds is {self.seeds}; allowed: 0 to {2**32 - 1}")
         if os.environ.get("KERAS_BACKEND") != "jax":
             raise ConfigError(f"seeds is {self.seeds}, and several are one program with JAX alone: KERAS_BACKEND=jax")
         if self.devices * self.nodes > 1:

@@ -385,7 +385,8 @@ def known_faults(folders: Sequence[Path], config: Config, devices: Devices) -> I
         yield
     except ConfigError as error:
         for folder in new * devices.is_primary:  # unsuitable data, say: no command would continue this run
-            shutil.rmtree(folder, ignore_errors=True)
+            if not any(RunFolder(folder).checkpoints.glob("*")):
+                shutil.rmtree(folder, ignore_errors=True)
         fail(str(error), 2)
     except (files.StorageError, CheckpointError, RunError) as error:
         fail(str(error), 1)

@@ -6,15 +6,17 @@ import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TextIO
 
 from common import runs
 from common.command_line import C
+from common.config import Config
+from common.devices import Devices
+from common.files import is_full
 from common.run_folder import RunFolder
 from common.runs import Run
 from common.seeds import parse_seeds
-from common.stopping import StopRequest
+from common.stopping import Interrupted, StopRequest
 from common.turns import Turn
 
 
@@ -22,51 +24,59 @@ def command(
     config: C, presets: Mapping[str, C], provide: Callable[[C], None], experiment: Callable[[C, Run], None]
 ) -> None:
     """Train those of the config's seeds that are not finished, and say how each of them ended."""
-    from common.devices.together import Together  # seconds
-
     task = runs.task_of(experiment)
     configs = [dataclasses.replace(config, seed=seed, seeds="") for seed in parse_seeds(config.seeds)]
     folders = [config.out / task / each.name() for each in configs]
-    with runs.known_faults(folders, config, Together(1)), contextlib.ExitStack() as stack:
-        todo = [each for each, folder in zip(configs, folders, strict=True) if is_to_do(each, folder)]
+    with runs.known_faults(folders, config, Devices()), contextlib.ExitStack() as stack:
+        todo = [each for each, folder in zip(configs, folders, strict=True) if is_to_do(each, RunFolder(folder))]
         for each in todo:
             provide(each)
+        print(f"{len(todo)} of {len(configs)} seeds to do", flush=True)
         opened = [
-            stack.enter_context(runs.open_run(each, task, each.setting(presets), Together(len(todo)))) for each in todo
+            stack.enter_context(runs.open_run(each, task, each.setting(presets), together(len(todo)))) for each in todo
         ]
         # Another process may have finished one meanwhile.
         left = [(each, run) for each, run in zip(todo, opened, strict=True) if not run.result]
-        print(f"{len(left)} of {len(configs)} seeds to do", flush=True)
-        perform(experiment, left)
+        faults = perform(experiment, left) if left else []
         for each, folder in zip(configs, folders, strict=True):
             print(ending(each.seed, RunFolder(folder)), flush=True)
+        if faults:
+            raise next(filter(is_full, faults), faults[0])
 
 
-def is_to_do(config: C, folder: Path) -> bool:
-    """Whether a run is to be trained."""
-    with runs.not_damaged(folder):
-        return config.overwrite or not (RunFolder(folder).is_finished and RunFolder(folder).metrics())
+def together(seeds: int) -> Devices:
+    """The device as each of so many seeds sees it."""
+    from common.devices.together import Together  # seconds
+
+    return Together(seeds)
+
+
+def is_to_do(config: Config, folder: RunFolder) -> bool:
+    """Whether a run is to be trained. Raises RunError if it is finished, and its result is damaged."""
+    if config.overwrite or not folder.is_finished:
+        return True
+    with runs.not_damaged(folder.path):
+        folder.metrics()
+    return False
 
 
 def ending(seed: int, folder: RunFolder) -> str:
-    """A line of a finished run."""
+    """A line of a run."""
+    if not folder.is_finished:
+        return f"seed {seed:<5} not finished    {folder.path}"
     result = folder.metrics()
     said = f"test {runs.merit(result['test'])}" if result["status"] == "completed" else result["status"]
     return f"seed {seed:<5} {said:<15} {folder.path}"
 
 
-def perform(experiment: Callable[[C, Run], None], left: Sequence[tuple[C, Run]]) -> None:
+def perform(experiment: Callable[[C, Run], None], left: Sequence[tuple[C, Run]]) -> list[Exception]:
     """Run the experiment for each run, in turns; what they want to have trained is trained as one program.
 
-    All hear of a request to stop at the same step, and so go on from the same one.
+    All hear of a request to stop at the same step, and so go on from the same one. Returns the faults of seeds whose
+    training or measuring failed, while the others went on; what fails before is raised.
     """
     stop = StopRequest()
     stop.deferring = True
-
-    def pass_on() -> None:
-        for _, run in left:
-            run.stop.signal = stop.signal
-
     turns = []
     for config, run in left:
         name = f"seed {config.seed}"
@@ -78,18 +88,25 @@ def perform(experiment: Callable[[C, Run], None], left: Sequence[tuple[C, Run]])
             stop.heed()
             turn.go()
         while waiting := [turn for turn in turns if turn.asked]:
-            train(waiting, pass_on)
-            for turn in waiting:
-                stop.heed()
+            train(waiting, stop, [run for _, run in left])
+            for turn in sorted(waiting, key=has_failed, reverse=True):  # which are written down before a stop
+                if not has_failed(turn):
+                    stop.heed()
                 try:
                     turn.go(turn.asked.error)
-                except Exception as fault:  # the other seeds go on
+                except Exception as fault:
+                    print(f"{turn.name}  failed: {fault}", flush=True)
                     faults.append(fault)
-        if faults:
-            raise faults[0]
+        stop.heed()
     finally:
         for turn in turns:
             turn.leave()
+    return faults
+
+
+def has_failed(turn: Turn) -> bool:
+    """Whether the training of a seed ended with a fault, or diverged."""
+    return turn.asked.error is not None and not isinstance(turn.asked.error, Interrupted)
 
 
 def one(experiment: Callable[[C, Run], None], config: C, run: Run) -> None:
@@ -98,19 +115,25 @@ def one(experiment: Callable[[C, Run], None], config: C, run: Run) -> None:
         runs.conclude(experiment, config, run)
 
 
-def train(waiting: Sequence[Turn], pass_on: Callable[[], None]) -> None:
+def train(waiting: Sequence[Turn], stop: StopRequest, opened: Sequence[Run]) -> None:
     """Train what these ask for, as one program if they compute the same; after a crash some may be further than others.
 
-    `pass_on` lets the runs know of a request to stop.
+    Ends early after a request to stop.
     """
-    from common.devices import together
+    from common.devices.together import fit
+
+    def pass_on() -> None:
+        for run in opened:
+            run.stop.signal = stop.signal
 
     groups: dict[tuple, list[Turn]] = {}
     for turn in waiting:
         groups.setdefault(turn.asked.key(), []).append(turn)
     for group in groups.values():
+        if stop.signal:
+            return
         print(f"one program: {', '.join(turn.name for turn in group)}", flush=True)
-        together.fit([turn.asked for turn in group], pass_on)
+        fit([turn.asked for turn in group], pass_on)
 
 
 class Prefixed(io.StringIO):

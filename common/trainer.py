@@ -120,7 +120,7 @@ class Trainer:
             epochs = sum(phase.epochs for phase in self.phases)
             facts = setup.environment(run.config, run.devices, trained)
             facts |= {"epochs": epochs, "steps_per_execution": together, "data": self.data.fingerprint()}
-            if run.devices.seeds > 1:
+            if run.devices.seeds:
                 facts["seeds_together"] = run.devices.seeds
             write_environment(run, **facts)
         if checkpoint:

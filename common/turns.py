@@ -45,8 +45,9 @@ class Turn(threading.Thread):
         self.over.release()
         self.begin.acquire()
         self.asked = None
-        if self.thrown is not None:
-            raise self.thrown
+        thrown, self.thrown = self.thrown, None
+        if thrown is not None:
+            raise thrown
 
     def go(self, thrown: BaseException | None = None) -> None:
         """In the main thread: let the function go on, with an exception if one is given. Raises what it ends with."""

@@ -26,8 +26,8 @@ class Devices:
     Kinds: this one, `mirrored.Mirrored` (TensorFlow, one machine) and `mesh.Mesh` (JAX, one process a machine).
     """
 
-    seeds = 1
-    """How many seeds are trained as one program."""
+    seeds: int | None = None
+    """How many seeds are trained at once, if --seeds names them."""
 
     @property
     def is_primary(self) -> bool:

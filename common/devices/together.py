@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from common.devices import Devices
+from common.progress import Diverged
 from common.turns import Turn
 from common.workarounds.autotuner import untuned
 from common.workarounds.executions import program
@@ -33,7 +34,15 @@ class Together(Devices):
     def __init__(self, seeds: int):
         self.seeds = seeds
 
-    def fit(self, model: keras.Model, batches: tf.data.Dataset, **arguments: Any) -> None:
+    def fit(
+        self,
+        model: keras.Model,
+        batches: tf.data.Dataset,
+        *,
+        validation_steps: int | None = None,
+        shuffle: bool = False,
+        **arguments: Any,
+    ) -> None:
         turn = threading.current_thread()
         assert isinstance(turn, Turn)
         turn.ask(Fit(turn.out, model, batches, **arguments))
@@ -51,8 +60,6 @@ class Fit:
     initial_epoch: int
     epochs: int
     steps_per_epoch: int
-    validation_steps: int | None = None
-    shuffle: bool = False
     error: BaseException | None = field(default=None, init=False)
 
     def tell(self, event: str, *arguments: Any) -> None:
@@ -61,6 +68,8 @@ class Fit:
             try:
                 with contextlib.redirect_stdout(self.out):
                     getattr(self.callbacks, event)(*arguments)
+            except Diverged as error:
+                self.error = error.with_traceback(None)  # which would keep the arrays of all seeds
             except BaseException as error:  # a request to stop is none of Exception's
                 self.error = error
 
@@ -78,10 +87,9 @@ class Fit:
     def key(self) -> tuple:
         """What the fits that can be trained as one have in common."""
         batch = next(self.batches.take(1).as_numpy_iterator())
-        if not self.model.metrics_variables:
-            self.model._symbolic_build(data_batch=batch)  # Keras makes them at the first batch
+        self.model._symbolic_build(data_batch=batch)  # makes the variables of metrics, as Keras's fit does
         computed = text(self.model.train_step, self.state(), batch)
-        return self.initial_epoch, self.epochs, self.steps_per_epoch, computed
+        return self.initial_epoch, self.epochs, self.steps_per_epoch, self.callbacks.together, computed
 
 
 def text(step: Callable, state: Any, batch: Any) -> str:
@@ -192,6 +200,8 @@ def fit(fits: Sequence[Fit], pass_on: Callable[[], None]) -> None:
     for each in fits:
         each.tell("on_train_begin")
     for epoch in range(first.initial_epoch, first.epochs):
+        if all(each.error for each in fits):  # asked to stop, say
+            return
         for each in fits:
             each.model.reset_metrics()
             each.tell("on_epoch_begin", epoch)
@@ -204,7 +214,7 @@ def fit(fits: Sequence[Fit], pass_on: Callable[[], None]) -> None:
             for seed, (each, own) in enumerate(zip(fits, by_seed(logs, len(fits)), strict=True)):
                 each.model._jax_state, each.model._jax_state_synced = State(state, seed), False
                 each.tell("on_train_batch_end", execution, own)
-            if all(each.error for each in fits):  # asked to stop, say
+            if all(each.error for each in fits):
                 return
         for each in fits:
             each.model.jax_state_sync()

@@ -201,6 +201,7 @@ def config(**fields):
         ({"seeds": "0:3"}, "tensorflow", "seeds is 0:3, and several are one program with JAX alone: KERAS_BACKEND=jax"),
         ({"seeds": "0:3", "devices": 2}, "jax", "seeds is 0:3, which takes one device; devices x nodes is 2"),
         ({"seeds": "0:3", "seed": 1}, "jax", "seeds is 0:3 and seed is 1; allowed: one of them"),
+        ({"seeds": "4294967296"}, "jax", "seeds is 4294967296; allowed: 0 to 4294967295"),
         ({"seeds": "3:0"}, "jax", "seeds '3:0'; allowed: FIRST:END"),
     ],
 )

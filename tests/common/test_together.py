@@ -14,6 +14,7 @@ import pytest
 from common import runs
 from common.config import Config
 from common.data import sources
+from common.errors import ConfigError
 from common.files import StorageError
 from common.loop import LossWatch
 from common.phase import Phase
@@ -202,6 +203,49 @@ def test_a_seed_that_diverges_leaves_the_others_alone(tmp_path, alone, capsys):
     for seed in (0, 2):
         np.testing.assert_allclose(history(found[seed]), history(alone[0][seed]), rtol=1e-4)
     assert "seed 1     diverged" in capsys.readouterr().out
+
+
+def test_seeds_with_as_many_executions_left_but_not_as_many_steps_are_apart(tmp_path, alone, capsys):
+    def stop(step):
+        return lambda trainer: [At(step, lambda: os.kill(os.getpid(), signal.SIGTERM))]
+
+    assert train(tmp_path, "--seed", "0", callbacks=stop(4)) == 143
+    assert train(tmp_path, "--seed", "1", callbacks=stop(7)) == 143
+    assert train(tmp_path, "--seeds", "0:2", "--steps-per-execution", "4") == 0  # 3 executions of 2 steps, and 3 of 1
+    for seed, folder in folders(tmp_path).items():
+        np.testing.assert_allclose(history(folder), history(alone[0][seed]), rtol=1e-4)
+    assert "one program: seed 0\n" in capsys.readouterr().out
+
+
+def test_a_seed_that_diverged_is_finished_before_a_stop(tmp_path, capsys):
+    def network(seed):
+        model = dense(seed)
+        if seed == 1:
+            model.get_layer("head").kernel.assign(np.full((32, 10), np.nan))
+        return model
+
+    def stop(trainer):
+        return [At(6, lambda: os.kill(os.getpid(), signal.SIGTERM))] if trainer.run.config.seed == 0 else []
+
+    assert train(tmp_path, "--seeds", "0:2", network=network, callbacks=stop) == 143
+    assert [folder.is_finished for folder in folders(tmp_path).values()] == [False, True]
+
+
+@pytest.mark.parametrize(("step", "left"), [(1, [0]), (15, [0, 1])])
+def test_data_that_does_not_suit_leaves_no_empty_folder_and_takes_none_that_was_trained(tmp_path, capsys, step, left):
+    def unsuitable(trainer):
+        def act():
+            raise ConfigError("no such thing")
+
+        return [At(step, act)] if trainer.run.config.seed == 1 else []
+
+    assert train(tmp_path, "--seeds", "0:2", callbacks=unsuitable) == 2
+    assert list(folders(tmp_path)) == left
+    assert folders(tmp_path)[0].is_finished
+    printed = capsys.readouterr()
+    assert printed.err == "error: no such thing\n"
+    assert "seed 1  failed: no such thing" in printed.out
+    assert "seed 1     not finished" in printed.out
 
 
 def test_a_fault_of_one_seed_is_one_line_and_the_others_go_on(tmp_path, capsys):
