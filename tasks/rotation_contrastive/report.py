@@ -15,6 +15,7 @@ from common.plots.base import BLUE, LEGEND_BELOW, ORANGE, VERMILION, empty_figur
 from common.published import numbers
 from common.report import Headline, Pair, Part, Pictures, Report, Table
 from common.selection import Runs
+from tasks.rotation_contrastive.train import PRESETS
 
 BLOCKS = (1, 2, 3)
 TRAINED = {True: ("trained further", BLUE, "o-"), False: ("frozen", ORANGE, "s--")}
@@ -368,4 +369,5 @@ REPORT = Report(
         "weight_decay": lambda value: f"weight decay {value}" if value else "no weight decay",
     },
     renamed={"stage": "experiment", "rotation_run": "pretext_run"},
+    presets=PRESETS,
 )

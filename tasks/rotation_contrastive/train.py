@@ -118,13 +118,14 @@ BLOCKS = 3  # of the classifier
 PRETEXT: dict[Experiment, Experiment] = {"transfer": "rotation", "reverse": "base"}
 # Fields that other experiments do not have.
 ONLY_IN = dict.fromkeys(("blocks", "train_blocks", "pretext_run"), tuple(PRETEXT)) | {"margin": ("contrastive",)}
-# What the source's framework does by default.
+# What the source's framework does by default; for classifiers, the batch that the sweep `protocol` chose by validation.
 SOURCE: dict[str, Any] = {"convention": "torch", "initialisation": "torch"}
+CLASSIFIER: dict[str, Any] = SOURCE | {"batch_size": 128}
 PRESETS = {
-    "base": RotationConfig(preset="base", **SOURCE),
-    "rotation": RotationConfig(preset="rotation", experiment="rotation", **SOURCE),
-    "transfer": RotationConfig(preset="transfer", experiment="transfer", **SOURCE),
-    "reverse": RotationConfig(preset="reverse", experiment="reverse", blocks=BLOCKS, **SOURCE),
+    "base": RotationConfig(preset="base", **CLASSIFIER),
+    "rotation": RotationConfig(preset="rotation", experiment="rotation", **CLASSIFIER),
+    "transfer": RotationConfig(preset="transfer", experiment="transfer", **CLASSIFIER),
+    "reverse": RotationConfig(preset="reverse", experiment="reverse", blocks=BLOCKS, **CLASSIFIER),
     "contrastive": RotationConfig(preset="contrastive", experiment="contrastive", dropout=0.1, epochs=20, **SOURCE),
     "demo": RotationConfig(preset="demo", dataset="digits", epochs=10),
 }

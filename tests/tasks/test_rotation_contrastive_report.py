@@ -129,7 +129,7 @@ def test_the_best_transfer_and_the_cost_of_freezing():
 
 def test_each_batch_and_weight_decay_is_judged_by_the_published_numbers_of_the_base_network():
     def base(batch, decay):
-        changed = {"batch_size": batch} if batch != 64 else {}
+        changed = {"batch_size": batch} if batch != 128 else {}
         changed |= {"weight_decay": decay} if decay else {}
         setting = " ".join(f"{key}={value}" for key, value in {"dataset": "cifar10", **changed}.items())
         run = made_groups.scored(running={"loss": 0.704}, test={"loss": 0.701, "accuracy": 0.7556, "n": 10_000})
@@ -187,5 +187,6 @@ def test_contrastive_losses_are_drawn_a_line_a_seed_with_what_is_published(drawn
 
 
 def test_old_records_say_stage_and_are_paired_all_the_same():
-    old = {"run": "r", "config": {"stage": "base", "rotation_run": "own", "seed": 0}}
-    assert report.REPORT.renew(old)["config"] == {"experiment": "base", "pretext_run": "own", "seed": 0}
+    old = {"run": "r", "config": {"preset": "base", "stage": "base", "rotation_run": "own", "seed": 0}}
+    renewed = {"preset": "base", "experiment": "base", "pretext_run": "own", "seed": 0}
+    assert report.REPORT.renew(old)["config"] == renewed
