@@ -1,6 +1,5 @@
 """Mistakes in what a user asks for, and the one line that answers them."""
 
-import _thread
 import difflib
 import math
 import signal
@@ -48,6 +47,7 @@ def command(main: Callable[[], None]) -> None:
 def pass_on(unraisable: "sys.UnraisableHookArgs") -> None:
     """Interrupt once more after Ctrl-C in a place that ignores it, such as a callback of the garbage collector."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        threading.Timer(0.1, _thread.interrupt_main).start()  # not at once: that would be ignored here too
+        # Not at once: that would be ignored here too. A real signal, since it ends what the main thread waits for.
+        threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
     else:
         sys.__unraisablehook__(unraisable)

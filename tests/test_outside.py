@@ -120,7 +120,7 @@ def collected(phase, info):
 def work():
     gc.callbacks.append(collected)
     gc.collect()
-    time.sleep(60)
+    time.sleep(3600)
 
 command(work)
 """
