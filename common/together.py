@@ -10,7 +10,6 @@ from typing import TextIO
 
 from common import runs
 from common.command_line import C
-from common.config import Config
 from common.devices import Devices
 from common.files import is_full
 from common.run_folder import RunFolder
@@ -28,7 +27,7 @@ def command(
     configs = [dataclasses.replace(config, seed=seed, seeds="") for seed in parse_seeds(config.seeds)]
     folders = [config.out / task / each.name() for each in configs]
     with runs.known_faults(folders, config, Devices()), contextlib.ExitStack() as stack:
-        todo = [each for each, folder in zip(configs, folders, strict=True) if is_to_do(each, RunFolder(folder))]
+        todo = [each for each, folder in zip(configs, folders, strict=True) if is_to_do(Run(folder, task, each))]
         for each in todo:
             provide(each)
         print(f"{len(todo)} of {len(configs)} seeds to do", flush=True)
@@ -51,13 +50,10 @@ def together(seeds: int) -> Devices:
     return Together(seeds)
 
 
-def is_to_do(config: Config, folder: RunFolder) -> bool:
+def is_to_do(run: Run) -> bool:
     """Whether a run is to be trained. Raises RunError if it is finished, and its result is damaged."""
-    if config.overwrite or not folder.is_finished:
-        return True
-    with runs.not_damaged(folder.path):
-        folder.metrics()
-    return False
+    with runs.not_damaged(run.folder):
+        return run.config.overwrite or run.result is None
 
 
 def ending(seed: int, folder: RunFolder) -> str:

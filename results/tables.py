@@ -162,7 +162,9 @@ def overview(by_task: Mapping[str, Summary]) -> str:
 def in_words(row: Row, compared: Sequence[Compared], words: Mapping[str, Word]) -> str:
     """What a row is about, for a reader."""
     pair = next((one for one in compared if (one.one.preset, one.label) == (row.preset, row.setting)), None)
-    return pair.words if pair else ", ".join([row.preset, *Group(row.preset, row.setting, (), words).said()])
+    if pair:
+        return pair.words if pair.is_current else f"{pair.words}, protocol {pair.one.protocol}"
+    return ", ".join([row.preset, *Group(row.preset, row.setting, (), words).said()])
 
 
 def headline(rows: Sequence[Row], wanted: Headline | None, runs: Runs) -> Row:

@@ -73,16 +73,9 @@ class Fit:
             except BaseException as error:  # a request to stop is none of Exception's
                 self.error = error
 
-    def state(self) -> tuple[list, ...]:
-        """The state of the model, as its variables have it."""
-        model = self.model
-        parts = (
-            model.trainable_variables,
-            model.non_trainable_variables,
-            model.optimizer.variables,
-            model.metrics_variables,
-        )
-        return tuple([variable.value for variable in part] for part in parts)
+    def state(self, purge: bool = False) -> tuple[list, ...]:
+        """The state of the model; `purge` takes it out of the variables, until Keras syncs them, as its fit does."""
+        return self.model._get_jax_state(**dict.fromkeys(PARTS, True), purge_model_variables=purge)
 
     def key(self) -> tuple:
         """What the fits that can be trained as one have in common."""
@@ -157,33 +150,21 @@ class State:
         return [array[self.seed] for array in self.whole[PARTS.index(part)]]
 
 
-class Numbers:
-    """One number of each seed, read from the device when the first of them is needed."""
-
-    def __init__(self, array: Any):
-        self.array = array
-
-    @functools.cached_property
-    def read(self) -> np.ndarray:
-        """All of them: float (seeds,)."""
-        return np.asarray(self.array)
-
-
 @dataclass(frozen=True)
 class Number:
-    """The number of one seed."""
+    """One seed's number of those that `read` gives: float (seeds,)."""
 
-    numbers: Numbers
+    read: Callable[[], np.ndarray]
     seed: int
 
     def __float__(self) -> float:
-        return float(self.numbers.read[self.seed])
+        return float(self.read()[self.seed])
 
 
 def by_seed(logs: Mapping[str, Any], count: int) -> list[dict[str, Number]]:
-    """The logs of each seed."""
-    numbers = {name: Numbers(array) for name, array in logs.items()}
-    return [{name: Number(each, seed) for name, each in numbers.items()} for seed in range(count)]
+    """The logs of each seed; those of all are read from the device when the first of them is needed."""
+    read = {name: functools.cache(functools.partial(np.asarray, array)) for name, array in logs.items()}
+    return [{name: Number(each, seed) for name, each in read.items()} for seed in range(count)]
 
 
 def fit(fits: Sequence[Fit], pass_on: Callable[[], None]) -> None:
@@ -205,7 +186,7 @@ def fit(fits: Sequence[Fit], pass_on: Callable[[], None]) -> None:
         for each in fits:
             each.model.reset_metrics()
             each.tell("on_epoch_begin", epoch)
-        state = stack([each.state() for each in fits])
+        state = stack([each.state(purge=True) for each in fits])
         for execution in range(first.steps_per_epoch):
             for each in fits:
                 each.tell("on_train_batch_begin", execution)

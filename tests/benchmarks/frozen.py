@@ -44,12 +44,10 @@ def seconds(images: Path, case: str, cache: str) -> float:
 def main() -> None:
     """Print medians and ratios."""
     parser = report.parser(__doc__)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"any of {', '.join(CASES)} (default: all)")
+    report.add_cases(parser, CASES)
     parser.add_argument("--images", type=int, default=3_600, help="that train (default 3,600)")
     parser.add_argument("--repeats", type=int, default=5, help="of each way (default 5)")
     arguments = parser.parse_args()
-    if unknown := set(arguments.cases) - set(CASES):
-        parser.error(f"unknown {', '.join(sorted(unknown))}; allowed: {', '.join(CASES)}")
     backend = report.machine()["backend"]
     print(f"seconds of 5 epochs of {arguments.images:,} images, medians of {arguments.repeats}, backend {backend}\n")
     print(f"{'trained':<28}{'every epoch':>12}{'once':>8}{'ratio':>8}", flush=True)

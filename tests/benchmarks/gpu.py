@@ -222,7 +222,7 @@ def gigaflops(names: list[str]) -> dict[str, float]:
 def main() -> None:
     """Print rates, ratios and shares."""
     parser = report.parser(__doc__)
-    parser.add_argument("cases", nargs="*", metavar="NETWORK", help=f"any of {', '.join(CASES)} (default: all)")
+    report.add_cases(parser, CASES, "NETWORK")
     parser.add_argument("--rounds", type=int, default=3, help="of each side (default 3)")
     parser.add_argument("--precision", choices=HALVES, default="mixed_float16", help="(default mixed_float16)")
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels (default 224)")
@@ -230,8 +230,6 @@ def main() -> None:
     parser.add_argument("--together", type=int, default=1, help="steps of ours in one program (default 1)")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if unknown := set(arguments.cases) - set(CASES):
-        parser.error(f"unknown {', '.join(sorted(unknown))}; allowed: {', '.join(CASES)}")
     names = arguments.cases or list(CASES)
     if arguments.side:
         sizes = arguments.size, arguments.steps, arguments.together

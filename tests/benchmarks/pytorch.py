@@ -205,15 +205,13 @@ def ratios(rounds: list[dict[str, float]], way: str) -> str:
 def main() -> None:
     """Print medians and ratios."""
     parser = report.parser(__doc__)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"any of {', '.join(CASES)} (default: all)")
+    report.add_cases(parser, CASES)
     parser.add_argument("--repeats", type=int, default=5, help="of each side (default 5)")
     parser.add_argument(
         "--precision", choices=("float32", "mixed_bfloat16"), default="float32", help="(default float32)"
     )
     parser.add_argument("--side", choices=("ours", *WAYS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if unknown := set(arguments.cases) - set(CASES):
-        parser.error(f"unknown {', '.join(sorted(unknown))}; allowed: {', '.join(CASES)}")
     if side := arguments.side:
         name, precision = arguments.cases[0], arguments.precision
         print(ours(name, precision) if side == "ours" else theirs(name, precision, side))

@@ -60,6 +60,18 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
+def add_cases(made: argparse.ArgumentParser, cases: Mapping[str, object], metavar: str = "CASE") -> None:
+    """Let the command line name some of these cases; none: all of them."""
+
+    def known(name: str) -> str:
+        if name not in cases:
+            raise argparse.ArgumentTypeError(f"unknown {name}; allowed: {', '.join(cases)}")
+        return name
+
+    told = f"any of {', '.join(cases)} (default: all)"
+    made.add_argument("cases", nargs="*", metavar=metavar, type=known, help=told)
+
+
 def write(path: Path | None, **readings) -> None:
     """Write readings with the machine's facts as JSON, where a file is asked for."""
     if path:

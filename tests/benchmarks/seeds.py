@@ -44,14 +44,12 @@ def seconds(images: Path, case: str, epochs: int, which: list[str]) -> float:
 def main() -> None:
     """Print medians, and what several seeds cost."""
     parser = report.parser(__doc__)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"any of {', '.join(CASES)} (default: all)")
+    report.add_cases(parser, CASES)
     parser.add_argument("--seeds", type=int, default=16, help="as one program (default 16)")
     parser.add_argument("--images", type=int, default=3_600, help="that train (default 3,600)")
     parser.add_argument("--epochs", type=int, default=4, help="of each run (default 4)")
     parser.add_argument("--repeats", type=int, default=3, help="of each way (default 3)")
     arguments = parser.parse_args()
-    if unknown := set(arguments.cases) - set(CASES):
-        parser.error(f"unknown {', '.join(sorted(unknown))}; allowed: {', '.join(CASES)}")
     print(f"seconds of an epoch of {arguments.images:,} images, medians of {arguments.repeats}, backend jax\n")
     print(f"{'network':<14}{'one seed':>10}{f'{arguments.seeds} seeds':>10}{'times one':>11}{'in turn / as one':>18}")
     readings = {}

@@ -22,7 +22,7 @@ from common.run_folder import RunFolder
 from common.trainer import Trainer
 
 if keras.backend.backend() != "jax":
-    pytest.skip("one program of several seeds is JAX's", allow_module_level=True)
+    pytest.skip("several seeds as one program need JAX: `make test` runs these with it", allow_module_level=True)
 
 from common.devices.together import as_one, text
 
