@@ -303,6 +303,9 @@ def test_a_pair_stands_for_its_task(root):
     collect(root)
     text = (root / "results" / "README.md").read_text()
     assert "three_phase, CIFAR-10: ResNet-34 minus ResNet-18: difference in test accuracy (points)" in text
+    (root / "tasks" / TASK / "train.py").write_text("class Config:\n    PROTOCOL = 2\n")
+    collect(root)
+    assert "ResNet-34 minus ResNet-18, protocol 1: difference" in (root / "results" / "README.md").read_text()
 
 
 def test_the_overview_keeps_tasks_that_were_not_asked_for(root):
