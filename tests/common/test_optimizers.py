@@ -231,7 +231,7 @@ def test_updates_are_proportional_to_the_rates(precision, phase):
     images, labels = rng.integers(0, 256, (16, 8, 8, 1), np.uint8), rng.integers(0, 10, 16)
     kernels = {}
     for factor in (None, lambda variable: FACTORS[variable.path.split("/")[0]]):
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         keras.config.set_dtype_policy(precision)
         model = equal_gradients()
         optimizer = optimizers.make(phase, 1, factor)

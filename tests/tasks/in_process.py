@@ -21,7 +21,7 @@ def call(task, *flags, experiment=None, drawn=False):
 
     Figures have one pixel unless they are to be `drawn`, which takes a third of the time of a small run.
     """
-    keras.utils.clear_session()  # the names of layers count from one again
+    keras.utils.clear_session(free_memory=False)  # the names of layers count from one again
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         with pytest.MonkeyPatch.context() as patch:

@@ -88,7 +88,7 @@ def test_each_phase_is_measured_at_its_size(finished, flags, phase, size, other)
     data = sources.load(config)
     losses = {}
     for side in (size, other):
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         # A network that knows no other size.
         model = TASK.build(dataclasses.replace(config, image_size=side), networks.build("resnet18", side), data)
         checkpoints.assign("weights", model.weights, best(finished, phase))
