@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, Protocol
 
-from common.comparison import Difference, Side, compare, difference
+from common.comparison import Difference, Side, compare, difference, holm
 from common.measured import TEST_ACCURACY
 from common.selection import Fields, Group, Runs
 
+LEVEL = 0.05  # of an interval, and of one false "fails" among the parts of a claim
 Word = Literal["holds", "fails", "undecided", "not tested"]
 
 
@@ -31,6 +32,8 @@ class Finding:
     word: Word
     told: str = ""
     """The metrics that it rests on, with n, for a reader."""
+    p: float = 0.0
+    """The chance of a difference from zero as large as this, if there is none; 0 for what is counted, not estimated."""
 
 
 NOT_TESTED = Finding("not tested")
@@ -61,8 +64,8 @@ def greater(pair: Matching, metric: str = TEST_ACCURACY.name) -> Judge:
     """The metric of one side is above the other's, in every two settings that the pair puts side by side."""
 
     def judge(runs: Runs) -> Finding:
-        sides = [[Side(group.completed, metric) for group in both] for both in pair.matches(runs.completed)]
-        return together([compared(one, other) for one, other in sides])
+        settings = pair.matches(runs.completed)
+        return by_setting(settings, [compared(*sides(both, metric)) for both in settings])
 
     return judge
 
@@ -71,12 +74,11 @@ def more(pair: Matching, number: Callable[[Mapping], float], unit: str = "") -> 
     """A number of each run's record is above the other side's, in every two settings that a pair puts side by side."""
 
     def judge(runs: Runs) -> Finding:
-        found = []
-        for both in pair.matches(runs):
+        settings, found = pair.matches(runs), []
+        for both in settings:
             one, other = ({run["config"]["seed"]: number(run) for run in group.completed} for group in both)
-            each = [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
-            found.append(judged(difference(each), unit) if len(each) > 1 else of_one(each, unit))
-        return together(found)
+            found.append(of_each([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())], unit))
+        return by_setting(settings, found)
 
     return judge
 
@@ -85,11 +87,11 @@ def rising(*phases: str, of: Fields, kind: str = "test accuracy (%)") -> Judge:
     """A metric of phases rises from each to the next, in every setting of a selection."""
 
     def judge(runs: Runs) -> Finding:
-        found = []
-        for group in runs.completed.chosen(of).groups:
-            sides = [Side(group.completed, f"{phase} {kind}") for phase in phases]
-            found += [compared(after, before) for before, after in pairwise(sides)]
-        return together(found)
+        settings, found = [(group,) for group in runs.completed.chosen(of).groups], []
+        for (group,) in settings:
+            each = [Side(group.completed, f"{phase} {kind}") for phase in phases]
+            found.append(together([compared(after, before) for before, after in pairwise(each)]))
+        return by_setting(settings, found)
 
     return judge
 
@@ -101,10 +103,10 @@ def positive(number: Callable[[Mapping], float | None], of: Fields, unit: str = 
     """
 
     def judge(runs: Runs) -> Finding:
-        found = []
-        for group in runs.completed.chosen(of).groups:
+        settings, found = [(group,) for group in runs.completed.chosen(of).groups], []
+        for (group,) in settings:
             found.append(of_each([value for value in map(number, group.records) if value is not None], unit))
-        return together(found)
+        return by_setting(settings, found)
 
     return judge
 
@@ -134,8 +136,8 @@ def alike(pair: Matching, margin: float, metric: str = TEST_ACCURACY.name) -> Ju
     """The metric of both sides differs by less than a margin, in every two settings that the pair puts side by side."""
 
     def judge(runs: Runs) -> Finding:
-        sides = [[Side(group.completed, metric) for group in both] for both in pair.matches(runs.completed)]
-        return together([near(one, other, margin) for one, other in sides])
+        settings = pair.matches(runs.completed)
+        return by_setting(settings, [near(*sides(both, metric), margin) for both in settings])
 
     return judge
 
@@ -157,6 +159,12 @@ def every(*judges: Judge) -> Judge:
         return together([judge(runs) for judge in judges])
 
     return judge
+
+
+def sides(both: tuple[Group, Group], metric: str) -> tuple[Side, Side]:
+    """A metric of two groups."""
+    one, other = both
+    return Side(one.completed, metric), Side(other.completed, metric)
 
 
 def compared(one: Side, other: Side) -> Finding:
@@ -181,7 +189,7 @@ def judged(found: Difference, unit: str) -> Finding:
     """Whether a difference is above 0."""
     word: Word = "holds" if found.low > 0 else "fails" if found.high < 0 else "undecided"
     told = f"{found.mean:+.3g}{unit}, 95 % interval {found.low:.3g} to {found.high:.3g}, n = {len(found.each)}"
-    return Finding(word, told)
+    return Finding(word, told, found.p)
 
 
 def of_each(each: Sequence[float], unit: str = "") -> Finding:
@@ -191,7 +199,7 @@ def of_each(each: Sequence[float], unit: str = "") -> Finding:
 
 def of_one(each: Sequence[float], unit: str) -> Finding:
     """What a single run says, or none."""
-    return Finding("undecided", f"{each[0]:+.3g}{unit}, n = 1") if each else NOT_TESTED
+    return Finding("undecided", f"{each[0]:+.3g}{unit}, n = 1", 1.0) if each else NOT_TESTED
 
 
 def named(found: Mapping[str, Finding]) -> Finding:
@@ -209,13 +217,34 @@ def tally(found: Mapping[str, Finding]) -> Finding:
     return Finding(both.word, "; ".join([f"{len(holding)} of {len(found)} hold", *rest]))
 
 
+def by_setting(settings: Sequence[Sequence[Group]], found: Sequence[Finding]) -> Finding:
+    """One finding of several settings; each is named by what it does not share with all the others.
+
+    A setting is a group of runs, or the groups that are compared: then it is named by what these have in common.
+    """
+    said = [in_common([[group.preset, *group.said()] for group in groups]) for groups in settings]
+    shared = in_common(said)
+    names = [", ".join(word for word in words if word not in shared) for words in said]
+    pairs = zip(names, found, strict=True)
+    return together([replace(one, told=f"{name}: {one.told}") if name and one.told else one for name, one in pairs])
+
+
+def in_common(lists: Sequence[Sequence[str]]) -> list[str]:
+    """The words that are in all of these, in the order of the first."""
+    return [word for word in lists[0] if all(word in other for other in lists)] if lists else []
+
+
 def together(found: Sequence[Finding]) -> Finding:
-    """One finding of several: it fails if one of them fails, and holds if all hold."""
+    """One finding of several: it holds if all hold, and fails if one fails after Holm's correction for how many.
+
+    That all hold by chance is less likely than that one does; that one of many fails by chance is more likely.
+    """
     words = {one.word for one in found}
     parts = [one.told for one in found if one.told]
     told = "; ".join([*parts, "the rest is not tested"] if parts and "not tested" in words else parts)
     if "fails" in words:
-        return Finding("fails", told)
+        p = min(p for one, p in zip(found, holm([one.p for one in found]), strict=True) if one.word == "fails")
+        return Finding("fails" if p < LEVEL else "undecided", told, p)
     if len(words) == 1:
-        return Finding(words.pop(), told)
-    return Finding("undecided", told) if words else NOT_TESTED
+        return Finding(words.pop(), told, max(one.p for one in found))
+    return Finding("undecided", told, 1.0) if words else NOT_TESTED

@@ -8,6 +8,7 @@ from common.comparison import Difference, Side, compare, holm
 from common.measured import TEST_ACCURACY, TEST_LOSS, Metric
 from common.report import Pair, title
 from common.selection import Group, Runs
+from results.records import looks_at
 
 MINUS = "\N{MINUS SIGN}"
 LEVEL = 0.05  # of the chance of one false "higher" or "lower" among the differences of a protocol
@@ -62,7 +63,7 @@ def comparisons(runs: Runs, pairs: Sequence[Pair]) -> list[Compared]:
     adjusted = []
     for number in sorted({one.one.protocol for one in found}, reverse=True):
         own = [one for one in found if one.one.protocol == number]
-        values = holm([one.found.p for one in own])
+        values = holm([min(1.0, one.found.p * looks_at(one.one.records + one.other.records)) for one in own])
         adjusted += [replace(one, p=p, among=len(own)) for one, p in zip(own, values, strict=True)]
     return adjusted
 

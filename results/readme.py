@@ -51,7 +51,8 @@ def line(one: Compared) -> str:
 
 def claims_list(claims: Sequence[Judged]) -> str:
     """The source's claims, one line each, after how many of each kind there are."""
-    head = f"**Claims of the source that have no number ({counted(claims)}).** Each is judged by its 95 % interval."
+    head = f"**Claims of the source that have no number ({counted(claims)}).** "
+    head += "Each is judged by its own 95 % interval, without Holm's correction."
     return "\n".join([head, "", *(f"- {of_claim(one)}" for one in claims)])
 
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from common.claims import Finding, Judge, judged, of_one, together
-from common.comparison import Side, difference
+from common.claims import Finding, Judge, by_setting, named, of_each
+from common.comparison import Side
 from common.measured import TEST_ACCURACY
 from common.outcomes import unpacked
 from common.report import Pair
@@ -35,14 +35,15 @@ def most_in_the_last(pair: FromTheSameData, phases: Sequence[str]) -> Judge:
     """One side's lead in test accuracy is larger after the last phase than after each one before."""
 
     def judge(runs: Runs) -> Finding:
-        found = []
-        for both in pair.matches(runs):
-            lead = {phase: leads(both, phase) for phase in phases}
-            *before, last = lead.values()
-            for other in before:
-                each = [last[seed] - other[seed] for seed in sorted(last.keys() & other.keys())]
-                found.append(judged(difference(each), " points") if len(each) > 1 else of_one(each, " points"))
-        return together(found)
+        settings, found = pair.matches(runs), []
+        for both in settings:
+            last, more = leads(both, phases[-1]), {}
+            for phase in phases[:-1]:
+                before = leads(both, phase)
+                each = [last[seed] - before[seed] for seed in sorted(last.keys() & before.keys())]
+                more[f"more than after {phase.replace('_', ' ')}"] = of_each(each, " points")
+            found.append(named(more))
+        return by_setting(settings, found)
 
     return judge
 

@@ -271,7 +271,8 @@ def of_networks(make: Callable[[Fields], Judge], datasets: Sequence[str]) -> Jud
 
 def full_is_best(of: Fields) -> Judge:
     """The last phase has the highest test accuracy of the three."""
-    return every(rising("last_block", "full", of=of), rising("head", "full", of=of))
+    before = {"last_block": "above last block", "head": "above head"}
+    return every(*(about(name, rising(phase, "full", of=of)) for phase, name in before.items()))
 
 
 def data_sets(one: str, other: str) -> Pair:

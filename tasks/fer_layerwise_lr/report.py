@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from common.claims import NOT_TESTED, Claim, Finding, greater, together
+from common.claims import Claim, Finding, by_setting, compared, named, sides
 from common.measured import TEST_ACCURACY, TEST_LOSS, Metric, percent
 from common.plots import across
 from common.plots.base import BLUE, GREEN, LEGEND_BELOW, ORANGE, VERMILION, empty_figure, save_figure
@@ -259,13 +259,10 @@ def arm_against(one: str, other: str, name: str = "", **fields: object) -> Pair:
 
 def better_on_every_class(runs: Runs) -> Finding:
     """Whether rates by depth have a higher F1 than a frozen backbone on each class; random weights aside."""
-    arms = Runs(tuple(group for group in runs.groups if group.config.get("weights") != "none"))
-    pair = arm_against("by_depth", "frozen")
-    found = {name: greater(pair, f1_of(name))(arms) for name in CLASSES}
-    if all(own.word == NOT_TESTED.word for own in found.values()):
-        return NOT_TESTED
-    told = "; ".join(f"F1 of {name} {own.told}" for name, own in found.items())
-    return Finding(together(list(found.values())).word, told)
+    pretrained = Runs(tuple(group for group in runs.groups if group.config.get("weights") != "none"))
+    settings = arm_against("by_depth", "frozen").matches(pretrained.completed)
+    found = [named({f"F1 of {name}": compared(*sides(both, f1_of(name))) for name in CLASSES}) for both in settings]
+    return by_setting(settings, found)
 
 
 REPORT = Report(

@@ -1,12 +1,28 @@
 """Claims are judged by runs made by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made_groups import group, runs, scored
 from scipy import stats
 
-from common.claims import NOT_TESTED, Finding, about, alike, always, every, greater, more, positive, rising, tally
+from common.claims import (
+    NOT_TESTED,
+    Finding,
+    about,
+    alike,
+    always,
+    every,
+    greater,
+    more,
+    positive,
+    rising,
+    tally,
+    together,
+)
 from common.report import Pair
+from common.selection import Runs
 
 PAIR = Pair({"kind": "a"}, {"kind": "b"})
 
@@ -44,6 +60,33 @@ def test_one_side_is_above_the_other(ours, theirs, word):
     assert lower.word == {"holds": "fails", "fails": "holds"}.get(word, word)
 
 
+def test_of_several_settings_each_is_named_by_what_it_does_not_share():
+    shares = {
+        ("small", "a"): (0.5, 0.6),
+        ("small", "b"): (0.4, 0.4),
+        ("big", "a"): (0.9, 0.8),
+        ("big", "b"): (0.1, 0.1),
+    }
+    there = runs(
+        *(
+            group("p", f"kind={kind} net={net} size=32", *accurate(*own), kind=kind, net=net, size=32)
+            for (net, kind), own in shares.items()
+        )
+    )
+    small, big = (Runs(tuple(own for own in there.groups if own.config["net"] == net)) for net in ("small", "big"))
+    assert greater(PAIR)(there).told == f"net small: {greater(PAIR)(small).told}; net big: {greater(PAIR)(big).told}"
+    assert greater(PAIR)(small).told.startswith("+15 points")
+
+    def accuracy(record):
+        return record["metrics"]["test"]["accuracy"]
+
+    of = {"kind": "a", "net": ..., "size": 32}
+    assert positive(accuracy, of)(there).told.startswith("net small: +0.55, ")
+    assert "; net big: +0.85, " in positive(accuracy, of)(there).told
+    assert more(PAIR, accuracy)(there).told.startswith("net small: +0.15, ")
+    assert alike(PAIR, margin=1)(there).told == greater(PAIR)(there).told
+
+
 def test_what_was_not_run_is_not_tested():
     assert greater(PAIR)(runs()) == NOT_TESTED
     assert positive(lambda record: 1.0, of={"kind": "c"})(both((0.5,), (0.5,))) == NOT_TESTED
@@ -74,6 +117,16 @@ def test_a_tally_counts_what_holds_and_tells_the_rest():
         "fails", "1 of 3 hold; b: fails (-1); c: not tested"
     )
     assert tally({"a": NOT_TESTED}) == tally({}) == NOT_TESTED
+
+
+def test_one_part_of_many_fails_only_after_holms_correction():
+    fails, holds = Finding("fails", "-1", 0.02), Finding("holds", "+1", 0.03)
+    assert together([fails]).word == together([fails, holds]).word == "fails"
+    assert together([fails, holds]).p == pytest.approx(0.04)
+    assert together([fails, holds, holds]).word == "undecided"
+    assert together([replace(fails, p=0.001), *[holds] * 20]).word == "fails"
+    assert together([Finding("fails", "true of 0 of 3 runs"), *[holds] * 20]).word == "fails"
+    assert together([holds, holds]).word == "holds"
 
 
 def test_a_number_is_above_zero():

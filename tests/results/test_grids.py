@@ -5,7 +5,8 @@ from made_groups import group, runs
 from made_runs import ACCURACIES, REFERENCE, SETTING, TASK, collect, make_run, write_report
 
 from common.measured import Metric, loss, percent
-from common.report import Part, Report, Table
+from common.report import Pair, Part, Report, Table
+from results import pairs
 from results.grids import Source, grids, with_deviation
 
 ACCURACY = "test accuracy (%)"
@@ -149,3 +150,16 @@ def test_the_readme_has_tables_differences_and_claims_in_words(root):
     assert "number (1 holds)" in text
     assert "- The new one is better: *holds* (+24 points, 95 % interval 17.4 to 30.6, n = 3)" in text
     assert not any(word in text for word in ("dataset=", "backbone=", "@sha256"))
+
+
+def test_differences_allow_for_the_looks_too():
+    """Two arms over 3 seeds, whose difference has p = 0.03: decided by one look, not by the first of three."""
+    p = {}
+    for looks in (1, 3):
+        groups = [
+            group("p", f"arm={arm}", *({"looks": looks} | scored(a) for a in own), arm=arm)
+            for arm, own in (("a", (0.50, 0.52, 0.54)), ("b", (0.47, 0.48, 0.49)))
+        ]
+        (found,) = pairs.comparisons(runs(*groups), [Pair({"arm": "a"}, {"arm": "b"})])
+        p[looks] = found.p
+    assert p[3] == pytest.approx(3 * p[1])
