@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.command_line import Parser
+from common.data.listing import few
 from common.errors import ConfigError, command, fail
 from common.predict import RUNS, loading
 from common.run_folder import find_classifier
@@ -37,7 +38,7 @@ TARGETS = {
 }
 
 
-LABELS = "labels.txt"
+LABELS, CARD = "labels.txt", "README.md"
 
 
 def parser() -> Parser:
@@ -50,6 +51,7 @@ def parser() -> Parser:
     top.add_argument("--phase", help="the network as it was at the end of this phase (default: the last one)")
     top.add_argument("--out", type=Path, metavar="DIR", help="where to (default: RUN/export/KIND)")
     top.add_argument("--publish", metavar="OWNER/NAME", help="push the folder to this repository of the hub")
+    top.add_argument("--private", action="store_true", help="make that repository, if it is new, a private one")
     return top
 
 
@@ -60,9 +62,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         check(arguments.to)
         folder = find_classifier(arguments.run, RUNS)
         out = arguments.out or folder / "export" / arguments.to
+        check_folder(out, arguments.to)
         export(folder, arguments.to, out, arguments.phase)
         if arguments.publish:
-            publish(out, arguments.publish)
+            publish(out, arguments.publish, arguments.private)
     except ConfigError as error:
         fail(str(error))
     except OSError as error:
@@ -77,6 +80,17 @@ def check(kind: str) -> None:
         raise ConfigError(f"--to {kind} needs {' and '.join(missing)}; pip install {' '.join(missing)}")
     if kind != "keras" and os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         raise ConfigError(f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']}; --to {kind} needs tensorflow")
+
+
+def check_folder(out: Path, kind: str) -> None:
+    """Raise ConfigError for a folder with other files than an export of this kind leaves: one of them may be README.md.
+
+    All of the folder is published.
+    """
+    model = TARGETS[kind][0]
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if others := sorted(there - {model, LABELS, CARD} if model in there else there):
+        raise ConfigError(f"--out {out} holds other files: {few(others)}; allowed: a new folder, or an earlier export")
 
 
 def export(folder: Path, kind: str, out: Path, phase: str | None = None) -> None:
@@ -99,10 +113,10 @@ def export(folder: Path, kind: str, out: Path, phase: str | None = None) -> None
             warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
             model.export(path, format={"savedmodel": "tf_saved_model"}.get(kind, kind), verbose=False)
     (out / LABELS).write_text("".join(f"{name}\n" for name in classifier.class_names))
-    (out / "README.md").write_text(model_card.text(folder, classifier, path.name, phase))
+    (out / CARD).write_text(model_card.text(folder, classifier, path.name, phase))
 
 
-def publish(folder: Path, repository: str) -> None:
+def publish(folder: Path, repository: str, private: bool = False) -> None:
     """Push an exported folder to a repository of the Hugging Face hub, which is made if it is not there.
 
     Raises ConfigError if the hub refuses, and OSError if it cannot be reached.
@@ -112,7 +126,7 @@ def publish(folder: Path, repository: str) -> None:
 
     hub = HfApi()
     try:
-        hub.create_repo(repository, exist_ok=True)
+        hub.create_repo(repository, exist_ok=True, private=private or None)
         told = hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Exported classifier")
     except (HfHubHTTPError, HFValidationError) as error:
         raise ConfigError(f"--publish {repository}: {str(error).splitlines()[0]}") from error

@@ -128,26 +128,33 @@ def loading(folder: Path) -> None:
 def predict(folder: Path, paths: Sequence[Path], arguments: argparse.Namespace) -> dict[Path, str]:
     """Say what a run's network takes images for; returns those that could not be read, and why."""
     loading(folder)
+    from common import trained
+
+    classifier = trained.load(folder, arguments.phase, arguments.batch_size)
+    found, unreadable = classify(classifier, paths)
+    report([of(path, own, classifier.class_names) for path, own in found.items()], arguments)
+    return unreadable
+
+
+def classify(classifier: "Trained", paths: Sequence[Path]) -> tuple[dict[Path, "np.ndarray"], dict[Path, str]]:
+    """The probabilities of each image's classes, float32 (classes,), and why others could not be read, by path."""
     import numpy as np
     from tqdm import tqdm
 
-    from common import trained
     from common.data.splits import whole
 
-    classifier = trained.load(folder, arguments.phase, arguments.batch_size)
-    together = classifier.batch_size * max(1, CHUNK // classifier.batch_size)
+    at_once = classifier.batch_size * max(1, CHUNK // classifier.batch_size)
     found: dict[Path, np.ndarray] = {}
     unreadable: dict[Path, str] = {}
     with tqdm(total=len(paths), unit=" images", disable=None if len(paths) >= MANY else True) as bar:
-        for start in range(0, len(paths), together):
-            chunk = paths[start : start + together]
+        for start in range(0, len(paths), at_once):
+            chunk = paths[start : start + at_once]
             images = read(chunk, classifier, unreadable)
             if images:
                 split = whole(np.stack(list(images.values())), np.zeros(len(images)), classifier.side)
                 found |= zip(images, classifier.probabilities(split), strict=True)
             bar.update(len(chunk))
-    report([of(path, own, classifier.class_names) for path, own in found.items()], arguments)
-    return unreadable
+    return found, unreadable
 
 
 def read(paths: Sequence[Path], classifier: "Trained", unreadable: dict[Path, str]) -> dict[Path, "np.ndarray"]:

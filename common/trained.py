@@ -1,5 +1,6 @@
 """A trained network, kept by its run so that it can be used: from images, as the data set has them, to its outputs."""
 
+import importlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from scipy.special import softmax
 
 from common import checkpoints, files, setup
 from common.augment.layer import Augment
+from common.config import REPOSITORY
 from common.data import pipeline
 from common.data.splits import Split
 from common.errors import ConfigError
@@ -69,8 +71,10 @@ def load(folder: Path, phase: str | None = None, batch_size: int | None = None) 
     """
     run = RunFolder(folder)
     check_classifier(run)
-    config, environment, class_names = run.config()["config"], run.environment(), run.class_names()
+    about, environment, class_names = run.config(), run.environment(), run.class_names()
     setup.reset_keras()
+    if (REPOSITORY / "tasks" / about["task"] / "networks.py").is_file():
+        importlib.import_module(f"tasks.{about['task']}.networks")  # which registers layers of the task's own
     if environment.get("op_determinism"):
         tf.config.experimental.enable_op_determinism()
     try:
@@ -80,7 +84,7 @@ def load(folder: Path, phase: str | None = None, batch_size: int | None = None) 
         raise ConfigError(f"{run.model_file} cannot be read: {said}") from error
     if phase is not None:
         load_phase(model, run, phase)
-    return Trained(model, class_names, batch_size or config["batch_size"])
+    return Trained(model, class_names, batch_size or about["config"]["batch_size"])
 
 
 def load_phase(model: keras.Model, run: RunFolder, phase: str) -> None:

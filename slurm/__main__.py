@@ -55,7 +55,8 @@ examples:
   python -m slurm prune TASK --yes               remove it, of one task
   python -m slurm prune TASK-20260131-120000     of one submission
 
-The weights of each phase's best and last epoch stay, so predict, export, explain and --weights work as before.""",
+The weights of each phase's best and last epoch stay, so predict, evaluate, explain, export and --weights work as
+before.""",
 }
 
 

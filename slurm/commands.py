@@ -331,7 +331,7 @@ def prune_(arguments: argparse.Namespace) -> int:
     if failed:
         print(f"removed, but for {failed} of {len(found)} runs")
         return 1
-    print(f"{total} removed; predict, export, explain and --weights work as before")
+    print(f"{total} removed; predict, evaluate, explain, export and --weights work as before")
     return 0
 
 

@@ -3,7 +3,8 @@
     python tests/fuzz.py --count 1000    # a few minutes; what fails is made as short as it can be
 
 hypothesis makes the command lines of every task (as far as a run is named, so nothing is trained), of the launcher
-(with --dry-run), and of prepare (with --check), collect, replay, predict, explain and export. None of them loads Keras.
+(with --dry-run), and of prepare (with --check), collect, replay, predict, evaluate, explain and export. None of them
+loads Keras.
 """
 
 import argparse
@@ -24,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common import explain, export, predict
+from common import evaluate, explain, export, predict
 from common.command_line import parse
 from common.config import flat
 from common.data import __main__ as prepare
@@ -93,8 +94,9 @@ FLAGS = {
     "collect": "--keep --strict --runs --compare",
     "replay": "--data-dir --weights --tolerance --any-versions",
     "predict": "--phase --top --batch-size --csv --json",
+    "evaluate": "--phase --csv --json",
     "explain": "--class --phase --out",
-    "export": "--to --phase --out --publish keras onnx savedmodel litert",
+    "export": "--to --phase --out --publish --private keras onnx savedmodel litert",
     "prepare": "--weights --data-dir resnet18 mobilenet_v2 notmnist fer2013",
 }
 
@@ -146,7 +148,7 @@ def tools(root: Path) -> list[Tool]:
     found.append(Tool("prepare", known["prepare"], with_argv(prepare.main, ["prepare", "--check"])))
     found.append(Tool("collect", known["collect"], lambda words: collect.main(list(words), root)))
     found.append(Tool("replay", known["replay"], lambda words: replay.main(list(words), root)))
-    for module in (predict, explain, export):
+    for module in (predict, evaluate, explain, export):
         name = module.__name__.rpartition(".")[2]
         found.append(Tool(name, known[name], lambda words, main=module.main: main(list(words))))
     return found
@@ -172,7 +174,11 @@ def command_lines(tool: Tool) -> st.SearchStrategy[list[str]]:
 def elsewhere() -> Iterator[Path]:
     """An empty folder as the repository's results, the home, and the working directory; nothing to read on stdin."""
     before = {name: os.environ.get(name) for name in ("HOME", "TFDS_DATA_DIR")}
-    places = [(submissions, "FOLDER"), (commands, "REPOSITORY"), *((m, "RUNS") for m in (predict, explain, export))]
+    places = [
+        (submissions, "FOLDER"),
+        (commands, "REPOSITORY"),
+        *((m, "RUNS") for m in (predict, evaluate, explain, export)),
+    ]
     held = [(module, name, getattr(module, name)) for module, name in places]
     here, argv, stdin = Path.cwd(), sys.argv, sys.stdin
     with tempfile.TemporaryDirectory() as folder:
@@ -180,7 +186,7 @@ def elsewhere() -> Iterator[Path]:
         (root / "run").mkdir()
         (root / "run" / "config.json").write_text('{"config": {}}')  # so RUN may be one, that is no use
         os.environ |= {"HOME": folder, "TFDS_DATA_DIR": folder}
-        for (module, name), value in zip(places, (root / "s", root, root, root, root), strict=True):
+        for (module, name), value in zip(places, (root / "s", *[root] * 5), strict=True):
             setattr(module, name, value)
         os.chdir(root)
         sys.stdin = io.StringIO()

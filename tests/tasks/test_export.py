@@ -274,6 +274,22 @@ def test_what_the_hub_refuses_is_one_line(one_run, hub, tmp_path, monkeypatch, c
     assert in_process.one_error(capsys).startswith(said)
 
 
+def test_a_folder_with_other_files_is_refused_and_an_earlier_export_is_not(one_run, tmp_path, capsys):
+    for name in ("README.md", "photo.jpg"):
+        out = tmp_path / name
+        out.mkdir()
+        (out / name).write_text("of mine")
+        with pytest.raises(SystemExit) as stop:
+            export.main([str(one_run), "--to", "keras", "--out", str(out)])
+        assert stop.value.code == 2
+        said = f"error: --out {out} holds other files: {name}; allowed: a new folder, or an earlier export\n"
+        assert capsys.readouterr().err == said
+        assert (out / name).read_text() == "of mine"
+    for _ in range(2):
+        export.main([str(one_run), "--to", "keras", "--out", str(tmp_path / "new")])
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"model.keras", "labels.txt", "README.md"}
+
+
 def test_mistakes_are_one_line(one_run, tmp_path, capsys, monkeypatch):
     for arguments, said in (
         ([str(one_run), "--to", "onyx"], "invalid choice: 'onyx'"),

@@ -1,6 +1,7 @@
 """`python -m common.predict`: what it takes, what it writes, and what it says of mistakes."""
 
 import csv
+import importlib
 import io
 import json
 import re
@@ -8,12 +9,13 @@ import shutil
 import sys
 
 import in_process
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from common import predict
+from common import predict, trained
 from common.run_folder import find_run
 from slurm.plan import load_task
 
@@ -43,6 +45,38 @@ def call(*arguments):
 
 def files_in(text):
     return [one["file"].rpartition("/")[2] for one in json.loads(text)]
+
+
+LAYER = """
+import keras
+
+@keras.saving.register_keras_serializable("mine")
+class Twice(keras.layers.Layer):
+    def call(self, scores):
+        return 2 * scores
+"""
+
+
+def test_a_task_of_ones_own_may_have_layers_of_its_own(run, photos, tmp_path, capsys, monkeypatch):
+    (tmp_path / "tasks" / "mine").mkdir(parents=True)
+    (tmp_path / "tasks" / "mine" / "networks.py").write_text(LAYER)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(trained, "REPOSITORY", tmp_path)
+    shutil.copytree(run, tmp_path / "run")
+    about = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps(about | {"task": "mine"}))
+    twice = importlib.import_module("tasks.mine.networks").Twice()
+    model = trained.load(run).model
+    keras.Model(model.input, twice(model.output)).save(tmp_path / "run" / "model.keras")
+    for forgotten in ("tasks.mine.networks", "tasks.mine"):  # as in a new process
+        del sys.modules[forgotten]
+    del keras.saving.get_custom_objects()["mine>Twice"]
+    assert call(tmp_path / "run", photos, "--json") == 0
+    doubled = json.loads(capsys.readouterr().out)
+    assert call(run, photos, "--json") == 0
+    for one, other in zip(doubled, json.loads(capsys.readouterr().out), strict=True):
+        (first, second), (best, next_best) = (list(each["classes"].values())[:2] for each in (one, other))
+        assert np.log(first / second) == pytest.approx(2 * np.log(best / next_best), rel=1e-3)
 
 
 def test_folders_patterns_files_and_a_list_on_standard_input(run, photos, capsys, monkeypatch):
