@@ -48,7 +48,8 @@ class Config:
     batch_size: int = 64
     """Images per step, on all devices together."""
     limit_train: int | None = None
-    """Use this many of the training images, each class by its share, drawn by the seed; validation ones included."""
+    """Use this many of the training images, each class by its share, drawn by the seed; those held out for validation
+    are among them."""
     limit_test: int | None = None
     """Use this many of the test images, each class by its share; the same ones for every seed."""
     overwrite: bool = False

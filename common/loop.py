@@ -21,14 +21,17 @@ LINE_EVERY = 60.0  # seconds between lines within an epoch without a progress ba
 
 
 class LossWatch:
-    """Reads the loss of a step one step late, so that a GPU has the next step to do meanwhile; `last` is the latest."""
+    """Reads the loss, Keras's mean over the epoch's steps so far, a step late: a GPU has the next one to do meanwhile.
+
+    `last` is the latest.
+    """
 
     def __init__(self) -> None:
         self.unread: Any = None
         self.last = math.nan
 
     def note(self, loss: Any) -> None:
-        """Keep the loss of a step, which may not have ended yet."""
+        """Keep the loss up to a step, which may not have ended yet."""
         self.unread = loss
 
     def read(self, where: Mapping) -> None:

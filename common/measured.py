@@ -86,14 +86,17 @@ def declared(name: str, own: Sequence[Metric]) -> Metric | None:
 
 
 def of_phases(phases: Mapping[str, Mapping]) -> Iterator[tuple[Metric, float]]:
-    """Speed; of several phases also the accuracies after each."""
+    """Speed; of several phases also the accuracies after each, or the losses of what is no classifier."""
     if len(phases) == 1:
         (phase,) = phases.values()
         yield SPEED, float(phase["images_per_second"])
         return
     for name, phase in phases.items():
         for split in ("validation", "test"):
-            yield percent(f"{name} {split} accuracy (%)"), 100 * float(phase[split]["accuracy"])
+            if "accuracy" in phase[split]:
+                yield percent(f"{name} {split} accuracy (%)"), 100 * float(phase[split]["accuracy"])
+            else:
+                yield loss(f"{name} {split} loss"), float(phase[split]["loss"])
         yield replace(SPEED, name=f"{name} {SPEED.name}"), float(phase["images_per_second"])
 
 

@@ -30,12 +30,11 @@ class Objective:
         if not self.scores_classes and self.reported == "cross_entropy":
             raise ValueError('without a score a class there is no cross-entropy; allowed: reported="loss"')
 
-    @property
-    def reports_trained_loss(self) -> bool:
+    def reports_trained_loss(self, model: keras.Model) -> bool:
         """Whether the loss in metrics.json is the one that history.csv has of validation images."""
         plain = isinstance(self.loss, keras.losses.SparseCategoricalCrossentropy)
         plain = plain or (isinstance(self.loss, CrossEntropy) and not self.loss.smoothing)
-        return self.reported == "loss" or plain
+        return self.reported == "loss" or (plain and not model.losses)  # which are penalties of weights, say
 
     def metrics(self) -> list[keras.metrics.Metric]:
         """New metrics to compile with."""

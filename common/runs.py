@@ -318,21 +318,23 @@ def main(
             else:
                 command(config, presets, provide, experiment, devices)
         except BaseException as error:
-            devices.leave(error)
-            stop_if_full(error)
+            ending = if_full(error)
+            devices.leave(ending)
+            if ending is not error:
+                raise ending from None
             raise
     finally:
         garbage.resume()
 
 
-def stop_if_full(error: BaseException) -> None:
-    """End the process with a code of its own if it failed for want of space, which may be back later."""
+def if_full(error: BaseException) -> BaseException:
+    """SystemExit with a code of its own for an error for want of space, which may be back later; else the error."""
     if not files.is_full(error) or (isinstance(error, SystemExit) and error.code != 1):
-        return
+        return error
     if not isinstance(error, SystemExit):
         with contextlib.suppress(OSError):  # its output may be on the same disk
             print(f"error: {error}", file=sys.stderr, flush=True)
-    raise SystemExit(files.DISK_FULL) from None
+    return SystemExit(files.DISK_FULL)
 
 
 def command(

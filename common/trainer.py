@@ -110,6 +110,8 @@ class Trainer:
         works = survey(self.model, ahead, self.prepare) if forecast else {}
         self.prepare(phase)
         part = self.cut(phase) if progress.epoch < phase.epochs else None
+        if part and self.transform:
+            raise ValueError(f"phase {phase.name}: a transform changes images, so nothing can be computed of them once")
         foretold = Forecast(run.config, ahead, works, progress.epoch, self.data, part) if works else None
         trained = part.upper if part else self.model
         config = run.config
@@ -255,6 +257,8 @@ class Trainer:
             metrics = evaluate(split.labels, predictions.probabilities, self.data.class_names)
             metrics["loss"] = cross_entropy(split.labels, scores)
         if self.objective.reported == "loss":
+            if not self.model.compiled:  # what was trained was a part of it
+                self.compile(self.model, self.phases[-1], 1)
             batches, steps = self.evaluation(split, self.batch_size)
             metrics["loss"] = float(self.model.evaluate(batches, verbose=0, return_dict=True, steps=steps)["loss"])
         return metrics, predictions
@@ -321,7 +325,7 @@ class Trainer:
             self.progress.rows,
             predictions,
             confusion,
-            self.objective.reports_trained_loss,
+            self.objective.reports_trained_loss(self.model),
             self.objective.probabilities,
         )
         if run.devices.is_primary:

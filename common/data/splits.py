@@ -32,6 +32,8 @@ class Split:
     size: int
     in_colour: bool = True
     """Of images in files, whether they are read as colour or as grey."""
+    origins: np.ndarray | None = None
+    """Of images that were made of others: the places of those, whose names they have; int64 (n,)."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,7 +50,8 @@ class Split:
 
     def take(self, indices: np.ndarray) -> "Split":
         """The part of this split at these indices."""
-        return replace(self, places=self.places[indices], labels=self.labels[indices])
+        origins = None if self.origins is None else self.origins[indices]
+        return replace(self, places=self.places[indices], labels=self.labels[indices], origins=origins)
 
 
 def whole(images: np.ndarray, labels: np.ndarray, size: int, in_colour: bool = True) -> Split:
@@ -104,7 +107,8 @@ class Dataset:
     def names(self, split: Split) -> list[str]:
         """The files of a split's images, seen from the image folder; none if the data set is no image folder."""
         folder = folder_of(self.name)
-        return [printable(os.path.relpath(self.files[place], folder)) for place in split.places] if folder else []
+        places = split.places if split.origins is None else split.origins
+        return [printable(os.path.relpath(self.files[place], folder)) for place in places] if folder else []
 
     def counts(self) -> dict[str, np.ndarray]:
         """Images per class, by split."""
@@ -185,6 +189,13 @@ def limited(split: Split, limit: int | None, seed: int, name: str) -> Split:
     return stratified(split, limit, seed, f"limited {name}")[1]
 
 
+def sizes_of(split: Split) -> np.ndarray:
+    """How many bytes each image has in its file: int64 (n,)."""
+    from common.data import tfrecords
+
+    return np.array([tfrecords.size(name) for name in np.asarray(split.store)[split.places]], np.int64)
+
+
 def digests(split: Split) -> list[bytes]:
     """SHA-256 of each image's pixels, or of the content of its file."""
     from common.data import tfrecords
@@ -202,5 +213,15 @@ def firsts(split: Split) -> np.ndarray:
 
 def without_copies(split: Split, *others: Split) -> np.ndarray:
     """Indices of the images whose pixels, or whose file's content, none of the other splits has: int64 (m,)."""
+    every = np.arange(len(split))
+    if split.in_files:  # which are read only if they could be copies: those of a size that both sides have
+        sizes = [sizes_of(each) for each in (split, *others)]
+        shared = np.intersect1d(sizes[0], np.concatenate(sizes[1:]))
+        alike = [np.flatnonzero(np.isin(own, shared)) for own in sizes]
+        others = tuple(other.take(own) for other, own in zip(others, alike[1:], strict=True))
+        looked_at = alike[0]
+    else:
+        looked_at = every
     known = {digest for other in others for digest in digests(other)}
-    return np.array([i for i, digest in enumerate(digests(split)) if digest not in known], np.int64)
+    copies = [i for i, digest in zip(looked_at, digests(split.take(looked_at)), strict=True) if digest in known]
+    return np.setdiff1d(every, copies)

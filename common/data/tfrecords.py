@@ -45,6 +45,12 @@ def content(name: bytes) -> bytes:
         return os.pread(opened.fileno(), length, start)
 
 
+def size(name: bytes) -> int:
+    """The number of bytes of a file, or of the part of one. Raises OSError."""
+    file, *place = name.split(SEPARATOR)
+    return int(place[1]) if place else os.stat(file).st_size  # noqa: PTH116 (a path would take most of the time)
+
+
 def images(files: Sequence[Path], parse: Parse) -> tuple[np.ndarray, np.ndarray]:
     """The images of TFRecord files in their order, none decoded: names of parts, bytes (n,), and labels, int64 (n,).
 

@@ -184,20 +184,21 @@ def groups(backbone: "Backbone", model: "keras.Model") -> dict[str, str]:
 def without_copies(data: "Dataset", test: "Predictions") -> tuple[dict, dict]:
     """Metrics of the test images that are not, pixel by pixel, among those trained or validated with; and the count.
 
-    FER-2013 holds many of its pictures twice, on either side of the split.
+    FER-2013 holds many of its pictures twice, on either side of the split. If no test image is left, the count is all.
     """
     from common.data import splits
     from common.metrics import evaluate
 
     own = splits.without_copies(data.test, data.train, data.validation)
+    counted = {"test images that are training images too": len(data.test) - len(own)}
+    if not len(own):
+        return {"n": 0}, counted
     apart = evaluate(test.labels[own], test.probabilities[own], data.class_names)
     del apart["confusion"]
-    by_name = {
-        "test images that are training images too": len(data.test) - len(own),
+    return apart, counted | {
         "test accuracy without these (%)": 100 * apart["accuracy"],
         "test macro F1 without these (%)": 100 * apart["macro_f1"],
     }
-    return apart, by_name
 
 
 def by_class(test: dict) -> dict[str, float]:

@@ -29,7 +29,7 @@ def turned(split: Split, seed: int) -> Split:
     images = pipeline.pictures(split, np.arange(len(split)))
     labels = np.random.default_rng(seed).permutation(len(split)) % 2
     images[labels == 1] = np.rot90(images[labels == 1], axes=(1, 2))
-    return splits.whole(images, labels, split.size)
+    return replace(splits.whole(images, labels, split.size), origins=split.places)
 
 
 def mixed(data: Dataset, seed: int) -> Dataset:

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from common.config import Config
-from common.data import pipeline, sources, splits, tfds_sets
+from common.data import pipeline, sources, splits, tfds_sets, tfrecords
 from common.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -157,6 +157,18 @@ def test_files_with_the_same_content_are_copies_whatever_their_names(tmp_path):
     bees = files.take(np.array(here))
     kept = bees.take(splits.without_copies(bees, files.take(np.array(others))))
     assert [path.name for path in paths_of(kept)] == ["10.png", "11.png", "12.png"]
+
+
+def test_only_files_of_one_size_are_read_to_find_copies(tmp_path, monkeypatch):
+    contents = {"a": b"12", "b": b"123", "c": b"1234", "d": b"12345", "e": b"32", "f": b"123"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    files = splits.whole(np.array([str(tmp_path / name) for name in contents]), np.zeros(len(contents), int), 8)
+    read = []
+    monkeypatch.setattr(tfrecords, "content", lambda name: read.append(name) or Path(name.decode()).read_bytes())
+    kept = splits.without_copies(files.take(np.arange(3)), files.take(np.arange(3, 6)))
+    np.testing.assert_array_equal(kept, [0, 2])  # b is a copy of f, a only as long as e
+    assert sorted(Path(name.decode()).name for name in read) == ["a", "b", "e", "f"]
 
 
 def test_copies_are_kept_out_of_a_test_split_that_is_held_out_and_counted(tmp_path):

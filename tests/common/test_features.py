@@ -17,6 +17,7 @@ from common.devices import Devices
 from common.errors import ConfigError
 from common.files import StorageError
 from common.fine_tuning import FineTuning
+from common.objective import CrossEntropy, Objective
 from common.phase import Phase
 from common.stopping import Interrupted
 from common.trainer import Trainer
@@ -47,10 +48,10 @@ def build(config, backbone, recipe="none", at="native"):
     return keras.Model(image, keras.layers.Dense(10, dtype="float32", name="head")(x))
 
 
-def train(out, data, recipe="none", views=0, at="native", stop_after=None, **fields):
+def train(out, data, recipe="none", views=0, at="native", stop_after=None, make=Trainer, **fields):
     """Open, train or resume; the run, its model, its progress, and the cuts that were made."""
     config = FineTuning(preset="test", dataset="digits", out=out, batch_size=32, image_size=32, **fields)
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     setup.set_up(config, Devices())
     backbone = networks.build(config.backbone, 32)
     model = build(config, backbone, recipe, at)
@@ -67,7 +68,7 @@ def train(out, data, recipe="none", views=0, at="native", stop_after=None, **fie
             cuts.append(features.cut(config, phase, model, backbone, data, recipe != "none" and not views, views))
             return cuts[-1]
 
-        trainer = Trainer(run, model, data, configure=configure, cut=cut)
+        trainer = make(run, model, data, configure=configure, cut=cut)
         trainer.fit(PHASES)
         return run, model, trainer.progress, cuts
 
@@ -115,6 +116,29 @@ def test_stopped_in_the_middle_of_a_cached_epoch_and_resumed(tmp_path, data, tin
     assert untimed(progress.rows) == untimed(expected.rows)
     for name, array in variables(whole).items():
         np.testing.assert_array_equal(array, variables(resumed)[name], err_msg=name)
+
+
+def test_a_loss_of_ones_own_is_measured_though_only_a_part_was_trained(tmp_path, data, tiny_backbone, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.PHASES", PHASES[:1])
+    made = []
+
+    def make(*arguments, **more):
+        made.append(Trainer(*arguments, objective=Objective(CrossEntropy(0.1), reported="loss"), **more))
+        return made[-1]
+
+    losses = []
+    for cached in ("off", "on"):
+        train(tmp_path / cached, data, backbone=tiny_backbone, cache_features=cached, make=make)
+        losses.append(made[-1].evaluate().metrics["test"]["loss"])
+    assert losses[0] == losses[1]
+
+
+def test_a_transform_and_images_computed_once_do_not_go_together(tmp_path, data, tiny_backbone):
+    def make(*arguments, **more):
+        return Trainer(*arguments, transform=lambda images, labels, batch_seed: (images, labels), **more)
+
+    with pytest.raises(ValueError, match="phase head: a transform changes images"):
+        train(tmp_path, data, backbone=tiny_backbone, cache_features="on", make=make)
 
 
 @pytest.mark.parametrize(

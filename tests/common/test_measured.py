@@ -30,6 +30,18 @@ def test_a_declared_name_may_stand_for_many():
     assert declared("F1 of sad", own) is None
 
 
+def test_phases_of_what_is_no_classifier_have_losses():
+    phases = {
+        name: {"images_per_second": 9, "validation": {"loss": value}, "test": {"loss": value / 2}}
+        for name, value in (("first", 0.5), ("second", 0.25))
+    }
+    found = measured({"test": {"loss": 0.125}, "phases": phases})
+    assert by_name({"phases": phases})["first validation loss"] == 0.5
+    assert {metric.name: metric.better for metric in found if "loss" in metric.name} == dict.fromkeys(
+        ("test loss", "first validation loss", "first test loss", "second validation loss", "second test loss"), "lower"
+    )
+
+
 def test_everything_measured_has_a_direction_but_what_no_one_declares():
     phases = {
         name: {"images_per_second": 9, "validation": {"accuracy": a}, "test": {"accuracy": a / 2}}

@@ -154,11 +154,17 @@ def test_cross_entropy_is_that_of_keras(classes):
         np.testing.assert_allclose(CrossEntropy(0.1)(targets, scores), smoothed, rtol=1e-6)
 
 
-def test_history_and_metrics_have_one_loss_unless_labels_are_smoothed():
-    assert CLASSIFICATION.reports_trained_loss
-    assert Objective(CrossEntropy()).reports_trained_loss
-    assert not Objective(CrossEntropy(0.1)).reports_trained_loss
-    assert Objective(CrossEntropy(0.1), reported="loss").reports_trained_loss
+def dense(regularizer):
+    return keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, kernel_regularizer=regularizer)])
+
+
+def test_history_and_metrics_have_one_loss_unless_labels_are_smoothed_or_weights_penalised():
+    plain, penalised = (dense(regularizer) for regularizer in (None, "l2"))
+    assert CLASSIFICATION.reports_trained_loss(plain)
+    assert not CLASSIFICATION.reports_trained_loss(penalised)
+    assert Objective(CrossEntropy()).reports_trained_loss(plain)
+    assert not Objective(CrossEntropy(0.1)).reports_trained_loss(plain)
+    assert Objective(CrossEntropy(0.1), reported="loss").reports_trained_loss(penalised)
 
 
 def test_smoothing_is_a_share():

@@ -14,6 +14,7 @@ import pytest
 
 from common import environment, files, runs
 from common.config import Config
+from common.devices import Devices
 from common.errors import ConfigError
 from common.progress import Diverged
 from common.stopping import Interrupted
@@ -69,6 +70,25 @@ def test_a_finished_run_is_left_alone_until_it_is_overwritten(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "accuracy 50.00%" in out
     assert "a note" in out
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(files.StorageError("cannot write"), 1), (OSError(errno.ENOSPC, "No space left on device"), 75)],
+)
+def test_several_processes_leave_with_the_code_of_a_full_disk_too(tmp_path, monkeypatch, error, code):
+    """JAX's processes leave at once, by `Devices.leave`, which has to know the code."""
+    left = []
+
+    class Many(Devices):
+        def leave(self, error):
+            left.append(error.code)
+
+    monkeypatch.setattr(runs, "choose", lambda config, backend: Many())
+    full = files.StorageError("cannot write")
+    full.__cause__ = error
+    assert command(tmp_path, fail_with(full)) == code
+    assert left == [code]
 
 
 def test_data_that_is_refused_leaves_no_folder_but_an_older_run_s(tmp_path, capsys):

@@ -35,7 +35,7 @@ def data():
 
 
 def network(data, name="resnet18"):
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
     backbone = networks.build(name, 32)
     return backbone, TASK.build(config(), backbone, data)
@@ -177,6 +177,15 @@ def test_metrics_without_copies_against_numpy():
     assert by_name["test images that are training images too"] == 3
     assert by_name["test accuracy without these (%)"] == pytest.approx(100 * right[own].mean())
     assert sum(scores["support"] for scores in apart["per_class"]) == 7
+
+
+def test_if_every_test_image_is_a_copy_they_are_counted_alone():
+    pictures, labels = np.zeros((4, 4, 4, 1), np.uint8), np.array([0, 1, 0, 1])
+    data = splits.Dataset("any", ("a", "b"), *(splits.whole(pictures, labels, 4) for _ in range(3)))
+    probabilities = np.full((4, 2), 0.5, np.float32)
+    apart, by_name = TASK.without_copies(data, Predictions(labels, probabilities))
+    assert apart == {"n": 0}
+    assert by_name == {"test images that are training images too": 4}
 
 
 def test_a_run_counts_copies(run):

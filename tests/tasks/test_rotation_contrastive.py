@@ -9,6 +9,7 @@ import initial_weights
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from common import checkpoints
 from common.command_line import parse_strictly
@@ -147,6 +148,27 @@ def test_the_images_of_the_data_set_itself_stay_as_they_are(data):
     before = everything(data.train).copy()
     pretext.half_turned(data, seed=0)
     np.testing.assert_array_equal(everything(data.train), before)
+
+
+def test_turned_images_of_a_folder_keep_their_names(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for number in range(30):
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / name / f"{number}.png")
+    data = sources.load(
+        config("--preset", "rotation", "--dataset", f"image_folder:{tmp_path}", "--data-dir", str(tmp_path))
+    )
+    turned = pretext.half_turned(data, seed=0)
+    for name in ("train", "validation", "test"):
+        names = data.names(getattr(data, name))
+        assert turned.names(getattr(turned, name)) == names
+        upright = np.flatnonzero(getattr(turned, name).labels == 0)
+        shown = pipeline.pictures(getattr(turned, name), upright)
+        for place, image in zip(upright, shown, strict=True):
+            np.testing.assert_array_equal(image, np.asarray(Image.open(tmp_path / names[place])))
+    assert turned.names(turned.test.take(np.array([3, 1]))) == [data.names(data.test)[place] for place in (3, 1)]
+    assert turned.fingerprint() == data.fingerprint()
 
 
 def test_images_are_mixed_for_evaluation_alone(data):
