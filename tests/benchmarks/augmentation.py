@@ -1,6 +1,6 @@
 """Images per second of recipe 001's augmentation (affine map, colour jitter, blur, flips) by three ways of doing it.
 
-    python tests/benchmarks/augmentation.py                     # medians of 5; about 3 minutes on 2 cores
+    python tests/benchmarks/augmentation.py                     # medians of 5; about 8 minutes on 2 cores
 
 - layers: KerasCV's layers one after the other in tf.data, as one would write it without this project;
 - host: this project's recipe by KerasCV's operations, in tf.data (`--augment-on host`);
