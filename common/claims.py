@@ -90,7 +90,7 @@ def rising(*phases: str, of: Fields, kind: str = "test accuracy (%)") -> Judge:
         settings, found = [(group,) for group in runs.completed.chosen(of).groups], []
         for (group,) in settings:
             each = [Side(group.completed, f"{phase} {kind}") for phase in phases]
-            found.append(together([compared(after, before) for before, after in pairwise(each)]))
+            found.append(combined([compared(after, before) for before, after in pairwise(each)]))
         return by_setting(settings, found)
 
     return judge
@@ -156,7 +156,7 @@ def every(*judges: Judge) -> Judge:
     """All of several statements."""
 
     def judge(runs: Runs) -> Finding:
-        return together([judge(runs) for judge in judges])
+        return combined([judge(runs) for judge in judges])
 
     return judge
 
@@ -204,12 +204,12 @@ def of_one(each: Sequence[float], unit: str) -> Finding:
 
 def named(found: Mapping[str, Finding]) -> Finding:
     """One finding of several by their names, which tells what was found of each."""
-    return together([replace(one, told=one.told and f"{name}: {one.told}") for name, one in found.items()])
+    return combined([replace(one, told=one.told and f"{name}: {one.told}") for name, one in found.items()])
 
 
 def tally(found: Mapping[str, Finding]) -> Finding:
     """One finding of several by their names, which tells how many hold, and what was found of each other one."""
-    both = together(list(found.values()))
+    both = combined(list(found.values()))
     if both.word == "not tested":
         return both
     holding = [name for name, one in found.items() if one.word == "holds"]
@@ -226,7 +226,7 @@ def by_setting(settings: Sequence[Sequence[Group]], found: Sequence[Finding]) ->
     shared = in_common(said)
     names = [", ".join(word for word in words if word not in shared) for words in said]
     pairs = zip(names, found, strict=True)
-    return together([replace(one, told=f"{name}: {one.told}") if name and one.told else one for name, one in pairs])
+    return combined([replace(one, told=f"{name}: {one.told}") if name and one.told else one for name, one in pairs])
 
 
 def in_common(lists: Sequence[Sequence[str]]) -> list[str]:
@@ -234,7 +234,7 @@ def in_common(lists: Sequence[Sequence[str]]) -> list[str]:
     return [word for word in lists[0] if all(word in other for other in lists)] if lists else []
 
 
-def together(found: Sequence[Finding]) -> Finding:
+def combined(found: Sequence[Finding]) -> Finding:
     """One finding of several: it holds if all hold, and fails if one fails after Holm's correction for how many.
 
     That all hold by chance is less likely than that one does; that one of many fails by chance is more likely.

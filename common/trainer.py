@@ -113,34 +113,34 @@ class Trainer:
         if part and self.transform:
             raise ValueError(f"phase {phase.name}: a transform changes images, so nothing can be computed of them once")
         foretold = Forecast(run.config, ahead, works, progress.epoch, self.data, part) if works else None
-        trained = part.upper if part else self.model
+        fitted = part.upper if part else self.model
         config = run.config
         devices = config.devices * config.nodes
-        together = steps_per_execution(config.steps_per_execution, devices, self.steps, progress.step)
-        self.compile(trained, phase, together)
+        execution_steps = steps_per_execution(config.steps_per_execution, devices, self.steps, progress.step)
+        self.compile(fitted, phase, execution_steps)
         if is_first:
             epochs = sum(phase.epochs for phase in self.phases)
-            facts = setup.environment(run.config, run.devices, trained)
-            facts |= {"epochs": epochs, "steps_per_execution": together, "data": self.data.fingerprint()}
+            facts = setup.environment(run.config, run.devices, fitted)
+            facts |= {"epochs": epochs, "steps_per_execution": execution_steps, "data": self.data.fingerprint()}
             if run.devices.seeds:
                 facts["seeds_together"] = run.devices.seeds
             write_environment(run, **facts)
         if checkpoint:
             print(f"resuming: phase {phase.name}, epoch {progress.epoch + 1}, step {progress.step}", flush=True)
             checkpoints.assign("model", self.model.variables, checkpoint.arrays)
-            checkpoints.assign("optimizer", trained.optimizer.variables, checkpoint.arrays)
-        self.announce(phase, together, trained)
+            checkpoints.assign("optimizer", fitted.optimizer.variables, checkpoint.arrays)
+        self.announce(phase, execution_steps, fitted)
         begun = checkpoint.arrays if checkpoint and progress.step else None
         data: Dataset | None
         try:
             data, seconds = self.cached(part, foretold)
             progress.seconds += seconds  # a part of this epoch
             if begun is not None:
-                self.make_metrics(trained, data)
+                self.make_metrics(fitted, data)
             loop = Loop(run, progress, self.phases, len(self.data.train), self.steps, checkpointer, begun, seconds)
             more = [*self.callbacks(self), *([foretold] if foretold and not part else [])]
             with closing(loop):
-                self.fit_epochs(trained, phase, data, [*more, loop], part.views if part else 0, together)
+                self.fit_epochs(fitted, phase, data, [*more, loop], part.views if part else 0, execution_steps)
         finally:
             data = None  # and with it what `features.cached` has made
             features.forget(run)
@@ -150,23 +150,23 @@ class Trainer:
         self.resize(phase)
         self.configure(phase)
 
-    def compile(self, trained: keras.Model, phase: Phase, together: int) -> None:
-        """Compile what is trained, to run `together` steps at a time, with every variable of its optimiser made."""
-        optimizer = built(optimizers.make(phase, self.steps, self.rate_factor), trained)
+    def compile(self, fitted: keras.Model, phase: Phase, execution_steps: int) -> None:
+        """Compile what is fitted, with every variable of its optimiser made, to run `execution_steps` at a time."""
+        optimizer = built(optimizers.make(phase, self.steps, self.rate_factor), fitted)
         loss, metrics = self.run.devices.weighted(self.objective.loss), self.objective.metrics()
-        own = together if keras.backend.backend() == "tensorflow" else 1  # Keras's number of steps
-        trained.compile(optimizer=optimizer, loss=loss, metrics=metrics, steps_per_execution=own)
-        if own < together:
-            in_one_program(trained, together)
-        trained.optimizer.build(trained.trainable_variables)
-        self.run.devices.prepare(trained, pipeline.evaluation(self.data.validation, 1))
+        own = execution_steps if keras.backend.backend() == "tensorflow" else 1  # Keras's number of steps
+        fitted.compile(optimizer=optimizer, loss=loss, metrics=metrics, steps_per_execution=own)
+        if own < execution_steps:
+            in_one_program(fitted, execution_steps)
+        fitted.optimizer.build(fitted.trainable_variables)
+        self.run.devices.prepare(fitted, pipeline.evaluation(self.data.validation, 1))
 
-    def announce(self, phase: Phase, together: int, trained: keras.Model) -> None:
+    def announce(self, phase: Phase, execution_steps: int, fitted: keras.Model) -> None:
         """Print the line of a phase that begins."""
-        at_once = f", {together} at a time" * (together > 1)
+        at_once = f", {execution_steps} at a time" * (execution_steps > 1)
         print(
             f"phase {phase.name}: {count(phase.epochs, 'epoch')} of {self.steps} steps{at_once}{phase.remark()}, "
-            f"{parameters(trained.trainable_variables):,} of {parameters(self.model.weights):,} parameters trained",
+            f"{parameters(fitted.trainable_variables):,} of {parameters(self.model.weights):,} parameters trained",
             flush=True,
         )
 
@@ -182,19 +182,19 @@ class Trainer:
             forecast.print(seconds / (images * work(part.lower).forward))
         return data, seconds
 
-    def make_metrics(self, trained: keras.Model, data: Dataset) -> None:
+    def make_metrics(self, fitted: keras.Model, data: Dataset) -> None:
         """Let Keras make the variables of metrics, which it does at the first batch."""
         one, number = self.evaluation(data.validation.take(np.arange(1)), 1)
-        trained.evaluate(one, verbose=0, steps=number)
+        fitted.evaluate(one, verbose=0, steps=number)
 
     def fit_epochs(
         self,
-        trained: keras.Model,
+        fitted: keras.Model,
         phase: Phase,
         data: Dataset,
         callbacks: Sequence[keras.callbacks.Callback],
         views: int,
-        together: int,
+        execution_steps: int,
     ) -> None:
         """The epochs of a phase that are left; a first, begun one by itself, since it has fewer steps."""
         run, progress = self.run, self.progress
@@ -204,7 +204,7 @@ class Trainer:
         if run.config.tensorboard:
             callbacks = [*callbacks, TensorBoard(run.folder / "tensorboard" / phase.name)]
         validation, validation_steps = self.evaluation(data.validation, self.batch_size)
-        run.devices.seed_replicas(trained)
+        run.devices.seed_replicas(fitted)
         with run.stop.deferred():
             for epochs in filter(len, [*begun, whole]):
                 batches = pipeline.training(
@@ -218,17 +218,17 @@ class Trainer:
                     run.devices,
                 )
                 steps = self.steps - progress.step
-                counted = together // trained.steps_per_execution  # steps to what Keras counts as one
+                counted = execution_steps // fitted.steps_per_execution  # steps to what Keras counts as one
                 params = {"verbose": 0, "epochs": epochs.stop, "steps": steps}
                 run.devices.fit(
-                    trained,
+                    fitted,
                     run.devices.shard(batches),
                     initial_epoch=epochs.start,
                     epochs=epochs.stop,
                     steps_per_epoch=steps // counted,
                     validation_data=validation,
                     validation_steps=validation_steps,
-                    callbacks=Unread(callbacks, together=counted, add_history=True, model=trained, **params),
+                    callbacks=Unread(callbacks, execution_steps=counted, add_history=True, model=fitted, **params),
                     shuffle=False,  # done in the pipeline
                 )
         run.stop.heed()  # asked for after the last epoch was saved

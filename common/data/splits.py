@@ -154,12 +154,12 @@ def stratified(
         ) from error
     if originals is not None:
         order = np.concatenate([part, rest])
-        part = together(split.labels, originals, order, len(part))
+        part = with_copies(split.labels, originals, order, len(part))
         rest = np.setdiff1d(order, part)
     return split.take(np.sort(rest)), split.take(np.sort(part))
 
 
-def together(labels: np.ndarray, originals: np.ndarray, order: np.ndarray, size: int) -> np.ndarray:
+def with_copies(labels: np.ndarray, originals: np.ndarray, order: np.ndarray, size: int) -> np.ndarray:
     """The first images of an order, with the class counts of its first `size` images and copies kept together: int64.
 
     An image is taken with all its copies, at the position of the first of them, if their classes have room for all.

@@ -82,7 +82,7 @@ class Fit:
         batch = next(self.batches.take(1).as_numpy_iterator())
         self.model._symbolic_build(data_batch=batch)  # makes the variables of metrics, as Keras's fit does
         computed = text(self.model.train_step, self.state(), batch)
-        return self.initial_epoch, self.epochs, self.steps_per_epoch, self.callbacks.together, computed
+        return self.initial_epoch, self.epochs, self.steps_per_epoch, self.callbacks.execution_steps, computed
 
 
 def text(step: Callable, state: Any, batch: Any) -> str:
@@ -174,7 +174,7 @@ def fit(fits: Sequence[Fit], pass_on: Callable[[], None]) -> None:
     not finite, say), it is kept in the `error` of that seed, and the others go on.
     """
     first = fits[0]
-    train = program(as_one([each.model.train_step for each in fits]), first.callbacks.together)
+    train = program(as_one([each.model.train_step for each in fits]), first.callbacks.execution_steps)
     test = jax.jit(as_one([each.model.test_step for each in fits]))
     batches = zipped([each.batches for each in fits]).as_numpy_iterator()
     validation = zipped([each.validation_data for each in fits])

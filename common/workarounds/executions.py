@@ -17,15 +17,15 @@ def steps_per_execution(most: int, devices: int, steps: int, done: int) -> int:
     return 1 if devices > 1 else math.gcd(most, steps, done)
 
 
-def in_one_program(model: keras.Model, together: int) -> None:
+def in_one_program(model: keras.Model, execution_steps: int) -> None:
     """Let a compiled model train so many steps of JAX at each call of its train function, as one program.
 
     Keras calls a program for each step, and a GPU waits for the host between them.
     """
-    model.train_function = program(model.train_step, together)
+    model.train_function = program(model.train_step, execution_steps)
 
 
-def program(train_step: Callable, together: int) -> Callable[[Any, Iterator], tuple[Any, Any]]:
+def program(train_step: Callable, execution_steps: int) -> Callable[[Any, Iterator], tuple[Any, Any]]:
     """So many steps of JAX as one program: of a state and an iterator of batches, to the last logs and the next state.
 
     Executions with a smaller batch are made step by step.
@@ -43,8 +43,8 @@ def program(train_step: Callable, together: int) -> Callable[[Any, Iterator], tu
     one, several = (jax.jit(function, donate_argnums=0) for function in (train_step, all_of_them))
 
     def execute(state: Any, iterator: Iterator) -> tuple[Any, Any]:
-        batches = list(itertools.islice(iterator, together))
-        if together > 1 and len({jax.tree.leaves(batch)[-1].shape for batch in batches}) == 1:
+        batches = list(itertools.islice(iterator, execution_steps))
+        if execution_steps > 1 and len({jax.tree.leaves(batch)[-1].shape for batch in batches}) == 1:
             return several(state, jax.tree.map(lambda *each: jax.numpy.stack(each), *batches))
         for batch in batches:
             logs, state = one(state, batch)
@@ -56,8 +56,8 @@ def program(train_step: Callable, together: int) -> Callable[[Any, Iterator], tu
 @contextmanager
 def one_at_a_time(model: keras.Model) -> Iterator[None]:
     """Predict with one step an execution: for several, Keras puts a copy of the network for each into one graph."""
-    together, model.steps_per_execution = model.steps_per_execution, 1
+    execution_steps, model.steps_per_execution = model.steps_per_execution, 1
     try:
         yield
     finally:
-        model.steps_per_execution = together
+        model.steps_per_execution = execution_steps

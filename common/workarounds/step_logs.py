@@ -9,21 +9,21 @@ import keras
 class Unread(keras.callbacks.CallbackList):
     """Hands a step's logs on as they are on the device; whoever needs a number reads it.
 
-    A GPU then has the next step to do meanwhile (tests/benchmarks/README.md, "On a GPU"). With `together` above 1 Keras
-    counts executions of so many steps, and the callbacks hear of steps.
+    A GPU then has the next step to do meanwhile (tests/benchmarks/README.md, "On a GPU"). With `execution_steps` above
+    1 Keras counts executions of so many steps, and the callbacks hear of steps.
     """
 
-    def __init__(self, *arguments: Any, together: int = 1, **more: Any):
+    def __init__(self, *arguments: Any, execution_steps: int = 1, **more: Any):
         super().__init__(*arguments, **more)
-        self.together = together
+        self.execution_steps = execution_steps
 
     def on_train_batch_begin(self, batch: int, logs: Mapping | None = None) -> None:
         for callback in self.callbacks:
-            callback.on_train_batch_begin(batch * self.together, logs)
+            callback.on_train_batch_begin(batch * self.execution_steps, logs)
 
     def on_train_batch_end(self, batch: int, logs: Mapping | None = None) -> None:
         for callback in self.callbacks:
-            callback.on_train_batch_end((batch + 1) * self.together - 1, logs)
+            callback.on_train_batch_end((batch + 1) * self.execution_steps - 1, logs)
 
 
 class TensorBoard(keras.callbacks.TensorBoard):

@@ -241,7 +241,7 @@ def apart(record: Mapping) -> float | None:
     return float((animals @ along).min() - (vehicles @ along).max())
 
 
-def together(record: Mapping) -> float | None:
+def vehicles_apart_from_animals(record: Mapping) -> float | None:
     """Mean distance of a vehicle from an animal minus that of two vehicles."""
     at = places(record)
     if at is None:
@@ -324,7 +324,7 @@ CLAIMS: tuple[tuple[str, Judge], ...] = (
         "Contrastive clusters separate: vehicles lie together and opposite to animals",
         every(
             about("gap along the line of their means", positive(apart, EMBEDDING)),
-            about("distance from animals above that of vehicles", positive(together, EMBEDDING)),
+            about("distance from animals above that of vehicles", positive(vehicles_apart_from_animals, EMBEDDING)),
         ),
     ),
     ("Truck lies next to automobile", positive(truck_beside_automobile, EMBEDDING)),

@@ -13,13 +13,13 @@ from common.claims import (
     about,
     alike,
     always,
+    combined,
     every,
     greater,
     more,
     positive,
     rising,
     tally,
-    together,
 )
 from common.report import Pair
 from common.selection import Runs
@@ -121,12 +121,12 @@ def test_a_tally_counts_what_holds_and_tells_the_rest():
 
 def test_one_part_of_many_fails_only_after_holms_correction():
     fails, holds = Finding("fails", "-1", 0.02), Finding("holds", "+1", 0.03)
-    assert together([fails]).word == together([fails, holds]).word == "fails"
-    assert together([fails, holds]).p == pytest.approx(0.04)
-    assert together([fails, holds, holds]).word == "undecided"
-    assert together([replace(fails, p=0.001), *[holds] * 20]).word == "fails"
-    assert together([Finding("fails", "true of 0 of 3 runs"), *[holds] * 20]).word == "fails"
-    assert together([holds, holds]).word == "holds"
+    assert combined([fails]).word == combined([fails, holds]).word == "fails"
+    assert combined([fails, holds]).p == pytest.approx(0.04)
+    assert combined([fails, holds, holds]).word == "undecided"
+    assert combined([replace(fails, p=0.001), *[holds] * 20]).word == "fails"
+    assert combined([Finding("fails", "true of 0 of 3 runs"), *[holds] * 20]).word == "fails"
+    assert combined([holds, holds]).word == "holds"
 
 
 def test_a_number_is_above_zero():

@@ -62,7 +62,7 @@ def test_vehicles_may_be_opposite_to_animals_and_not_together():
     spread = {"airplane": (-3, 30), "ship": (-3, -30), "automobile": (-3, 30), "truck": (-3, -30)}
     record = next(iter(embedded(**spread)))
     assert report.apart(record) > 0
-    assert report.together(record) < 0
+    assert report.vehicles_apart_from_animals(record) < 0
     assert claim(SEPARATE)(embedded(**spread)).word == "fails"
 
 
