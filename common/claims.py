@@ -188,7 +188,7 @@ def near(one: Side, other: Side, margin: float) -> Finding:
 def judged(found: Difference, unit: str) -> Finding:
     """Whether a difference is above 0."""
     word: Word = "holds" if found.low > 0 else "fails" if found.high < 0 else "undecided"
-    told = f"{found.mean:+.3g}{unit}, 95 % interval {found.low:.3g} to {found.high:.3g}, n = {len(found.each)}"
+    told = f"{found.mean:+.3g}{unit} ({found.low:.3g} to {found.high:.3g}; n = {len(found.each)})"
     return Finding(word, told, found.p)
 
 
@@ -199,7 +199,7 @@ def of_each(each: Sequence[float], unit: str = "") -> Finding:
 
 def of_one(each: Sequence[float], unit: str) -> Finding:
     """What a single run says, or none."""
-    return Finding("undecided", f"{each[0]:+.3g}{unit}, n = 1", 1.0) if each else NOT_TESTED
+    return Finding("undecided", f"{each[0]:+.3g}{unit} (n = 1)", 1.0) if each else NOT_TESTED
 
 
 def named(found: Mapping[str, Finding]) -> Finding:
@@ -213,8 +213,9 @@ def tally(found: Mapping[str, Finding]) -> Finding:
     if both.word == "not tested":
         return both
     holding = [name for name, one in found.items() if one.word == "holds"]
-    rest = [f"{name}: {one.word} ({one.told})".replace(" ()", "") for name, one in found.items() if name not in holding]
-    return Finding(both.word, "; ".join([f"{len(holding)} of {len(found)} hold", *rest]))
+    others = {name: one for name, one in found.items() if name not in holding}
+    rest = [f"{name}: {', '.join(filter(None, [one.word, one.told]))}" for name, one in others.items()]
+    return replace(both, told="; ".join([f"{len(holding)} of {len(found)} hold", *rest]))
 
 
 def by_setting(settings: Sequence[Sequence[Group]], found: Sequence[Finding]) -> Finding:

@@ -59,5 +59,5 @@ def claims_list(claims: Sequence[Judged]) -> str:
 def of_claim(one: Judged) -> str:
     """A claim in words."""
     found = re.sub(r"(?<![\w.])-(?=\d)", MINUS, one.finding.told)
-    told = f" ({found}{', older protocol' if one.older else ''})" if found else ""
+    told = f": {found}{'; older protocol' if one.older else ''}" if found else ""
     return f"{one.claim.text}: *{one.finding.word}*{told}"

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,7 @@ def not_above(one: Side, other: Side, margin: float) -> Finding:
     if found is None:
         return finding
     word: Word = "holds" if found.high < margin else "fails" if found.low > margin else "undecided"
-    return Finding(word, finding.told)
+    return replace(finding, word=word)
 
 
 def components_agree(record: Mapping) -> bool | None:

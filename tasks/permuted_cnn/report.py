@@ -76,11 +76,11 @@ def times_the_errors(one: Side, other: Side) -> Finding:
     if not ratios:
         return Finding("not tested")
     if len(ratios) == 1:
-        return Finding("undecided", f"{ratios[0]:.2f} times as many, n = 1")
+        return Finding("undecided", f"{ratios[0]:.2f} times as many (n = 1)")
     found = difference(ratios)
     word: Word = "holds" if found.low > TWICE else "fails" if found.high < TWICE else "undecided"
-    interval = f"95 % interval {found.low:.2f} to {found.high:.2f}, n = {len(ratios)}"
-    return Finding(word, f"{found.mean:.2f} times as many, {interval}")
+    interval = f"({found.low:.2f} to {found.high:.2f}; n = {len(ratios)})"
+    return Finding(word, f"{found.mean:.2f} times as many {interval}")
 
 
 # --- figures

@@ -51,11 +51,11 @@ def test_one_side_is_above_the_other(ours, theirs, word):
     found = greater(PAIR)(both(ours, theirs))
     assert found.word == word
     gaps = 100 * (np.array(ours) - theirs)
-    assert found.told.startswith(f"{gaps.mean():+.3g} points, ")
-    assert found.told.endswith(f"n = {len(ours)}")
+    assert found.told.startswith(f"{gaps.mean():+.3g} points (")
+    assert found.told.endswith(f"n = {len(ours)})")
     if len(ours) > 1:
         low, high = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
-        assert f"95 % interval {low:.3g} to {high:.3g}" in found.told
+        assert f"({low:.3g} to {high:.3g}; n = " in found.told
     lower = greater(PAIR, "test loss")(both(ours, theirs))
     assert lower.word == {"holds": "fails", "fails": "holds"}.get(word, word)
 
@@ -81,9 +81,9 @@ def test_of_several_settings_each_is_named_by_what_it_does_not_share():
         return record["metrics"]["test"]["accuracy"]
 
     of = {"kind": "a", "net": ..., "size": 32}
-    assert positive(accuracy, of)(there).told.startswith("net small: +0.55, ")
-    assert "; net big: +0.85, " in positive(accuracy, of)(there).told
-    assert more(PAIR, accuracy)(there).told.startswith("net small: +0.15, ")
+    assert positive(accuracy, of)(there).told.startswith("net small: +0.55 (")
+    assert "; net big: +0.85 (" in positive(accuracy, of)(there).told
+    assert more(PAIR, accuracy)(there).told.startswith("net small: +0.15 (")
     assert alike(PAIR, margin=1)(there).told == greater(PAIR)(there).told
 
 
@@ -99,7 +99,7 @@ def test_two_sides_are_alike_if_the_interval_lies_within_the_margin():
     for ours, word in (((0.5, 0.51, 0.52), "holds"), ((0.5, 0.6, 0.4), "undecided"), ((0.9, 0.91, 0.92), "fails")):
         found = alike(PAIR, margin=5)(both(ours, (0.51, 0.52, 0.51)))
         assert found.word == word, ours
-        assert "95 % interval" in found.told
+        assert "; n = 3)" in found.told
     assert alike(PAIR, margin=5)(both((0.5,), (0.5,))).word == "undecided"
     assert alike(PAIR, margin=5)(runs()) == NOT_TESTED
 
@@ -114,7 +114,7 @@ def test_a_tally_counts_what_holds_and_tells_the_rest():
     holds, fails = Finding("holds", "+1"), Finding("fails", "-1")
     assert tally({"a": holds, "b": holds}) == Finding("holds", "2 of 2 hold")
     assert tally({"a": holds, "b": fails, "c": NOT_TESTED}) == Finding(
-        "fails", "1 of 3 hold; b: fails (-1); c: not tested"
+        "fails", "1 of 3 hold; b: fails, -1; c: not tested"
     )
     assert tally({"a": NOT_TESTED}) == tally({}) == NOT_TESTED
 
@@ -138,7 +138,7 @@ def test_a_number_is_above_zero():
     assert above(0.1)(every_run).word == "holds"
     assert above(0.6)(every_run).word == "undecided"
     assert above(2.0)(every_run).word == "fails"
-    assert " of 1, 95 % interval" in above(0.1)(every_run).told
+    assert " of 1 (" in above(0.1)(every_run).told
 
 
 def test_a_statement_is_true_of_each_run():
@@ -205,6 +205,6 @@ def test_a_number_of_each_run_is_compared_seed_by_seed_and_named():
 
     assert more(PAIR, number)(both((0.8, 0.9, 0.8), (0.2, 0.3, 0.2))).word == "holds"
     assert more(PAIR, number)(both((0.2, 0.3, 0.2), (0.8, 0.9, 0.8))).word == "fails"
-    assert more(PAIR, number)(both((0.8,), (0.2,))).told == "+0.6, n = 1"
-    assert about("squares", more(PAIR, number))(both((0.8,), (0.2,))).told == "squares: +0.6, n = 1"
+    assert more(PAIR, number)(both((0.8,), (0.2,))).told == "+0.6 (n = 1)"
+    assert about("squares", more(PAIR, number))(both((0.8,), (0.2,))).told == "squares: +0.6 (n = 1)"
     assert about("squares", more(PAIR, number))(runs()) == NOT_TESTED

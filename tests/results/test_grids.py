@@ -148,7 +148,7 @@ def test_the_readme_has_tables_differences_and_claims_in_words(root):
     assert "- three_phase, CIFAR-10: new minus old: +24.0 (17.4 to 30.6; n = 3, seeds alone), *higher*" in text
     assert "- three_phase, CIFAR-10, ResNet-18: full minus last block: +10.0" in text
     assert "number (1 holds)" in text
-    assert "- The new one is better: *holds* (+24 points, 95 % interval 17.4 to 30.6, n = 3)" in text
+    assert "- The new one is better: *holds*: +24 points (17.4 to 30.6; n = 3)" in text
     assert not any(word in text for word in ("dataset=", "backbone=", "@sha256"))
 
 

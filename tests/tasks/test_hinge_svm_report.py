@@ -39,7 +39,7 @@ def test_setting_4_is_best_of_eight_and_one_that_diverges_has_lost():
     beaten = [*accuracies[:5], 0.39, *accuracies[6:]]
     found = judged("Setting 4", *eight_settings(*beaten))
     assert found.word == "fails"
-    assert "summed hinge, setting 6: fails (-2 points" in found.told
+    assert "summed hinge, setting 6: fails, -2 points" in found.told
     assert judged("Setting 4", *eight_settings(*accuracies, diverging=3)).word == "fails"
     partly = [group for group in eight_settings(*accuracies) if group.config["batch_size"] != 50]
     found = judged("Setting 4", *partly)
@@ -59,9 +59,7 @@ def test_overfitting_is_a_validation_loss_that_rises_in_the_second_half():
     ):
         groups = [of_loss(loss, *runs) for loss in report.LOSSES]
         assert judged("Without overfitting", *groups).word == word
-        assert judged("The training loss", *groups).told.startswith(
-            "summed hinge: +1, 95 % interval 1 to 1, n = 2; pri"
-        )
+        assert judged("The training loss", *groups).told.startswith("summed hinge: +1 (1 to 1; n = 2); pri")
 
 
 def test_losses_fall_from_the_first_epoch_to_the_last():

@@ -40,7 +40,7 @@ def test_accuracy_drops_a_lot_if_errors_at_least_double(permuted, word):
     assert found.word == word
     ratios = (100 - np.array(permuted)) / (100 - np.array([90, 91, 90.5]))
     low, high = stats.ttest_1samp(ratios, 0).confidence_interval(0.95)
-    assert f"{ratios.mean():.2f} times as many, 95 % interval {low:.2f} to {high:.2f}, n = 3" in found.told
+    assert f"{ratios.mean():.2f} times as many ({low:.2f} to {high:.2f}; n = 3)" in found.told
 
 
 def test_the_claim_is_about_the_network_of_the_source_alone():
@@ -52,7 +52,10 @@ def test_the_claim_is_about_the_network_of_the_source_alone():
     ]
     assert judged(*others).word == "not tested"
     single = judged(*others, trained("cnn", None, *accurate(90)), trained("cnn", 1, *accurate(70)))
-    assert (single.word, single.told) == ("undecided", "accuracy: +20 points, n = 1; errors: 3.00 times as many, n = 1")
+    assert (single.word, single.told) == (
+        "undecided",
+        "accuracy: +20 points (n = 1); errors: 3.00 times as many (n = 1)",
+    )
 
 
 def by_epoch(*accuracies):
