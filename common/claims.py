@@ -12,6 +12,7 @@ A judge takes the runs of a task and says what it found. Most are one of these:
 Numbers are judged by their 95 % interval over seeds, and over test images if both sides saw the same ones.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -180,9 +181,11 @@ def near(one: Side, other: Side, margin: float) -> Finding:
     finding, found = compared(one, other), compare(one, other)
     if found is None:
         return finding
-    inside = -margin < found.low and found.high < margin
-    beyond = found.low > margin or found.high < -margin
-    return replace(finding, word="holds" if inside else "fails" if beyond else "undecided")
+    beyond = compare(one, other, math.copysign(margin, found.mean))
+    assert beyond is not None  # as `found` is not
+    if -margin < found.low and found.high < margin:
+        return replace(finding, word="holds", p=beyond.p)
+    return replace(finding, word="fails" if found.low > margin or found.high < -margin else "undecided", p=beyond.p)
 
 
 def judged(found: Difference, unit: str) -> Finding:

@@ -69,12 +69,14 @@ class Difference:
         return "seeds and test images" if self.images else "seeds"
 
 
-def compare(one: Side, other: Side) -> Difference | None:
-    """The difference over the seeds that both have; None for fewer than two."""
+def compare(one: Side, other: Side, margin: float = 0.0) -> Difference | None:
+    """The difference less a margin, over the seeds that both have; None for fewer than two."""
     seeds = sorted(one.values.keys() & other.values.keys())
     if len(seeds) < 2:
         return None
-    return difference([one.values[seed] - other.values[seed] for seed in seeds], by_image(one, other, seeds))
+    images = by_image(one, other, seeds)
+    each = [one.values[seed] - other.values[seed] - margin for seed in seeds]
+    return difference(each, None if images is None else images - margin)
 
 
 def by_image(one: Side, other: Side, seeds: Iterable[int]) -> np.ndarray | None:

@@ -94,8 +94,8 @@ def between_phases(group: Group) -> Iterator[Compared]:
     if len(group.completed) < 2:
         return
     for before, after in pairwise(group.completed[0]["metrics"].get("phases", ())):
-        sides = [Side(group.completed, f"{phase} {TEST_ACCURACY.name}") for phase in (after, before)]
-        found = compare(*sides)
+        later, earlier = (Side(group.completed, f"{phase} {TEST_ACCURACY.name}") for phase in (after, before))
+        found = compare(later, earlier)
         if found:
             shared = ", ".join([group.preset, *group.said(spoken(group))])
             words = f"{shared}: {after.replace('_', ' ')} minus {before.replace('_', ' ')}"

@@ -156,11 +156,11 @@ def falls_no_more(runs: Runs) -> Finding:
 
 def not_above(one: Side, other: Side, margin: float) -> Finding:
     """Whether one side is less than a margin above the other."""
-    finding, found = compared(one, other), compare(one, other)
+    finding, found = compared(one, other), compare(one, other, margin)
     if found is None:
         return finding
-    word: Word = "holds" if found.high < margin else "fails" if found.low > margin else "undecided"
-    return replace(finding, word=word)
+    word: Word = "holds" if found.high < 0 else "fails" if found.low > 0 else "undecided"
+    return replace(finding, word=word, p=found.p)
 
 
 def components_agree(record: Mapping) -> bool | None:

@@ -80,7 +80,7 @@ def times_the_errors(one: Side, other: Side) -> Finding:
     found = difference(ratios)
     word: Word = "holds" if found.low > TWICE else "fails" if found.high < TWICE else "undecided"
     interval = f"({found.low:.2f} to {found.high:.2f}; n = {len(ratios)})"
-    return Finding(word, f"{found.mean:.2f} times as many {interval}")
+    return Finding(word, f"{found.mean:.2f} times as many {interval}", difference([own - TWICE for own in ratios]).p)
 
 
 # --- figures
