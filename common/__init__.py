@@ -17,8 +17,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # A keras.json of the user's may name another backend; an empty variable names none.
 if not os.environ.get("KERAS_BACKEND"):
     os.environ["KERAS_BACKEND"] = "tensorflow"
-# Figures need no window. The variable may name a backend that is not installed here, as in a notebook's shell.
-if "matplotlib" not in sys.modules:
+# Figures need no window. In a notebook's shell the variable names a backend that may not be installed here; a notebook
+# itself needs it to show the user's own figures.
+if not {"matplotlib", "ipykernel"} & sys.modules.keys():
     os.environ["MPLBACKEND"] = "agg"
 # Python has no streams if they were closed, as by `>&-` or a service manager.
 for name in ("stdout", "stderr"):

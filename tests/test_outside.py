@@ -54,6 +54,12 @@ def test_matplotlib_draws_without_a_window_and_without_the_users_style(plain, tm
     assert demo(tmp_path / "out", **outside)["test"] == plain
 
 
+def test_a_notebook_keeps_what_shows_its_figures():
+    code = "import os, sys; {}; import common; print(os.environ['MPLBACKEND'])"
+    for before, backend in (("sys.modules['ipykernel'] = sys", "module://inline"), ("pass", "agg")):
+        assert run("-c", code.format(before), MPLBACKEND="module://inline").stdout == f"{backend}\n"
+
+
 @pytest.mark.parametrize("value", ["true", "1"])
 def test_onednn_is_recorded_as_it_is(value, tmp_path):
     demo(tmp_path, TF_ENABLE_ONEDNN_OPTS=value)
