@@ -22,6 +22,7 @@ from common.comparison import Difference, Side, compare, difference, holm
 from common.measured import TEST_ACCURACY
 from common.selection import Fields, Group, Runs
 
+NOT_AFTER_HOLM = "no part fails after Holm's correction"
 LEVEL = 0.05  # of an interval, and of one false "fails" among the parts of a claim
 Word = Literal["holds", "fails", "undecided", "not tested"]
 
@@ -33,8 +34,8 @@ class Finding:
     word: Word
     told: str = ""
     """The metrics that it rests on, with n, for a reader."""
-    p: float = 0.0
-    """The chance of a difference from zero as large as this, if there is none; 0 for what is counted, not estimated."""
+    p: float = 1.0
+    """The chance of what was found if there is no difference, or just the margin's; 0 for what is counted."""
 
 
 NOT_TESTED = Finding("not tested")
@@ -128,7 +129,7 @@ def always(statement: Callable[[Mapping], bool | None], of: Fields, once: Sequen
         if not each:
             return NOT_TESTED
         word: Word = "holds" if all(each) else "undecided" if any(each) else "fails"
-        return Finding(word, f"true of {sum(each)} of {len(each)} runs")
+        return Finding(word, f"true of {sum(each)} of {len(each)} runs", 0.0)
 
     return judge
 
@@ -148,7 +149,7 @@ def about(name: str, judge: Judge) -> Judge:
 
     def labelled(runs: Runs) -> Finding:
         found = judge(runs)
-        return Finding(found.word, f"{name}: {found.told}" if found.told else "")
+        return replace(found, told=f"{name}: {found.told}" if found.told else "")
 
     return labelled
 
@@ -228,9 +229,14 @@ def by_setting(settings: Sequence[Sequence[Group]], found: Sequence[Finding]) ->
     """
     said = [in_common([[group.preset, *group.said()] for group in groups]) for groups in settings]
     shared = in_common(said)
-    names = [", ".join(word for word in words if word not in shared) for words in said]
+    if len({tuple(words) for words in said}) < len(said):  # then what differs is what is compared
+        said = [[group.preset, *group.said()] for group, *_ in settings]
+        shared = in_common(said)
+    names = [", ".join(word for word in words if word not in shared) or "as the preset" for words in said]
+    if len(names) == 1:
+        return combined(found)
     pairs = zip(names, found, strict=True)
-    return combined([replace(one, told=f"{name}: {one.told}") if name and one.told else one for name, one in pairs])
+    return combined([replace(one, told=f"{name}: {one.told}") if one.told else one for name, one in pairs])
 
 
 def in_common(lists: Sequence[Sequence[str]]) -> list[str]:
@@ -247,8 +253,9 @@ def combined(found: Sequence[Finding]) -> Finding:
     parts = [one.told for one in found if one.told]
     told = "; ".join([*parts, "the rest is not tested"] if parts and "not tested" in words else parts)
     if "fails" in words:
-        p = min(p for one, p in zip(found, holm([one.p for one in found]), strict=True) if one.word == "fails")
-        return Finding("fails" if p < LEVEL else "undecided", told, p)
+        tested = [one for one in found if one.word != "not tested"]
+        p = min(p for one, p in zip(tested, holm([one.p for one in tested]), strict=True) if one.word == "fails")
+        return Finding("fails", told, p) if p < LEVEL else Finding("undecided", f"{told}; {NOT_AFTER_HOLM}", p)
     if len(words) == 1:
         return Finding(words.pop(), told, max(one.p for one in found))
     return Finding("undecided", told, 1.0) if words else NOT_TESTED

@@ -5,8 +5,8 @@
     python -m common.evaluate RUN photos --json           # all of it as JSON
 
 RUN is the folder of a finished run, or the end of its name in results/runs. The folders in `photos` have the names of
-the run's classes; a class may be missing. Images are prepared as in `common.predict`. Exit codes: 0; 1 if an image
-could not be read, which is named and left out; 2 for bad input.
+the run's classes; one that is missing is left out of the macro means. Images are prepared as in `common.predict`. Exit
+codes: 0; 1 if an image could not be read, which is named and left out; 2 for bad input.
 """
 
 import argparse
@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from common.command_line import Parser
-from common.data.listing import SPLIT_OF, Listing, class_folders, few, images_below, printable
+from common.data.listing import SPLIT_OF, SUFFIXES, Listing, class_folders, few, images_below, printable
 from common.errors import ConfigError, command, fail
 from common.predict import RUNS, classify, leave, loading
 from common.run_folder import RunFolder, find_classifier
+from common.stopping import leave_output
 from common.words import count
 
 if TYPE_CHECKING:  # `--help` does without
@@ -56,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         unreadable = evaluate(folder, class_of, arguments)
     except ConfigError as error:
         fail(str(error))
+    except BrokenPipeError:
+        leave_output()
+        fail("nobody reads the output any more, as behind `| head`", 1)
     except OSError as error:
         fail(f"{error.filename or arguments.csv}: {error.strerror}", 1)
     for note in notes:
@@ -73,19 +77,24 @@ def labelled(root: Path, class_names: Sequence[str]) -> tuple[dict[Path, int], l
     listing = Listing(str(root))
     folders = class_folders(listing, listing.root)
     if unknown := [name for name in folders if name not in class_names]:
-        remedy = f"name one of them, as {root / unknown[0]}" if unknown[0].lower() in SPLIT_OF else few(class_names, 20)
+        split = next((name for name in unknown if name.lower() in SPLIT_OF), None)
+        remedy = f"one of them alone, as {root / split}" if split else few(class_names, 20)
         raise ConfigError(
             f"{printable(str(root))} has folders that are no class of the run: {few(unknown)}; allowed: {remedy}"
         )
-    found = {
-        Path(path): place
-        for place, name in enumerate(class_names)
-        if name in folders
-        for path in images_below(listing, folders[name], (listing.root,))
-    }
+    found: dict[Path, int] = {}
+    above = [listing.root]
+    for place, name in enumerate(class_names):
+        if name in folders:
+            found |= dict.fromkeys(map(Path, images_below(listing, folders[name], above)), place)
+            above.append(folders[name])  # a link to it would count its images again
+    notes = [f"{root}: {note}" for note in listing.notes()]
     if not found:
-        raise ConfigError(f"{printable(str(root))} has no images in class folders; allowed: a folder for each class")
-    return found, [f"{root}: {note}" for note in listing.notes()]
+        allowed = f"a folder for each class, with images ({', '.join(sorted(SUFFIXES))})"
+        raise ConfigError(
+            "; ".join([f"{printable(str(root))} has no images in class folders", *notes, f"allowed: {allowed}"])
+        )
+    return found, notes
 
 
 def evaluate(folder: Path, class_of: Mapping[Path, int], arguments: argparse.Namespace) -> dict[Path, str]:
@@ -98,9 +107,11 @@ def evaluate(folder: Path, class_of: Mapping[Path, int], arguments: argparse.Nam
     classifier = trained.load(folder, arguments.phase)
     found, unreadable = classify(classifier, list(class_of))
     if not found:
-        raise ConfigError(f"none of the {count(len(class_of), 'image')} can be read")
+        return unreadable
     labels, probabilities = np.array([class_of[path] for path in found]), np.stack(list(found.values()))
     scores = metrics.evaluate(labels, probabilities, classifier.class_names)
+    there = [own for own in scores["per_class"] if own["support"]]
+    scores |= {f"macro_{name}": statistics.fmean(own[name] for own in there) for name in ("precision", "recall", "f1")}
     if arguments.csv:
         write(arguments.csv, list(found), labels, probabilities, classifier.class_names)
     if arguments.json:
@@ -123,8 +134,8 @@ def show(scores: Mapping, class_names: Sequence[str]) -> None:
     """Print a line on all images and a table by class."""
     low, high = interval(scores)
     there = [(place, own) for place, own in enumerate(scores["per_class"]) if own["support"]]
-    macro = statistics.fmean(own["f1"] for _, own in there)
-    said = f"accuracy {scores['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}), macro F1 {macro:.4f}"
+    said = f"accuracy {scores['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})"
+    said += f", macro F1 {scores['macro_f1']:.4f}"
     print(f"{count(scores['n'], 'image')} of {len(there)} {'class' if len(there) == 1 else 'classes'}: {said}\n")
     numbers = (Column(head, justify="right") for head in ("images", "precision", "recall", "F1"))
     table = Table("class", *numbers, "most often taken for", box=None)
@@ -135,7 +146,7 @@ def show(scores: Mapping, class_names: Sequence[str]) -> None:
         )
     Console(markup=False, highlight=False).print(table)
     if missing := [own["class"] for own in scores["per_class"] if not own["support"]]:
-        print(f"\nclasses without an image, left out above: {few(missing)}")
+        print(f"\nclasses without an image that can be read, left out above: {few(missing)}")
 
 
 def mistaken(row: Sequence[int], place: int, class_names: Sequence[str]) -> str:

@@ -61,8 +61,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         check(arguments.to)
         folder = find_classifier(arguments.run, RUNS)
+        if arguments.private and not arguments.publish:
+            raise ConfigError("--private is for a repository; allowed: with --publish OWNER/NAME")
         out = arguments.out or folder / "export" / arguments.to
-        check_folder(out, arguments.to)
+        if arguments.out:
+            check_folder(out, arguments.to)
         export(folder, arguments.to, out, arguments.phase)
         if arguments.publish:
             publish(out, arguments.publish, arguments.private)
@@ -89,8 +92,11 @@ def check_folder(out: Path, kind: str) -> None:
     """
     model = TARGETS[kind][0]
     there = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if others := sorted(there - {model, LABELS, CARD} if model in there else there):
-        raise ConfigError(f"--out {out} holds other files: {few(others)}; allowed: a new folder, or an earlier export")
+    ours = {model, LABELS, CARD} if {model, LABELS} <= there else {model, LABELS} if model in there else set()
+    if others := sorted(there - ours):
+        raise ConfigError(
+            f"--out {out} holds other files: {few(others)}; allowed: a new folder, or an earlier export --to {kind}"
+        )
 
 
 def export(folder: Path, kind: str, out: Path, phase: str | None = None) -> None:
@@ -104,6 +110,9 @@ def export(folder: Path, kind: str, out: Path, phase: str | None = None) -> None
     out.mkdir(parents=True, exist_ok=True)
     path = out / TARGETS[kind][0]
     model = with_probabilities(classifier.model)
+    if kind == "keras" and (own := [layer.name for layer in layers(model) if not is_stock(layer)]):
+        others = ", ".join(to for to in TARGETS if to != kind)
+        raise ConfigError(f"layers of the task's own ({few(own)}) need its code; allowed: --to {others}")
     model(np.zeros((1, *model.input_shape[1:]), "uint8"))  # Keras exports no model that was never called
     if kind == "keras":
         model.save(path)
@@ -145,6 +154,16 @@ def with_probabilities(model: "keras.Model") -> "keras.Model":
     # Said here for good: exporters call a network without it, and batch norm would use the batch's statistics.
     scores = keras.Model(plain.inputs[0], plain.outputs[0])(image, training=False)
     return keras.Model(image, keras.layers.Softmax(dtype="float32", name="probabilities")(scores))
+
+
+def layers(model: "keras.Model") -> list["keras.layers.Layer"]:
+    """All layers of a network, those of networks within it too."""
+    return [own for layer in model.layers for own in (layers(layer) if hasattr(layer, "layers") else [layer])]
+
+
+def is_stock(layer: "keras.layers.Layer") -> bool:
+    """Whether a layer is Keras' own."""
+    return type(layer).__module__.partition(".")[0] == "keras"
 
 
 def in_stock_layers(config: Any) -> Any:

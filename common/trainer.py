@@ -44,7 +44,7 @@ class Trainer:
         configure: sets what else a phase changes in the model.
         rate_factor: of a variable, the factor between its learning rate and the phase's.
         cut: which part of the model a phase trains on what the rest, which is frozen, makes of the images.
-        transform: changes training batches on the host.
+        transform: changes training batches on the host, so nothing is computed of the images once, whatever `cut` says.
         callbacks: makes further callbacks of Keras for a phase, given this trainer.
     """
 
@@ -109,9 +109,7 @@ class Trainer:
         phase = ahead[0]
         works = survey(self.model, ahead, self.prepare) if forecast else {}
         self.prepare(phase)
-        part = self.cut(phase) if progress.epoch < phase.epochs else None
-        if part and self.transform:
-            raise ValueError(f"phase {phase.name}: a transform changes images, so nothing can be computed of them once")
+        part = self.cut(phase) if progress.epoch < phase.epochs and not self.transform else None
         foretold = Forecast(run.config, ahead, works, progress.epoch, self.data, part) if works else None
         fitted = part.upper if part else self.model
         config = run.config

@@ -52,7 +52,9 @@ def line(one: Compared) -> str:
 def claims_list(claims: Sequence[Judged]) -> str:
     """The source's claims, one line each, after how many of each kind there are."""
     head = f"**Claims of the source that have no number ({counted(claims)}).** "
-    head += "Each is judged by its own 95 % interval, without Holm's correction."
+    head += (
+        "Judged by 95 % intervals; Holm's correction is for the parts of a claim, not for how many claims there are."
+    )
     return "\n".join([head, "", *(f"- {of_claim(one)}" for one in claims)])
 
 

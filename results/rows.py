@@ -188,7 +188,9 @@ def row_of(compared: Compared) -> Row:
     digits = metric.decimals([abs(value) for value in found.each])
     mean, deviation, n = mean_and_deviation(found.each, replace(metric, digits=digits))
     told = [f"95 % interval {found.low:z.{digits}f} to {found.high:z.{digits}f}, over {found.chance}, paired by seed"]
-    told += [f"p = {compared.p:.2g} among {compared.among} differences (Holm)"]
+    looks = looks_at(compared.one.records + compared.other.records)
+    shared = f", {looks} looks share the error" if looks > 1 else ""
+    told += [f"p = {compared.p:.2g} among {compared.among} differences (Holm){shared}"]
     return Row(
         compared.one.preset,
         compared.label,

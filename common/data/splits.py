@@ -214,7 +214,7 @@ def firsts(split: Split) -> np.ndarray:
 def without_copies(split: Split, *others: Split) -> np.ndarray:
     """Indices of the images whose pixels, or whose file's content, none of the other splits has: int64 (m,)."""
     every = np.arange(len(split))
-    if split.in_files:  # which are read only if they could be copies: those of a size that both sides have
+    if split.in_files and others:  # which are read only if they could be copies: those of a size that both sides have
         sizes = [sizes_of(each) for each in (split, *others)]
         shared = np.intersect1d(sizes[0], np.concatenate(sizes[1:]))
         alike = [np.flatnonzero(np.isin(own, shared)) for own in sizes]

@@ -200,7 +200,7 @@ def experiment(config: PhasedConfig, run: runs.Run) -> None:
 
 def host_transform(config: PhasedConfig) -> "Transform | None":
     """Augmentation in tf.data, if it is done there."""
-    if config.augment_on == "device":
+    if config.augment_on == "device" or config.augmentation == "none":
         return None
     from common.augment.host import host_augment
 

@@ -93,7 +93,7 @@ def best_of_eight(runs: Runs) -> Finding:
 def more_accurate(one: Runs, other: Runs) -> Finding:
     """Whether the validation accuracy of one setting is above the other's; one whose runs all diverged has none."""
     if one and other and bool(one.completed) != bool(other.completed):
-        return Finding("holds" if one.completed else "fails", "diverged")
+        return Finding("holds" if one.completed else "fails", "diverged", 0.0)
     return compared(Side(tuple(one.completed), VALIDATION), Side(tuple(other.completed), VALIDATION))
 
 

@@ -80,11 +80,14 @@ def test_of_several_settings_each_is_named_by_what_it_does_not_share():
     def accuracy(record):
         return record["metrics"]["test"]["accuracy"]
 
+    without = runs(*there.groups[:2], *(replace(own, setting=f"kind={own.config['kind']}") for own in there.groups[2:]))
+    assert greater(PAIR)(without).told.startswith("net small, size 32: +15 points")
+    assert "; as the preset: +75 points" in greater(PAIR)(without).told
     of = {"kind": "a", "net": ..., "size": 32}
     assert positive(accuracy, of)(there).told.startswith("net small: +0.55 (")
     assert "; net big: +0.85 (" in positive(accuracy, of)(there).told
     assert more(PAIR, accuracy)(there).told.startswith("net small: +0.15 (")
-    assert alike(PAIR, margin=1)(there).told == greater(PAIR)(there).told
+    assert alike(PAIR, margin=1000)(there).told == greater(PAIR)(there).told
 
 
 def test_what_was_not_run_is_not_tested():
@@ -100,6 +103,8 @@ def test_two_sides_are_alike_if_the_interval_lies_within_the_margin():
         found = alike(PAIR, margin=5)(both(ours, (0.51, 0.52, 0.51)))
         assert found.word == word, ours
         assert "; n = 3)" in found.told
+        gaps = 100 * (np.array(ours) - (0.51, 0.52, 0.51))
+        assert found.p == pytest.approx(stats.ttest_1samp(gaps, np.copysign(5, gaps.mean())).pvalue)
     assert alike(PAIR, margin=5)(both((0.5,), (0.5,))).word == "undecided"
     assert alike(PAIR, margin=5)(runs()) == NOT_TESTED
 
@@ -111,10 +116,10 @@ def test_a_side_that_diverged_is_left_out():
 
 
 def test_a_tally_counts_what_holds_and_tells_the_rest():
-    holds, fails = Finding("holds", "+1"), Finding("fails", "-1")
+    holds, fails = Finding("holds", "+1"), Finding("fails", "-1", 0.001)
     assert tally({"a": holds, "b": holds}) == Finding("holds", "2 of 2 hold")
     assert tally({"a": holds, "b": fails, "c": NOT_TESTED}) == Finding(
-        "fails", "1 of 3 hold; b: fails, -1; c: not tested"
+        "fails", "1 of 3 hold; b: fails, -1; c: not tested", 0.002
     )
     assert tally({"a": NOT_TESTED}) == tally({}) == NOT_TESTED
 
@@ -125,8 +130,15 @@ def test_one_part_of_many_fails_only_after_holms_correction():
     assert combined([fails, holds]).p == pytest.approx(0.04)
     assert combined([fails, holds, holds]).word == "undecided"
     assert combined([replace(fails, p=0.001), *[holds] * 20]).word == "fails"
-    assert combined([Finding("fails", "true of 0 of 3 runs"), *[holds] * 20]).word == "fails"
+    assert combined([Finding("fails", "true of 0 of 3 runs", 0.0), *[holds] * 20]).word == "fails"
     assert combined([holds, holds]).word == "holds"
+    assert combined([fails, *[NOT_TESTED] * 20]).word == "fails"
+    undecided = combined([fails, holds, holds])
+    assert undecided.told == "-1; +1; +1; no part fails after Holm's correction"
+    named = every(
+        *(about(name, lambda runs, one=one: one) for name, one in zip("abc", (fails, holds, holds), strict=True))
+    )
+    assert (named(runs()).word, named(runs()).p) == (undecided.word, undecided.p)
 
 
 def test_a_number_is_above_zero():
@@ -175,7 +187,7 @@ def test_of_runs_that_agree_in_what_a_statement_is_about_one_counts():
     ],
 )
 def test_all_of_several_statements(words, told):
-    assert every(*(lambda runs, word=word: Finding(word) for word in words))(runs()).word == told
+    assert every(*(lambda runs, word=word: Finding(word, p=0.001) for word in words))(runs()).word == told
 
 
 def test_accuracy_rises_from_phase_to_phase():

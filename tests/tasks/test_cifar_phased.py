@@ -196,6 +196,22 @@ def test_the_steps_of_an_image_are_those_that_the_network_sees(recipe):
     assert np.allclose(augmented, resized) == (recipe == "none")
 
 
+def test_no_augmentation_on_the_host_is_none(tmp_path, tiny_backbone, capsys):
+    flags = [
+        *SHORT,
+        "--backbone",
+        tiny_backbone,
+        "--augment-on",
+        "host",
+        "--phases.0.epochs",
+        "2",
+        "--limit-train",
+        "100",
+    ]
+    assert in_process.call(load_task("cifar_phased"), *flags, "--out", str(tmp_path)) == 0
+    assert "phase head: the frozen layers' activations take" in capsys.readouterr().out
+
+
 def test_augmentation_after_the_resize(tmp_path, tiny_backbone):
     flags = [
         *SHORT,

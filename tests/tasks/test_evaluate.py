@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -52,6 +54,9 @@ def test_the_scores_are_scikit_learns(run, labelled, capsys):
     labels, probabilities = expected(run)
     guesses = probabilities.argmax(axis=1)
     assert found["n"] == 40
+    present = precision_recall_fscore_support(labels, guesses, labels=range(5), zero_division=0)
+    macro = [found[f"macro_{name}"] for name in ("precision", "recall", "f1")]
+    assert macro == pytest.approx([np.mean(scores) for scores in present[:3]])
     assert found["accuracy"] == pytest.approx(accuracy_score(labels, guesses))
     right = int((labels == guesses).sum())
     assert found["accuracy_interval"] == pytest.approx(stats.binomtest(right, 40).proportion_ci(method="wilson"))
@@ -77,7 +82,7 @@ def test_the_table_leaves_out_classes_without_an_image_and_says_so(run, labelled
         assert (int(images), recall) == (len(own), f"{np.mean(own == label):.1%}")
         wrong = np.bincount(own[own != label], minlength=10)
         assert taken_for == ([str(wrong.argmax()), f"({wrong.max()})"] if wrong.any() else [])
-    assert rows[-1] == "classes without an image, left out above: 5, 6, 7 and 2 more"
+    assert rows[-1] == "classes without an image that can be read, left out above: 5, 6, 7 and 2 more"
 
 
 def test_every_image_is_a_row_of_the_csv(run, labelled, tmp_path):
@@ -102,15 +107,50 @@ def test_what_cannot_be_read_or_is_no_image_is_told(run, labelled, capsys):
     assert "not used, not in a class folder: 1 (notes.txt)" in printed.err
 
 
+def test_if_no_image_can_be_read_each_is_named(run, tmp_path, capsys):
+    (tmp_path / "bad" / "0").mkdir(parents=True)
+    (tmp_path / "bad" / "0" / "a.png").write_bytes(b"no image")
+    assert call(run, tmp_path / "bad") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"not read, left out: {tmp_path / 'bad' / '0' / 'a.png'}: cannot be decoded\n"
+
+
+def test_a_link_to_a_class_does_not_count_its_images_twice(run, labelled, capsys):
+    (labelled / "7").symlink_to(labelled / "0")
+    assert call(run, labelled, "--json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["n"] == 40
+    assert "a link to a folder that is read already: 1 (7)" in printed.err
+
+
+def test_output_that_nobody_reads_is_one_line(run, labelled):
+    command = f"{sys.executable} -m common.evaluate {run} {labelled} --json | head -c 1"
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) in ((1, "{"), (0, "{"))  # 0 if all was written before `head` ended
+    assert done.stderr in ("", "error: nobody reads the output any more, as behind `| head`\n")
+
+
 def test_mistakes_are_one_line(run, labelled, tmp_path, capsys):
+    (tmp_path / "phone" / "3").mkdir(parents=True)
+    (tmp_path / "phone" / "3" / "a.heic").write_bytes(b"")
+    (tmp_path / "beside" / "extra").mkdir(parents=True)
+    (tmp_path / "beside" / "test").mkdir(parents=True)
     (tmp_path / "empty" / "3").mkdir(parents=True)
     (tmp_path / "splits" / "test" / "3").mkdir(parents=True)
     (tmp_path / "other" / "cat").mkdir(parents=True)
     for arguments, said in (
         ([run, tmp_path / "none"], "none is no folder; allowed: a folder with a folder for each class"),
-        ([run, tmp_path / "empty"], "empty has no images in class folders; allowed: a folder for each class"),
+        (
+            [run, tmp_path / "empty"],
+            "empty has no images in class folders; allowed: a folder for each class, with images (.bmp, ",
+        ),
         ([run, labelled / "3"], "3 has no images in class folders"),
-        ([run, tmp_path / "splits"], f"allowed: name one of them, as {tmp_path}/splits/test"),
+        ([run, tmp_path / "splits"], f"allowed: one of them alone, as {tmp_path}/splits/test"),
+        ([run, tmp_path / "beside"], f"allowed: one of them alone, as {tmp_path}/beside/test"),
+        ([run, tmp_path / "phone"], "of a format that is not read, to be converted to JPEG: 1 (3/a.heic); allowed: "),
         ([run, tmp_path / "other"], "no class of the run: cat; allowed: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"),
         ([run, labelled, "--phase", "tail"], "has no phase 'tail'; allowed: head, last_block, full"),
         ([run, labelled, "--csv", tmp_path / "none" / "a.csv"], "there is no folder"),

@@ -282,9 +282,12 @@ def test_a_folder_with_other_files_is_refused_and_an_earlier_export_is_not(one_r
         with pytest.raises(SystemExit) as stop:
             export.main([str(one_run), "--to", "keras", "--out", str(out)])
         assert stop.value.code == 2
-        said = f"error: --out {out} holds other files: {name}; allowed: a new folder, or an earlier export\n"
+        said = f"error: --out {out} holds other files: {name}; allowed: a new folder, or an earlier export --to keras\n"
         assert capsys.readouterr().err == said
         assert (out / name).read_text() == "of mine"
+    (tmp_path / "README.md" / "model.keras").write_text("of mine too")
+    with pytest.raises(SystemExit):
+        export.main([str(one_run), "--to", "keras", "--out", str(tmp_path / "README.md")])
     for _ in range(2):
         export.main([str(one_run), "--to", "keras", "--out", str(tmp_path / "new")])
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"model.keras", "labels.txt", "README.md"}
@@ -294,6 +297,7 @@ def test_mistakes_are_one_line(one_run, tmp_path, capsys, monkeypatch):
     for arguments, said in (
         ([str(one_run), "--to", "onyx"], "invalid choice: 'onyx'"),
         (["nothing", "--to", "keras"], "run 'nothing': no such run"),
+        ([str(one_run), "--to", "keras", "--private"], "--private is for a repository; allowed: with --publish"),
         ([str(one_run), "--to", "keras", "--phase", "x"], "has no phase 'x'; allowed: train"),
     ):
         with pytest.raises(SystemExit) as stop:

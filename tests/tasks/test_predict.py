@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from common import predict, trained
+from common import export, predict, trained
+from common.errors import ConfigError
 from common.run_folder import find_run
 from slurm.plan import load_task
 
@@ -73,6 +74,8 @@ def test_a_task_of_ones_own_may_have_layers_of_its_own(run, photos, tmp_path, ca
     del keras.saving.get_custom_objects()["mine>Twice"]
     assert call(tmp_path / "run", photos, "--json") == 0
     doubled = json.loads(capsys.readouterr().out)
+    with pytest.raises(ConfigError, match=r"layers of the task's own \(twice\w*\) need its code; allowed: --to "):
+        export.export(tmp_path / "run", "keras", tmp_path / "out")
     assert call(run, photos, "--json") == 0
     for one, other in zip(doubled, json.loads(capsys.readouterr().out), strict=True):
         (first, second), (best, next_best) = (list(each["classes"].values())[:2] for each in (one, other))
