@@ -5,8 +5,12 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
+
+from common.stopping import leave_output
 
 
 class ConfigError(ValueError):
@@ -33,6 +37,24 @@ def fail(message: str, code: int = 2) -> NoReturn:
     """End the process with one line on stderr."""
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     raise SystemExit(code)
+
+
+@contextmanager
+def in_one_line(written: Path | None = None) -> Iterator[None]:
+    """Turn the faults of a command into one line and an exit code: 2 for bad input; 1 for files and for closed output.
+
+    `written` is the file that the command writes, for a fault that names none.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        fail(str(error))
+    except BrokenPipeError:
+        leave_output()
+        fail("nobody reads the output any more, as behind `| head`", 1)
+    except OSError as error:
+        place = error.filename or written
+        fail(f"{place}: {error.strerror}" if place and error.strerror else str(error), 1)
 
 
 def command(main: Callable[[], None]) -> None:

@@ -23,10 +23,9 @@ from rich.table import Column, Table
 
 from common.command_line import Parser
 from common.data.listing import SPLIT_OF, SUFFIXES, Listing, class_folders, few, images_below, printable
-from common.errors import ConfigError, command, fail
-from common.predict import RUNS, classify, leave, loading
+from common.errors import ConfigError, command, in_one_line
+from common.predict import RUNS, check_csv, classify, leave, loading
 from common.run_folder import RunFolder, find_classifier
-from common.stopping import leave_output
 from common.words import count
 
 if TYPE_CHECKING:  # `--help` does without
@@ -49,19 +48,11 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     arguments = parser().parse_args(argv)
-    try:
-        if arguments.csv and not arguments.csv.absolute().parent.is_dir():
-            raise ConfigError(f"--csv {arguments.csv}: there is no folder {arguments.csv.parent}")
+    with in_one_line(arguments.csv):
+        check_csv(arguments.csv)
         folder = find_classifier(arguments.run, RUNS)
         class_of, notes = labelled(arguments.images, RunFolder(folder).class_names())
         unreadable = evaluate(folder, class_of, arguments)
-    except ConfigError as error:
-        fail(str(error))
-    except BrokenPipeError:
-        leave_output()
-        fail("nobody reads the output any more, as behind `| head`", 1)
-    except OSError as error:
-        fail(f"{error.filename or arguments.csv}: {error.strerror}", 1)
     for note in notes:
         print(note, file=sys.stderr)
     leave(unreadable)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.command_line import Parser
-from common.errors import ConfigError, choice, command, fail
+from common.errors import ConfigError, choice, command, in_one_line
 from common.predict import RUNS, leave, listed, loading, read
 from common.run_folder import find_classifier
 
@@ -46,16 +46,12 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     arguments = parser().parse_args(argv)
-    try:
+    with in_one_line():
         folder = find_classifier(arguments.run, RUNS)
         paths, notes = listed(arguments.paths)
         if len(paths) > MOST:
             raise ConfigError(f"{len(paths)} images are too many for a figure; allowed: {MOST}")
         unreadable = explain(folder, paths, arguments)
-    except ConfigError as error:
-        fail(str(error))
-    except OSError as error:
-        fail(str(error), 1)
     for note in notes:
         print(note, file=sys.stderr)
     leave(unreadable)

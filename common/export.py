@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.command_line import Parser
 from common.data.listing import few
-from common.errors import ConfigError, command, fail
+from common.errors import ConfigError, command, in_one_line
 from common.predict import RUNS, loading
 from common.run_folder import find_classifier
 
@@ -58,7 +58,7 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     arguments = parser().parse_args(argv)
-    try:
+    with in_one_line():
         check(arguments.to)
         folder = find_classifier(arguments.run, RUNS)
         if arguments.private and not arguments.publish:
@@ -69,10 +69,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         export(folder, arguments.to, out, arguments.phase)
         if arguments.publish:
             publish(out, arguments.publish, arguments.private)
-    except ConfigError as error:
-        fail(str(error))
-    except OSError as error:
-        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
     print(f"{out / TARGETS[arguments.to][0]}")
 
 

@@ -26,9 +26,8 @@ from rich.table import Column, Table
 from common.command_line import Parser
 from common.config import REPOSITORY
 from common.data.listing import SUFFIXES, Listing, images_below, printable
-from common.errors import ConfigError, command, fail
+from common.errors import ConfigError, command, in_one_line
 from common.run_folder import find_classifier
-from common.stopping import leave_output
 from common.words import count
 
 if TYPE_CHECKING:  # `--help` does without
@@ -61,26 +60,24 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     arguments = parser().parse_args(argv)
-    try:
+    with in_one_line(arguments.csv):
         for name in ("top", "batch_size"):
             value = getattr(arguments, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; allowed: 1 and above")
-        if arguments.csv and not arguments.csv.absolute().parent.is_dir():
-            raise ConfigError(f"--csv {arguments.csv}: there is no folder {arguments.csv.parent}")
+        check_csv(arguments.csv)
         folder = find_classifier(arguments.run, RUNS)
         paths, notes = listed(arguments.paths)
         unreadable = predict(folder, paths, arguments)
-    except ConfigError as error:
-        fail(str(error))
-    except BrokenPipeError:
-        leave_output()
-        fail("nobody reads the output any more, as behind `| head`", 1)
-    except OSError as error:
-        fail(f"{error.filename or arguments.csv}: {error.strerror}", 1)
     for note in notes:
         print(note, file=sys.stderr)
     leave(unreadable)
+
+
+def check_csv(path: Path | None) -> None:
+    """Raise ConfigError for a file in a folder that is not there, before anything is computed."""
+    if path and not path.absolute().parent.is_dir():
+        raise ConfigError(f"--csv {path}: there is no folder {path.parent}")
 
 
 def leave(unreadable: Mapping[Path, str]) -> NoReturn:

@@ -6,8 +6,10 @@ from pathlib import Path
 import made_groups
 import pytest
 import yaml
+from scipy import stats
 
 from common.command_line import parse_strictly
+from common.comparison import Side
 from common.plots import across
 from common.published import read_references
 from common.seeds import parse_seeds
@@ -80,6 +82,15 @@ def test_the_loss_falls_no_more_if_no_larger_size_is_lower_by_the_margin():
     unsure = labelled("autoencoder", about(0.0014, 5e-5), k=700)
     assert judged("and no more", *of_sizes({300: 0.0015, 400: 0.0015}), unsure).word == "undecided"
     assert judged("and no more", *of_sizes({300: 0.0015})).word == "not tested"
+
+
+@pytest.mark.parametrize("losses", [(0.0016, 0.0017, 0.00175), (0.0014, 0.0016, 0.0015)])
+def test_the_p_value_of_a_loss_that_is_not_above_is_against_the_margin(losses):
+    others = (0.0014, 0.0015, 0.0014)
+    one, other = (Side(labelled("autoencoder", own, k=1).records, report.TEST) for own in (losses, others))
+    found = report.not_above(one, other, 1e-4)
+    gaps = [ours - theirs for ours, theirs in zip(losses, others, strict=True)]
+    assert found.p == pytest.approx(stats.ttest_1samp(gaps, 1e-4).pvalue, rel=1e-6)
 
 
 @pytest.mark.parametrize(("count", "word"), [(331, "holds"), (260, "holds"), (240, "fails"), (360, "fails")])

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from common.comparison import Side
 from tasks.permuted_cnn import report
 
 
@@ -41,6 +42,15 @@ def test_accuracy_drops_a_lot_if_errors_at_least_double(permuted, word):
     ratios = (100 - np.array(permuted)) / (100 - np.array([90, 91, 90.5]))
     low, high = stats.ttest_1samp(ratios, 0).confidence_interval(0.95)
     assert f"{ratios.mean():.2f} times as many ({low:.2f} to {high:.2f}; n = 3)" in found.told
+
+
+def test_the_p_value_of_the_errors_is_against_twice_as_many():
+    plain, permuted = (
+        Side(made_groups.group("p", "", *accurate(*own)).records) for own in ((90, 91, 90.5), (86, 87, 86))
+    )
+    ratios = (100 - np.array([86, 87, 86])) / (100 - np.array([90, 91, 90.5]))
+    found = report.times_the_errors(permuted, plain)
+    assert found.p == pytest.approx(stats.ttest_1samp(ratios, 2).pvalue, rel=1e-6)
 
 
 def test_the_claim_is_about_the_network_of_the_source_alone():
