@@ -160,8 +160,11 @@ def within(key: str, names: Sequence[str]) -> bool:
 def differing(one: Group, other: Group) -> set[str]:
     """Config fields in which two groups differ, and what else their labels say of one alone: protocol, code, images.
 
-    A field that one of them lacks, as its code was older, does not count.
+    A field that one of them lacks, as its code was older, counts within a preset if the other's label names it.
     """
     fields = {key for key in one.config.keys() & other.config.keys() if one.config[key] != other.config[key]}
     marks = dict(one.marks().items() ^ other.marks().items())
+    if one.preset == other.preset:
+        fields |= (one.parts.keys() & one.config.keys()) - other.config.keys()
+        fields |= (other.parts.keys() & other.config.keys()) - one.config.keys()
     return fields | marks.keys()

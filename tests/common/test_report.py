@@ -136,6 +136,11 @@ def test_a_field_that_one_record_lacks_does_not_part_a_pair():
     assert titles(BLOCKS, old, new) == [": block=1 minus block=None"]
 
 
+def test_a_field_that_one_record_lacks_parts_a_pair_if_it_is_not_as_the_preset_of_the_other_has_it():
+    old, new = group("p", "block=1", RUN, block=1), group("p", "block=None added=3", RUN, block=None, added=3)
+    assert titles(BLOCKS, old, new) == titles(Pair(BLOCKS.other, BLOCKS.one), old, new) == []
+
+
 def test_the_seed_does_not_part_a_pair():
     other = group("p", "block=None", RUN, RUN, RUN, block=None)  # whose last seed is 2
     assert len(BLOCKS.matches(runs(made(block=1), other))) == 1
