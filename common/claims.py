@@ -144,6 +144,16 @@ def alike(pair: Matching, margin: float, metric: str = TEST_ACCURACY.name) -> Ju
     return judge
 
 
+def at_source_size(fields: Fields, judge: Judge) -> Judge:
+    """Runs of these fields, the source's own size, decide alone if they can; else all runs that the judge looks at."""
+
+    def judged(runs: Runs) -> Finding:
+        found = judge(runs.where(fields))
+        return found if found.word in ("holds", "fails") else judge(runs)
+
+    return judged
+
+
 def about(name: str, judge: Judge) -> Judge:
     """A judge whose finding says what it is about, beside others of one claim."""
 

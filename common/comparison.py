@@ -1,8 +1,9 @@
 """Two sides compared seed by seed: the difference of a metric, its 95 % interval and its p-value.
 
 There are two kinds of chance: the seed of a training, and which images a test set happens to hold. If both sides saw
-the same test images, the interval has both. Its reach is the root of the two squared reaches, Student's t each (Zou and
-Donner 2008, doi:10.1002/sim.3095). Chance that belongs to one image and one seed counts twice: it is a little wide.
+the same test images, and records say which were right, the interval of an accuracy has both. Its reach is the root of
+the two squared reaches, Student's t each (Zou and Donner 2008, doi:10.1002/sim.3095). Chance that belongs to one image
+and one seed counts twice: it is a little wide.
 """
 
 import math

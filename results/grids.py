@@ -209,7 +209,9 @@ def significant(value: float, digits: int = 3) -> int:
 
 
 def in_bold(rows: Sequence[tuple[str, list[Cell]]], column: int) -> list[tuple[str, list[Cell]]]:
-    """The same rows with the best cell of one column marked."""
+    """The same rows with the best cell of one column marked, unless they followed different protocols."""
+    if len({cells[column].older for _, cells in rows if cells[column].n}) > 1:
+        return list(rows)
     best = max(cells[column].merit for _, cells in rows)
     return [
         (name, [replace(c, bold=i == column and c.merit == best > -math.inf) for i, c in enumerate(cells)])

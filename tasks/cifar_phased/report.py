@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from common.claims import Claim, Judge, about, alike, always, every, greater, more, positive, rising
+from common.claims import Claim, Judge, about, alike, always, at_source_size, every, greater, more, positive, rising
 from common.measured import TEST_ACCURACY
 from common.plots import across
 from common.plots.base import LEGEND_BELOW, empty_figure, save_figure
@@ -239,7 +239,7 @@ FOOD = ("mushroom", "orange", "pear", "sweet_pepper")
 
 def of_recipe(judge: Judge) -> Judge:
     """Judged by runs of the three phases alone, from weights that are not random."""
-    return lambda runs: judge(recipe(runs))
+    return lambda runs: at_source_size({"preset": "three_phase"}, judge)(recipe(runs))
 
 
 def networks(dataset: str, first: str = "resnet18") -> judges.FromTheSameData:
@@ -299,7 +299,8 @@ def above(one: str, *others: str) -> Judge:
 ANY_SCHEDULE = dict.fromkeys(A_FIFTH, ...)
 BEST_OF_001 = {**SOURCE_001, **WIDE, **ANY_SCHEDULE, "batch_norm": ..., "weights": pretrained}
 MARGIN = 0.5  # points, as in reference.csv, within which an accuracy of 001 counts as reproduced
-EQUAL = "(images of one size, weights from the same data)"
+# Of each network there is one pretraining on these.
+EQUAL = "(images of one size, weights from the same data, of which ResNet-18 had learnt more: 40.0 against 24.3 %)"
 
 
 def of_both_data_sets(make: Callable[[str], Judge]) -> Judge:

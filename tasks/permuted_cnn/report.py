@@ -169,7 +169,11 @@ REPORT = Report(
     tables=TABLES,
     pairs=(
         Pair({**PERMUTED, "block": 1}, {**PERMUTED, "block": None}, words=(moved(1), moved(None))),
-        Pair({**PERMUTED, "network": "cnn"}, {**PERMUTED, "network": "mlp"}, words=("convolutions", "perceptron")),
+        Pair(
+            {**PERMUTED, "network": "cnn"},
+            {**PERMUTED, "network": "mlp"},
+            words=("convolutional network", "perceptron"),
+        ),
         Pair({**PERMUTED, "padding": "same"}, {**PERMUTED, "padding": "valid"}, words=("padded", "not padded")),
     ),
     claims=(
@@ -194,7 +198,7 @@ REPORT = Report(
         )
     ),
     words={
-        "network": {"cnn": "convolutions", "mlp": "perceptron"},
+        "network": {"cnn": "convolutional network", "mlp": "perceptron"},
         "padding": {"same": "padded", "valid": "not padded"},
         "block": moved,
     },

@@ -13,6 +13,7 @@ from common.claims import (
     about,
     alike,
     always,
+    at_source_size,
     combined,
     every,
     greater,
@@ -58,6 +59,24 @@ def test_one_side_is_above_the_other(ours, theirs, word):
         assert f"({low:.3g} to {high:.3g}; n = " in found.told
     lower = greater(PAIR, "test loss")(both(ours, theirs))
     assert lower.word == {"holds": "fails", "fails": "holds"}.get(word, word)
+
+
+@pytest.mark.parametrize(
+    ("at_size", "word"),
+    [
+        ((0.8, 0.81, 0.79), "holds"),
+        ((0.2, 0.21, 0.19), "fails"),
+        ((0.5,), "fails"),  # one seed leaves it open, so the small runs speak too
+        ((), "fails"),
+    ],
+)
+def test_runs_of_the_sources_size_decide_alone_if_they_can(at_size, word):
+    def arm(kind, size, *shares):
+        return group("p", f"kind={kind} size={size}", *accurate(*shares), kind=kind, size=size)
+
+    small = [arm("a", 64, 0.3, 0.31, 0.29), arm("b", 64, 0.6, 0.6, 0.6)]
+    large = [arm("a", 224, *at_size), arm("b", 224, *[0.5] * len(at_size))] if at_size else []
+    assert at_source_size({"size": 224}, greater(PAIR))(runs(*small, *large)).word == word
 
 
 def test_of_several_settings_each_is_named_by_what_it_does_not_share():

@@ -78,6 +78,15 @@ def test_an_older_protocol_stands_in_and_is_marked():
     assert grid.caption.endswith("† measured under an older protocol.")
 
 
+def test_nothing_is_the_best_of_two_protocols():
+    older = [{**record, "protocol": 1} for record in made({"data": "d", "arm": 1}, 0.9).records]
+    old = group("p", "data=d arm=1 protocol=1", *older, data="d", arm=1)
+    (grid,), _ = filled(ARMS, old, made({"data": "d", "arm": 2}, 0.4))
+    assert [cells[1].bold for _, cells in grid.rows] == [False, False]
+    (grid,), _ = filled(ARMS, old)
+    assert [cells[1].bold for _, cells in grid.rows] == [True, False]
+
+
 def test_published_numbers_stand_as_they_are_printed():
     table = Table(
         "T",

@@ -79,7 +79,8 @@ def base(losses, test, running):
         }
         for s in (0, 0.001)
     ]
-    return made_groups.runs(made_groups.group("base", "dataset=cifar10", *own, dataset="cifar10"))
+    fields = {"dataset": "cifar10", "weight_decay": 0.001}
+    return made_groups.runs(made_groups.group("base", "dataset=cifar10 weight_decay=0.001", *own, **fields))
 
 
 @pytest.mark.parametrize(
