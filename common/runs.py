@@ -36,6 +36,7 @@ from common.words import count
 if TYPE_CHECKING:
     import numpy as np  # `--help` does without
 
+REPLACED = ".replaced"  # what --overwrite has set aside
 LOCK_PATIENCE = 120.0  # seconds: a requeued job may begin before the last process of its former start has ended
 
 
@@ -113,7 +114,7 @@ def open_run(config: Config, task: str, setting: str, devices: Devices | None = 
     """Make or reopen the directory of a configuration, and hold it for this process alone.
 
     Raises RunError when another process holds it or it belongs to another configuration, StorageError when it
-    cannot be written.
+    cannot be written. With --overwrite what the directory holds is lost only when the new training has a checkpoint.
     """
     run = Run(config.out / task / config.name(), task, config, devices or Devices())
     with storage(run.folder):
@@ -124,14 +125,19 @@ def open_run(config: Config, task: str, setting: str, devices: Devices | None = 
             hold(lock, run.folder, LOCK_PATIENCE if "SLURM_JOB_ID" in os.environ else 0.0)
             lock.truncate(0)
             print(f"process {os.getpid()} on {socket.gethostname()}", file=lock, flush=True)
+            settle(run.folder)
             if config.overwrite:
-                clear(run.folder)
+                set_aside(run.folder)
             for leftover in run.folder.glob("**/.*.tmp"):
                 leftover.unlink()
             for folder in (run.checkpoints, run.figures):
                 folder.mkdir(exist_ok=True)
-        write_config(run, setting)
-        yield run
+        try:
+            write_config(run, setting)
+            yield run
+        finally:
+            with storage(run.folder):
+                settle(run.folder)
 
 
 def hold(lock: IO, folder: Path, patience: float) -> None:
@@ -167,14 +173,30 @@ def storage(folder: Path) -> Iterator[None]:
         raise files.StorageError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
-def clear(folder: Path) -> None:
-    """Empty a run directory. metrics.json goes first, so that half of it never looks finished."""
-    RunFolder(folder).metrics_file.unlink(missing_ok=True)
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != ".lock":
-            path.unlink()
+def set_aside(folder: Path) -> None:
+    """Move what a run directory holds to a folder in it. metrics.json goes first: half of it never looks finished."""
+    aside = folder / REPLACED
+    aside.mkdir()
+    for path in sorted(contents(folder), key=lambda path: path.name != "metrics.json"):
+        path.rename(aside / path.name)
+
+
+def settle(folder: Path) -> None:
+    """End what `set_aside` began: the old run goes for good if the new one has a checkpoint, else it comes back."""
+    aside = folder / REPLACED
+    if not aside.is_dir():
+        return
+    if not RunFolder(folder).is_finished and not any(RunFolder(folder).checkpoints.glob("*")):
+        for path in contents(folder):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in sorted(aside.iterdir(), key=lambda path: path.name == "metrics.json"):
+            path.rename(folder / path.name)
+    shutil.rmtree(aside)
+
+
+def contents(folder: Path) -> list[Path]:
+    """What a run directory holds, but for its lock and what was set aside."""
+    return [path for path in folder.iterdir() if path.name not in (".lock", REPLACED)]
 
 
 def write_config(run: Run, setting: str) -> None:

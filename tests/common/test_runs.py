@@ -123,6 +123,39 @@ def test_overwrite_loses_nothing_while_something_is_missing(tmp_path):
     assert command(tmp_path, complete, "--overwrite") == 0
 
 
+@pytest.mark.parametrize(
+    "error", [ConfigError("class 'dogs' has no training image"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")]
+)
+def test_overwrite_gives_the_finished_run_back_if_training_has_not_begun(tmp_path, error):
+    def experiment(config, run):
+        (run.figures / "new.png").touch()
+        raise error
+
+    assert command(tmp_path, complete) == 0
+    (folder,) = tmp_path.glob("*/*")
+    (folder / "figures" / "old.png").touch()
+    before = {path: path.stat().st_ino for path in folder.glob("**/*")}
+    assert command(tmp_path, experiment, "--overwrite") in (2, 130, 75)
+    assert {path: path.stat().st_ino for path in folder.glob("**/*")} == before
+
+
+def test_overwrite_that_was_killed_gives_back_or_goes_on(tmp_path):
+    assert command(tmp_path, complete) == 0
+    (folder,) = tmp_path.glob("*/*")
+    before = (folder / "metrics.json").read_bytes()
+    runs.set_aside(folder)  # and here it is killed
+    assert not (folder / "metrics.json").exists()
+    assert command(tmp_path, fail_with(AssertionError("trained again"))) == 0
+    assert (folder / "metrics.json").read_bytes() == before
+    runs.set_aside(folder)
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "step-1.safetensors").touch()
+    assert command(tmp_path, complete) == 0
+    assert {path.name for path in folder.iterdir()} >= {"checkpoints", "config.json", "metrics.json"}
+    assert not (folder / ".replaced").exists()
+    assert (folder / "checkpoints" / "step-1.safetensors").exists()
+
+
 def test_missing_data_leaves_no_run_directory(tmp_path):
     assert command(tmp_path, complete, provide=lambda config: fail_with(ConfigError("no data"))(0, 0)) == 2
     assert not list(tmp_path.iterdir())
