@@ -49,12 +49,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     with in_one_line():
         folder = find_classifier(arguments.run, RUNS)
         paths, notes = listed(arguments.paths)
+        check_out(arguments.out, paths)
         if len(paths) > MOST:
             raise ConfigError(f"{len(paths)} images are too many for a figure; allowed: {MOST}")
         unreadable = explain(folder, paths, arguments)
     for note in notes:
         print(note, file=sys.stderr)
     leave(unreadable)
+
+
+def check_out(path: Path, images: Sequence[Path]) -> None:
+    """Raise ConfigError for what is no PNG, is one of the images, or lies in a folder that is not there."""
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"--out {path}: allowed: a name that ends in .png")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"--out {path}: there is no folder {path.parent}")
+    if path.resolve() in {image.resolve() for image in images}:
+        raise ConfigError(f"--out {path}: this is one of the images to explain; allowed: another name")
 
 
 def explain(folder: Path, paths: Sequence[Path], arguments: argparse.Namespace) -> dict[Path, str]:
@@ -95,8 +106,8 @@ def explained(
     below, head = last_stage(classifier.model)
     if below.output_shape[1:3] == (1, 1):
         raise ConfigError(
-            f"its last stage has one place for images of {classifier.side} pixels, so a map would say nothing; "
-            "larger images have more (--image-size)"
+            "its last stage has one place for all of an image, so a map would say nothing; a network that is trained "
+            "with larger images has more (--image-size)"
         )
     features = below.predict_on_batch(images)
     kernel, bias = (np.asarray(value, np.float64) for value in head.get_weights())

@@ -75,9 +75,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def check_csv(path: Path | None) -> None:
-    """Raise ConfigError for a file in a folder that is not there, before anything is computed."""
+    """Raise ConfigError for an image, or a file in a folder that is not there, before anything is computed."""
     if path and not path.absolute().parent.is_dir():
         raise ConfigError(f"--csv {path}: there is no folder {path.parent}")
+    if path and path.suffix.lower() in SUFFIXES:
+        raise ConfigError(f"--csv {path}: this is the name of an image; allowed: one that ends in .csv")
 
 
 def leave(unreadable: Mapping[Path, str]) -> NoReturn:

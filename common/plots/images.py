@@ -1,6 +1,7 @@
 """Images: as they are, and what becomes of them."""
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -128,10 +129,8 @@ def heat_maps(images: np.ndarray, maps: np.ndarray, titles: Sequence[str], path:
     rows = math.ceil(len(images) / columns)
     figure = empty_figure(max(4, 3.6 * columns), 0.8 + 2.4 * rows)
     places = " × ".join(map(str, maps.shape[1:]))
-    figure.suptitle(
-        f"Grad-CAM: what speaks for the class, in {places} places, smoothed\nnothing (dark) to most (yellow)",
-        fontsize=11,
-    )
+    told = f"Grad-CAM: what speaks for the class, in {places} places, smoothed; nothing (dark) to most (yellow)"
+    figure.suptitle(textwrap.fill(told, 22 * columns + 18), fontsize=11)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, image, own, title in zip(grid, displayable(images), maps, titles, strict=False):
         axes.imshow(image, extent=(0, 1, 0, 1))

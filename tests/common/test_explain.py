@@ -1,5 +1,7 @@
 """Grad-CAM against gradients by finite differences, on small networks; and the command on one of them."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -92,7 +94,7 @@ def test_maps_of_a_backbone_are_of_its_last_stage_and_add_up_to_the_score(name):
 def test_a_map_of_one_place_is_refused():
     inputs = keras.Input((20, 20, 3), dtype="uint8", name="image")
     model = keras.Model(inputs, layers.Dense(4)(networks.build("resnet18", 32).extract(inputs)))
-    with pytest.raises(ConfigError, match="its last stage has one place for images of 20 pixels"):
+    with pytest.raises(ConfigError, match="its last stage has one place for all of an image"):
         explain.explained(Trained(model, ["a", "b", "c", "d"], 2), photos(model))
 
 
@@ -106,6 +108,32 @@ def test_the_colours_of_a_map_begin_at_nothing(tmp_path, monkeypatch):
     drawn = [image for axes in saved[0].axes for image in axes.images if image.get_cmap().name == "plasma"]
     shades = [image.norm(image.get_array()) for image in drawn]
     np.testing.assert_allclose(shades, [np.ones((2, 2)), maps[1] / 0.8, np.zeros((2, 2))])
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 5])
+def test_the_title_fits_into_the_figure(tmp_path, drawn, count):
+    plots.heat_maps(np.zeros((count, 8, 8, 3), np.uint8), np.ones((count, 20, 20)), ["a"] * count, tmp_path / "m.png")
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    title = figure._suptitle.get_window_extent()
+    assert 0 < title.x0 < title.x1 < figure.bbox.width
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("photo.png", "this is one of the images to explain"),
+        ("./photo.png", "this is one of the images to explain"),
+        ("photo.jpg", "allowed: a name that ends in .png"),
+        ("none/maps.png", "there is no folder none"),
+    ],
+)
+def test_no_image_is_written_over(tmp_path, monkeypatch, name, said):
+    monkeypatch.chdir(tmp_path)
+    Path("photo.png").touch()
+    with pytest.raises(ConfigError, match=said):
+        explain.check_out(Path(name), [tmp_path / "photo.png"])
+    explain.check_out(Path("maps.png"), [tmp_path / "photo.png"])
 
 
 def test_a_network_without_such_an_end_is_refused():

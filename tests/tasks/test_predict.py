@@ -225,6 +225,8 @@ def test_a_run_with_a_damaged_file_is_one_line(run, photos, tmp_path, capsys, fi
 def test_a_csv_that_cannot_be_written_is_one_line(run, photos, tmp_path, capsys):
     assert call("nothing", photos, "--csv", tmp_path / "no" / "c.csv") == 2  # before anything is loaded
     assert f"c.csv: there is no folder {tmp_path / 'no'}" in in_process.one_error(capsys)
+    assert call("nothing", photos, "--csv", tmp_path / "photo.JPG") == 2
+    assert "photo.JPG: this is the name of an image; allowed: one that ends in .csv" in in_process.one_error(capsys)
     (tmp_path / "c.csv").mkdir()
     assert call(run, photos, "--csv", tmp_path / "c.csv") == 1
     assert "c.csv: Is a directory" in capsys.readouterr().err
