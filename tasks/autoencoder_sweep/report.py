@@ -262,7 +262,7 @@ def in_numbers(axes: Axes) -> None:
 def sizes(runs: Runs, path: Path) -> None:
     """Draw the autoencoder's test loss by the size of its bottleneck, with that of principal components."""
     by_size = runs.where(MNIST).as_preset("dataset", "k").by("k")
-    if len(by_size) < 2:
+    if len(by_size) < len(SIZES) // 2:  # too few for a curve
         return
     figure, axes = across.one_panel(
         "MNIST: loss by the size of the bottleneck", "Size k of the bottleneck", "Test loss (mean squared error)"

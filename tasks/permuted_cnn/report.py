@@ -94,7 +94,7 @@ def curves(runs: Runs, path: Path) -> None:
         for block in (None, 1)
         if (own := runs.chosen({**NOTMNIST, **fields, "block": block}))
     }
-    if not found:
+    if len(found) < 2:  # one curve compares nothing
         return
     figure = empty_figure(13, 5)
     figure.suptitle("notMNIST: mean of n seeds, band of one standard deviation (none for a single run)")

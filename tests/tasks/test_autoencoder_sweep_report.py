@@ -188,9 +188,12 @@ def test_sizes_are_those_of_the_preset_alone(drawn, tmp_path):
         return made_groups.group("autoencoder", setting, {"metrics": metrics}, dataset="mnist", k=k, **config)
 
     runs = (run(300, 1.0), run(300, 2.0, " code=uncommitted"), run(300, 3.0, " limit_train=9", limit_train=9))
-    report.sizes(made_groups.runs(*runs, run(20, 7.0)), tmp_path / "p.png")
+    others = [run(k, 7.0) for k in (5, 10, 20, 50, 100, 200)]
+    report.sizes(made_groups.runs(*runs, *others[1:]), tmp_path / "p.png")
+    assert drawn == []  # too few sizes for a curve: those of an older protocol are drawn
+    report.sizes(made_groups.runs(*runs, *others), tmp_path / "p.png")
     (line, *_) = drawn[0].axes[0].get_lines()
-    assert line.get_xydata().tolist() == [[20, 7.0], [300, 1.0]]
+    assert line.get_xydata().tolist() == [*([k, 7.0] for k in (5, 10, 20, 50, 100, 200)), [300, 1.0]]
 
 
 def test_transfer_marks_the_test_loss_of_each_case_at_the_reported_epoch(drawn, tmp_path):

@@ -54,7 +54,9 @@ def test_arms_are_drawn_by_class_a_panel_a_network_with_what_is_published(drawn,
         made_groups.group("demo", "dataset=digits", run(*[1.0] * 7), dataset="digits"),
         arm("frozen", run(*[0.1] * 6, 0.8)),
         arm("frozen", run(*[0.2] * 7), weights="none"),
+        arm("one_rate", run(*[0.3] * 7), weights="none"),
         arm("frozen", run(*[0.9] * 7), more="epochs=1", epochs=1),  # a trial
+        arm("frozen", run(*[0.5] * 7), backbone="resnet50"),  # compares nothing
     )
     report.arms(runs, tmp_path / "p.png")
     pretrained, random = drawn[0].axes
