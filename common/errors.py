@@ -33,6 +33,12 @@ def choice(name: str, value: str, allowed: Sequence[str], also: str = "") -> Non
         )
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what a library's error says, without a full stop; of one that says nothing its type."""
+    first, *_ = str(error).strip().splitlines() or [type(error).__name__]
+    return first.rstrip(".")
+
+
 def fail(message: str, code: int = 2) -> NoReturn:
     """End the process with one line on stderr."""
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)

@@ -140,6 +140,8 @@ def last_stage(model: "keras.Model") -> tuple["keras.Model", "keras.layers.Dense
     pool = next((layer for layer in body.layers if isinstance(layer, layers.GlobalAveragePooling2D)), None)
     head = model.layers[-1]
     behind = model.layers[model.layers.index(backbone or pool) + 1 : -1] if pool else []
+    if pool and any(isinstance(layer, layers.Reshape) for layer in body.layers[: body.layers.index(pool)]):
+        raise ConfigError("its network moves pixels, so a map would not be of the image; others have one")
     if not (pool and isinstance(head, layers.Dense) and all(isinstance(layer, layers.Dropout) for layer in behind)):
         raise ConfigError("its network does not end in a mean over the image and one dense layer; others have no map")
     features = keras.Model(body.inputs[0], pool.input)

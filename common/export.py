@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.command_line import Parser
 from common.data.listing import few
-from common.errors import ConfigError, command, in_one_line
+from common.errors import ConfigError, command, first_line, in_one_line
 from common.predict import RUNS, loading
 from common.run_folder import find_classifier
 
@@ -101,12 +101,13 @@ def export(folder: Path, kind: str, out: Path, phase: str | None = None) -> None
     import numpy as np
 
     from common import model_card, trained
+    from common.forecast import leaves
 
     classifier = trained.load(folder, phase)
     out.mkdir(parents=True, exist_ok=True)
     path = out / TARGETS[kind][0]
     model = with_probabilities(classifier.model)
-    if kind == "keras" and (own := [layer.name for layer in layers(model) if not is_stock(layer)]):
+    if kind == "keras" and (own := [layer.name for layer in leaves(model) if not is_stock(layer)]):
         others = ", ".join(to for to in TARGETS if to != kind)
         raise ConfigError(f"layers of the task's own ({few(own)}) need its code; allowed: --to {others}")
     model(np.zeros((1, *model.input_shape[1:]), "uint8"))  # Keras exports no model that was never called
@@ -134,7 +135,7 @@ def publish(folder: Path, repository: str, private: bool = False) -> None:
         hub.create_repo(repository, exist_ok=True, private=private or None)
         told = hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Exported classifier")
     except (HfHubHTTPError, HFValidationError) as error:
-        raise ConfigError(f"--publish {repository}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"--publish {repository}: {first_line(error)}") from error
     except HTTPError as error:
         raise OSError(f"--publish {repository}: the hub cannot be reached: {error}") from error
     print(f"published {told.commit_url}")
@@ -150,11 +151,6 @@ def with_probabilities(model: "keras.Model") -> "keras.Model":
     # Said here for good: exporters call a network without it, and batch norm would use the batch's statistics.
     scores = keras.Model(plain.inputs[0], plain.outputs[0])(image, training=False)
     return keras.Model(image, keras.layers.Softmax(dtype="float32", name="probabilities")(scores))
-
-
-def layers(model: "keras.Model") -> list["keras.layers.Layer"]:
-    """All layers of a network, those of networks within it too."""
-    return [own for layer in model.layers for own in (layers(layer) if hasattr(layer, "layers") else [layer])]
 
 
 def is_stock(layer: "keras.layers.Layer") -> bool:

@@ -1,5 +1,6 @@
 """The model card of an exported classifier: what it is, how well it does, and what it must not be taken for."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,22 +16,25 @@ from common.weights import REPOSITORIES
 
 LICENCES = {"tv_in1k": "BSD-3-Clause", "ra_in1k": "Apache-2.0"}  # of torchvision's and timm's weights
 LOADING = {
-    "model.keras": 'model = keras.saving.load_model("model.keras")\nprobabilities = model.predict(images)',
-    "saved_model": 'model = tf.saved_model.load("saved_model")\nprobabilities = model.serve(images)',
-    "model.onnx": 'session = onnxruntime.InferenceSession("model.onnx")\n'
+    "model.keras": 'import keras\n\nmodel = keras.saving.load_model("model.keras")\n'
+    "probabilities = model.predict(images)",
+    "saved_model": 'import tensorflow as tf\n\nmodel = tf.saved_model.load("saved_model")\n'
+    "probabilities = model.serve(images)",
+    "model.onnx": 'import onnxruntime\n\nsession = onnxruntime.InferenceSession("model.onnx")\n'
     "probabilities = session.run(None, {session.get_inputs()[0].name: images})[0]",
-    "model.tflite": 'interpreter = Interpreter("model.tflite")  # of ai_edge_litert.interpreter\n'
+    "model.tflite": "from ai_edge_litert.interpreter import Interpreter\n\n"
+    'interpreter = Interpreter("model.tflite")\n'
     "(given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()\n"
     'interpreter.resize_tensor_input(given["index"], images.shape)\ninterpreter.allocate_tensors()\n'
     'interpreter.set_tensor(given["index"], images)\ninterpreter.invoke()\n'
     'probabilities = interpreter.get_tensor(made["index"])',
 }
-PREPARING = """    import numpy as np
-    from PIL import Image, ImageOps
+PREPARING = """import numpy as np
+from PIL import Image, ImageOps
 
-    photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("{mode}")
-    photo = ImageOps.fit(photo, ({side}, {side}), Image.Resampling.BILINEAR)
-    images = np.asarray(photo).reshape(1, {side}, {side}, -1)"""
+photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("{mode}")
+photo = ImageOps.fit(photo, ({side}, {side}), Image.Resampling.BILINEAR)
+images = np.asarray(photo).reshape(1, {side}, {side}, -1)"""
 
 
 def text(folder: Path, classifier: Trained, file: str, phase: str | None = None) -> str:
@@ -41,7 +45,7 @@ def text(folder: Path, classifier: Trained, file: str, phase: str | None = None)
     dataset = without_path(config["dataset"])
     setting = about["setting"].replace(config["dataset"], dataset)
     head = {
-        "library_name": "keras",
+        **({"library_name": "keras"} if file == "model.keras" else {}),
         "pipeline_tag": "image-classification",
         "license": "other",
         "license_name": licence(config),
@@ -53,20 +57,20 @@ def text(folder: Path, classifier: Trained, file: str, phase: str | None = None)
     scores = ", ".join(f"{name} {test[key]:.4f}" for key, name in named.items() if key in test)
     flags = " ".join(flag(key, value) for key, value in stated(setting).items())
     command = f"python tasks/{about['task']}/train.py --preset {config['preset']} {flags} --seed {config['seed']}"
+    preparing = PREPARING.format(side=classifier.side, mode="RGB" if classifier.channels == 3 else "L")
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {folder.resolve().name}",
         f"An image classifier of {len(classifier.class_names)} classes, trained by the task `{about['task']}`, preset "
         f"`{config['preset']}`, on `{dataset}`{f', after its phase `{phase}`' if phase else ''}.",
         "## Use",
-        f"    {LOADING[file].replace(chr(10), chr(10) + '    ')}",
+        "A photograph is turned as its EXIF says, cut to a centred square and made "
+        f"{classifier.side} pixels wide by bilinear interpolation, as in training:",
+        f"```python\n{preparing}\n\n{LOADING[file]}\n```",
         f"`images`: uint8 (batch, {classifier.side}, {classifier.side}, {classifier.channels}), 0 to 255, any batch. "
         f"`probabilities`: float32 (batch, {len(classifier.class_names)}). The classes, in their order, which "
         "`labels.txt` has too:",
         ", ".join(f"`{name}`" for name in classifier.class_names),
-        "A photograph becomes such an image as in training: turned as its EXIF says, cut to a centred square, and made "
-        f"{classifier.side} pixels wide by bilinear interpolation:",
-        PREPARING.format(side=classifier.side, mode="RGB" if classifier.channels == 3 else "L"),
         "## Results",
         f"On {test['n']:,} test images, one run (seed {config['seed']}): {scores}.",
         *verdicts(about["task"], config["preset"], about["setting"]),
@@ -92,7 +96,7 @@ def flag(key: str, value: str) -> str:
     name = key.replace("_", "-")
     if value in ("True", "False"):
         return f"--{'no-' * (value == 'False')}{name}"
-    return f"--{name} {value.partition('@sha256:')[0]}"
+    return f"--{name} {shlex.quote(value.partition('@sha256:')[0])}"
 
 
 def licence(config: Mapping) -> str:

@@ -28,6 +28,7 @@ from common.config import REPOSITORY
 from common.data.listing import SUFFIXES, Listing, images_below, printable
 from common.errors import ConfigError, command, in_one_line
 from common.run_folder import find_classifier
+from common.runs import backend
 from common.words import count
 
 if TYPE_CHECKING:  # `--help` does without
@@ -98,7 +99,8 @@ def listed(names: Iterable[str]) -> tuple[list[Path], list[str]]:
     notes: list[str] = []
     for name in names:
         if name == "-":
-            paths += [Path(os.fsdecode(line)) for line in sys.stdin.buffer.read().splitlines() if line]
+            lines = sys.stdin.buffer.read().replace(b"\0", b"\n").splitlines()  # of `find -print0` too
+            paths += [Path(os.fsdecode(line)) for line in lines if line]
         elif Path(name).is_dir():
             listing = Listing(name)
             inside = images_below(listing, name, above=())
@@ -119,7 +121,8 @@ def listed(names: Iterable[str]) -> tuple[list[Path], list[str]]:
 
 
 def loading(folder: Path) -> None:
-    """Say in a terminal that a run's network is being loaded, which takes a while."""
+    """Say in a terminal that a run's network is being loaded, which takes a while. Ends for an unknown backend."""
+    backend()
     if sys.stderr.isatty():
         print(f"loading {folder.name} ...", file=sys.stderr, flush=True)
 

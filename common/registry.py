@@ -1,6 +1,6 @@
 """Names that a user may give, and what they stand for."""
 
-import importlib
+import pkgutil
 from typing import Any
 
 from common.errors import choice
@@ -23,5 +23,4 @@ class Registry(dict[str, str]):
     def load(self, name: str) -> Any:
         """What a name stands for. Raises ConfigError for one that is not registered."""
         self.check(name)
-        module, attribute = self[name].split(":")
-        return getattr(importlib.import_module(module), attribute)
+        return pkgutil.resolve_name(self[name])

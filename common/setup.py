@@ -12,18 +12,18 @@ from common.workarounds.jax_state import keep_state_as_it_is
 
 
 def reset_keras() -> None:
-    """Keras' own defaults, whatever a keras.json of the user's says: every run is made with these."""
+    """Keras' own defaults, whatever a keras.json of the user's says, and a GPU for its backend alone."""
     keras.config.set_floatx("float32")
     keras.config.set_image_data_format("channels_last")
     keras.config.set_epsilon(1e-7)
+    if keras.backend.backend() != "tensorflow":
+        tf.config.set_visible_devices([], "GPU")  # tf.data must not take the memory that the model needs
 
 
 def set_up(config: Config, devices: Devices) -> None:
     """Seed everything, choose devices and precision, and make repeats bit-identical if that is asked for."""
     garbage.resume()
     reset_keras()
-    if keras.backend.backend() != "tensorflow":
-        tf.config.set_visible_devices([], "GPU")  # tf.data must not take the memory that the model needs
     if keras.backend.backend() == "jax":
         keep_state_as_it_is()
     tf.get_logger().setLevel("ERROR")  # it warns of each phase's compilation

@@ -13,10 +13,11 @@ from scipy.special import softmax
 
 from common import checkpoints, files, setup
 from common.augment.layer import Augment
+from common.backbones import networks
 from common.config import REPOSITORY
 from common.data import pipeline
 from common.data.splits import Split
-from common.errors import ConfigError
+from common.errors import ConfigError, first_line
 from common.files import CheckpointError
 from common.normalisation import BatchNormalization
 from common.run_folder import RunFolder, check_classifier
@@ -80,8 +81,7 @@ def load(folder: Path, phase: str | None = None, batch_size: int | None = None) 
     try:
         model = keras.saving.load_model(run.model_file, compile=False)
     except Exception as error:  # the library raises many kinds
-        said = (str(error) or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"{run.model_file} cannot be read: {said}") from error
+        raise ConfigError(f"{run.model_file} cannot be read: {first_line(error)}") from error
     if phase is not None:
         load_phase(model, run, phase)
     return Trained(model, class_names, batch_size or about["config"]["batch_size"])
@@ -100,6 +100,9 @@ def load_phase(model: keras.Model, run: RunFolder, phase: str) -> None:
             )
         entry = newest.data[metrics["reported"]][phase]
         checkpoints.assign("weights", model.weights, checkpoints.load(run.checkpoints / entry["file"]).arrays)
+        own = next((one for one in run.config()["config"].get("phases", ()) if one["name"] == phase), {})
+        if side := own.get("image_size"):
+            networks.set_image_size(model, side)  # the file has that of the last phase
     except (CheckpointError, OSError, KeyError, TypeError) as error:
         raise ConfigError(f"{run.path}: the weights of phase {phase} cannot be read: {error}") from error
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from common import checkpoints, files
 from common.backbones import BACKBONES
-from common.errors import ConfigError
+from common.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     import keras  # not loaded by `locate`
@@ -90,7 +90,7 @@ def fetch(name: str) -> Path:
         get_hf_file_metadata(hf_hub_url(_repository(name), "model.safetensors"), timeout=10)
         return Path(hf_hub_download(_repository(name), "model.safetensors"))
     except Exception as error:  # the library raises many kinds
-        raise _absent(name, f"cannot be fetched ({_first_line(error)})") from error
+        raise _absent(name, f"cannot be fetched ({first_line(error)})") from error
 
 
 def load_safetensors(model: "keras.Model", path: str | Path) -> None:
@@ -124,7 +124,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({_first_line(error)})") from error
+        raise WeightsError(f"{path}: not a readable safetensors file ({first_line(error)})") from error
 
 
 def export(model: "keras.Model", path: Path) -> None:
@@ -192,7 +192,3 @@ def _absent(name: str, reason: str) -> WeightsError:
         f"ImageNet weights of {name} {reason}; on a machine with a network, run: "
         f"python -m common.data prepare --weights {name}; or give a .safetensors file: --weights FILE"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

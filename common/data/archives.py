@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import tensorflow as tf
 
-from common.errors import ConfigError
+from common.errors import ConfigError, first_line
 
 # What the libraries raise for what is cut, damaged, encrypted (RuntimeError) or packed in a way that they do not know.
 FAULTS = (
@@ -36,8 +36,7 @@ def members(files: Iterable[tuple[str, BinaryIO]], archive: str | PathLike | Non
         except StopIteration:
             return
         except FAULTS as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise ConfigError(f"{archive} is damaged: {reason}; fetch it again") from error
+            raise ConfigError(f"{archive} is damaged: {first_line(error)}; fetch it again") from error
         yield path, content
 
 

@@ -165,11 +165,14 @@ def with_copies(labels: np.ndarray, originals: np.ndarray, order: np.ndarray, si
     An image is taken with all its copies, at the position of the first of them, if their classes have room for all.
     """
     room = np.bincount(labels[order[:size]], minlength=labels.max() + 1)
+    by_original = np.argsort(originals, kind="stable")
+    firsts, starts = np.unique(originals[by_original], return_index=True)
+    copies = dict(zip(firsts.tolist(), np.split(by_original, starts[1:]), strict=True))
     taken = []
     for first in order[originals[order] == order]:
         if not room.any():
             break
-        own = np.flatnonzero(originals == first)
+        own = copies[int(first)]
         needed = np.bincount(labels[own], minlength=len(room))
         if (needed <= room).all():
             room -= needed

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from common.data.listing import few
 from common.data.splits import Loaded, Split
 from common.data.tfds_names import TFDS, parsed, tfds_folder
-from common.errors import ConfigError
+from common.errors import ConfigError, first_line
 from common.files import alone
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def fetch_tfds(name: str, folder: Path) -> Path:
     except ConfigError:
         raise
     except Exception as error:  # TFDS's own errors have no common class, and a builder is code of its author
-        raise ConfigError(f"could not fetch {name}: {reason(error)}. {how_to_get(name, folder)}") from error
+        raise ConfigError(f"could not fetch {name}: {first_line(error)}. {how_to_get(name, folder)}") from error
     prepared = tfds_folder(name, folder)
     assert prepared is not None  # the builder has made it
     return prepared
@@ -182,13 +182,7 @@ def by_name(name: str, folder: Path) -> Loaded:
 
 def damaged(name: str, prepared: Path, error: Exception) -> ConfigError:
     """What to say of a prepared data set that cannot be read."""
-    return ConfigError(f"{name} in {prepared} is damaged: {reason(error)}; delete that folder and fetch it again")
-
-
-def reason(error: Exception) -> str:
-    """The first line of what an error says, without a full stop; of one that says nothing its type."""
-    first, *_ = str(error).strip().splitlines() or [type(error).__name__]
-    return first.rstrip(".")
+    return ConfigError(f"{name} in {prepared} is damaged: {first_line(error)}; delete that folder and fetch it again")
 
 
 def more_than(name: str, splits: dict[str, Split]) -> dict[str, int]:

@@ -150,9 +150,12 @@ def build(config: PermutedConfig, order: "np.ndarray", data: "Dataset") -> "kera
     size, channels = data.train.size, data.train.channels
     x = inputs = keras.Input((size, size, channels), dtype="uint8", name="image")
     x = layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(x)
-    x = layers.Reshape((size * size, channels))(x)
-    x = ops.take(x, order, axis=1)
-    x = layers.Reshape((size, size, channels), name="permuted")(x)
+    if config.block is None:
+        x = layers.Identity(name="permuted")(x)
+    else:
+        x = layers.Reshape((size * size, channels))(x)
+        x = ops.take(x, order, axis=1)
+        x = layers.Reshape((size, size, channels), name="permuted")(x)
     if config.network == "cnn":
         x = convolutions(x, config.padding, config.initialisation)
     else:

@@ -264,6 +264,21 @@ def test_the_firsts_are_those_of_numpy(with_copies):
     np.testing.assert_array_equal(splits.firsts(with_copies), index[inverse])
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_copies_are_taken_as_by_a_search_of_all_images(seed):
+    rng = np.random.default_rng(seed)
+    originals = np.arange(3000)
+    originals[rng.choice(np.arange(100, 3000), 900, replace=False)] = rng.choice(100, 900)
+    labels, order = rng.integers(0, 5, 3000), rng.permutation(3000)
+    room, expected = np.bincount(labels[order[:300]], minlength=5), []
+    for first in order:
+        own = np.flatnonzero(originals == first)
+        if len(own) and (np.bincount(labels[own], minlength=5) <= room).all():
+            room = room - np.bincount(labels[own], minlength=5)
+            expected += own.tolist()
+    assert splits.with_copies(labels, originals, order, 300).tolist() == expected
+
+
 @pytest.mark.parametrize("seed", [0, 7])
 def test_without_copies_the_split_is_scikit_learns(seed):
     images, labels = load_digits(return_X_y=True)

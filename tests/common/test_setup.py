@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
+import tensorflow as tf
+
+from common import setup
 
 SET_UP = """
 from common import devices, setup
@@ -33,3 +37,13 @@ def test_xla_hears_what_is_asked_of_it_on_jax(deterministic, devices, heard):
         heard,
         not heard,
     )
+
+
+@pytest.mark.parametrize(("backend", "hidden"), [("jax", [([], "GPU")]), ("tensorflow", [])])
+def test_tensorflow_leaves_a_gpu_to_the_backend(monkeypatch, backend, hidden):
+    """Wherever a network is made or loaded: predictions too."""
+    calls = []
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *given: calls.append(given))
+    setup.reset_keras()
+    assert calls == hidden

@@ -1,6 +1,7 @@
 """Exported classifiers give what their runs' networks give, in the runtimes that they are for."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import in_process
 import keras
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from common import export, model_card, trained
 from common.backbones import BACKBONES
@@ -115,7 +117,7 @@ def by_litert(path, images, _):
     [("keras", by_keras), ("savedmodel", by_tensorflow), ("onnx", by_onnx_runtime), ("litert", by_litert)],
 )
 def test_another_runtime_gives_the_same_probabilities(
-    run, network, images, probabilities, only_keras, kind, loaded, tmp_path
+    run, network, images, probabilities, only_keras, kind, loaded, tmp_path, monkeypatch
 ):
     path = exported(run, kind, tmp_path)
     for count in (1, 9):  # any batch
@@ -129,18 +131,28 @@ def test_another_runtime_gives_the_same_probabilities(
     assert all(f"`{name}`" in card for name in network.class_names)
     assert (tmp_path / "labels.txt").read_text().splitlines() == list(network.class_names)
     assert f"accuracy {json.loads((run / 'metrics.json').read_text())['test']['accuracy']:.4f}" in card
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    mode = "RGB" if images.shape[-1] == 3 else "L"
+    Image.fromarray(images[0].squeeze()).convert(mode).save(tmp_path / "photo.jpg", quality=100, subsampling=0)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code, names)  # as it stands there, from top to bottom
+    photo = ImageOps.fit(Image.open("photo.jpg"), images.shape[1:3], Image.Resampling.BILINEAR)
+    same = trained.probabilities(network.model.predict(np.asarray(photo).reshape(1, *images.shape[1:]), verbose=0))
+    np.testing.assert_allclose(names["probabilities"], same, atol=1e-4)
 
 
 def test_the_card_has_the_whole_command_and_no_path(run, network):
     config = json.loads((run / "config.json").read_text())
     content = config | {
-        "config": config["config"] | {"dataset": "image_folder:/home/me/photos"},
-        "setting": "dataset=image_folder:/home/me/photos weights=w.safetensors@sha256:0123 limit_train=None fast=False",
+        "config": config["config"] | {"dataset": "image_folder:/home/me/my photos"},
+        "setting": "dataset=image_folder:/home/me/my photos weights=w.safetensors@sha256:0123 limit_train=None "
+        "fast=False",
     }
     with mock.patch.object(RunFolder, "config", return_value=content):
         card = model_card.text(run, network, "model.keras")
     assert "/home" not in card
-    made = f"train.py --preset {config['config']['preset']} --dataset image_folder:photos --weights w.safetensors"
+    made = f"train.py --preset {config['config']['preset']} --dataset 'image_folder:my photos' --weights w.safetensors"
     assert f"{made} --limit-train None --no-fast --seed {config['config']['seed']}`" in card
 
 

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 
+from common import explain
 from common.command_line import parse_strictly
 from common.data import pipeline, sources, splits
 from common.errors import ConfigError
@@ -58,6 +59,22 @@ def test_every_pixel_moves_to_exactly_one_place(block):
     assert order.shape == (784,)
     assert order.dtype == np.int64
     assert sorted(order) == list(range(784))
+
+
+@pytest.mark.parametrize("block", [14, None])
+def test_a_map_is_drawn_only_where_no_pixel_has_moved(block):
+    own = published("--padding", "same", "--block", str(block))
+    model = TASK.build(own, TASK.permutation(28, block, seed=3), letters())
+    seen = keras.Model(model.input, model.get_layer("permuted").output)
+    images = pipeline.pictures(letters().train, np.arange(10))
+    pixels = seen.predict(images, verbose=0) * 127.5 + 127.5
+    if block is None:
+        np.testing.assert_allclose(pixels, images, atol=1e-3)
+        explain.last_stage(model)
+    else:
+        assert abs(pixels - images).mean() > 10
+        with pytest.raises(ConfigError, match="its network moves pixels, so a map would not be of the image"):
+            explain.last_stage(model)
 
 
 def tiles(image, block):

@@ -91,6 +91,16 @@ def test_folders_patterns_files_and_a_list_on_standard_input(run, photos, capsys
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed.encode())))
     assert call(run, "-", "--json") == 0
     assert files_in(capsys.readouterr().out) == ["2.png", "3.png"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed.replace("\n", "\0").encode())))
+    assert call(run, "-", "--json") == 0  # of find -print0
+    assert files_in(capsys.readouterr().out) == ["2.png", "3.png"]
+
+
+@pytest.mark.parametrize("name", ["foo", "torch"])
+def test_a_backend_that_is_unknown_or_not_supported_is_one_line(run, photos, capsys, monkeypatch, name):
+    monkeypatch.setenv("KERAS_BACKEND", name)
+    assert call(run, photos) == 2
+    assert f"unknown KERAS_BACKEND '{name}'; allowed: tensorflow, jax" in in_process.one_error(capsys)
 
 
 def test_what_is_no_image_in_a_folder_is_told(run, photos, capsys):

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
+from sklearn.metrics import log_loss
 
-from common import checkpoints, runs
+from common import checkpoints, runs, trained
 from common.backbones import networks
 from common.command_line import parse_strictly
 from common.data import sources
@@ -101,6 +102,14 @@ def test_each_phase_is_measured_at_its_size(finished, flags, phase, size, other)
     with (finished / "history.csv").open() as file:
         rows = {row["phase"]: row for row in csv.DictReader(file)}
     assert float(rows[phase]["val_loss"]) == pytest.approx(losses[size], rel=1e-4)
+
+
+@pytest.mark.parametrize("phase", ["small", "large"])
+def test_the_network_of_a_phase_is_loaded_at_its_size(finished, flags, phase):
+    test = sources.load(parse_strictly(SHORT, "", flags)).test
+    shares = trained.load(finished, phase).probabilities(test)
+    expected = json.loads((finished / "metrics.json").read_text())["phases"][phase]["test"]["loss"]
+    assert log_loss(test.labels, shares) == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_run_that_is_stopped_at_either_size_ends_as_one_that_was_not(finished, flags, tmp_path, monkeypatch, capsys):
