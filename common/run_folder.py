@@ -41,6 +41,10 @@ class RunFolder:
         """A row an epoch."""
         return self.path / "history.csv"
 
+    def finished_at(self) -> float:
+        """When it was finished, in seconds since 1970."""
+        return self.metrics_file.stat().st_mtime
+
     @property
     def metrics_file(self) -> Path:
         """The results; written last."""
@@ -219,7 +223,10 @@ def find_run(name: str, out: Path, kind: str = "run", also: str = "") -> Path:
     if RunFolder(Path(name)).is_run:
         return Path(name)
     runs = {f"{folder.parent.name}/{folder.name}": folder for folder in out.glob("*/*") if RunFolder(folder).is_run}
-    return runs[meant(name, runs, f"a finished run: its folder, or the end of its name in {out}", kind, also)]
+    finished = (run for run in map(RunFolder, runs.values()) if run.is_finished)
+    newest = sorted(finished, key=RunFolder.finished_at, reverse=True)[:3]
+    there = f"; the newest: {', '.join(run.path.name for run in newest)}" if newest else ""
+    return runs[meant(name, runs, f"a finished run: its folder, or the end of its name in {out}{there}", kind, also)]
 
 
 def meant(text: str, names: Collection[str], allowed: str, kind: str = "run", also: str = "") -> str:

@@ -114,7 +114,8 @@ def named(name: str, kept: Path) -> dict:
     path = Path(name)
     if not path.is_file():
         places = {f"{file.parent.name}/{file.stem}": file for file in kept.glob("*/*.json")}
-        path = places[meant(name, places, f"a record: its file, or the end of its name in {kept}", "record")]
+        allowed = f"a record: its file, or the end of its name in {kept} (collect.py --keep makes them of runs)"
+        path = places[meant(name, places, allowed, "record")]
     try:
         return records.read_record(path.resolve())
     except records.Unusable as reason:

@@ -193,7 +193,7 @@ def hand_over(
         )
     for run in left:
         print(f"  {run.name}  {run.label}")
-    print(f"{len(left)} of {len(runs)} runs to do")
+    print(f"{len(left)} of {len(runs)} runs to do" if runs else "no run to do: all have finished")
     if arguments.dry_run:
         return show_scripts(task, profile, left) if profile else 0, None
     if not left:

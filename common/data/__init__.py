@@ -39,11 +39,13 @@ def check(dataset: str, data_folder: Path) -> None:
     if dataset.startswith(tfds_names.TFDS):
         tfds_names.check(dataset, data_folder)
     elif folder is None:
+        if dataset not in DATASETS and Path(dataset).is_dir():
+            raise ConfigError(f"dataset {dataset!r} is a folder; did you mean {FOLDER}{dataset}?")
         DATASETS.check(dataset, also=f"{tfds_names.FORM}, {FOLDER}PATH")
     elif dataset == FOLDER:
         raise ConfigError(f"dataset {FOLDER} names no folder; allowed: {FOLDER}PATH")
     elif not folder.is_dir():
-        raise ConfigError(f"image folder {folder.absolute()} is not there")
+        raise ConfigError(f"image folder {folder.absolute()} is {'no folder' if folder.exists() else 'not there'}")
 
 
 def identity(dataset: str) -> str:

@@ -215,6 +215,12 @@ def test_missing_data_folder_says_where_it_looked_and_what_fetches_it(capsys, tm
 def test_missing_image_folder_says_where_it_looked(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert f"image folder {tmp_path / 'frogs'} is not there" in refused(capsys, "--dataset", "image_folder:frogs")
+    (tmp_path / "frog.jpg").touch()
+    assert f"image folder {tmp_path / 'frog.jpg'} is no folder" in refused(capsys, "--dataset", "image_folder:frog.jpg")
+    (tmp_path / "frogs").mkdir()
+    assert "dataset './frogs' is a folder; did you mean image_folder:./frogs?" in refused(
+        capsys, "--dataset", "./frogs"
+    )
     (tmp_path / "frogs").mkdir()
     assert parsed("--dataset", "image_folder:frogs").dataset == "image_folder:frogs"
 

@@ -4,6 +4,7 @@ import csv
 import importlib
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -178,6 +179,16 @@ def test_an_earlier_phase_is_another_network_and_the_last_the_same(run, photos, 
 def test_a_run_goes_by_the_end_of_its_name(run, tmp_path):
     assert find_run(run.name[-12:], run.parents[1]) == run
     assert find_run(str(run), tmp_path) == run
+
+
+def test_a_run_that_is_not_there_is_answered_by_the_newest_ones(tmp_path):
+    for name, age in (("old", 5), ("newer", 3), ("new", 1), ("newest", 0)):
+        (tmp_path / "task" / name).mkdir(parents=True)
+        for file in ("config.json", "metrics.json"):
+            (tmp_path / "task" / name / file).write_text("{}")
+        os.utime(tmp_path / "task" / name / "metrics.json", (10**9 - age, 10**9 - age))
+    with pytest.raises(ConfigError, match=r"no such run; allowed: .*; the newest: newest, new, newer$"):
+        find_run("nothing", tmp_path)
 
 
 @pytest.mark.parametrize(
