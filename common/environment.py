@@ -16,8 +16,8 @@ INSTRUCTION_SETS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16
 VERSIONS = ("keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "scikit-learn", "keras-cv", "tensorflow-datasets")
 
 
-def git_state(code: Path | None = None) -> dict:
-    """Commit of the code, and whether the code that trains differs from it; nulls outside a checkout.
+def git_state(task: str, code: Path | None = None) -> dict:
+    """Commit of the code, and whether the code that trains a task differs from it; nulls outside a checkout.
 
     If git refuses to say, as for a checkout of another user, `git` has its reason. A copy of the code that the launcher
     made has this written beside it.
@@ -38,12 +38,15 @@ def git_state(code: Path | None = None) -> dict:
     try:
         commit = git("rev-parse", "HEAD")
         # An editor's own files, such as Emacs' .#train.py beside a file with unsaved changes, are no code.
-        changes = git("status", "--porcelain", "--", "common/*.py", "tasks/*.py", ":(exclude,glob)**/.*")
+        paths = ("common/*.py", "tasks/*.py", ":(exclude,glob)**/.*")
+        changes = git("status", "--porcelain", "--untracked-files=all", "--", *paths).splitlines()
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", "git is not installed")
         # Only what is before the path: records have none.
         return unknown | ({"git": "detected dubious ownership"} if "dubious ownership" in said else {})
-    return {"commit": commit, "dirty": bool(changes)}
+    # Nothing that is committed needs new files of another task, which may be under way.
+    of_others = [line for line in changes if line.startswith("?? tasks/") and not line.startswith(f"?? tasks/{task}/")]
+    return {"commit": commit, "dirty": len(changes) > len(of_others)}
 
 
 def installed(packages: Sequence[str] = VERSIONS) -> dict[str, str]:

@@ -234,7 +234,7 @@ def write_environment(run: Run, **facts: object) -> None:
     if change := other_images(before, facts.get("data")):
         raise RunError(f"{run.folder} {change}; bring them back, or --overwrite starts from scratch")
     starts = before["starts"]
-    code = git_state()
+    code = git_state(run.task)
     if said := code.get("git"):
         remedy = f"`git config --global --add safe.directory {REPOSITORY}` lets it"
         print(f"note: no commit is recorded, as git does not say it ({said}); {remedy}", flush=True)

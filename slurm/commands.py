@@ -98,7 +98,7 @@ def until_decided(arguments: argparse.Namespace, title: str, sweep: Sweep, fixed
 
     def train(seeds: int, settings: Collection[str]) -> int:
         nonlocal code
-        if code is None and (state := git_state())["dirty"] is not False:
+        if code is None and (state := git_state(task))["dirty"] is not False:
             said = state.get("git", "commit first")
             raise ConfigError(f"--until-decided needs committed code: the tables set other runs apart; {said}")
         print(f"look at {seeds} seeds: {len(settings)} of {len(own)} settings")

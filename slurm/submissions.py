@@ -121,7 +121,7 @@ def create(
             shutil.copytree(source / name, folder / "code" / name, ignore=foreign)
     except OSError as error:
         raise files.StorageError(f"cannot write {FOLDER}: {error}") from error
-    files.write_json(folder / "code" / SNAPSHOT, git_state(code))
+    files.write_json(folder / "code" / SNAPSHOT, git_state(task, code))
     return Submission(
         id=folder.name,
         task=task,

@@ -387,7 +387,7 @@ class Repository:
 
     def commit(self) -> None:
         """It is read, or there is none."""
-        assert environment.git_state(self.root).keys() >= {"commit", "dirty"}
+        assert environment.git_state("hinge_svm", self.root).keys() >= {"commit", "dirty"}
 
     def members(self, name: str, kind: ExtractMethod) -> Callable[[], None]:
         """The files of an archive are read, as TFDS gives them, or it is refused."""

@@ -191,7 +191,7 @@ def test_a_look_that_did_not_end_is_not_judged():
 def committed(tree, launch, monkeypatch):
     """The stand-in's tree, with a published number of either of two settings; its code is in a commit."""
     monkeypatch.setattr(commands, "REPOSITORY", tree)
-    monkeypatch.setattr(commands, "git_state", lambda: {"commit": "abc", "dirty": False})
+    monkeypatch.setattr(commands, "git_state", lambda task: {"commit": "abc", "dirty": False})
     lines = ["preset,setting,metric,published,margin,source,note"]
     lines += [f"small,dataset=digits width={width},score,0,1,000," for width in (1, 2)]
     (tree / "tasks" / "toy" / "reference.csv").write_text("\n".join(lines) + "\n")
@@ -345,7 +345,7 @@ def test_mistakes_are_one_line(committed, launch, words, says):
 
 @pytest.mark.parametrize("dirty", [True, None])
 def test_code_that_is_in_no_commit_is_refused(committed, launch, monkeypatch, dirty):
-    monkeypatch.setattr(commands, "git_state", lambda: {"commit": None, "dirty": dirty})
+    monkeypatch.setattr(commands, "git_state", lambda task: {"commit": None, "dirty": dirty})
     told = launch(*GRID, "--cluster", "local")
     assert told.code == 2
     assert "--until-decided needs committed code" in told.line
@@ -359,7 +359,7 @@ def test_code_edited_before_the_first_submission_of_the_command_is_refused(commi
     for planned in submission.runs:
         finish(planned)
     states = iter([False, True])
-    monkeypatch.setattr(commands, "git_state", lambda: {"commit": "abc", "dirty": next(states)})
+    monkeypatch.setattr(commands, "git_state", lambda task: {"commit": "abc", "dirty": next(states)})
     told = launch(*GRID)
     assert told.code == 2
     assert "--until-decided needs committed code" in told.line

@@ -55,18 +55,18 @@ def test_editing_afterwards_changes_nothing(create, tree):
 
 
 def test_snapshot_has_the_commit_that_it_was_made_from(create, monkeypatch):
-    facts = environment.git_state()
+    facts = environment.git_state("toy")
     made = create("r")
     assert json.loads((made.code / "snapshot.json").read_text()) == facts
     monkeypatch.setattr(environment, "REPOSITORY", made.code)
-    assert environment.git_state() == facts
+    assert environment.git_state("toy") == facts
 
 
 def test_runs_of_a_snapshot_tell_its_commit_not_that_of_a_repository_around_it(create, tree, monkeypatch):
     """A job's code lies in results/, inside the checkout, whose commit may be another by then."""
     made = create("r")
     (made.code / "snapshot.json").write_text('{"commit": "abc", "dirty": true}')
-    code = "from common import environment; print(environment.git_state())"
+    code = "from common import environment; print(environment.git_state('toy'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=made.code, capture_output=True, text=True, check=True)
     assert done.stdout == "{'commit': 'abc', 'dirty': True}\n"
 
@@ -80,7 +80,7 @@ def test_code_of_a_job_finds_its_submission(create):
 
 def test_commit_is_that_of_git():
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert environment.git_state()["commit"] == (commit.stdout.strip() or None)
+    assert environment.git_state("toy")["commit"] == (commit.stdout.strip() or None)
 
 
 def test_what_is_no_code_is_left_out(create, tree):
