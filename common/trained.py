@@ -100,8 +100,8 @@ def load_phase(model: keras.Model, run: RunFolder, phase: str) -> None:
             )
         entry = newest.data[metrics["reported"]][phase]
         checkpoints.assign("weights", model.weights, checkpoints.load(run.checkpoints / entry["file"]).arrays)
-        own = next((one for one in run.config()["config"].get("phases", ()) if one["name"] == phase), {})
-        if side := own.get("image_size"):
+        sides = {own["name"]: own.get("image_size") for own in run.config()["config"].get("phases", ())}
+        if side := sides.get(phase):
             networks.set_image_size(model, side)  # the file has that of the last phase
     except (CheckpointError, OSError, KeyError, TypeError) as error:
         raise ConfigError(f"{run.path}: the weights of phase {phase} cannot be read: {error}") from error

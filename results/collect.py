@@ -8,7 +8,8 @@
 Reads results/runs/<task>/*/ and results/records/<task>/*.json. Writes results/tables/<task>.csv, .md and .tex,
 results/figures/, the table between the marks `<!-- results -->` in tasks/<task>/README.md, the overview in
 results/README.md and README.md, and the page results/index.html. The same runs give the same bytes, whether they are
-read from run directories or from records. Runs that a table leaves out are named on stderr with the reason.
+read from run directories or from records. Prints a line for each setting of your own runs, or the whole table of the
+tasks that are named. Runs that a table leaves out are named on stderr with the reason.
 """
 
 import argparse
@@ -158,20 +159,34 @@ def names(node: ast.Assign | ast.AnnAssign) -> list[str]:
 
 
 def collect(task: Task, root: Path, complaints: list[str]) -> None:
-    """Write and print everything of one task."""
+    """Write everything of one task."""
     results = root / "results"
     if not task.rows:
         complaints.append(f"nothing to tabulate: {task.name}: no finished runs, no records, no reference.csv")
         return
     complaints += undeclared(task)
-    text = tables.markdown(task.rows)
     (results / "tables").mkdir(parents=True, exist_ok=True)
-    for kind, content in (("csv", rows.csv_text(task.rows)), ("md", text), ("tex", tables.latex(task.rows))):
+    texts = {"csv": rows.csv_text(task.rows), "md": tables.markdown(task.rows), "tex": tables.latex(task.rows)}
+    for kind, content in texts.items():
         files.write(results / "tables" / f"{task.name}.{kind}", content.encode())
     part = readme.text(task.rows, task.grids, pairs.for_readers(task.compared), task.claims)
     fill(root / "tasks" / task.name / "README.md", part)
     draw(task, results / "figures", complaints)
-    print(f"# {task.name}\n\n{text}", flush=True)
+
+
+def glance(task: Task, runs: Path) -> str:
+    """A line for each setting of a task that has runs in this folder, and one for what only records have."""
+    here = {path.name for path in (runs / task.name).glob("*")}
+    lines = []
+    for group in task.runs.groups:
+        if any(record["run"] in here for record in group.records):
+            own = [row for row in task.rows if (row.preset, row.setting) == (group.preset, group.setting)]
+            row = tables.representative(own)
+            measured = f"{row.metric} {tables.with_spread(row)}" if row.mean else "diverged"
+            published = f", published {row.published}: {row.verdict}" if row.published else ""
+            lines.append(f"  {tables.in_words(row, (), task.report.words)}: {measured}{published}")
+    others = count(len(task.runs.groups) - len(lines), "setting")
+    return "\n".join([f"{task.name}: {others} in the records alone", *lines])
 
 
 def undeclared(task: Task) -> list[str]:
@@ -275,8 +290,12 @@ def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
                 if arguments.keep:
                     pictures.keep(loaded[name], runs, root / "results" / "figures", complaints)
                 collect(loaded[name], root, complaints)
+                whole = f"# {name}\n\n{tables.markdown(loaded[name].rows)}"
+                print(whole if arguments.tasks else glance(loaded[name], runs), flush=True)
         if not failed:
             summarise([task for task in loaded.values() if task.rows], root, complaints)
+            for kind, made in (("tables", "tables"), ("page", "index.html")):
+                print(f"{kind:<12}{root / 'results' / made}", flush=True)
     except (ConfigError, Damaged) as error:
         fail(str(error))
     except OSError as error:

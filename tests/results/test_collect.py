@@ -155,6 +155,21 @@ def test_published_rows_alone(root, capsys):
     assert "not measured" in capsys.readouterr().out
 
 
+def test_the_terminal_has_a_line_for_each_setting_of_ones_own_runs(root, capsys):
+    for seed in ACCURACIES:
+        make_run(root, seed)
+    collect(root, "--keep")
+    own, line, *rest = capsys.readouterr().out.splitlines()
+    assert own == f"{TASK}: 0 settings in the records alone"
+    assert line.startswith("  three_phase, CIFAR-10")
+    assert ": test accuracy (%) 61.00 ± " in line
+    assert line.endswith(" (n=3)")
+    assert rest == [f"tables      {root}/results/tables", f"page        {root}/results/index.html"]
+    shutil.rmtree(root / "results" / "runs" / TASK)
+    collect(root)
+    assert capsys.readouterr().out.splitlines()[0] == f"{TASK}: 1 setting in the records alone"
+
+
 def test_unusable_runs_are_listed_and_left_out(root, capsys):
     names = ["unfinished", "cut", "nan", "hollow", "moved", "short", "diverged"]
     cut, nan, hollow, moved, short, diverged = (
