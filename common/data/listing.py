@@ -181,6 +181,11 @@ def split_folders(listing: Listing) -> dict[str, str]:
     others = [entry.name for entry in inside.folders if entry not in called]
     if not called:
         return {"train": listing.root}
+    if others and len(holding) > 1 and set.intersection(*(folder_names(entry.path) for entry in holding)):
+        raise ConfigError(
+            f"image folder {root} has {names}, with class folders of the same names, and {printable(others[0])} beside "
+            "them; allowed: splits alone, so move that folder away"
+        )
     if others or not holding:
         why = f"{printable(others[0])} lies beside them" if others else "they hold no folders"
         listing.remarks.append(f"taken for classes, not for splits, as {why}: {names}")
@@ -202,6 +207,11 @@ def split_folders(listing: Listing) -> dict[str, str]:
         raise ConfigError(f"image folder {root} has {' and '.join(names.split(', '))} but no train")
     listing.pass_over(inside)
     return {split: parts[split] for split in SPELLINGS if split in parts}
+
+
+def folder_names(folder: str) -> set[str]:
+    """Names of the folders in a folder."""
+    return {entry.name for entry in content(folder).folders}
 
 
 def class_folders(listing: Listing, folder: str) -> dict[str, str]:

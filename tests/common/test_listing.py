@@ -59,7 +59,7 @@ def test_common_spellings_of_the_splits(tmp_path, train, validation, test):
     [
         (("train/1.png", "bus/1.png"), ["bus", "train"], "taken for classes, not for splits, as bus lies beside them"),
         (("train/1.png", "test/1.png"), ["test", "train"], "as they hold no folders: test, train"),
-        (("train/x/1.png", "Test/x/1.png", "more/2.png"), ["Test", "more", "train"], "as more lies beside them"),
+        (("train/x/1.png", "Test/y/1.png", "more/2.png"), ["Test", "more", "train"], "as more lies beside them"),
     ],
 )
 def test_what_is_called_like_a_split_may_be_a_class_and_is_told(tmp_path, names, classes, note):
@@ -76,6 +76,10 @@ def test_what_is_called_like_a_split_may_be_a_class_and_is_told(tmp_path, names,
         (("Train/x/1.png", "train/y/1.png"), "has Train and train, which both mean train; allowed: one of them"),
         (("train/x/1.png", "train/y/1.png", "test/1.png"), "has train with class folders and test without; allowed"),
         (("test/x/1.png", "val/x/1.png"), "has test and val but no train"),
+        (
+            ("train/x/1.png", "train/y/1.png", "test/x/1.png", "unlabelled/2.png"),
+            "has test, train, with class folders of the same names, and unlabelled beside them; allowed: splits alone",
+        ),
         (("train/x/1.png", "train/y/1.png", "test/z/1.png"), "has a class that train does not have: z"),
         (("caf\u00e9/1.png", "cafe\u0301/1.png"), "has two class folders called caf\u00e9"),
         (("x/1.png",), "has 1 class folder; at least two are needed"),
