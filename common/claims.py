@@ -85,13 +85,13 @@ def more(pair: Matching, number: Callable[[Mapping], float], unit: str = "") -> 
     return judge
 
 
-def rising(*phases: str, of: Fields, kind: str = "test accuracy (%)") -> Judge:
-    """A metric of phases rises from each to the next, in every setting of a selection."""
+def rising(*phases: str, of: Fields) -> Judge:
+    """The test accuracy of phases rises from each to the next, in every setting of a selection."""
 
     def judge(runs: Runs) -> Finding:
         settings, found = [(group,) for group in runs.completed.chosen(of).groups], []
         for (group,) in settings:
-            each = [Side(group.completed, f"{phase} {kind}") for phase in phases]
+            each = [Side(group.completed, f"{phase} {TEST_ACCURACY.name}") for phase in phases]
             found.append(combined([compared(after, before) for before, after in pairwise(each)]))
         return by_setting(settings, found)
 

@@ -3,7 +3,6 @@
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -49,10 +48,10 @@ def git_state(task: str, code: Path | None = None) -> dict:
     return {"commit": commit, "dirty": len(changes) > len(of_others)}
 
 
-def installed(packages: Sequence[str] = VERSIONS) -> dict[str, str]:
-    """Versions of those packages that are installed."""
+def installed() -> dict[str, str]:
+    """Versions of the packages that results depend on, as far as they are installed."""
     versions = {}
-    for package in packages:
+    for package in VERSIONS:
         with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return versions

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import keras
@@ -41,6 +42,7 @@ def make(phase: Phase, steps: int, factor: Factor | None = None) -> keras.optimi
     return optimizer
 
 
+@dataclass(eq=False)
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up from the fraction `start` of the peak, then a cosine that falls to the floor and rises again.
 
@@ -49,13 +51,12 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     and `half_period` are in steps. The rate is computed at every `hold`th step and kept constant in between.
     """
 
-    def __init__(self, peak: float, floor: float, start: float, warmup: int, half_period: int, hold: int = 1):
-        self.peak = peak
-        self.floor = floor
-        self.start = start
-        self.warmup = warmup
-        self.half_period = half_period
-        self.hold = hold
+    peak: float
+    floor: float
+    start: float
+    warmup: int
+    half_period: int
+    hold: int = 1
 
     def __call__(self, step: Tensor) -> Tensor:
         """The rate at a step (from 0), as a float32 scalar."""
@@ -65,15 +66,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         waving = self.floor + (self.peak - self.floor) * (1 + ops.cos(angle)) / 2
         return ops.where(step < self.warmup, rising, waving)
 
-    def get_config(self) -> dict[str, float]:
-        return {
-            "peak": self.peak,
-            "floor": self.floor,
-            "start": self.start,
-            "warmup": self.warmup,
-            "half_period": self.half_period,
-            "hold": self.hold,
-        }
+    get_config = asdict
 
 
 def learning_rate(phase: Phase, steps: int) -> float | WarmupCosine:

@@ -238,12 +238,11 @@ class Trainer:
         batches = devices.shard(pipeline.evaluation(split, size, devices))
         return batches, devices.steps(pipeline.steps_per_epoch(split, size))
 
-    def predict(self, split: Split, model: keras.Model | None = None) -> np.ndarray:
-        """What the model, or another one, gives for each image of a split, in its order: float32 (n, ...)."""
-        model = model or self.model
+    def predict(self, split: Split) -> np.ndarray:
+        """What the model gives for each image of a split, in its order: float32 (n, ...)."""
         batches, steps = self.evaluation(pipeline.filled(split, self.batch_size), self.batch_size)
-        with one_at_a_time(model):
-            return model.predict(batches, verbose=0, steps=steps)[: len(split)]
+        with one_at_a_time(self.model):
+            return self.model.predict(batches, verbose=0, steps=steps)[: len(split)]
 
     def measure(self, split: Split) -> tuple[dict, Predictions | None]:
         """Metrics of the model as it is on a split, and a classifier's predictions."""

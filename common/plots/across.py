@@ -229,11 +229,11 @@ def one_panel(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def mark_test(axes: Axes, runs: Runs, colour: str, label: str | None = None, metric: str = TEST_LOSS.name) -> None:
-    """Mark the test loss, or another metric, of runs of one phase, each at the epoch that it reports."""
+def mark_test(axes: Axes, runs: Runs, colour: str, label: str | None = None) -> None:
+    """Mark the test loss of runs of one phase, each at the epoch that it reports."""
     phases = [next(iter(record["metrics"]["phases"].values())) for record in runs]
     # Records of the first protocol hold the best epoch alone.
     kinds = [record["metrics"].get("reported") for record in runs]
     epochs = [p[kind]["epoch"] if kind else p["best_epoch"] for p, kind in zip(phases, kinds, strict=True)]
     style: dict[str, Any] = {"markeredgecolor": "black", "markeredgewidth": 0.8, "zorder": 3}
-    axes.plot(epochs, runs.values(metric), "D", color=colour, markersize=6, label=label, **style)
+    axes.plot(epochs, runs.values(TEST_LOSS.name), "D", color=colour, markersize=6, label=label, **style)

@@ -6,7 +6,7 @@ import keras
 from keras import layers, ops
 
 from common.data.splits import Dataset
-from common.initialisation import dense, kernel_and_bias
+from common.initialisation import dense
 from common.workarounds.dense import Dense
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ def classifier(config: "SweepConfig", data: Dataset) -> keras.Model:
     """uint8 images (b, h, w, c) to float32 logits (b, classes): one linear layer on top of the encoder."""
     inputs, x = image_input(data)
     x = encode(x, config)
-    initial = kernel_and_bias(config.initialisation, x.shape[-1])
-    logits = layers.Dense(len(data.class_names), dtype="float32", name="head", **initial)(x)
+    logits = dense(x, len(data.class_names), config.initialisation, dtype="float32", name="head")
     model = keras.Model(inputs, logits)
     for name in ENCODER:
         model.get_layer(name).trainable = config.train_encoder

@@ -167,12 +167,11 @@ def build(config: LayerwiseConfig, backbone: "Backbone", data: "Dataset") -> "ke
     """The whole model: uint8 images (b, h, w, c) to float32 logits (b, classes)."""
     import keras
 
-    from common.initialisation import kernel_and_bias
+    from common.initialisation import dense
 
     inputs = keras.Input((data.train.size, data.train.size, data.train.channels), dtype="uint8", name="image")
     x = backbone.extract(inputs)
-    initial = kernel_and_bias(config.initialisation, x.shape[-1])
-    return keras.Model(inputs, keras.layers.Dense(len(data.class_names), dtype="float32", name="head", **initial)(x))
+    return keras.Model(inputs, dense(x, len(data.class_names), config.initialisation, dtype="float32", name="head"))
 
 
 def groups(backbone: "Backbone", model: "keras.Model") -> dict[str, str]:

@@ -145,7 +145,7 @@ def build(config: PermutedConfig, order: "np.ndarray", data: "Dataset") -> "kera
     import keras
     from keras import layers, ops
 
-    from common.initialisation import kernel_and_bias
+    from common.initialisation import dense
 
     size, channels = data.train.size, data.train.channels
     x = inputs = keras.Input((size, size, channels), dtype="uint8", name="image")
@@ -160,9 +160,7 @@ def build(config: PermutedConfig, order: "np.ndarray", data: "Dataset") -> "kera
         x = convolutions(x, config.padding, config.initialisation)
     else:
         x = perceptron(x, config.initialisation)
-    initial = kernel_and_bias(config.initialisation, x.shape[-1])
-    logits = layers.Dense(len(data.class_names), dtype="float32", name="head", **initial)(x)
-    return keras.Model(inputs, logits)
+    return keras.Model(inputs, dense(x, len(data.class_names), config.initialisation, dtype="float32", name="head"))
 
 
 def convolutions(
@@ -192,12 +190,12 @@ def perceptron(x: "keras.KerasTensor", initialisation: Literal["keras", "torch"]
     """Two hidden layers of 512 units: the order of its inputs is the order of its weights."""
     from keras import layers
 
-    from common.initialisation import kernel_and_bias
+    from common.initialisation import dense
     from common.workarounds.dense import Dense
 
     x = layers.Flatten()(x)
     for _ in range(2):
-        x = Dense(512, activation="relu", **kernel_and_bias(initialisation, x.shape[-1]))(x)
+        x = dense(x, 512, initialisation, Dense, activation="relu")
     return x
 
 
