@@ -54,9 +54,8 @@ def cut(
     """Cut a model below the first stage of its backbone that is trained; None where nothing is to be cached.
 
     That is, if the images are `changing` from epoch to epoch, batch normalisation follows the batches, too little is
-    frozen, or `config` is against it: with
-    "auto" for what needs more than `cache_gigabytes` or a phase of one epoch. Views, on which the result depends, are
-    cached in any case. What follows the backbone must be a chain of layers.
+    frozen, or `config` is against it: with "auto" for what needs more than `cache_gigabytes` or a phase of one epoch.
+    Views, on which the result depends, are cached in any case. What follows the backbone must be a chain of layers.
     """
     always = config.cache_features == "on" or views > 0
     if config.cache_features == "off" or changing or config.devices * config.nodes > 1 or config.batch_norm == "follow":

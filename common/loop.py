@@ -130,8 +130,8 @@ class PhaseLines:
 class Loop(keras.callbacks.Callback):
     """Saves a row, a checkpoint, and the best and last weights at each epoch's end, and the state within an epoch.
 
-    The latter if the run is asked to stop, and when `checkpoint_minutes` have passed. Raises Interrupted after the
-    former, and Diverged at the first loss that is not finite.
+    The latter if the run is asked to stop, and when `checkpoint_minutes` have passed. Raises Interrupted once it has
+    saved for a request to stop, and Diverged at the first loss that is not finite.
     """
 
     def __init__(

@@ -45,8 +45,8 @@ class Listing:
     """The images of a folder by split (train, validation, test): path and index of the class.
 
     `unused` has the paths of all else by the reason, `nested` those of folders within class folders, whose images count
-    for the class, and `remarks` further notes. Paths are the file system's own text:
-    `printable` makes one that can be printed.
+    for the class, and `remarks` further notes. Paths are the file system's own text: `printable` makes one that can be
+    printed.
     """
 
     root: str

@@ -31,9 +31,8 @@ def training(
 
     `epochs` counts from the start of the run, over all phases. `skip` leaves out the first batches of the first epoch,
     so that a run can resume within one. The split may contain several `views` of its images, one after the other; the
-    epochs use them in turn. Elements: uint8 (b, h, w, c), int64 (b,), or
-    what `transform` makes of them. With `devices` of several processes, each reads its own images of a batch and all of
-    its labels.
+    epochs use them in turn. Elements: uint8 (b, h, w, c), int64 (b,), or what `transform` makes of them. With `devices`
+    of several processes, each reads its own images of a batch and all of its labels.
     """
     images = len(split) // views
     devices = devices or Devices()
