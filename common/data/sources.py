@@ -26,7 +26,7 @@ def load(config: Config) -> Dataset:
     """Load a config's data set from this machine; `provide` downloads it.
 
     If there is no validation split, a tenth of the training images becomes one: stratified, drawn by the seed, with all
-    copies of an image on one side, but for images that stay in files, which are not compared. Limits are stratified too.
+    copies of an image on one side; images that stay in files are not compared. Limits are stratified too.
     Raises ConfigError if the data is missing or unsuitable.
     """
     name, seed = config.dataset, config.seed

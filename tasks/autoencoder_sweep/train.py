@@ -203,7 +203,7 @@ def draw_reconstructions(
 
     plots.learning_curves(result.rows, run.figures / "learning_curves.png", result.metrics)
     images = pipeline.pictures(data.test, np.linspace(0, len(data.test) - 1, plots.IMAGES_PER_ROW, dtype=int))
-    again = model.predict(images, verbose=0).reshape(images.shape)
+    again = model.predict_on_batch(images).reshape(images.shape)
     names = ("original", "reconstructed")
     plots.image_pairs(images, again, run.figures / "reconstructions.png", names, "Test images and what comes back")
     plots.cumulative_variance(curves["variance"], run.figures / "pca_variance.png")

@@ -41,7 +41,7 @@ def draw(config: PhasedConfig, run: Run, model: keras.Model, data: Dataset, resu
     plots.image_steps(steps, "What the network sees of a training image", folder / "augmentation.png")
     layer = model.get_layer("normalise")
     scale, offset = normalisation(model)
-    normalised = keras.Model(model.input, layer.output).predict(images, verbose=0)
+    normalised = keras.Model(model.input, layer.output).predict_on_batch(images)
     mean, deviation = (-offset / (255 * scale)).tolist(), (1 / (255 * scale)).tolist()
     plots.channel_intensities(normalised, mean, deviation, folder / "intensities.png")
 

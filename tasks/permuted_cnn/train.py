@@ -209,7 +209,7 @@ def draw(run: runs.Run, model: "keras.Model", data: "Dataset", result: "Result")
 
     drawing.classifier(run, data, result)
     images = pipeline.pictures(data.train, np.linspace(0, len(data.train) - 1, plots.IMAGES_PER_ROW, dtype=int))
-    permuted = keras.Model(model.input, model.get_layer("permuted").output).predict(images, verbose=0)
+    permuted = keras.Model(model.input, model.get_layer("permuted").output).predict_on_batch(images)
     names = ("original", "permuted")
     plots.image_pairs(images, permuted, run.figures / "images.png", names, "Images, and what the network sees of them")
 
