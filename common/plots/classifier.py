@@ -65,8 +65,8 @@ def predictions_grid(
     pixels = dict(zip(drawn, images(drawn), strict=True))
     figure = empty_figure(0.4 + 1.6 * IMAGES_PER_ROW, 4.8)
     for part, members, title, none in (
-        (0, right, "Right predictions: the first {} of {:,}", "No prediction is right"),
-        (1, wrong, "Wrong predictions: the {} most confident of {:,}", "No prediction is wrong"),
+        (0, right, "Right predictions, true → predicted: the first {} of {:,}", "No prediction is right"),
+        (1, wrong, "Wrong predictions, true → predicted: the {} most confident of {:,}", "No prediction is wrong"),
     ):
         shown = members[:IMAGES_PER_ROW]
         half = figure.add_subfigure(figure.add_gridspec(2, 1)[part])
@@ -128,16 +128,20 @@ def mistaken_images(
     return save_figure(figure, path)
 
 
-def class_destinations(confusion: np.ndarray, class_names: Sequence[str], chosen: Sequence[str], path: Path) -> Path:
+def class_destinations(
+    confusion: np.ndarray, class_names: Sequence[str], chosen: Sequence[str], path: Path, why: str = ""
+) -> Path:
     """Draw, for each chosen class, the classes that its images are predicted as (%): the 10 most frequent ones.
 
-    The axis fits the wrong classes: the bar of the right one is cut if it is more than three times as long as theirs.
+    All panels have one axis, which fits the wrong classes: the bar of the right one is cut if it is more than three
+    times as long as theirs.
 
     Args:
         confusion: image counts of shape ``(classes, classes)``; rows are true, columns predicted.
         class_names: the class names, in class order.
         chosen: the names of the classes to draw, at least one.
         path: the PNG to write.
+        why: why these classes, for the title.
 
     Raises:
         ValueError: a chosen class that does not exist, or none chosen.
@@ -147,17 +151,18 @@ def class_destinations(confusion: np.ndarray, class_names: Sequence[str], chosen
     # One above the other, each as high as its bars are many.
     counts = [len(places) for places in shown.values()]
     figure = empty_figure(7, max(3, 1.1 + sum(0.9 + 0.27 * count for count in counts)))
-    figure.suptitle("What the images of a class are taken for")
+    figure.suptitle(f"What the images of a class are taken for{f': {why}' if why else ''}")
     grid = figure.subplots(len(chosen), squeeze=False, height_ratios=counts)[:, 0]
+    percent = {true: 100 * rows[true][places] / max(1, rows[true].sum()) for true, places in shown.items()}
+    longest = max(max(percent[true][places != true], default=0) for true, places in shown.items())
+    highest = max(shares.max() for shares in percent.values())
+    limit = 1.2 * (longest if 0 < 3 * longest < highest else highest or 1)
     for axes, (true, places) in zip(grid, shown.items(), strict=True):
         colours = [BLUE if index == true else ORANGE for index in places]
-        shares = 100 * rows[true][places] / max(1, rows[true].sum())
-        longest = max(shares[places != true], default=0)
-        cut = 0 < 3 * longest < shares.max()
-        limit = 1.2 * (longest if cut else shares.max() or 1)
+        shares = percent[true]
         bars = axes.barh(range(len(places)), np.minimum(shares, limit), color=colours)
         axes.bar_label(bars, ["" if share > limit else f"{share:.1f} %" for share in shares], padding=2, fontsize=9)
-        if cut:
+        if shares.max() > limit:
             text = f"{shares.max():.1f} % (longer than this axis)"
             axes.text(limit / 2, int(shares.argmax()), text, ha="center", va="center", color="white", fontsize=9)
         axes.set_yticks(range(len(places)), [short(class_names[index]) for index in places])

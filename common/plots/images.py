@@ -201,6 +201,7 @@ def show_row(axes: Axes, images: Iterable[np.ndarray], places: int, texts: Seque
     axes.set(xlim=(0, places - 1 + size), frame_on=False, yticks=[])
     axes.set_xticks([place + size / 2 for place in range(len(texts))], texts, fontsize=8)
     axes.tick_params(length=0)
+    axes.set_anchor("N")  # below its title, where the part of the figure is higher
 
 
 def show_image(axes: Axes, image: np.ndarray) -> None:

@@ -25,7 +25,8 @@ def draw(config: PhasedConfig, run: Run, model: keras.Model, data: Dataset, resu
     plots.phase_bars(result.metrics["phases"], folder / "phases.png")
     ranked = sorted(result.metrics["test"]["per_class"], key=lambda scores: scores["recall"])
     chosen = CHOSEN.get(config.dataset, [scores["class"] for scores in ranked[:WEAKEST]])
-    plots.class_destinations(result.confusion["test"], data.class_names, chosen, folder / "destinations.png")
+    why = "" if config.dataset in CHOSEN else f"the {len(chosen)} classes with the lowest recall"
+    plots.class_destinations(result.confusion["test"], data.class_names, chosen, folder / "destinations.png", why)
     test = result.predictions["test"]
     plots.mistaken_images(
         lambda places: pipeline.pictures(data.test, places),

@@ -570,7 +570,10 @@ def test_predictions_grid_says_that_none_is_wrong(figures, tmp_path):
     CASES["none wrong"](tmp_path / "p.png")
     CASES["none right"](tmp_path / "p.png")
     titles = [[half.get_suptitle() for half in figure.subfigs] for figure in figures]
-    assert titles[0] == ["Right predictions: the first 4 of 4 (4 images)", "No prediction is wrong (4 images)"]
+    assert titles[0] == [
+        "Right predictions, true → predicted: the first 4 of 4 (4 images)",
+        "No prediction is wrong (4 images)",
+    ]
     assert titles[1][0] == "No prediction is right (4 images)"
 
 
@@ -586,7 +589,8 @@ def test_class_destinations_are_shares_of_the_row(figures, tmp_path):
     assert colours.count(colours[-1]) == 1
     assert first.get_yticklabels()[-1].get_text() == NAMES[100][0]
     assert first.get_title() == f"{NAMES[100][0]} (102 images, the 10 most frequent of 12 classes)"
-    assert [bar.get_width() for bar in second.containers[0]] == [100]
+    assert [bar.get_width() for bar in second.containers[0]] == [second.get_xlim()[1]]
+    assert second.texts[-1].get_text() == "100.0 % (longer than this axis)"
     assert third.get_title() == f"{NAMES[100][2]} (0 images)"
     with pytest.raises(ValueError, match="no such class: frog, newt"):
         plots.class_destinations(confusion, NAMES[100], ["frog", "newt"], tmp_path / "p.png")
@@ -594,22 +598,23 @@ def test_class_destinations_are_shares_of_the_row(figures, tmp_path):
         plots.class_destinations(confusion, NAMES[100], [], tmp_path / "p.png")
 
 
-def test_class_destinations_leave_no_axes_empty(figures, tmp_path):
+def test_class_destinations_have_one_axis_that_fits_the_wrong_classes(figures, tmp_path):
     confusion = np.zeros((100, 100), int)
     confusion[0, [0, 3, 5]] = 90, 6, 4
-    confusion[1, [1, 2]] = 60, 40
-    plots.class_destinations(confusion, NAMES[100], NAMES[100][:2], tmp_path / "p.png")
+    confusion[1, [1, 2]] = 80, 20
+    plots.class_destinations(confusion, NAMES[100], NAMES[100][:2], tmp_path / "p.png", "the first two")
     first, second = figures[0].axes
-    for axes, count in ((first, 3), (second, 2)):
-        assert [round(limit) for limit in axes.get_ylim()] == [count, -1]
-        longest = max(bar.get_width() for bar in axes.containers[0][1:])
-        assert axes.get_xlim()[1] < 2 * longest
-    right, *wrong = (bar.get_width() for bar in first.containers[0])
-    assert wrong == [6, 4]
-    assert right == first.get_xlim()[1]
+    assert figures[0].get_suptitle().endswith(": the first two")
+    assert first.get_xlim() == second.get_xlim() == (0, 24)
+    assert [round(limit) for limit in first.get_ylim()] == [3, -1]
+    assert [bar.get_width() for bar in first.containers[0]] == [24, 6, 4]
     assert [text.get_text() for text in first.texts] == ["", "6.0 %", "4.0 %", "90.0 % (longer than this axis)"]
-    assert [bar.get_width() for bar in second.containers[0]] == [60, 40]
-    assert [text.get_text() for text in second.texts] == ["60.0 %", "40.0 %"]
+    assert [text.get_text() for text in second.texts] == ["", "20.0 %", "80.0 % (longer than this axis)"]
+    plots.class_destinations(confusion, NAMES[100], NAMES[100][:1], tmp_path / "p.png")
+    assert figures[1].axes[0].get_xlim() == pytest.approx((0, 7.2))
+    confusion[0, 3] = 40
+    plots.class_destinations(confusion, NAMES[100], NAMES[100][:2], tmp_path / "p.png")
+    assert figures[2].axes[0].get_xlim() == pytest.approx((0, 1.2 * 80))  # long enough for every bar
 
 
 def test_per_class_scores_are_sorted_and_none_is_cut_off(figures, tmp_path):
