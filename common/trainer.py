@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -30,6 +30,8 @@ from common.workarounds.step_logs import TensorBoard, Unread
 # Functions of a phase, which is of the task's own kind.
 Configure = Callable[[Any], None]
 MakeCut = Callable[[Any], features.Cut | None]
+# Metrics of each split, and a classifier's predictions.
+Measured = dict[str, tuple[dict, Predictions | None]]
 
 
 class Trainer:
@@ -117,12 +119,7 @@ class Trainer:
         execution_steps = steps_per_execution(config.steps_per_execution, devices, self.steps, progress.step)
         self.compile(fitted, phase, execution_steps)
         if is_first:
-            epochs = sum(phase.epochs for phase in self.phases)
-            facts = setup.environment(run.config, run.devices, fitted)
-            facts |= {"epochs": epochs, "steps_per_execution": execution_steps, "data": self.data.fingerprint()}
-            if run.devices.seeds:
-                facts["seeds_together"] = run.devices.seeds
-            write_environment(run, **facts)
+            self.record(fitted, execution_steps)
         if checkpoint:
             print(f"resuming: phase {phase.name}, epoch {progress.epoch + 1}, step {progress.step}", flush=True)
             checkpoints.assign("model", self.model.variables, checkpoint.arrays)
@@ -142,6 +139,16 @@ class Trainer:
         finally:
             data = None  # and with it what `features.cached` has made
             features.forget(run)
+
+    def record(self, fitted: keras.Model, execution_steps: int) -> None:
+        """Write environment.json for this start."""
+        devices = self.run.devices
+        facts = setup.environment(self.run.config, devices, fitted)
+        facts["epochs"] = sum(phase.epochs for phase in self.phases)
+        facts |= {"steps_per_execution": execution_steps, "data": self.data.fingerprint()}
+        if devices.seeds:
+            facts["seeds_together"] = devices.seeds
+        write_environment(self.run, **facts)
 
     def prepare(self, phase: Phase) -> None:
         """Set all that a phase changes in the model."""
@@ -271,33 +278,12 @@ class Trainer:
         run, data = self.run, self.data
         parts = {name: getattr(data, name) for name in [*["train"] * train, "validation", "test"]}
         reported = run.config.REPORTED
-        by_phase, right, final = {}, {}, {}
+        by_phase: dict[str, dict] = {}
+        right: dict[str, np.ndarray] = {}
+        final: Measured = {}
         for phase in self.phases:
-            self.resize(phase)  # and no more: what is compiled goes by what the last phase trains
-            rows = [row for row in self.progress.rows if row["phase"] == phase.name]
-            measured, states = {}, {}
-            for kind in sorted(("best", "last"), key=reported.__eq__):  # the reported one last: its weights stay
-                entry = getattr(self.progress, kind)[phase.name]
-                epoch = entry["epoch"]
-                if epoch not in measured:
-                    load_weights(run, self.model, entry)
-                    measured[epoch] = {name: self.measure(part) for name, part in parts.items()}
-                final = measured[epoch]
-                states[kind] = {
-                    "epoch": epoch,
-                    "running": {key: rows[epoch - 1][key] for key in ("loss", "accuracy") if key in rows[epoch - 1]},
-                    **{name: brief(metrics) for name, (metrics, _) in final.items()},
-                }
-                if self.objective.scores_classes and (tested := final["test"][1]):
-                    right[f"{phase.name}/{kind}"] = is_right(tested)
-            by_phase[phase.name] = {
-                "epochs": len(rows),
-                "best_epoch": states["best"]["epoch"],
-                "seconds": round(sum(row["seconds"] for row in rows), 1),
-                "images_per_second": float(np.median([row["images_per_second"] for row in rows])),
-                **{name: states[reported][name] for name in parts},
-                **states,
-            }
+            by_phase[phase.name], tested, final = self.measure_phase(phase, parts)
+            right |= tested
         if run.devices.is_primary:
             trained.save(run, self.model)
         last = self.phases[-1].name
@@ -328,6 +314,41 @@ class Trainer:
         if run.devices.is_primary:
             run.write_page = functools.partial(run_page.write, run, data, result)
         return result
+
+    def measure_phase(self, phase: Phase, parts: Mapping[str, Split]) -> tuple[dict, dict[str, np.ndarray], Measured]:
+        """Measure the best and the last epoch of a phase; the model ends with the reported weights.
+
+        Returns what metrics.json says of the phase, which test images were right in each state, and the reported one in
+        full.
+        """
+        self.resize(phase)  # and no more: what is compiled goes by what the last phase trains
+        reported = self.run.config.REPORTED
+        rows = [row for row in self.progress.rows if row["phase"] == phase.name]
+        measured: dict[int, Measured] = {}
+        states: dict[str, dict] = {}
+        right = {}
+        for kind in ("last", "best") if reported == "best" else ("best", "last"):
+            entry = getattr(self.progress, kind)[phase.name]
+            epoch = entry["epoch"]
+            if epoch not in measured:
+                load_weights(self.run, self.model, entry)
+                measured[epoch] = {name: self.measure(part) for name, part in parts.items()}
+            states[kind] = {
+                "epoch": epoch,
+                "running": {key: rows[epoch - 1][key] for key in ("loss", "accuracy") if key in rows[epoch - 1]},
+                **{name: brief(metrics) for name, (metrics, _) in measured[epoch].items()},
+            }
+            if self.objective.scores_classes and (tested := measured[epoch]["test"][1]):
+                right[f"{phase.name}/{kind}"] = is_right(tested)
+        content = {
+            "epochs": len(rows),
+            "best_epoch": states["best"]["epoch"],
+            "seconds": round(sum(row["seconds"] for row in rows), 1),
+            "images_per_second": float(np.median([row["images_per_second"] for row in rows])),
+            **{name: states[reported][name] for name in parts},
+            **states,
+        }
+        return content, right, measured[states[reported]["epoch"]]
 
 
 def parameters(variables: Sequence) -> int:
