@@ -386,7 +386,7 @@ def repository(tmp_path):
     ]
     with (root / "tasks" / "hinge_svm" / "reference.csv").open("a") as file:
         for metric, published, margin in rows:
-            file.write(f"demo,dataset=digits loss=crammer_singer epochs=2,{metric},{published},{margin},000,\n")
+            file.write(f"demo,dataset=digits loss=crammer_singer epochs=2,{metric},{published},{margin},000,,\n")
     git = ("git", "-c", "user.name=n", "-c", "user.email=e", "-C", str(root))
     (root / ".gitignore").write_text("__pycache__/\nresults/runs/\nresults/submissions/\n")
     for words in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "all")):
