@@ -36,7 +36,7 @@ from common.words import count
 if TYPE_CHECKING:
     import numpy as np  # `--help` does without
 
-REPLACED = ".replaced"  # what --overwrite has set aside
+REPLACED, MOVING = ".replaced", ".moving"  # what --overwrite has set aside; what is on its way there or back
 LOCK_PATIENCE = 120.0  # seconds: a requeued job may begin before the last process of its former start has ended
 
 
@@ -175,28 +175,32 @@ def storage(folder: Path) -> Iterator[None]:
 
 def set_aside(folder: Path) -> None:
     """Move what a run directory holds to a folder in it. metrics.json goes first: half of it never looks finished."""
-    aside = folder / REPLACED
-    aside.mkdir()
+    moving = folder / MOVING
+    moving.mkdir()
     for path in sorted(contents(folder), key=lambda path: path.name != "metrics.json"):
-        path.rename(aside / path.name)
+        path.rename(moving / path.name)
+    moving.rename(folder / REPLACED)  # at once, so that a half that was moved is known as one
 
 
 def settle(folder: Path) -> None:
     """End what `set_aside` began: the old run goes for good if the new one has a checkpoint, else it comes back."""
-    aside = folder / REPLACED
-    if not aside.is_dir():
-        return
-    if not RunFolder(folder).is_finished and not any(RunFolder(folder).checkpoints.glob("*")):
+    aside, moving = folder / REPLACED, folder / MOVING
+    if aside.is_dir():
+        if RunFolder(folder).is_finished or any(RunFolder(folder).checkpoints.glob("*")):
+            shutil.rmtree(aside)
+            return
         for path in contents(folder):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for path in sorted(aside.iterdir(), key=lambda path: path.name == "metrics.json"):
+        aside.rename(moving)
+    if moving.is_dir():
+        for path in sorted(moving.iterdir(), key=lambda path: path.name == "metrics.json"):
             path.rename(folder / path.name)
-    shutil.rmtree(aside)
+        moving.rmdir()
 
 
 def contents(folder: Path) -> list[Path]:
     """What a run directory holds, but for its lock and what was set aside."""
-    return [path for path in folder.iterdir() if path.name not in (".lock", REPLACED)]
+    return [path for path in folder.iterdir() if path.name not in (".lock", REPLACED, MOVING)]
 
 
 def write_config(run: Run, setting: str) -> None:

@@ -1,5 +1,6 @@
 """Run directories: the lock, what a finished run means, and every fault as one line."""
 
+import contextlib
 import errno
 import gc
 import json
@@ -154,6 +155,31 @@ def test_overwrite_that_was_killed_gives_back_or_goes_on(tmp_path):
     assert {path.name for path in folder.iterdir()} >= {"checkpoints", "config.json", "metrics.json"}
     assert not (folder / ".replaced").exists()
     assert (folder / "checkpoints" / "step-1.safetensors").exists()
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("moves", range(7))
+def test_a_kill_while_a_run_is_set_aside_or_comes_back_loses_nothing(tmp_path, monkeypatch, back, moves):
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("checkpoints/step-1.safetensors", "config.json", "history.csv", "metrics.json"):
+        (tmp_path / name).write_text(name)
+    before = {path: path.stat().st_ino for path in tmp_path.glob("**/*")}
+    if back:
+        runs.set_aside(tmp_path)
+    whole, left = Path.rename, [moves]
+
+    def killed(path, target):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return whole(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with contextlib.suppress(KeyboardInterrupt):
+            (runs.settle if back else runs.set_aside)(tmp_path)
+    runs.settle(tmp_path)
+    assert {path: path.stat().st_ino for path in tmp_path.glob("**/*")} == before
 
 
 def test_missing_data_leaves_no_run_directory(tmp_path):
