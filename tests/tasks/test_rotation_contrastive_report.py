@@ -158,6 +158,8 @@ def test_transfer_is_drawn_by_blocks_frozen_and_trained_with_what_is_published(d
     every = [transfer(n, trained, run(n + trained, 10.0 * n)) for n in (1, 2, 3) for trained in (True, False)]
     trial = transfer(2, True, run(99.0, 99.0), " epochs=1")
     base = made_groups.group("base", "dataset=cifar10", run(5.0, 6.0), run(7.0, 8.0), dataset="cifar10")
+    report.transferred_blocks(made_groups.runs(every[0], base), tmp_path / "p.png")
+    assert drawn == []  # one transfer compares nothing: those of an older protocol are drawn
     report.transferred_blocks(made_groups.runs(*every, trial, base), tmp_path / "p.png")
     train, test = drawn[0].axes
     trained, frozen = (container[0].get_xydata().tolist() for container in train.containers)
