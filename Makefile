@@ -45,7 +45,7 @@ test-page: .venv/installed-dev chromium ## test the pages in Chromium
 test-mutations: .venv/installed-dev ## damage every file that the tools read, in 10,000 ways (a quarter of an hour)
 	$(BIN)/python tests/mutations.py --count 10000
 
-test-fuzz: .venv/installed-dev ## 1,000 command lines that nobody meant, for every command (a minute)
+test-fuzz: .venv/installed-dev ## 1,000 random command lines for the commands (a minute)
 	$(BIN)/python tests/fuzz.py --count 1000
 
 lint: .venv/installed-dev ## check style, formatting and types

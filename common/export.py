@@ -8,7 +8,7 @@
 
 RUN is the folder of a finished run, or the end of its name in results/runs. The network takes images as the run's data
 has them, uint8 (batch, height, width, channels), any batch, and gives probabilities, float32 (batch, classes). All is
-float32, of Keras' own layers; augmentation is left out. README.md beside it, the model card, says what it is,
+float32, of Keras's own layers; augmentation is left out. README.md beside it, the model card, says what it is,
 and labels.txt has the names of the classes. Exit codes: 0; 2 for bad input; 1 for what cannot be written or sent.
 """
 
@@ -142,7 +142,7 @@ def publish(folder: Path, repository: str, private: bool = False) -> None:
 
 
 def with_probabilities(model: "keras.Model") -> "keras.Model":
-    """A classifier in float32 of Keras' own layers, with a softmax at its end."""
+    """A classifier in float32 of Keras's own layers, with a softmax at its end."""
     import keras
 
     plain = keras.saving.deserialize_keras_object(in_stock_layers(keras.saving.serialize_keras_object(model)))
@@ -154,12 +154,12 @@ def with_probabilities(model: "keras.Model") -> "keras.Model":
 
 
 def is_stock(layer: "keras.layers.Layer") -> bool:
-    """Whether a layer is Keras' own."""
+    """Whether a layer is Keras's own."""
     return type(layer).__module__.partition(".")[0] == "keras"
 
 
 def in_stock_layers(config: Any) -> Any:
-    """The description of a model with Keras' layers in place of ours, in float32 and without augmentation."""
+    """The description of a model with Keras's layers in place of ours, in float32 and without augmentation."""
     if isinstance(config, list):
         return [in_stock_layers(part) for part in config]
     if not isinstance(config, dict):

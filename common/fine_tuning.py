@@ -27,7 +27,7 @@ class FineTuning(Config):
     cache_features: Literal["auto", "on", "off"] = "auto"
     """Compute frozen layers' outputs once a phase. auto: if cache-gigabytes allow it; on: always, on disk if not."""
     cache_gigabytes: float = 2.0
-    """Most to keep, in 1e9 bytes: of these activations in memory, and of images decoded from files on disk."""
+    """Most to keep, in 1e9 bytes: activations of frozen layers in memory (cache-features), decoded images on disk."""
 
     OPERATIONAL = (*Config.OPERATIONAL, "cache_features")
 

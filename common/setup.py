@@ -12,7 +12,7 @@ from common.workarounds.jax_state import keep_state_as_it_is
 
 
 def reset_keras() -> None:
-    """Keras' own defaults, whatever a keras.json of the user's says, and a GPU for its backend alone."""
+    """Keras's own defaults, whatever a keras.json of the user's says, and a GPU for its backend alone."""
     keras.config.set_floatx("float32")
     keras.config.set_image_data_format("channels_last")
     keras.config.set_epsilon(1e-7)

@@ -28,7 +28,7 @@ TORCH_NAMES = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-# Axes of a torch tensor in Keras' order: OIHW -> HWIO (grouped convolutions too), (out, in) -> (in, out).
+# Axes of a torch tensor in Keras's order: OIHW -> HWIO (grouped convolutions too), (out, in) -> (in, out).
 KERAS_AXES = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
 DEPTHWISE_AXES = (2, 3, 0, 1)  # (channels, 1, h, w) -> (h, w, channels, 1)
 

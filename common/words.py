@@ -91,8 +91,8 @@ WORDS: Mapping[str, Word] = {
     "epochs": epochs,
     "batch_norm": {regime: f"batch norm {told}" for regime, told in BATCH_NORM.items()},
     "augment_at": {"native": "augmented at the images' own size", "input": "augmented at the network's input size"},
-    "initialisation": {"torch": "PyTorch's initial weights", "keras": "Keras' initial weights"},
-    "head_init": {"torch": "head with PyTorch's initial weights", "keras": "head with Keras' initial weights"},
+    "initialisation": {"torch": "PyTorch's initial weights", "keras": "Keras's initial weights"},
+    "head_init": {"torch": "head with PyTorch's initial weights", "keras": "head with Keras's initial weights"},
     "code": {"uncommitted": "uncommitted code"},
 }
 

@@ -38,8 +38,9 @@ def differences(compared: Sequence[Compared]) -> str:
     """What was compared, one line each."""
     head = (
         "**Differences in test accuracy (points) or test loss, with 95 % intervals**, paired by seed. The interval is "
-        "over seeds, and over test images too if both sides saw the same ones. *Higher* and *lower* are said after "
-        f"Holm's correction: among all differences of a protocol, the chance of a false one is {LEVEL:.0%}."
+        "over seeds, and over test images too if both sides saw the same ones. *Higher* and *lower* are given only "
+        "after Holm's correction: the chance that any difference of a protocol is called so wrongly is at most "
+        f"{100 * LEVEL:.0f} %."
     )
     return "\n".join([head, "", *(f"- {line(one)}" for one in compared)])
 

@@ -1,6 +1,6 @@
-"""Command lines that nobody meant: exit code 0, 1 or 2, one line for a mistake, no traceback, under two seconds.
+"""Random command lines: exit code 0, 1 or 2, one line for a mistake, no traceback, under two seconds.
 
-    python tests/fuzz.py --count 1000    # a few minutes; what fails is made as short as it can be
+    python tests/fuzz.py --count 1000    # about a minute; what fails is made as short as it can be
 
 hypothesis makes the command lines of every task (as far as a run is named, so nothing is trained), of the launcher
 (with --dry-run), and of prepare (with --check), collect, replay, predict, evaluate, explain and export. None of them

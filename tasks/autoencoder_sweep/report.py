@@ -76,8 +76,8 @@ LOSSES = {
 # What the source does not print, on which case 3 hangs most.
 UNPRINTED: Mapping[str, Fields] = {
     **{f"case {case}, batch of 128": {**of_case(case), **BATCH} for case in CASES},
-    "case 3, Keras' initial weights": {**of_case(3), **KERAS},
-    "case 3, Keras' initial weights, batch of 128": {**of_case(3), **KERAS, **BATCH},
+    "case 3, Keras's initial weights": {**of_case(3), **KERAS},
+    "case 3, Keras's initial weights, batch of 128": {**of_case(3), **KERAS, **BATCH},
 }
 TABLES = (
     Table(
@@ -93,7 +93,7 @@ TABLES = (
             "source": Part(shows="published"),
             "ours": Part(),
             "batch of 128": Part(BATCH),
-            "Keras' initial weights": Part(KERAS),
+            "Keras's initial weights": Part(KERAS),
         },
     ),
     Table(
@@ -390,7 +390,7 @@ REPORT = Report(
         Pair(
             {**AUTOENCODER, "initialisation": "keras"},
             {**AUTOENCODER, "initialisation": "torch"},
-            words=("Keras' initial weights", "PyTorch's"),
+            words=("Keras's initial weights", "PyTorch's"),
         ),
         Pair(
             {**TRANSFER, "encoder": "pretrained"},
@@ -405,7 +405,7 @@ REPORT = Report(
         Pair(
             {**TRANSFER, "initialisation": "keras"},
             {**TRANSFER, "initialisation": "torch"},
-            words=("Keras' initial weights", "PyTorch's"),
+            words=("Keras's initial weights", "PyTorch's"),
         ),
         Pair({**TRANSFER, "batch_size": 128}, {**TRANSFER, "batch_size": 64}, words=("batch of 128", "of 64")),
     ),

@@ -279,6 +279,6 @@ REPORT = Report(
             "predictions": "Test images and what the classifier makes of them",
         },
     ),
-    headline=Headline({"preset": "best", "dataset": "cifar10", "loss": "weston_watkins"}),
+    headline=Headline({"preset": "best", "dataset": "cifar10", "loss": "crammer_singer"}),
     words={"loss": LOSSES, "norm": "{} norm", "regularisation": "lambda {}"},
 )

@@ -1,7 +1,8 @@
 """What a convolutional network owes to the neighbourhood of pixels.
 
 The same network on images, and on images whose pixels all pass through one fixed permutation; a multi-layer
-perceptron, which cannot care, as the control; and blocks of pixels that are permuted whole, for what lies between.
+perceptron, to which the order of pixels makes no difference, as the control; and blocks of pixels that are permuted
+whole, for what lies between.
 
     python tasks/permuted_cnn/train.py                       # notMNIST, single pixels permuted
     python tasks/permuted_cnn/train.py --block None          # the images as they are

@@ -130,6 +130,7 @@ REVERSE = Table(
     rows={**AS_PRINTED, **CHOSEN_BY},
     columns={
         "source": Part({"preset": "reverse", "train_blocks": True}, shows="published"),
+        "source, no blocks taken": Part({"preset": "rotation"}, shows="published"),
         "blocks trained further": Part({"preset": "reverse", "train_blocks": True}),
         "blocks frozen": Part({"preset": "reverse", "train_blocks": False}),
         "no blocks taken": Part({"preset": "rotation"}),
