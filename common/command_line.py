@@ -16,7 +16,7 @@ import tyro
 
 from common import data
 from common.config import Config, flat
-from common.errors import ConfigError, choice, fail
+from common.errors import ConfigError, choice, fail, within_reach
 
 C = TypeVar("C", bound=Config)
 
@@ -45,7 +45,8 @@ def parse(presets: Mapping[str, C], description: str, argv: Sequence[str] | None
 def parse_strictly(presets: Mapping[str, C], description: str, argv: Sequence[str]) -> C:
     """As `parse`, with ConfigError for every mistake (the launcher collects them)."""
     config = parse_unchecked(presets, description, argv)
-    config.check()
+    with within_reach():
+        config.check()
     return config
 
 

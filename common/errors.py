@@ -46,6 +46,15 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 
 @contextmanager
+def within_reach() -> Iterator[None]:
+    """Turn what the system says of a path that nobody may look at, or that is too long, into ConfigError."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from error
+
+
+@contextmanager
 def in_one_line(written: Path | None = None) -> Iterator[None]:
     """Turn the faults of a command into one line and an exit code: 2 for bad input; 1 for files and for closed output.
 

@@ -49,7 +49,7 @@ class FineTuning(Config):
             )
         if self.cache_features == "on" and self.devices * self.nodes > 1:
             raise ConfigError("cache-features is on, which several devices cannot share; allowed there: auto, off")
-        self.weights_source()
+        self.identity()  # which reads the file of weights
 
     def identity(self) -> dict:
         """Everything that the result depends on, as JSON data; of a file or run of `weights` name and content."""

@@ -93,7 +93,7 @@ class RunFolder:
     @property
     def is_finished(self) -> bool:
         """Whether a run has ended here, completed or diverged."""
-        return self.metrics_file.is_file()
+        return os.path.isfile(self.metrics_file)  # noqa: PTH113 (as above)
 
     def config(self) -> dict:
         """Task, setting, protocol, digest, and the config itself. Raises Damaged."""

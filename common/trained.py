@@ -74,8 +74,9 @@ def load(folder: Path, phase: str | None = None, batch_size: int | None = None) 
     check_classifier(run)
     about, environment, class_names = run.config(), run.environment(), run.class_names()
     setup.reset_keras()
-    if (REPOSITORY / "tasks" / about["task"] / "networks.py").is_file():
-        importlib.import_module(f"tasks.{about['task']}.networks")  # which registers layers of the task's own
+    for module in ("train", "networks"):  # in which a task registers recipes and layers of its own
+        if (REPOSITORY / "tasks" / about["task"] / f"{module}.py").is_file():
+            importlib.import_module(f"tasks.{about['task']}.{module}")
     if environment.get("op_determinism"):
         tf.config.experimental.enable_op_determinism()
     try:

@@ -395,6 +395,8 @@ def cancel(arguments: argparse.Namespace) -> int:
         else:
             for row in active:
                 with contextlib.suppress(ProcessLookupError, Damaged):  # it has already ended
-                    os.kill(submissions.read_record(submission.record(row.run))["starts"][-1]["pid"], signal.SIGTERM)
+                    start = submissions.read_record(submission.record(row.run))["starts"][-1]
+                    if submissions.is_alive(start):  # otherwise the number may be another process's by now
+                        os.kill(start["pid"], signal.SIGTERM)
     print(f"cancelled: {status.counts(active)}; `python -m slurm resubmit {submission.id}` continues")
     return 0

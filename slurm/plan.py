@@ -12,7 +12,7 @@ from typing import Any
 
 from common.command_line import parse_strictly, parse_unchecked
 from common.config import REPOSITORY, Config
-from common.errors import ConfigError, choice
+from common.errors import ConfigError, choice, within_reach
 from slurm import mistakes, sweeps
 from slurm.mistakes import Mistakes, describe
 from slurm.sweeps import Sweep, Values
@@ -106,7 +106,9 @@ def plan(task: str, sweep: Sweep, fixed: Mapping[str, str], chosen: Sequence[int
     try:
         parsed = configurations(presets, [{**preset, **fixed, **values} for values in grid], chosen[0])
     except ConfigError:
-        raise Mistakes(mistakes.find(grid, fixed, parse)) from None
+        if found := mistakes.find(grid, fixed, parse):
+            raise Mistakes(found) from None
+        raise
     planned: dict[str, Planned] = {}
     for seed in chosen:
         for values, first in zip(grid, parsed, strict=True):
@@ -117,6 +119,7 @@ def plan(task: str, sweep: Sweep, fixed: Mapping[str, str], chosen: Sequence[int
     return list(planned.values())
 
 
+@within_reach()
 def configurations(presets: Mapping[str, Config], settings: Sequence[Values], seed: int) -> list[Config]:
     """The configuration of each setting, as the task's parser reads it. Raises ConfigError at the first mistake.
 
@@ -144,6 +147,8 @@ def put(target: Any, source: Any, path: Sequence[str]) -> Any:
     if not path:
         return source
     first, *rest = path
+    if not isinstance(target, tuple) and not hasattr(target, first):  # the parser knows --no-FIELD too
+        raise ConfigError(f"{first} is no field; write {first.removeprefix('no_')}=false")
     if isinstance(target, tuple):
         place = int(first)
         return (*target[:place], put(target[place], source[place], rest), *target[place + 1 :])

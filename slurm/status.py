@@ -177,6 +177,8 @@ def local_state(submission: Submission, record: Mapping) -> tuple[str, str]:
     if written == "running":
         alive = is_alive(record["starts"][-1])
         return ("running", "the launcher has ended") if alive else ("lost", "its process ended and wrote no reason")
+    if written == "killed":  # within a SLURM allocation; but nobody requeues what runs here
+        return "failed", reason
     return written or "cancelled", reason or "the launcher ended before it started this run"
 
 

@@ -35,6 +35,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.browses)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_waiting_for_the_disk():
+    """What tests write need not outlive a crash of the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that are saved; their files stay empty, since drawing takes most of the time."""
@@ -48,6 +56,25 @@ def tiny_backbone(monkeypatch):
     """The name of a backbone of five convolutions."""
     monkeypatch.setitem(BACKBONES, "tiny", "tiny_backbone:TINY")
     return "tiny"
+
+
+@pytest.fixture
+def as_nobody(tmp_path):
+    """Does what follows as a user to whom modes of files apply, and who may look into `tmp_path`."""
+
+    @contextlib.contextmanager
+    def nobody():
+        for folder in [tmp_path, *tmp_path.parents][:3]:  # those that pytest has made
+            folder.chmod(0o755)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(user)
+
+    return nobody
 
 
 @pytest.fixture

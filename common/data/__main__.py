@@ -17,7 +17,7 @@ from common.backbones import BACKBONES
 from common.command_line import Parser
 from common.config import Config
 from common.data import DATASETS, FOLDER, NAMES, tfds_names
-from common.errors import ConfigError, choice, command, fail
+from common.errors import ConfigError, choice, command, fail, in_one_line
 
 ALLOWED = ", ".join([*DATASETS, tfds_names.FORM])
 WIDE = 120  # columns of a table that goes to a file
@@ -48,7 +48,8 @@ def parser() -> Parser:
 def main() -> None:
     """Run the command; exit code 1 if something is missing or cannot be written, 2 for bad input."""
     arguments = parser().parse_args()
-    {"prepare": prepare, "inspect": inspect}[arguments.command](arguments)
+    with in_one_line():
+        {"prepare": prepare, "inspect": inspect}[arguments.command](arguments)
 
 
 def inspect(arguments: argparse.Namespace) -> None:

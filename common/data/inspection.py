@@ -120,6 +120,7 @@ def file_size(name: str) -> tuple[int, int]:
     """Width and height of an image in a file, or in a part of one."""
     from PIL import Image
 
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is for decoding, and training has none
     with Image.open(io.BytesIO(tfrecords.content(os.fsencode(name)))) as image:
         return image.size
 

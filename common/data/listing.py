@@ -233,7 +233,12 @@ def images_below(listing: Listing, folder: str, above: Sequence[str]) -> list[st
     seen = {identity(path) for path in above}
     while waiting:
         here = waiting.pop()
-        if (own := identity(here)) in seen:
+        try:
+            own = identity(here)
+        except OSError as error:  # its folder may be listed, but not entered
+            listing.leave_out(here, unopened(error))
+            continue
+        if own in seen:
             listing.leave_out(here, AGAIN)
             continue
         seen.add(own)

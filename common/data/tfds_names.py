@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.data.listing import few
-from common.errors import ConfigError
+from common.errors import ConfigError, within_reach
 
 TFDS = "tfds:"
 FORM = f"{TFDS}NAME[/CONFIG][:VERSION]"
@@ -38,6 +38,7 @@ def parsed(dataset: str) -> Name:
     return Name(*found.groups())
 
 
+@within_reach()
 def tfds_folder(dataset: str, folder: Path) -> Path | None:
     """Folder of a prepared TFDS data set, in the newest version or in the named one, or None; uses no network."""
     name = parsed(dataset)

@@ -19,6 +19,7 @@ from common.errors import ConfigError
 from common.workarounds.jax_batches import lay_out_each_batch
 
 KERAS = "KERAS_DISTRIBUTION_"  # of its variables
+NAMES = ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # set by srun
 # Seconds without a sign of life after which JAX ends the processes that are left; and for all to come to the end.
 HEARTBEAT, SHUTDOWN = 60, 60
@@ -133,8 +134,12 @@ class Mesh(Devices):
 def surroundings() -> tuple[str | None, int, int | None]:
     """Address of the primary process, number of processes, and which one this is. None: JAX finds it in SLURM's."""
     if f"{KERAS}NUM_PROCESSES" in os.environ:
-        address, count, number = (os.environ[KERAS + name] for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
-        return address.split(",")[0], int(count), int(number)
+        address, *numbers = (os.environ.get(KERAS + name, "") for name in NAMES)
+        if not address or not all(number.isdecimal() for number in numbers):
+            set_to = ", ".join(f"{KERAS}{name}={os.environ.get(KERAS + name, '')}" for name in NAMES)
+            raise ConfigError(f"{set_to}; allowed: HOST:PORT, the number of processes, and that of this one from 0")
+        count, number = map(int, numbers)
+        return address.split(",")[0], count, number
     if all(name in os.environ for name in SLURM):
         return None, int(os.environ["SLURM_NTASKS"]), None
     return None, 1, None

@@ -4,7 +4,6 @@ Figures across the runs of a task, which its report draws, are in `across`.
 """
 
 from common.plots import across
-from common.plots.base import BLUE, GREEN, LEGEND_BELOW, ORANGE, SPLIT_COLOURS, TEST_REPORTED, VERMILION, save_figure
 from common.plots.classifier import (
     class_counts,
     class_destinations,
@@ -20,7 +19,6 @@ from common.plots.history import (
     learning_curves,
     learning_rate,
     loss_by_step,
-    mark_phases,
     phase_bars,
 )
 from common.plots.images import (
@@ -34,15 +32,8 @@ from common.plots.images import (
 )
 
 __all__ = [
-    "BLUE",
-    "GREEN",
     "IMAGES_PER_ROW",
-    "LEGEND_BELOW",
-    "ORANGE",
-    "SPLIT_COLOURS",
     "STEPPED_IMAGES",
-    "TEST_REPORTED",
-    "VERMILION",
     "across",
     "channel_intensities",
     "class_counts",
@@ -59,10 +50,8 @@ __all__ = [
     "learning_curves",
     "learning_rate",
     "loss_by_step",
-    "mark_phases",
     "mistaken_images",
     "per_class_scores",
     "phase_bars",
     "predictions_grid",
-    "save_figure",
 ]

@@ -11,13 +11,24 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from common.plots.base import BLUE, LEGEND_BELOW, ORANGE, SPLIT_COLOURS, empty_figure, room, save_figure, short
+from common.plots.base import (
+    BLUE,
+    LEGEND_BELOW,
+    NAMED_CLASSES,
+    ORANGE,
+    SPLIT_COLOURS,
+    empty_figure,
+    room,
+    save_figure,
+    short,
+)
 from common.plots.images import IMAGES_PER_ROW, displayable, show_row
 
 MISTAKEN_PER_ROW, MISTAKEN = 6, 12
 DESTINATIONS = 10
 ANNOTATED_CLASSES = 20  # a confusion matrix of more classes has cells too small for a number
 CLASSES_PER_PANEL = 50
+UNNAMED_SIZE = 12  # inches of a confusion matrix without names
 
 
 def class_counts(counts: Mapping[str, np.ndarray], class_names: Sequence[str], path: Path) -> Path:
@@ -211,7 +222,7 @@ def per_class_scores(per_class: Sequence[Mapping], path: Path) -> Path:
 
 
 def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], path: Path) -> Path:
-    """Draw a confusion matrix in shares of the true class, with a number in each cell for up to 20 classes.
+    """Draw a confusion matrix in shares of the true class: numbers for up to 20 classes, names for up to 200.
 
     Args:
         confusion: image counts of shape ``(classes, classes)``; rows are true, columns predicted.
@@ -224,8 +235,9 @@ def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], path: Pa
     values = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     # Without numbers, a linear scale would leave confusions of a few percent invisible.
     norm = Normalize(0, 100) if annotated else PowerNorm(0.5, 0, 100)
-    names, font_size = [short(name) for name in class_names], 9 if annotated else 7
-    size = max(2.5, (0.55 if annotated else 0.14) * classes)
+    named = class_names if classes <= NAMED_CLASSES else ()
+    names, font_size = [short(name) for name in named], 9 if annotated else 7
+    size = max(2.5, (0.55 if annotated else 0.14) * classes) if named else UNNAMED_SIZE
     beside = room(names, font_size) + 0.9  # of the matrix: names, and what the axis shows or the title
     figure = empty_figure(size + beside + 1.2, size + beside)
     figure.set_layout_engine("compressed")  # for axes of a fixed shape
@@ -235,8 +247,9 @@ def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], path: Pa
     figure.colorbar(drawn, label=label, fraction=0.05, pad=0.02)
     title = f"Confusion matrix ({counts.sum():,} images)"
     axes.set(title=title, xlabel="Predicted class", ylabel="True class")
-    axes.set_xticks(range(classes), names, fontsize=font_size, rotation=90)
-    axes.set_yticks(range(classes), names, fontsize=font_size)
+    if named:
+        axes.set_xticks(range(classes), names, fontsize=font_size, rotation=90)
+        axes.set_yticks(range(classes), names, fontsize=font_size)
     if annotated:
         for (row, column), value in np.ndenumerate(values):
             colour = "white" if value > 50 else "black"
@@ -247,7 +260,11 @@ def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], path: Pa
 def class_panels(
     class_names: Sequence[str], order: np.ndarray, title: str
 ) -> tuple[Figure, list[tuple[Axes, np.ndarray]]]:
-    """Return a figure and, per panel, the axes and the classes it shows: one labelled row per class."""
+    """Return a figure and, per panel, the axes and the classes it shows: one labelled row per class, 200 at most."""
+    if len(order) > NAMED_CLASSES:
+        half = NAMED_CLASSES // 2
+        title += f" (the first and the last {half} of {len(order):,} classes)"
+        order = np.concatenate([order[:half], order[-half:]])
     groups = np.array_split(order, math.ceil(len(order) / CLASSES_PER_PANEL))
     row_height = 0.4 if len(order) <= ANNOTATED_CLASSES else 0.2
     font_size = 9 if row_height > 0.3 else 8

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from common.plots.base import BLUE, GREEN, LEGEND_BELOW, VERMILION, empty_figure, save_figure, short
+from common.plots.base import BLUE, GREEN, LEGEND_BELOW, NAMED_CLASSES, VERMILION, empty_figure, save_figure, short
 
 IMAGES_PER_ROW = 8
 STEPPED_IMAGES = 4
@@ -146,7 +146,7 @@ def heat_maps(images: np.ndarray, maps: np.ndarray, titles: Sequence[str], path:
 
 
 def class_images(images: np.ndarray, class_names: Sequence[str], title: str, path: Path) -> Path:
-    """Draw an image of each class, five in a row.
+    """Draw an image of each class, five in a row, of the first 200 classes.
 
     Args:
         images: one a class, in their order, of shape ``(classes, height, width, 1 or 3)``: uint8, or floats of
@@ -161,6 +161,9 @@ def class_images(images: np.ndarray, class_names: Sequence[str], title: str, pat
     check_images(images)
     if len(images) != len(class_names):
         raise ValueError(f"{len(images)} images of {len(class_names)} classes")
+    if len(images) > NAMED_CLASSES:
+        title += f" (the first {NAMED_CLASSES} of {len(images):,})"
+        images = images[:NAMED_CLASSES]
     rows = math.ceil(len(images) / 5)
     figure = empty_figure(9, 0.6 + 2.1 * rows)
     figure.suptitle(title)

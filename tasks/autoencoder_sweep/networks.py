@@ -55,11 +55,11 @@ def autoencoder(config: "SweepConfig", data: Dataset) -> Autoencoder:
     inputs, x = image_input(data)
     size = x.shape[-1]
     if config.input_dropout:
-        x = layers.Dropout(config.input_dropout, seed=config.seed + 2, name="input_dropout")(x)
+        x = layers.Dropout(config.input_dropout, seed=(config.seed + 2) % 2**32, name="input_dropout")(x)
     x = encode(x, config)
     x = dense(x, config.hidden, config.initialisation, Dense, activation="relu", name="decoder_hidden")
     if config.dropout:
-        x = layers.Dropout(config.dropout, seed=config.seed + 1, name="decoder_dropout")(x)
+        x = layers.Dropout(config.dropout, seed=(config.seed + 1) % 2**32, name="decoder_dropout")(x)
     return Autoencoder(
         inputs,
         dense(x, size, config.initialisation, Dense, activation="sigmoid", dtype="float32", name="reconstruction"),

@@ -27,7 +27,7 @@ def convolutions(
         initial = kernel_and_bias(initialisation, 9 * x.shape[-1])
         x = layers.Conv2D(count, 3, padding="same", activation="relu", name=block(number), **initial)(x)
         x = MaxPooling2D(2)(x)
-        x = layers.Dropout(dropout, seed=seed + number)(x)
+        x = layers.Dropout(dropout, seed=(seed + number) % 2**32)(x)
     return layers.Flatten()(x)
 
 

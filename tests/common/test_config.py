@@ -543,3 +543,39 @@ def test_slurm_jobs_are_offline(monkeypatch):
     assert Config(offline=True).is_offline
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     assert Config().is_offline
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--dataset", f"image_folder:{LONG}"),
+        ("--dataset", LONG),
+        ("--dataset", f"tfds:{LONG}"),
+        ("--weights", LONG),
+        ("--data-dir", LONG),
+    ],
+)
+def test_a_name_that_is_too_long_is_one_line(flags):
+    with pytest.raises(ConfigError, match=f"{LONG}: File name too long$"):
+        parse_strictly(PRESETS, "", ["--preset=demo", *flags])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--dataset", "image_folder:{closed}/a"),
+        ("--dataset", "cifar10", "--data-dir", "{closed}/a"),
+        ("--weights", "{closed}/a"),
+        ("--weights", "{secret}"),
+    ],
+)
+def test_a_path_that_one_may_not_look_at_is_one_line(tmp_path, as_nobody, flags):
+    closed, secret = tmp_path / "closed", tmp_path / "w.safetensors"
+    closed.mkdir(mode=0o000)
+    secret.touch(0o000)
+    argv = ["--preset=demo", *(flag.format(closed=closed, secret=secret) for flag in flags)]
+    with as_nobody(), pytest.raises(ConfigError, match=f"^{tmp_path}/.*: Permission denied$"):
+        parse_strictly(PRESETS, "", argv)

@@ -22,7 +22,7 @@ import tensorflow as tf
 from common.config import Config
 from common.data import pipeline, sources
 from common.devices import Devices, choose
-from common.devices.mesh import SLURM, Mesh
+from common.devices.mesh import SLURM, Mesh, surroundings
 from common.devices.mirrored import Mirrored
 from common.errors import ConfigError
 
@@ -184,6 +184,14 @@ def test_replicas():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "all good\n"
+
+
+@pytest.mark.parametrize(("variables"), [{}, {"JOB_ADDRESSES": "a:1", "PROCESS_ID": "one"}, {"JOB_ADDRESSES": "a:1"}])
+def test_variables_that_do_not_say_which_process_this_is_are_one_line(monkeypatch, variables):
+    for name, value in {"NUM_PROCESSES": "2", **variables}.items():
+        monkeypatch.setenv(f"KERAS_DISTRIBUTION_{name}", value)
+    with pytest.raises(ConfigError, match=r"NUM_PROCESSES=2, .*; allowed: HOST:PORT, the number of processes, and"):
+        surroundings()
 
 
 def config(**fields):

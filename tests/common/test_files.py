@@ -2,6 +2,8 @@
 
 import errno
 import fcntl
+import os
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +105,15 @@ def test_another_fault_of_a_lock_is_raised(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(OSError, match="Input/output"), files.alone(tmp_path / "a.lock"):
         pass
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_then_its_folder(tmp_path, monkeypatch):
+    """By what is flushed, and whether the file has its name by then."""
+    flushed = []
+
+    def fsync(number):
+        flushed.append((str(Path(f"/proc/self/fd/{number}").readlink()), (tmp_path / "a").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    files.write(tmp_path / "a", b"x")
+    assert flushed == [(str(tmp_path / f".a.{os.getpid()}.tmp"), False), (str(tmp_path), True)]

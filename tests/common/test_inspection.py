@@ -8,6 +8,7 @@ from matplotlib.text import Text
 from PIL import Image, ImageEnhance
 from sklearn.datasets import load_digits
 
+from common import errors
 from common.data import __main__ as command
 from common.data import inspection, near_copies
 from common.plots.data_sets import Pair, contact_sheet, copy_pairs
@@ -216,6 +217,24 @@ def test_bad_input_is_one_line_and_exit_code_2(run, argv, said):
     assert (code, out) == (2, "")
     assert said in error
     assert (error[:7], error.count("\n")) == ("error: ", 1)
+
+
+def test_an_image_of_any_number_of_pixels_is_counted(tmp_path):
+    """Pillow opens no more than 179 million unless it is told to, and training decodes it."""
+    path = tmp_path / "large.png"
+    Image.new("1", (18_000, 10_000)).save(path)
+    assert dict(inspection.file_sizes([str(path)])) == {(18_000, 10_000): 1}
+
+
+def test_a_reader_that_has_gone_is_one_line(run, monkeypatch, tmp_path):
+    def gone(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", gone)
+    monkeypatch.setattr(errors, "leave_output", lambda: None)
+    monkeypatch.setattr(errors, "fail", lambda message, code: sys.exit(f"{code}: {message}"))
+    said = "1: nobody reads the output any more, as behind `| head`"
+    assert run("digits", "--json", "--out", tmp_path / "drawn")[0] == said
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(run, folder, tmp_path):

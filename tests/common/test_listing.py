@@ -187,6 +187,22 @@ def test_a_folder_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
     assert unused(listing) == {"cannot be opened (Permission denied)": ["x/closed"]}
 
 
+def test_a_folder_that_may_be_listed_but_not_entered_is_named(tmp_path, monkeypatch):
+    """As `chmod -R 644` makes them: what is in them has names, and nothing else."""
+    make(tmp_path, "x/1.png", "x/closed/2.png", "y/1.png")
+    whole = os.stat
+
+    def stat(path, **more):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return whole(path, **more)
+
+    monkeypatch.setattr(os, "stat", stat)
+    listing = list_images(tmp_path)
+    assert images(listing) == {"train": {"x": ["1.png"], "y": ["1.png"]}}
+    assert unused(listing) == {"cannot be opened (Permission denied)": ["x/closed"]}
+
+
 def test_names_that_are_no_utf8_or_have_control_characters_can_be_printed(tmp_path):
     make(tmp_path, "y/[a], b~.png")
     make(tmp_path, os.fsdecode(b"caf\xe9/1\xe9.png"), os.fsdecode(b"caf\xe9/two\nlines.txt"))

@@ -442,9 +442,9 @@ def test_learning_curves_mark_the_test_at_the_reported_epoch(figures, tmp_path):
     history = make_history(HISTORIES["three phases"])
     plots.learning_curves(history, tmp_path / "p.png", metrics_of(history))
     plots.learning_curves(history, tmp_path / "p.png")
-    points = [line(axes, plots.TEST_REPORTED).get_xydata().tolist() for axes in figures[0].axes]
+    points = [line(axes, base.TEST_REPORTED).get_xydata().tolist() for axes in figures[0].axes]
     assert points == [[[12, 1.25]], [[12, 50.0]]]  # the second epoch after phases of five and five
-    assert not any(drawn.get_label() == plots.TEST_REPORTED for axes in figures[1].axes for drawn in axes.get_lines())
+    assert not any(drawn.get_label() == base.TEST_REPORTED for axes in figures[1].axes for drawn in axes.get_lines())
 
 
 def test_learning_curves_without_accuracy_ring_the_lowest_validation_loss(figures, tmp_path):
@@ -633,6 +633,24 @@ def test_per_class_scores_are_sorted_and_none_is_cut_off(figures, tmp_path):
     for panel in axes:
         assert panel.get_xlim()[0] < 0
         assert panel.get_xlim()[1] > 100
+
+
+def test_of_thousands_of_classes_figures_show_as_many_as_there_is_room_for(drawn, tmp_path):
+    names = [f"class {number}" for number in range(3000)]
+    scores = [
+        {"class": name, "precision": 1 - i / 3000, "recall": 1 - i / 3000, "f1": 1 - i / 3000}
+        for i, name in enumerate(names)
+    ]
+    plots.per_class_scores(scores, tmp_path / "p.png")
+    shown = [text.get_text() for panel in drawn[0].axes for text in panel.get_yticklabels()]
+    assert shown == [*names[:100], *names[-100:]]
+    assert drawn[0].get_suptitle().endswith("(the first and the last 100 of 3,000 classes)")
+    plots.confusion_matrix(np.eye(3000, dtype=int), names, tmp_path / "p.png")
+    plots.class_images(np.zeros((3000, 2, 2, 1), np.uint8), names, "Samples", tmp_path / "p.png")
+    assert drawn[2].get_suptitle() == "Samples (the first 200 of 3,000)"
+    assert len(drawn[2].axes) == 200
+    for figure in drawn:
+        assert (figure.get_size_inches() * figure.dpi).max() < 12_000  # pixels
 
 
 def test_confusion_matrix_normalises_rows_and_annotates_small_ones(figures, tmp_path):

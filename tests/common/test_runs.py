@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -381,16 +382,18 @@ def test_a_requeued_job_waits_for_the_end_of_its_former_start(tmp_path, monkeypa
     """Under SLURM alone: on a terminal one wants to hear at once that another process has the run."""
     config = Config(dataset="digits", out=tmp_path)
     hold = (
-        "import sys, time; sys.path.insert(0, '.'); from pathlib import Path; from common import runs, config\n"
+        "import sys; sys.path.insert(0, '.'); from pathlib import Path; from common import runs, config\n"
         "with runs.open_run(config.Config(dataset='digits', out=Path(sys.argv[1])), 'task', ''):\n"
-        "    print('held', flush=True); time.sleep(4)"
+        "    print('held', flush=True); sys.stdin.read()"
     )
-    other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], **pipes, text=True)
     with other:
         assert other.stdout.readline() == "held\n"
         monkeypatch.delenv("SLURM_JOB_ID", raising=False)
         with pytest.raises(runs.RunError, match=f"process {other.pid}"), runs.open_run(config, "task", ""):
             pass
         monkeypatch.setenv("SLURM_JOB_ID", "1")
+        threading.Timer(0.5, other.stdin.close).start()
         with runs.open_run(config, "task", ""):
             assert other.wait(10) == 0

@@ -141,6 +141,12 @@ def test_value_reaches_the_config(toy, key, spelt, value):
     assert type(getattr(config, key)) in (type(value), type(Path()))
 
 
+def test_the_flag_that_switches_a_field_off_is_no_key():
+    sweep = Sweep("switched", preset="transfer", grid={"no-train-encoder": ["true"]})
+    with pytest.raises(ConfigError, match=r"^no_train_encoder is no field; write train_encoder=false$"):
+        plan.in_waves("autoencoder_sweep", sweep, {}, [0])
+
+
 def test_nested_key(toy):
     runs = toy({"phases.1.rate": [0.3, 3e-5], "phases.0.weight_decay": [0.01]})
     assert [(c.phases[0].rate, c.phases[1].rate, c.phases[0].weight_decay) for c in configs(runs)] == [

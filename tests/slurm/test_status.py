@@ -173,6 +173,7 @@ def test_submission_cancelled_by_another_way_is_not_running(one, fake_slurm):
         ("running", False, "lost"),
         ("stopped", False, "stopped"),
         ("failed", False, "failed"),
+        ("killed", False, "failed"),  # as it says within an allocation; nobody requeues it
     ],
 )
 def test_local_states(one, programs, written, alive, state):

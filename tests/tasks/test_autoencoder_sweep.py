@@ -95,6 +95,14 @@ def test_the_autoencoder_is_that_of_the_source():
     assert (phase.optimizer, phase.rate, phase.epochs) == ("adam", 1e-3, 10)
 
 
+def test_seeds_of_layers_stay_below_two_to_the_32_for_the_largest_seed():  # JAX takes no others
+    dropping = config("--dropout", "0.1", "--input-dropout", "0.1", "--seed", str(2**32 - 1))
+    model = networks.autoencoder(dropping, digit_pictures())
+    seeds = [layer.seed for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    assert len(set(seeds)) == len(seeds) == 3
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
 def test_the_classifier_is_one_linear_layer_on_the_bottleneck():
     model = networks.classifier(config("--preset", "transfer"), digit_pictures())
     dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]

@@ -149,7 +149,8 @@ def test_what_is_missing_offline_is_one_line_that_names_the_command(tmp_path, mo
 
 def test_a_full_disk_is_one_line_and_leaves_the_last_good_checkpoint(tmp_path, capsys):
     # 60 MiB: enough for a checkpoint of the first phase, too little for the second, which has Adam's moments.
-    done = train(tmp_path, *SHORT, file_limit=60 * 1024)
+    few = [*SHORT, "--limit-train", "100", "--limit-test", "50"]
+    done = train(tmp_path, *few, file_limit=60 * 1024)
     assert done.returncode == 1
     (line,) = errors(done)
     assert line.startswith("error: cannot write")
@@ -158,7 +159,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_good_checkpoint(tmp_path, c
     assert not list(folder.glob(".*.tmp"))
     checkpoint = checkpoints.latest(folder)
     assert (checkpoint.data["phase"], checkpoint.data["epoch"]) == (0, 1)
-    assert in_process.call(plan.load_task("cifar_phased"), "--out", str(tmp_path), *SHORT) == 0
+    assert in_process.call(plan.load_task("cifar_phased"), "--out", str(tmp_path), *few) == 0
     assert "resuming: phase head, epoch 2" in capsys.readouterr().out
 
 
@@ -173,7 +174,7 @@ def test_jax_host_augmentation_and_an_image_folder(tmp_path):
     flags = ["--preset", "one_phase", "--dataset", f"image_folder:{tmp_path / 'images'}", "--data-dir", str(tmp_path)]
     flags += ["--weights", "none", "--batch-norm", "layer", "--image-size", "32", "--limit-train", "40"]
     flags += ["--augmentation", "affine_colour_blur", "--augment-on", "host", "--augment-at", "native"]
-    flags += ["--phases.0.epochs", "1", "--phases.0.trainable", "head", "--batch-size", "16"]
+    flags += ["--phases.0.epochs", "1", "--phases.0.trainable", "head", "--batch-size", "12"]
     quick = "--xla_backend_optimization_level=0"  # most of the time goes into compiling
     done = train(tmp_path / "runs", *flags, backend="jax", XLA_FLAGS=quick)
     assert done.returncode == 0, done.stderr

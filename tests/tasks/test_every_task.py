@@ -288,7 +288,8 @@ def end_of(folder):
     }
 
 
-@every_task
+# cifar_phased's own: tests/test_resume.py, with real signals.
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "cifar_phased"])
 def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(task, demos, tmp_path, monkeypatch, capfd):
     def signalled(loop, batch, logs=None, whole=Loop.on_train_batch_end):
         if len(loop.progress.rows) == 1 and batch == 0:  # the first step of the second epoch

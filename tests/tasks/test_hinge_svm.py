@@ -171,10 +171,21 @@ def test_the_validation_loss_is_read_at_regular_steps(tmp_path):
     assert {path.stem for path in folder.glob("figures/*.png")} >= {"samples", "templates", "loss_by_step"}
 
 
-def test_the_training_loss_is_the_mean_of_the_steps_since_the_last_reading(tmp_path):
+THREE_EPOCHS = ["--preset", "demo", "--limit-train", "300", "--epochs", "3", "--regularisation", "5000"]  # of 6 steps
+
+
+@pytest.fixture(scope="module")
+def read_every(tmp_path_factory):
+    """Finished runs, by the steps from one reading to the next: each 18 steps, so a thousand means never."""
+    return {
+        every: run(tmp_path_factory.mktemp("every"), *THREE_EPOCHS, "--validate-every", str(every))
+        for every in (1, 4, 1000)
+    }
+
+
+def test_the_training_loss_is_the_mean_of_the_steps_since_the_last_reading(read_every):
     """Of every step by itself it is that of the batch, which NumPy computes for the first; 6 steps are an epoch."""
-    flags = ["--preset", "demo", "--limit-train", "300", "--epochs", "3", "--regularisation", "5000"]
-    each, fourth = (run(tmp_path / every, *flags, "--validate-every", every) for every in ("1", "4"))
+    flags, each, fourth = THREE_EPOCHS, read_every[1], read_every[4]
     losses = np.array([row["train_loss"] for row in each[1]["iterations"]])
     images = np.array(3 * [50, 50, 50, 50, 50, 20])
     assert [row["step"] for row in fourth[1]["iterations"]] == [4, 8, 12, 16]
@@ -197,9 +208,9 @@ def test_the_training_loss_is_the_mean_of_the_steps_since_the_last_reading(tmp_p
     assert losses[0] == pytest.approx(hinges.mean() + 5000 * np.square(kernel).sum(), rel=1e-4)
 
 
-def test_both_losses_are_the_same_after_a_stop_between_two_readings(tmp_path, monkeypatch):
-    flags = ["--preset", "demo", "--limit-train", "300", "--epochs", "3", "--validate-every", "4"]
-    _, whole = run(tmp_path / "whole", *flags)
+def test_both_losses_are_the_same_after_a_stop_between_two_readings(read_every, tmp_path, monkeypatch):
+    flags = [*THREE_EPOCHS, "--validate-every", "4"]
+    _, whole = read_every[4]
 
     def stopped(loop, batch, logs=None, save=Loop.on_train_batch_end):
         if (len(loop.progress.rows), batch) == (1, 2):  # step 9, one after a reading, in the second epoch
@@ -215,11 +226,8 @@ def test_both_losses_are_the_same_after_a_stop_between_two_readings(tmp_path, mo
     assert resumed["iterations"] == whole["iterations"]
 
 
-def test_the_reading_leaves_the_running_means_alone(tmp_path):
-    every, never = (
-        run(tmp_path / name, "--preset", "demo", "--limit-train", "300", "--epochs", "2", "--validate-every", every)[0]
-        for name, every in (("every", "1"), ("never", "1000"))
-    )
+def test_the_reading_leaves_the_running_means_alone(read_every):
+    every, never = read_every[1][0], read_every[1000][0]
     columns = slice(0, 7)  # without times
     histories = [
         [row.split(",")[columns] for row in (f / "history.csv").read_text().splitlines()] for f in (every, never)

@@ -1,6 +1,8 @@
 """A task brings its own data set, backbone and recipe, and trains with them."""
 
 import json
+import subprocess
+import sys
 
 import in_process
 import numpy as np
@@ -44,6 +46,18 @@ def test_a_task_trains_with_what_it_has_registered(tmp_path, registered, no_netw
     assert (config["dataset"], config["backbone"], config["augmentation"]) == ("stripes", "tiny", "tilt")
     assert (folder / "backbone.safetensors").is_file()
     assert no_network == []
+    # Another process knows the recipe only if loading the run imports what registers it.
+    code = (
+        "import sys, types; from common.augment import AUGMENTATIONS; from common.augment.recipes import Recipe\n"
+        "class Task:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'tasks.cifar_phased.train': AUGMENTATIONS['tilt'] = 'tilted:TILT'\n"
+        "sys.meta_path.insert(0, Task()); sys.modules['tilted'] = types.SimpleNamespace(TILT=Recipe(rotation=5.0))\n"
+        "from pathlib import Path; from common import trained\n"
+        "print(trained.load(Path(sys.argv[1])).class_names)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False)
+    assert done.stdout == "['rows', 'columns']\n", done.stderr
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,12 @@ from slurm.plan import load_task
 
 @pytest.fixture
 def run(demos):
+    """A finished run, of a network that is quick to load."""
+    return demos("hinge_svm")
+
+
+@pytest.fixture
+def phased(demos):
     """A finished run of three phases."""
     return demos("cifar_phased")
 
@@ -167,10 +173,10 @@ def test_colour_is_made_grey_and_other_sizes_fit(run, photos, capsys):
     assert found[3] == found[4]
 
 
-def test_an_earlier_phase_is_another_network_and_the_last_the_same(run, photos, capsys):
+def test_an_earlier_phase_is_another_network_and_the_last_the_same(phased, photos, capsys):
     found = {}
     for phase in ("head", "last_block", "full", None):
-        assert call(run, photos / "0.png", "--json", *([] if phase is None else ["--phase", phase])) == 0
+        assert call(phased, photos / "0.png", "--json", *([] if phase is None else ["--phase", phase])) == 0
         found[phase] = json.loads(capsys.readouterr().out)[0]["classes"]
     assert found["full"] == found[None]
     assert len({json.dumps(found[phase]) for phase in ("head", "last_block", "full")}) == 3
@@ -203,13 +209,13 @@ def test_a_run_that_is_not_there_is_answered_by_the_newest_ones(tmp_path):
         (["{run}", "{empty}"], "empty has no images (.bmp, .gif, .jfif, .jpe, .jpeg, .jpg, "),
         (["{run}", "{photos}", "--top", "0"], "--top is 0; allowed: 1 and above"),
         (["{run}", "{photos}", "--batch-size", "0"], "--batch-size is 0; allowed: 1 and above"),
-        (["{run}", "{photos}", "--phase", "heads"], "has no phase 'heads'; allowed: head, last_block, full"),
+        (["{phased}", "{photos}", "--phase", "heads"], "has no phase 'heads'; allowed: head, last_block, full"),
         (["{run}", "{photos}", "--csv", "c.csv", "--json"], "not allowed with"),
     ],
 )
-def test_a_mistake_is_one_line(run, photos, tmp_path, capsys, arguments, said):
+def test_a_mistake_is_one_line(run, phased, photos, tmp_path, capsys, arguments, said):
     (tmp_path / "empty").mkdir()
-    places = {"run": run, "photos": photos, "empty": tmp_path / "empty"}
+    places = {"run": run, "phased": phased, "photos": photos, "empty": tmp_path / "empty"}
     assert call(*(argument.format(**places) for argument in arguments)) == 2
     assert said in in_process.one_error(capsys)
 
