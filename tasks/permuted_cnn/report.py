@@ -11,17 +11,23 @@ from common.claims import Claim, Finding, Word, compared, named
 from common.comparison import Side, difference, quantile
 from common.measured import TEST_ACCURACY
 from common.plots import across
-from common.plots.base import BLUE, GREEN, LEGEND_BELOW, ORANGE, empty_figure, save_figure
+from common.plots.base import BLUE, GREEN, LEGEND_BELOW, ORANGE, SKY, empty_figure, save_figure
 from common.report import Headline, Pair, Part, Pictures, Report, Table
 from common.selection import Fields, Runs
 
 NOTMNIST: Fields = {"preset": "permuted", "dataset": "notmnist"}
 NETWORKS: Mapping[str, Fields] = {
     "convolutions": {"network": "cnn", "padding": "valid"},
+    "convolutions, images resized to 24 pixels": {"network": "cnn", "padding": "valid", "image_size": 24},
     "convolutions, padded": {"network": "cnn", "padding": ("same", None)},  # None: records of before it was a choice
     "perceptron": {"network": "mlp"},
 }
-COLOURS = {"convolutions": BLUE, "convolutions, padded": GREEN, "perceptron": ORANGE}
+COLOURS = {
+    "convolutions": BLUE,
+    "convolutions, images resized to 24 pixels": SKY,
+    "convolutions, padded": GREEN,
+    "perceptron": ORANGE,
+}
 BLOCKS = (1, 2, 4, 7, 14, None)  # sides of the blocks that are moved whole; of None nothing is moved
 FULL, SHORT = 20, 5  # epochs of the source, and of the curve over blocks
 TWICE = 2  # times as many errors: the least that we call "a lot", for which the source has no number
@@ -175,6 +181,7 @@ REPORT = Report(
             words=("convolutional network", "perceptron"),
         ),
         Pair({**PERMUTED, "padding": "same"}, {**PERMUTED, "padding": "valid"}, words=("padded", "not padded")),
+        Pair({**PERMUTED, "image_size": 24}, {**PERMUTED, "image_size": None}, words=("24 pixels", "28 pixels")),
     ),
     claims=(
         Claim(

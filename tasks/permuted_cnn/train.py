@@ -53,6 +53,8 @@ class PermutedConfig(Config):
     initialisation: Literal["keras", "torch"] = "keras"
     """Initial weights: Keras's (Glorot uniform, biases zero) or torch's (kernel and bias uniform within
     1/sqrt(fan_in))."""
+    image_size: int | None = None
+    """Side in pixels to which images are resized before they are permuted. None: they stay as they are."""
     block: int | None = 1
     """Side in pixels of the blocks that the permutation moves as a whole. 1: single pixels; None: nothing moves."""
     epochs: int = 20
@@ -76,10 +78,11 @@ class PermutedConfig(Config):
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""
         super().check()
-        if self.block is not None:
-            positive("block", self.block)
-        if not self.dataset.startswith(TFDS):  # whose side is known when it is read
-            self.check_side(SIDES.get(self.dataset, 28))
+        for field in ("block", "image_size"):
+            if getattr(self, field) is not None:
+                positive(field.replace("_", "-"), getattr(self, field))
+        if self.image_size or not self.dataset.startswith(TFDS):  # whose side is known when it is read
+            self.check_side(self.image_size or SIDES.get(self.dataset, 28))
         for phase in self.phases:
             phase.check()
 
@@ -114,8 +117,9 @@ def experiment(config: PermutedConfig, run: runs.Run) -> None:
     from common.trainer import Trainer
 
     data = sources.load(config)
-    config.check_side(data.train.size)
-    order = permutation(data.train.size, config.block, config.seed)
+    side = config.image_size or data.train.size
+    config.check_side(side)
+    order = permutation(side, config.block, config.seed)
     model = build(config, order, data)
     trainer = Trainer(run, model, data)
     trainer.fit(config.phases)
@@ -150,6 +154,9 @@ def build(config: PermutedConfig, order: "np.ndarray", data: "Dataset") -> "kera
 
     size, channels = data.train.size, data.train.channels
     x = inputs = keras.Input((size, size, channels), dtype="uint8", name="image")
+    if config.image_size:
+        size = config.image_size
+        x = layers.Resizing(size, size, name="resize", dtype="float32")(x)
     x = layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(x)
     if config.block is None:
         x = layers.Identity(name="permuted")(x)
@@ -169,7 +176,8 @@ def convolutions(
 ) -> "keras.KerasTensor":
     """Four convolutions 3x3 with a maximum over 2x2 after each but the first; of padded ones the mean over the image.
 
-    Unpadded they leave 512 numbers of 28x28 pixels: sides of 28, 26, 24, 12, 10, 5, 3 and 1.
+    Unpadded they leave 512 numbers of 28x28 pixels: sides of 28, 26, 24, 12, 10, 5, 3 and 1. The last maximum leaves
+    out the third of three, so they do not see the last four rows and columns; of 24x24 pixels they see all.
     """
     from keras import layers
 

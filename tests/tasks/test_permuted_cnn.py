@@ -77,6 +77,36 @@ def test_a_map_is_drawn_only_where_no_pixel_has_moved(block):
             explain.last_stage(model)
 
 
+@pytest.mark.parametrize(("flags", "seen"), [((), 24), (("--image-size", "24"), 28), (("--padding", "same"), 28)])
+def test_unpadded_convolutions_see_the_first_24_rows_and_columns_alone(flags, seen):
+    own = published("--block", "None", *flags)
+    model = TASK.build(own, TASK.permutation(own.image_size or 28, None, 0), letters())
+    images = pipeline.pictures(letters().train, np.arange(4))
+
+    def differs(rows, columns):
+        changed = images.copy()
+        changed[:, rows, columns] = 255 - changed[:, rows, columns]
+        return not np.array_equal(*(model.predict(own, verbose=0) for own in (images, changed)))
+
+    everything = slice(None)
+    assert differs(slice(seen - 1, seen), everything)
+    assert differs(everything, slice(seen - 1, seen))
+    if seen < 28:
+        assert not differs(slice(seen, None), everything)
+        assert not differs(everything, slice(seen, None))
+
+
+def test_images_are_resized_before_they_are_permuted():
+    own = published("--image-size", "24")
+    order = TASK.permutation(24, 1, seed=3)
+    model = TASK.build(own, order, letters())
+    images = pipeline.pictures(letters().train, np.arange(4))
+    seen = keras.Model(model.input, model.get_layer("permuted").output).predict(images, verbose=0)
+    small = np.array(keras.ops.image.resize(images.astype("float32"), (24, 24), interpolation="bilinear"))
+    expected = small.reshape(4, -1)[:, order].reshape(4, 24, 24, 1) / 127.5 - 1
+    np.testing.assert_allclose(seen, expected, atol=1e-5)
+
+
 def tiles(image, block):
     """The blocks of an image (h, w), row by row, cut out one by one."""
     starts = range(0, len(image), block)
