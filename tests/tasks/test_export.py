@@ -16,12 +16,13 @@ import pytest
 from PIL import Image, ImageOps
 
 from common import export, model_card, trained
+from common.backbones import BACKBONES
 from common.run_folder import RunFolder
 
 # Every task whose run has a classifier, and the flags that the demo needs for one.
 CLASSIFIERS = {
     "cifar_phased": [],
-    "fer_layerwise_lr": [],
+    "fer_layerwise_lr": ["--backbone=tiny"],
     "hinge_svm": [],
     "permuted_cnn": [],
     "rotation_contrastive": [],
@@ -42,7 +43,9 @@ for line in sys.stdin:
 @pytest.fixture(scope="module", params=CLASSIFIERS)
 def run(request, demos):
     """A finished run of each task that has a classifier."""
-    return demos(request.param, *CLASSIFIERS[request.param])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "tiny", "tiny_backbone:TINY")
+        return demos(request.param, *CLASSIFIERS[request.param])
 
 
 @pytest.fixture(scope="module")
