@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -128,30 +128,25 @@ class Job:
         self.size = self.output.stat().st_size if self.output.exists() else 0
         command = [sys.executable, "-u", str(self.code / "tasks" / self.task / "train.py"), *self.flags]
         start = {"time": now(), "job": slurm_job(), "checkpoint": newest}
-        with self.output.open("ab") as output:
-            # Blocked in the child too: SLURM sends SIGUSR2 to every process of the job, and it would end train.py
-            # without saving.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+        # SLURM sends SIGUSR2 to every process of the job, and it would end train.py without saving.
+        with self.output.open("ab") as output, blocked(signal.SIGUSR2):
+            self.child = child = subprocess.Popen(
+                command,
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=env,
+                start_new_session=start_new_session,
+                preexec_fn=end_with_parent if slurm_job() else None,
+            )
             try:
-                self.child = child = subprocess.Popen(
-                    command,
-                    cwd=self.directory,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    env=env,
-                    start_new_session=start_new_session,
-                    preexec_fn=end_with_parent if slurm_job() else None,
-                )
-                try:
-                    self.begun = start | this_process(child.pid)
-                    self.write(state="running", reason="", starts=[*starts, self.begun])
-                except files.StorageError:
-                    child.terminate()  # it saves; without a record nobody could find it
-                    child.wait()
-                    raise
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                self.begun = start | this_process(child.pid)
+                self.write(state="running", reason="", starts=[*starts, self.begun])
+            except files.StorageError:
+                child.terminate()  # it saves; without a record nobody could find it
+                child.wait()
+                raise
         return child
 
     @property
@@ -238,13 +233,24 @@ def asked_slurm() -> squeue.Entry | None:
 
     One that somebody requeued looks like a cancelled one, but has been restarted once more than this start knows.
     """
-    with contextlib.suppress(ConfigError):
-        squeue.wait_until_back()
     job = slurm_job() or ""
-    entry = squeue.entry(job)
-    if entry and squeue.restarts(job) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
-        return squeue.Entry(entry.state, REQUEUED)
-    return entry
+    with blocked(signal.SIGTERM):  # SLURM may send it again, and it would end squeue before that has answered
+        with contextlib.suppress(ConfigError):
+            squeue.wait_until_back()
+        entry = squeue.entry(job)
+        if entry and squeue.restarts(job) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+            return squeue.Entry(entry.state, REQUEUED)
+        return entry
+
+
+@contextlib.contextmanager
+def blocked(number: signal.Signals) -> Iterator[None]:
+    """Block a signal here, and for good in processes that are started meanwhile."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def newest_checkpoint(folder: Path) -> str:

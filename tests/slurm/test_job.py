@@ -383,6 +383,16 @@ def test_stopped_run_is_requeued_if_slurm_gives_it_time(
     assert all(call[call.index("--jobs") + 1] == "17" for call in calls)
 
 
+def test_squeue_survives_a_second_sigterm(make, own_handlers, programs, monkeypatch):
+    """The one that srun passes on, after it was sent one itself, goes to every process of the job."""
+    programs.add("squeue", "kill -TERM $$; echo 'COMPLETING|None'")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    job = make(TELL_PARENT_AND_STOP)
+    with pytest.raises(RunFailed, match="stopped by SIGTERM"):
+        job()
+    assert record(job)["why"] == "None"
+
+
 def test_run_that_ends_by_itself_asks_slurm_nothing(make, programs, monkeypatch):
     programs.add("squeue")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
