@@ -1,5 +1,6 @@
 """Named data sets, split into train, validation and test."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,17 @@ from common.config import Config
 from common.data import DATASETS, folder_of, is_from_tfds
 from common.data.image_folders import image_folder
 from common.data.listing import few
-from common.data.splits import Dataset, Loaded, check_labels, firsts, limited, stratified, whole, without_copies
+from common.data.splits import (
+    Dataset,
+    Loaded,
+    Split,
+    check_labels,
+    firsts,
+    limited,
+    stratified,
+    whole,
+    without_copies,
+)
 from common.data.tfds_names import TFDS, tfds_folder
 from common.data.tfds_sets import by_hand, can_download, fetch_tfds, from_tfds, how_to_get
 from common.errors import ConfigError
@@ -29,54 +40,75 @@ def load(config: Config) -> Dataset:
     copies of an image on one side; images that stay in files are not compared. Limits are stratified too.
     Raises ConfigError if the data is missing or unsuitable.
     """
-    name, seed = config.dataset, config.seed
-    root, decoding = folder_of(name), (config.folder_side, config.data_folder, config.cache_gigabytes)
-    if root:
-        loaded = image_folder(root, *decoding)
-    elif name.startswith(TFDS):
-        loaded = from_tfds(name, *decoding)
-    else:
-        loaded = DATASETS.load(name)(name, config.data_folder)
-    splits, class_names, notes = loaded.splits, tuple(loaded.class_names), loaded.notes
-    remedy = "more images, or a folder `{}` beside a folder `train`" if root else "more images"
+    name, loaded = config.dataset, stored(config)
+    splits, class_names, notes = dict(loaded.splits), tuple(loaded.class_names), list(loaded.notes)
     for split_name, split in splits.items():
         check_labels(name, split_name, split.labels, len(class_names))
     if "test" not in splits:
-        splits["train"], test = stratified(
-            splits["train"], TEST_SHARE, TEST_SEED, "test", class_names=class_names, remedy=remedy.format("test")
-        )
-        splits["test"] = test.take(without_copies(test, splits["train"]))
-        check_labels(name, "test", splits["test"].labels, len(class_names))
-        notes = [*notes, f"test: {len(splits['test']):,} images, held out here"]
-        if copies := len(test) - len(splits["test"]):
-            notes.append(f"{copies} more left out, as the same pictures are among the others")
-    train = limited(splits["train"], config.limit_train, seed, "train")
-    if "validation" in splits:
-        validation = splits["validation"]
-    else:
-        originals = None if train.in_files else firsts(train)
-        train, validation = stratified(
-            train, VALIDATION_SHARE, seed, "validation", originals, class_names, remedy.format("val")
-        )
-        check_labels(name, "validation", validation.labels, len(class_names))
-        if originals is not None and (copies := int(np.count_nonzero(originals != np.arange(len(originals))))):
-            notes = [*notes, f"{copies:,} copies of other training images, kept on one side of the validation split"]
-    if root and len(validation) < FEW:
+        splits["train"], splits["test"], said = without_test(config, splits["train"], class_names)
+        notes += said
+    train = limited(splits["train"], config.limit_train, config.seed, "train")
+    if "validation" not in splits:
+        train, splits["validation"], said = without_validation(config, train, class_names)
+        notes += said
+    validation, test = splits["validation"], limited(splits["test"], config.limit_test, TEST_SEED, "test")
+    if folder_of(name) and len(validation) < FEW:
         share = f"one of them is {100 / len(validation):.0f} points of accuracy, so the best epoch is a guess"
-        notes = [*notes, f"only {count(len(validation), 'validation image')}: {share}"]
+        notes.append(f"only {count(len(validation), 'validation image')}: {share}")
         print(f"note: {notes[-1]}", flush=True)
-    for label in np.flatnonzero(np.bincount(train.labels, minlength=len(class_names)) == 0):
-        raise ConfigError(f"{name}: class {class_names[label]!r} has no training image")
-    test = limited(splits["test"], config.limit_test, TEST_SEED, "test")
+    for label in absent(train, class_names):
+        raise ConfigError(f"{name}: class {label!r} has no training image")
     for split_name, split in (("validation", validation), ("test", test)):
-        missing = np.flatnonzero(np.bincount(split.labels, minlength=len(class_names)) == 0)
-        if len(missing):
-            named = few([class_names[label] for label in missing])
-            notes = [*notes, f"classes without a {split_name} image: {len(missing):,} ({named})"]
+        if missing := absent(split, class_names):
+            notes.append(f"classes without a {split_name} image: {len(missing):,} ({few(missing)})")
     if loaded.decoded is not None:  # from here on, so that the splits are the same with and without them
         train, validation, test = (replace(split, store=loaded.decoded) for split in (train, validation, test))
     about = (loaded.files, loaded.unreadable, loaded.test_images_of)
     return Dataset(name, class_names, train, validation, test, tuple(notes), *about)
+
+
+def stored(config: Config) -> Loaded:
+    """The data set with the splits that it comes with."""
+    name, decoding = config.dataset, (config.folder_side, config.data_folder, config.cache_gigabytes)
+    if root := folder_of(name):
+        return image_folder(root, *decoding)
+    if name.startswith(TFDS):
+        return from_tfds(name, *decoding)
+    return DATASETS.load(name)(name, config.data_folder)
+
+
+def without_test(config: Config, images: Split, class_names: Sequence[str]) -> tuple[Split, Split, list[str]]:
+    """Images in two, for training and test, and what to say of it. Copies of a training image are in neither."""
+    remedy = more_images(config, "test")
+    train, held_out = stratified(images, TEST_SHARE, TEST_SEED, "test", class_names=class_names, remedy=remedy)
+    test = held_out.take(without_copies(held_out, train))
+    check_labels(config.dataset, "test", test.labels, len(class_names))
+    notes = [f"test: {len(test):,} images, held out here"]
+    if copies := len(held_out) - len(test):
+        notes.append(f"{copies} more left out, as the same pictures are among the others")
+    return train, test, notes
+
+
+def without_validation(config: Config, images: Split, class_names: Sequence[str]) -> tuple[Split, Split, list[str]]:
+    """Images in two, for training and validation, and what to say of it."""
+    originals = None if images.in_files else firsts(images)
+    remedy = more_images(config, "val")
+    train, validation = stratified(images, VALIDATION_SHARE, config.seed, "validation", originals, class_names, remedy)
+    check_labels(config.dataset, "validation", validation.labels, len(class_names))
+    copies = 0 if originals is None else int(np.count_nonzero(originals != np.arange(len(originals))))
+    said = f"{copies:,} copies of other training images, kept on one side of the validation split"
+    return train, validation, [said] if copies else []
+
+
+def more_images(config: Config, folder: str) -> str:
+    """What helps if a split cannot be held out."""
+    return f"more images{f', or a folder `{folder}` beside a folder `train`' if folder_of(config.dataset) else ''}"
+
+
+def absent(split: Split, class_names: Sequence[str]) -> list[str]:
+    """The classes of which a split has no image."""
+    present = set(split.labels.tolist())
+    return [name for label, name in enumerate(class_names) if label not in present]
 
 
 def digits(name: str, folder: Path) -> Loaded:
