@@ -267,16 +267,16 @@ class Trainer:
             metrics["loss"] = float(self.model.evaluate(batches, verbose=0, return_dict=True, steps=steps)["loss"])
         return metrics, predictions
 
-    def evaluate(self, train: bool = False) -> Result:
+    def evaluate(self, train: Split | None = None) -> Result:
         """Measure the best and the last epoch of each phase, and the last phase's reported one in full.
 
-        On validation and test images, and with `train` on training images too. Writes predictions.npz and outcomes.json
+        On validation and test images, and on training images that are given. Writes predictions.npz and outcomes.json
         of a classifier. `running` is the training loss (and accuracy) as a mean over the steps of the epoch, dropout
         included. The model ends with the reported weights. To be called after training, when every choice has been made
         on the validation split.
         """
         run, data = self.run, self.data
-        parts = {name: getattr(data, name) for name in [*["train"] * train, "validation", "test"]}
+        parts = ({} if train is None else {"train": train}) | {"validation": data.validation, "test": data.test}
         reported = run.config.REPORTED
         by_phase: dict[str, dict] = {}
         right: dict[str, np.ndarray] = {}

@@ -174,23 +174,9 @@ def hand_over(
     in place of today's. Returns the exit code, and the submission if there is one.
     """
     profile = profile_of(arguments, before) if where == "slurm" else None
-    if profile and not arguments.dry_run:
-        if shutil.which("sbatch") is None:
-            raise ConfigError("no sbatch on this machine: submit on the cluster's login node, or --cluster local")
-        squeue.wait_until_back()
-    if not profile and any(run.nodes > 1 for run in runs):
-        raise ConfigError("nodes is above 1, but this is one machine; use --cluster slurm")
-    at_once = 1 if arguments.jobs is None else arguments.jobs
-    if at_once < 1:
-        raise ConfigError(f"jobs is {at_once}; it must be above zero")
+    check_place(arguments, profile, runs)
     left = leave_out(runs)
-    waves = {run.wave for run in left}
-    busy = [run for run in runs if run not in left and run.wave < max(waves, default=0) and not status.finished(run)]
-    if busy:
-        raise ConfigError(
-            f"not finished yet, and needed by others of these: {count(len(busy), 'run')}; "
-            "submit again when no more of them is under way"
-        )
+    check_waves(runs, left)
     for run in left:
         print(f"  {run.name}  {run.label}")
     print(f"{len(left)} of {len(runs)} runs to do" if runs else "no run to do: all have finished")
@@ -203,16 +189,44 @@ def hand_over(
             raise ConfigError(f"folder {before.directory}, from which {before.id} was submitted, no longer exists")
         os.chdir(before.directory)  # so that relative paths in the flags still hold
     submission = submissions.create(task, where, title, left, dataclasses.asdict(profile) if profile else None, code)
-    if profile is None:
-        print(f"submission {submission.id}", flush=True)
-        return run_here(submission, at_once), submission
+    if profile:
+        return 0, to_slurm(submission, profile)
+    print(f"submission {submission.id}", flush=True)
+    return run_here(submission, arguments.jobs or 1), submission
+
+
+def check_place(arguments: argparse.Namespace, profile: cluster.Profile | None, runs: Sequence[Planned]) -> None:
+    """Raise ConfigError if the runs cannot be made there: on SLURM if there is a profile, otherwise here."""
+    if profile and not arguments.dry_run:
+        if shutil.which("sbatch") is None:
+            raise ConfigError("no sbatch on this machine: submit on the cluster's login node, or --cluster local")
+        squeue.wait_until_back()
+    if not profile and any(run.nodes > 1 for run in runs):
+        raise ConfigError("nodes is above 1, but this is one machine; use --cluster slurm")
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise ConfigError(f"jobs is {arguments.jobs}; it must be above zero")
+
+
+def check_waves(runs: Sequence[Planned], left: Sequence[Planned]) -> None:
+    """Raise ConfigError if runs that are left need others which have neither finished nor are among them."""
+    last = max((run.wave for run in left), default=0)
+    busy = [run for run in runs if run not in left and run.wave < last and not status.finished(run)]
+    if busy:
+        raise ConfigError(
+            f"not finished yet, and needed by others of these: {count(len(busy), 'run')}; "
+            "submit again when no more of them is under way"
+        )
+
+
+def to_slurm(submission: Submission, profile: cluster.Profile) -> Submission:
+    """Submit the jobs of a submission and their keeper, and print what they are."""
     with submission.alone():
         submission = cluster.submit(submission, profile)
         submission = cluster.keep(submission, profile, list(submission.jobs.values()))
     arrays = cluster.array_ids(list(submission.jobs.values()))
     print(f"jobs {' '.join(arrays)}; `python -m slurm status {submission.id}` shows their state")
     print(f"submission {submission.id}")
-    return 0, submission
+    return submission
 
 
 def profile_of(arguments: argparse.Namespace, before: Submission | None) -> cluster.Profile:

@@ -187,7 +187,7 @@ def classify(config: SweepConfig, run: runs.Run, data: "Dataset") -> None:
         load_layers(model, encoder_run(config), "train", networks.ENCODER, config.REPORTED)
     trainer = Trainer(run, model, data)
     trainer.fit(config.phases)
-    result = trainer.evaluate(train=True)
+    result = trainer.evaluate(data.train)
     drawing.classifier(run, data, result)
     run.finish(result.metrics)
 

@@ -118,7 +118,7 @@ def experiment(config: SVMConfig, run: runs.Run) -> None:
         callbacks=lambda trainer: [hinge.ValidationLoss(trainer, loss, config.validate_every)],
     )
     trainer.fit(config.phases)
-    result = trainer.evaluate(train=True)
+    result = trainer.evaluate(data.train)
     templates = templates_of(model, data)
     iterations = trainer.progress.extra["validation"]
     draw(config, run, data, result, iterations, templates)

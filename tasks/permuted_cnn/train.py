@@ -123,7 +123,7 @@ def experiment(config: PermutedConfig, run: runs.Run) -> None:
     model = build(config, order, data)
     trainer = Trainer(run, model, data)
     trainer.fit(config.phases)
-    result = trainer.evaluate(train=True)
+    result = trainer.evaluate(data.train)
     draw(run, model, data, result)
     run.finish(result.metrics | {"permutation": order.tolist()})
 

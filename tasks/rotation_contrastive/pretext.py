@@ -33,12 +33,13 @@ def turned(split: Split, seed: int) -> Split:
 
 
 def mixed(data: Dataset, seed: int) -> Dataset:
-    """The same images, those to be evaluated in a random order: neighbours on disk may be of one class.
+    """The same images, those of validation and test in a random order.
 
     The seed draws the order of the validation split; that of the test split is the same for every seed.
     """
-
-    def shuffled(split: Split, seed: int) -> Split:
-        return split.take(np.random.default_rng(seed).permutation(len(split)))
-
     return replace(data, validation=shuffled(data.validation, seed), test=shuffled(data.test, TEST_SEED))
+
+
+def shuffled(split: Split, seed: int) -> Split:
+    """The same images in a random order, for pairs to be measured: neighbours on disk may be of one class."""
+    return split.take(np.random.default_rng(seed).permutation(len(split)))

@@ -188,7 +188,7 @@ def classify(config: RotationConfig, run: runs.Run, data: "Dataset") -> None:
             model.get_layer(name).trainable = config.train_blocks
     trainer = Trainer(run, model, data)
     trainer.fit(config.phases)
-    result = trainer.evaluate(train=True)
+    result = trainer.evaluate(data.train)
     drawing.classifier(run, data, result)
     run.finish(result.metrics)
 
@@ -209,7 +209,7 @@ def embed(config: RotationConfig, run: runs.Run, data: "Dataset") -> None:
 
     initial = model.get_weights()
     trainer.fit(config.phases)
-    result = trainer.evaluate(train=True)
+    result = trainer.evaluate(pretext.shuffled(data.train, config.seed))
     after = points()
     model.set_weights(initial)
     before = points()

@@ -53,7 +53,7 @@ def test_sure_probabilities_train_as_labels_do(tmp_path, data, plain):
     for ours, theirs in zip(soft.progress.rows, plain.progress.rows, strict=True):
         for key in ("loss", "accuracy", "val_loss", "val_accuracy"):
             assert ours[key] == pytest.approx(theirs[key], rel=1e-3), key
-    ours, theirs = (trainer.evaluate(train=True).metrics for trainer in (soft, plain))
+    ours, theirs = (trainer.evaluate(trainer.data.train).metrics for trainer in (soft, plain))
     for split in ("train", "test"):  # whose targets are labels
         assert ours[split]["accuracy"] == pytest.approx(theirs[split]["accuracy"], abs=0.01)
         assert ours[split]["loss"] == pytest.approx(theirs[split]["loss"], rel=1e-3)

@@ -348,7 +348,7 @@ def test_with_scores_of_classes_another_loss_is_measured_and_accuracy_chooses(tm
 def test_results_of_the_splits_that_are_asked_for(measured, data):
     trainer = measured
     saved_at = trainer.run.folder / "predictions.npz"
-    results = trainer.evaluate(train=True).metrics
+    results = trainer.evaluate(trainer.data.train).metrics
     right = logits_of(trainer, data.train).argmax(axis=1) == data.train.labels
     assert results["train"]["accuracy"] == pytest.approx(right.mean())
     assert results["train"]["n"] == 180

@@ -16,6 +16,7 @@ from common.command_line import parse_strictly
 from common.data import pipeline, sources, splits
 from common.errors import ConfigError
 from common.loop import Loop
+from common.trainer import Trainer
 from slurm.plan import load_task
 from tasks.rotation_contrastive import embedding, networks, pretext
 
@@ -420,9 +421,19 @@ def test_a_linear_probe_parts_what_a_line_parts_and_nothing_else():
         assert found["20-NN accuracy (%)"] > 85
 
 
-def test_a_contrastive_run_ends_with_figures_of_both_embeddings(tmp_path):
+def test_a_contrastive_run_ends_with_figures_of_both_embeddings(tmp_path, monkeypatch):
+    measured = []
+
+    def noted(trainer, train, whole=Trainer.evaluate):
+        measured.extend([trainer.data.train.places, train.places])
+        return whole(trainer, train)
+
+    monkeypatch.setattr(Trainer, "evaluate", noted)
     flags = ["--preset", "contrastive", "--dataset", "digits", "--epochs", "8"]
     assert call(tmp_path, *flags) == 0
+    as_stored, in_pairs = measured
+    assert sorted(in_pairs) == sorted(as_stored)
+    assert list(in_pairs) != list(as_stored)  # in a folder of images, neighbours are of one class
     folder = folder_of(tmp_path, *flags)
     metrics = metrics_of(folder)
     assert metrics["test"].keys() == {"n", "loss"}
