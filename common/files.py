@@ -24,6 +24,7 @@ class Damaged(ValueError):
     """A file that is not what its writer leaves; the text names the file and says what is wrong."""
 
 
+IN_USE = 69  # exit code of a process whose files another one holds: sysexits.h's "unavailable"
 DISK_FULL = 75  # exit code of a process that stops for want of space: sysexits.h's "try again later"
 
 

@@ -109,11 +109,15 @@ class RunError(RuntimeError):
     """A run directory that cannot be used; its text is the one line that the user reads."""
 
 
+class InUse(RunError):
+    """A run directory that another process holds."""
+
+
 @contextmanager
 def open_run(config: Config, task: str, setting: str, devices: Devices | None = None) -> Iterator[Run]:
     """Make or reopen the directory of a configuration, and hold it for this process alone.
 
-    Raises RunError when another process holds it or it belongs to another configuration, StorageError when it
+    Raises InUse when another process holds it, RunError when it belongs to another configuration, StorageError when it
     cannot be written. With --overwrite what the directory holds is lost only when the new training has a checkpoint.
     """
     run = Run(config.out / task / config.name(), task, config, devices or Devices())
@@ -151,7 +155,7 @@ def hold(lock: IO, folder: Path, patience: float) -> None:
             if time.monotonic() >= deadline:
                 lock.seek(0)
                 holder = lock.read().strip() or "another process"
-                raise RunError(f"{folder} is being written by {holder}") from None
+                raise InUse(f"{folder} is being written by {holder}") from None
         time.sleep(1)
 
 
@@ -416,6 +420,8 @@ def known_faults(folders: Sequence[Path], config: Config, devices: Devices) -> I
             if not any(RunFolder(folder).checkpoints.glob("*")):
                 shutil.rmtree(folder, ignore_errors=True)
         fail(str(error), 2)
+    except InUse as error:
+        fail(str(error), files.IN_USE if "SLURM_JOB_ID" in os.environ else 1)
     except (files.StorageError, CheckpointError, RunError) as error:
         fail(str(error), 1)
     except BrokenPipeError:

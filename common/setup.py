@@ -1,6 +1,7 @@
 """What holds for a whole process that trains: seeds, devices, precision, repeats that are bit-identical."""
 
 import os
+import socket
 
 import keras
 import tensorflow as tf
@@ -8,6 +9,7 @@ import tensorflow as tf
 from common import garbage
 from common.config import Config
 from common.devices import Devices
+from common.errors import ConfigError
 from common.workarounds.jax_state import keep_state_as_it_is
 
 
@@ -28,6 +30,7 @@ def set_up(config: Config, devices: Devices) -> None:
         keep_state_as_it_is()
     tf.get_logger().setLevel("ERROR")  # it warns of each phase's compilation
     devices.activate()
+    check_gpus(devices)
     keras.utils.set_random_seed(config.seed)
     precision = config.precision
     if precision == "auto":
@@ -35,6 +38,21 @@ def set_up(config: Config, devices: Devices) -> None:
     keras.config.set_dtype_policy(precision)
     if is_deterministic(config):
         tf.config.experimental.enable_op_determinism()
+
+
+def check_gpus(devices: Devices) -> None:
+    """Raise ConfigError if SLURM has given this process GPUs, but its backend finds none.
+
+    It would go on, on the CPU, for many times as long. CUDA_VISIBLE_DEVICES and JAX_PLATFORMS can ask for that.
+    """
+    given = os.environ.get("SLURM_GPUS_ON_NODE", "0")
+    declined = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1") or os.environ.get("JAX_PLATFORMS") == "cpu"
+    if given not in ("", "0") and not declined and not devices.gpus():
+        raise ConfigError(
+            f"SLURM gave this run {given} GPU{'s' * (given != '1')}, but {keras.backend.backend()} finds none on "
+            f"{socket.gethostname()}; does nvidia-smi work there, and is requirements.txt installed, not "
+            "requirements-cpu.txt? (--gpus 0 asks for none)"
+        )
 
 
 def on_gpu() -> bool:

@@ -12,9 +12,9 @@ What failed through its own fault, and what was cancelled, is left alone.
 
 import argparse
 import contextlib
-import os
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.errors import ConfigError, fail
@@ -26,6 +26,7 @@ from slurm.submissions import Submission
 
 HELD = "launch failed requeued held"  # SLURM's reason
 PATIENCE = 3600  # seconds for which the end of a batch script waits for SLURM's controller
+REFUSALS = 12  # of a controller that is there, after which the run is left to the keeper: some clusters never requeue
 
 
 def watch(name: str) -> None:
@@ -69,14 +70,16 @@ def requeue(submission: Submission, job: str) -> None:
     if not runs or status.finished(runs[0]) or has_ended(submissions.recorded(submission.record(runs[0].name))):
         return
     end = time.monotonic() + PATIENCE
-    while (state := squeue.state(job)) is None and time.monotonic() < end:
+    while (state := squeue.state(job)) is None and time.monotonic() < end and shutil.which("squeue"):
         time.sleep(squeue.PAUSE)
     # A job that was cancelled, preempted or requeued is not running any more.
     if state == "RUNNING" and may_begin_again(submission, runs[0]):
         with contextlib.suppress(OSError):  # the log may be on a full disk
             print(f"{runs[0].name} was killed: requeueing job {job}", flush=True)
+        refused = 0
         while squeue.call("scontrol", "requeue", job) is None and squeue.state(job) in ("RUNNING", None):
-            if time.monotonic() > end:
+            refused += not squeue.is_away()
+            if refused == REFUSALS or time.monotonic() > end:
                 raise ConfigError(f"scontrol does not requeue job {job}")
             time.sleep(squeue.PAUSE)
 
@@ -96,7 +99,8 @@ def may_begin_again(submission: Submission, run: Planned) -> bool:
     record |= {"killed": killed, "again_after": len(record.get("starts", []))}
     gets_on = killed[-TRIES:] != [newest] * TRIES
     if not gets_on:
-        record |= {"state": "failed", "reason": f"killed in {TRIES} starts without a new checkpoint"}
+        said = "" if record.get("starts") else submissions.last_words(submission.folder, submission.jobs[run.name])
+        record |= {"state": "failed", "reason": f"killed in {TRIES} starts without a new checkpoint{said}"}
     write_patiently(path, record)
     return gets_on
 
@@ -112,16 +116,29 @@ def keep(name: str) -> None:
         active = [row.job for row in rows if row.job and row.state in status.ACTIVE]
         known = squeue.listed("--states=all")
         names = [row.run for row in rows if row.state in ("killed", "lost") and is_to_go_on(submission, row, known)]
+        before = {name: submissions.recorded(submission.record(name)) for name in names}
         runs = [run for run in submission.runs if run.name in names and may_begin_again(submission, run)]
         profile = cluster.Profile(**submission.profile)
         for run in runs:
             print(f"{run.name}  {run.label}: its job was killed; submitting it again", flush=True)
         if runs:
-            submission = cluster.submit(submission, profile, runs)
+            try:
+                submission = cluster.submit(submission, profile, runs)
+            except ConfigError:
+                forget(submission, runs, before)
+                raise
         waited_for = [*active, *(submission.jobs[run.name] for run in runs)]
         if waited_for:
             submission = cluster.keep(submission, profile, waited_for)
     print(f"{count(len(runs), 'run')} submitted again, {len(active)} under way", flush=True)
+
+
+def forget(submission: Submission, runs: Sequence[Planned], before: Mapping[str, dict]) -> None:
+    """Count no start for runs that SLURM did not take: they have got nowhere since nobody let them begin."""
+    jobs = submissions.load(submission.id).jobs
+    for run in runs:
+        if jobs.get(run.name) == submission.jobs.get(run.name):
+            write_patiently(submission.record(run.name), before[run.name])
 
 
 def is_to_go_on(submission: Submission, row: status.Row, known: squeue.Entries) -> bool:
@@ -139,16 +156,10 @@ def is_to_go_on(submission: Submission, row: status.Row, known: squeue.Entries) 
     requeued = record.get("again_after") == len(record.get("starts", []))
     ended_for_no_reason = record.get("state") == "stopped" and record.get("why") == "None" and not requeued
     if state == "CANCELLED" or (state is None and (ended_for_no_reason or not begun)):
-        write_patiently(path, record | {"state": "cancelled", "reason": "cancelled by scancel"})
+        reason = "cancelled by scancel, or preempted by a partition that does not requeue"
+        write_patiently(path, record | {"state": "cancelled", "reason": reason})
         return False
     return True
-
-
-def outside_of_job() -> None:
-    """Forget this job's own size, which sbatch would pass on to the jobs that it submits."""
-    for name in list(os.environ):
-        if name.startswith(("SLURM_", "SUBMITIT_")) and name != "SLURM_CONF":
-            del os.environ[name]
 
 
 def main() -> None:
@@ -162,7 +173,7 @@ def main() -> None:
         if arguments.action == "requeue":
             requeue(submissions.load(arguments.submission), job)
             return
-        outside_of_job()
+        cluster.outside_of_job()
         {"watch": watch, "keep": keep}[arguments.action](arguments.submission)
     except ConfigError as error:
         fail(f"{error}; `python -m slurm resubmit {arguments.submission}` continues what was killed", 1)

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import io
 import itertools
+import os
 import re
 import shlex
 import shutil
@@ -30,6 +31,21 @@ PROFILES = Path(__file__).parent / "clusters"
 PYTHON = (sys.executable, "-P")  # -P: otherwise the code of the working directory comes before the copy
 NO_ANSWER = "Unable to contact slurm controller"  # sbatch, if the controller has surely not heard of the job
 KEEPER_RESTARTS = 10
+# Options of sbatch that no profile may set, and those for which it has a key.
+SET_BY_LAUNCHER = ("array", "dependency", "error", "job-name", "open-mode", "output", "signal")
+SET_BY_KEYS = (
+    "account",
+    "constraint",
+    "cpus-per-task",
+    "gpus-per-node",
+    "mem",
+    "nodes",
+    "ntasks-per-node",
+    "partition",
+    "qos",
+    "time",
+)
+ALL_VARIABLES = "export SLURM_EXPORT_ENV=ALL"  # if sbatch was told --export=NONE, srun would drop what is set here
 FOREVER = 10**6  # submitit's limit on timeouts; slurm/job.py has its own, which counts starts without progress
 
 
@@ -45,6 +61,8 @@ class Profile:
     """Memory on each node of a run."""
     gpus: int = 1
     """GPUs per device of a run; 0 if the cluster has none."""
+    gpu_type: str | None = None
+    """SLURM's name for the kind of GPU, if the cluster asks for one, such as a100."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -57,22 +75,25 @@ class Profile:
     """Shell commands to run before train.py, such as `module load cuda`."""
     sbatch: Mapping[str, str | int] = field(default_factory=dict)
     """Any other option of sbatch, by its long name."""
+    keeper: Mapping[str, str | int] = field(default_factory=dict)
+    """Options of sbatch for the job that submits killed runs again, if it cannot run where the others do."""
 
     def check(self) -> None:
         """Raise ConfigError for values that SLURM would reject."""
-        for key in ("partition", "account", "qos", "constraint"):
+        for key in ("partition", "account", "qos", "constraint", "gpu_type"):
             if not isinstance(getattr(self, key), str | None):
                 raise ConfigError(f"{key} is {getattr(self, key)!r}; allowed: a text")
         for key, least in (("cpus", 1), ("gpus", 0), ("max_parallel", 1), ("signal_seconds", 1)):
             value = getattr(self, key)
             if type(value) is not int or value < least:
                 raise ConfigError(f"{key} is {value!r}; allowed: whole numbers from {least}")
-        if not re.fullmatch(r"\d+[KMGT]?", str(self.memory)):
-            raise ConfigError(f"memory is {self.memory!r}; allowed: a number with K, M, G or T, such as 32G")
+        if not re.fullmatch(r"(\d+[KMGT]?)?", str(self.memory)):
+            allowed = 'a number with K, M, G or T, such as 32G, or "" for the cluster\'s default'
+            raise ConfigError(f"memory is {self.memory!r}; allowed: {allowed}")
         if not isinstance(self.setup, list | tuple) or not all(isinstance(line, str) for line in self.setup):
             raise ConfigError(f"setup is {self.setup!r}; allowed: a list of lines")
-        if not isinstance(self.sbatch, dict) or not all(type(v) in (str, int, bool) for v in self.sbatch.values()):
-            raise ConfigError(f"sbatch is {self.sbatch!r}; allowed: a table of sbatch's options")
+        check_options("sbatch", self.sbatch, (*SET_BY_LAUNCHER, *SET_BY_KEYS))
+        check_options("keeper", self.keeper, SET_BY_LAUNCHER)
         minutes(self.time)
 
     def signal_before(self) -> int:
@@ -81,6 +102,18 @@ class Profile:
         SLURM checks every 30 s and may signal up to a minute early.
         """
         return max(5, min(self.signal_seconds, (60 * minutes(self.time) - 60) // 2))
+
+
+def check_options(table: str, options: Mapping, taken: Sequence[str]) -> None:
+    """Raise ConfigError unless these are options of sbatch, and none that the launcher sets itself."""
+    if not isinstance(options, dict) or not all(type(value) in (str, int, bool) for value in options.values()):
+        raise ConfigError(f"{table} is {options!r}; allowed: a table of sbatch's options")
+    for key in options:
+        name = key.replace("_", "-")
+        if name == "clusters":
+            raise ConfigError(f"[{table}] has clusters, which squeue would not know: export SLURM_CLUSTERS")
+        if name in taken:
+            raise ConfigError(f"[{table}] has {key}, which the launcher sets itself, from the other keys")
 
 
 def minutes(text: str | int) -> int:
@@ -164,15 +197,15 @@ def parameters(profile: Profile, nodes: int, devices: int, code: Path, name: str
         "nodes": nodes,
         "ntasks_per_node": 1,
         "cpus_per_task": profile.cpus,
-        "gpus_per_node": profile.gpus * devices or None,
-        "mem": profile.memory,
+        "gpus_per_node": gpus(profile, devices),
+        "mem": profile.memory or None,
         "partition": profile.partition,
         "account": profile.account,
         "qos": profile.qos,
         "constraint": profile.constraint,
         "signal_delay_s": profile.signal_before(),
         "array_parallelism": profile.max_parallel,
-        "setup": [*profile.setup, import_from(code)],
+        "setup": [*profile.setup, ALL_VARIABLES, import_from(code)],
         # A run that was killed is requeued; its code is that of srun.
         "teardown": [
             "code=$?",
@@ -185,6 +218,12 @@ def parameters(profile: Profile, nodes: int, devices: int, code: Path, name: str
         "additional_parameters": {"requeue": True} | dict(profile.sbatch),
     }
     return {key: value for key, value in chosen.items() if value is not None}
+
+
+def gpus(profile: Profile, devices: int) -> str | int | None:
+    """The GPUs of a node, as sbatch has them; None for none."""
+    number = profile.gpus * devices
+    return f"{profile.gpu_type}:{number}" if profile.gpu_type and number else number or None
 
 
 def import_from(code: Path) -> str:
@@ -230,6 +269,8 @@ def submit(submission: Submission, profile: Profile, runs: Sequence[Planned] | N
         if not submission.jobs:
             shutil.rmtree(submission.folder)
             raise ConfigError(f"SLURM refused: {error}") from None
+        if runs is None:
+            keep(submission, profile, list(submission.jobs.values()))  # of the arrays that it did take
         known = f"submitted before, as {submission.id}: {count(len(submission.jobs), 'run')}"
         raise ConfigError(f"SLURM refused: {error}; {known}") from None
     return submission
@@ -262,8 +303,10 @@ def keep(submission: Submission, profile: Profile, jobs: Sequence[str]) -> Submi
     path.write_text(keeper_script(submission, profile, jobs))
     try:
         told = patiently(CommandFunction(["sbatch", str(path)], verbose=False))
-        return submission.changed(keeper=re.findall(r"\d+", told)[-1])
-    except (FailedJobError, IndexError) as error:
+        if not (number := re.search(r"job (\d+)", told)):
+            raise FailedJobError(f"sbatch says {told!r}")
+        return submission.changed(keeper=number[1])
+    except FailedJobError as error:
         why = " ".join(str(error).split())
         print(f"SLURM refused the job that submits killed runs again, so they wait for `resubmit`: {why}", flush=True)
         return submission.changed(keeper=None)
@@ -274,27 +317,32 @@ def keeper_script(submission: Submission, profile: Profile, jobs: Sequence[str])
     from submitit.slurm.slurm import _make_sbatch_string
 
     where: dict[str, Any] = {"partition": profile.partition, "account": profile.account, "qos": profile.qos}
+    options = {key.replace("-", "_"): value for key, value in profile.keeper.items()}
     requeue = "until scontrol requeue $SLURM_JOB_ID; do sleep 10; done"
     return _make_sbatch_string(
         command=again("keep", submission.id),
         folder=submission.folder / "submitit",
         job_name=f"keep-{submission.task}",
-        time=15,
-        nodes=1,
-        cpus_per_task=1,
-        mem="1G",
         dependency=f"afterany:{':'.join(array_ids(jobs))}",
-        setup=[*profile.setup, import_from(submission.code)],
+        setup=[*profile.setup, ALL_VARIABLES, import_from(submission.code)],
         teardown=[f"[ $? = 0 ] || [ ${{SLURM_RESTART_COUNT:-0}} -ge {KEEPER_RESTARTS} ] || {requeue}"],
         use_srun=False,
-        additional_parameters={"requeue": True},
-        **{key: value for key, value in where.items() if value},
+        additional_parameters={"time": 15, "nodes": 1, "cpus_per_task": 1, "mem": "1G", "requeue": True}
+        | {key: value for key, value in where.items() if value}
+        | options,
     )
 
 
 def array_ids(jobs: Sequence[str]) -> list[str]:
     """Ids of the arrays that jobs are elements of."""
     return sorted({job.split("_")[0] for job in jobs}, key=int)
+
+
+def outside_of_job() -> None:
+    """Forget the size of a job that this process runs in: sbatch would pass it on to the jobs that it submits."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "SUBMITIT_")) and name not in ("SLURM_CONF", "SLURM_CLUSTERS"):
+            del os.environ[name]
 
 
 def cancel(jobs: Sequence[str], keeper: str | None = None) -> None:

@@ -220,6 +220,7 @@ def check_waves(runs: Sequence[Planned], left: Sequence[Planned]) -> None:
 
 def to_slurm(submission: Submission, profile: cluster.Profile) -> Submission:
     """Submit the jobs of a submission and their keeper, and print what they are."""
+    cluster.outside_of_job()
     with submission.alone():
         submission = cluster.submit(submission, profile)
         submission = cluster.keep(submission, profile, list(submission.jobs.values()))
@@ -368,7 +369,8 @@ def watch(chosen: Sequence[Submission], console: Console, folders: Collection[st
         rows[:] = [row for row in found if folders is None or row.folder in folders]
         return status.table(rows, titles(chosen), console.width)
 
-    status.watch(look, console, lambda: not any(row.state in status.UNDER_WAY for row in rows))
+    pause = status.refresh(chosen)
+    status.watch(look, console, lambda: not any(row.state in status.UNDER_WAY for row in rows), pause)
     return rows
 
 
@@ -387,7 +389,7 @@ def logs(arguments: argparse.Namespace) -> int:
             sys.stdout.flush()
         if not arguments.follow or row.state not in status.ACTIVE:
             break
-        time.sleep(status.REFRESH)
+        time.sleep(status.refresh([submission]))
     if not path.exists():
         raise ConfigError(f"{run.name} has no output yet: it is {row.state}{f' ({row.reason})' * bool(row.reason)}")
     return 0
@@ -397,7 +399,7 @@ def cancel(arguments: argparse.Namespace) -> int:
     """Stop the runs of a submission."""
     with submissions.load(arguments.submission).alone():
         submission = submissions.load(arguments.submission)
-        active = [row for row in status.rows([submission]) if row.state in status.UNDER_WAY]
+        active = [row for row in status.rows([submission]) if row.state in (*status.UNDER_WAY, "held")]
         if not active:
             print("nothing of it is queued or running")
             return 0

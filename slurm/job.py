@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 # train.py was stopped by a signal: its own exit code, or Python's default before its handlers are set.
 STOPPED = tuple(code for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) for code in (128 + number, -number))
-# Killed from outside, or without space for what it writes; Python's own code for output that was not written is 120.
-KILLED = (files.DISK_FULL, 120)
+# Without space for what it writes (120 is Python's own code for that), or while a process of a start before, whose node
+# has failed, still holds the run directory.
+KILLED = (files.DISK_FULL, files.IN_USE, 120)
 REQUEUED = "requeued"  # why a job was told to end, for which SLURM gives no reason
 PR_SET_PDEATHSIG = 1  # of prctl, Linux
 PATIENCE = 600  # seconds for which a full disk is waited for
@@ -176,6 +177,8 @@ class Job:
         """Why a start ended with this exit code, in one line."""
         if code in STOPPED:
             return f"stopped by {signal.Signals(abs(code) % 128).name}"
+        if code == files.IN_USE:
+            return "another process holds the run directory"
         if code in KILLED:
             return "no space left on the disk, or the quota is used up"
         if code < 0:

@@ -1,6 +1,7 @@
 """The queue, from SLURM's squeue and, if installed, sacct."""
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -22,6 +23,12 @@ class Entry:
     state: str
     reason: str
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it waits for `scontrol release`: JobHeldUser, "launch failed requeued held" and their like."""
+        waits = self.state == "PENDING" and re.search("held|hold", self.reason, re.IGNORECASE)
+        return self.state in ("REQUEUE_HOLD", "SPECIAL_EXIT") or bool(waits)
+
 
 @dataclass(frozen=True)
 class Entries:
@@ -39,8 +46,12 @@ def call(*command: str) -> str | None:
     """Output of a command; None if it does not exist, fails, or takes longer than `PATIENCE`."""
     if shutil.which(command[0]) is None:
         return None
+    # A user's SQUEUE_STATES, SQUEUE_PARTITION and so on would hide jobs.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=PATIENCE)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace", check=False, timeout=PATIENCE
+        )
     except subprocess.TimeoutExpired:
         return None
     return done.stdout if done.returncode == 0 else None
@@ -80,9 +91,9 @@ def ask() -> Entries:
 
 def listed(*options: str) -> Entries:
     """What squeue lists of the user's jobs, with further options."""
-    # By user, not by job: squeue fails if a single id has left the queue.
+    # By user, not by job: squeue fails if a single id has left the queue. --all: hidden partitions too.
     user = str(os.getuid())
-    text = call("squeue", "--noheader", "--array", "--user", user, "--format", "%i|%T|%r", *options)
+    text = call("squeue", "--noheader", "--all", "--array", "--user", user, "--format", "%i|%T|%r", *options)
     if text is None:
         return Entries(answered=False)
     fields = [line.split("|", 2) for line in text.splitlines() if line.count("|") >= 2]  # sites' wrappers add lines
@@ -97,14 +108,16 @@ def state(job: str) -> str | None:
 
 def entry(job: str) -> Entry | None:
     """A job that is in the queue; None if squeue does not answer, or does not know it."""
-    found, _, reason = (call("squeue", "--noheader", "--jobs", job, "--format", "%T|%r") or "").strip().partition("|")
-    return Entry(found, reason) if found else None
+    text = call("squeue", "--noheader", "--all", "--jobs", job, "--format", "%T|%r") or ""
+    found = [Entry(*line.strip().split("|", 1)) for line in text.splitlines() if "|" in line]  # wrappers add lines
+    return found[-1] if found else None
 
 
 def restarts(job: str) -> int:
     """How often a job has been requeued, the time that is under way included; 0 if squeue does not say it."""
-    told = (call("squeue", "--noheader", "--jobs", job, "--Format", "RestartCnt") or "").strip()
-    return int(told) if told.isdecimal() else 0
+    text = call("squeue", "--noheader", "--all", "--jobs", job, "--Format", "RestartCnt") or ""
+    told = [line.strip() for line in text.splitlines() if line.strip().isdecimal()]
+    return int(told[-1]) if told else 0
 
 
 def endings(jobs: Sequence[str]) -> dict[str, str]:

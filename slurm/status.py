@@ -22,10 +22,12 @@ from slurm.plan import Planned
 from slurm.submissions import Submission, is_alive, latest_runs
 
 REFRESH = 2.0  # seconds
+REFRESH_SLURM = 15.0  # its controller answers all users of a cluster
 COLOURS = {
     "completed": "green",
     "running": "cyan",
     "queued": "",
+    "held": "yellow",
     "requeued": "yellow",
     "killed": "yellow",
     "diverged": "magenta",
@@ -44,8 +46,8 @@ LEAST_IMPORTANT = (
 )  # dropped in this order if the terminal is narrow
 FOLDED = 20  # least width of a label
 FINISHED = ("completed", "diverged")
-ACTIVE = ("queued", "running", "requeued")
-UNDER_WAY = (*ACTIVE, "killed")  # states that end by themselves
+ACTIVE = ("queued", "held", "running", "requeued")
+UNDER_WAY = ("queued", "running", "requeued", "killed")  # states that end by themselves
 
 
 @dataclass(frozen=True)
@@ -144,11 +146,12 @@ def state_of(
     if submission.cluster == "local":
         return local_state(submission, record)
     entry = entries.get(job)
-    if written == "failed" and not (
-        entry and entry.state == "PENDING"
-    ):  # after a node failure SLURM may have requeued it
+    waits = entry is not None and (entry.state == "PENDING" or entry.is_held)
+    if written == "failed" and not waits:  # after a node failure SLURM may have requeued it
         return written, reason
-    if entry and entry.state == "PENDING":
+    if entry and entry.is_held:
+        return "held", f"{entry.reason}; `scontrol release {job}` lets it go on"
+    if entry and waits:
         return ("requeued" if written else "queued"), entry.reason
     if entry:
         return "running", "" if entry.state == "RUNNING" else entry.state.lower()
@@ -159,11 +162,11 @@ def state_of(
     if not entries.answered:
         return written or "queued", "squeue does not answer; this is the last state that the run wrote"
     by_itself = written == "cancelled" or (written == "stopped" and not record.get("terminated"))
-    if entries.get(submission.keeper) and submission.job_log(job).is_file() and not by_itself:
-        return (
-            "killed",
-            f"{reason or 'its job is gone'}; job {submission.keeper} looks after it when the others have ended",
-        )
+    keeper = entries.get(submission.keeper)
+    if keeper and submission.job_log(job).is_file() and not by_itself:
+        waits_for = "" if keeper.reason in ("Dependency", "None", "") else f", and waits for {keeper.reason}"
+        after = f"job {submission.keeper} looks after it when the others have ended{waits_for}"
+        return "killed", f"{reason or 'its job is gone'}; {after}"
     if written in ("stopped", "cancelled"):
         return written, reason
     return "lost", "no longer in SLURM's queue, and it wrote no reason"
@@ -186,10 +189,8 @@ def ended(lost: Row, endings: Mapping[str, str]) -> Row:
     """A lost run with the reason from SLURM's accounting, otherwise with the last line of the job's own log."""
     if lost.job and (ending := endings.get(lost.job)):
         return dataclasses.replace(lost, state="failed", reason=f"SLURM says {ending}")
-    log = submissions.FOLDER / lost.submission / "submitit" / f"{lost.job}_0_log.err"
-    lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), None)
-    return dataclasses.replace(lost, reason=f"{lost.reason}; its job's log ends with: {last}") if last else lost
+    said = submissions.last_words(submissions.FOLDER / lost.submission, lost.job or "")
+    return dataclasses.replace(lost, reason=f"{lost.reason}{said}")
 
 
 def elapsed(starts: Sequence[Mapping], state: str) -> float | None:
@@ -274,10 +275,15 @@ def short(run: str) -> str:
     return "-".join(run.split("-")[-2:])
 
 
-def watch(look: Callable[[], Group], console: Console, done: Callable[[], bool]) -> None:
-    """Show what `look` returns, refreshed every two seconds, until `done`."""
+def refresh(chosen: Sequence[Submission]) -> float:
+    """Seconds between two looks at these submissions."""
+    return REFRESH_SLURM if any(submission.cluster == "slurm" for submission in chosen) else REFRESH
+
+
+def watch(look: Callable[[], Group], console: Console, done: Callable[[], bool], pause: float = REFRESH) -> None:
+    """Show what `look` returns, refreshed every `pause` seconds, until `done`."""
     with Live(look(), console=console, auto_refresh=False, vertical_overflow="visible") as live:
         while not done():
-            time.sleep(REFRESH)
+            time.sleep(pause)
             live.update(look(), refresh=True)
         live.update(look(), refresh=True)

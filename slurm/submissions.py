@@ -86,7 +86,7 @@ class Submission:
 
     def job_log(self, job: str) -> Path:
         """File of what SLURM and submitit say of a job; it is there as soon as the job has begun."""
-        return self.folder / "submitit" / f"{job}_0_log.err"
+        return job_log(self.folder, job)
 
     def alone(self) -> contextlib.AbstractContextManager[None]:
         """Hold this submission, so that nobody else submits or cancels jobs of it meanwhile."""
@@ -133,6 +133,19 @@ def create(
         jobs={},
         profile=profile,
     ).changed()
+
+
+def job_log(folder: Path, job: str) -> Path:
+    """File of what SLURM and submitit say of a job of the submission in this folder."""
+    return folder / "submitit" / f"{job}_0_log.err"
+
+
+def last_words(folder: Path, job: str) -> str:
+    """The last line of a job's own log, to follow a reason; empty if there is none."""
+    log = job_log(folder, job)
+    lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), None)
+    return f"; its job's log ends with: {last}" if last else ""
 
 
 def foreign(folder: str, names: Sequence[str]) -> list[str]:

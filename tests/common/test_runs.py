@@ -378,6 +378,19 @@ def test_a_damaged_snapshot_is_no_commit(tmp_path, content):
     assert found["git"].startswith("snapshot.json")
 
 
+@pytest.mark.parametrize(("job", "code"), [(None, 1), ("17", files.IN_USE)])
+def test_a_run_that_another_node_still_holds_is_requeued(tmp_path, monkeypatch, capsys, job, code):
+    """The lock of a node that has failed may outlive it: under SLURM another start may get it."""
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    if job:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+    config = Config(dataset="digits", out=tmp_path)
+    with pytest.raises(SystemExit) as end, runs.known_faults([], config, Devices()):
+        raise runs.InUse(f"{tmp_path} is being written by process 1 on n1")
+    assert end.value.code == code
+    assert "is being written by process 1 on n1" in capsys.readouterr().err
+
+
 def test_a_requeued_job_waits_for_the_end_of_its_former_start(tmp_path, monkeypatch):
     """Under SLURM alone: on a terminal one wants to hear at once that another process has the run."""
     config = Config(dataset="digits", out=tmp_path)

@@ -10,6 +10,8 @@ import pytest
 import tensorflow as tf
 
 from common import setup
+from common.devices import Devices
+from common.errors import ConfigError
 
 SET_UP = """
 from common import devices, setup
@@ -37,6 +39,33 @@ def test_xla_hears_what_is_asked_of_it_on_jax(deterministic, devices, heard):
         heard,
         not heard,
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "declined", "sees", "fails"),
+    [
+        ("1", None, [], True),
+        ("2", None, ["NVIDIA H100"], False),
+        ("0", None, [], False),
+        (None, None, [], False),
+        ("1", ("CUDA_VISIBLE_DEVICES", ""), [], False),
+        ("1", ("JAX_PLATFORMS", "cpu"), [], False),
+    ],
+)
+def test_a_gpu_from_slurm_that_the_backend_does_not_find_is_a_mistake(monkeypatch, given, declined, sees, fails):
+    for name in ("SLURM_GPUS_ON_NODE", "CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):
+        monkeypatch.delenv(name, raising=False)
+    if given:
+        monkeypatch.setenv("SLURM_GPUS_ON_NODE", given)
+    if declined:
+        monkeypatch.setenv(*declined)
+    devices = Devices()
+    monkeypatch.setattr(devices, "gpus", lambda: sees)
+    if not fails:
+        setup.check_gpus(devices)
+        return
+    with pytest.raises(ConfigError, match=r"^SLURM gave this run 1 GPU, but \w+ finds none on .*requirements.txt"):
+        setup.check_gpus(devices)
 
 
 @pytest.mark.parametrize(("backend", "hidden"), [("jax", [([], "GPU")]), ("tensorflow", [])])

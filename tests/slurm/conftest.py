@@ -93,7 +93,11 @@ def copy_tree(folder: Path) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     source = (folder / "slurm" / "status.py").read_text()
     assert "REFRESH = 2.0 " in source
-    (folder / "slurm" / "status.py").write_text(source.replace("REFRESH = 2.0 ", "REFRESH = 0.1 "))  # tests do not wait
+    assert "REFRESH_SLURM = 15.0 " in source
+    hurried = source.replace("REFRESH = 2.0 ", "REFRESH = 0.1 ").replace(
+        "REFRESH_SLURM = 15.0 ", "REFRESH_SLURM = 0.1 "
+    )
+    (folder / "slurm" / "status.py").write_text(hurried)  # tests do not wait
     task = folder / "tasks" / "toy"
     task.mkdir(parents=True)
     (task / "train.py").write_text(TOY)
@@ -150,6 +154,7 @@ def launch(tree, planned, monkeypatch, capfd):
     monkeypatch.setattr(submissions, "REPOSITORY", tree)
     monkeypatch.setattr(submissions, "FOLDER", tree / "results" / "submissions")
     monkeypatch.setattr(status, "REFRESH", 0.02)
+    monkeypatch.setattr(status, "REFRESH_SLURM", 0.02)
     monkeypatch.chdir(tree)
 
     def call(*arguments: str) -> Told:

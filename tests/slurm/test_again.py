@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import ConfigError
 from slurm import again, squeue, status, submissions
 from slurm.cluster import Profile
 
@@ -67,7 +68,7 @@ def requeued(fake_slurm):
 
 
 def test_killed_run_is_requeued(killed, fake_slurm):
-    fake_slurm.add("squeue", "echo RUNNING")
+    fake_slurm.add("squeue", "echo 'RUNNING|None'")
     for written in ("running", "killed", "requeued"):
         write(killed, killed.runs[0], state=written, killed=[])
         again.requeue(killed, "100_0")
@@ -76,7 +77,7 @@ def test_killed_run_is_requeued(killed, fake_slurm):
 
 @pytest.mark.parametrize("written", ["failed", "stopped"])
 def test_run_that_ended_by_itself_is_not_requeued(killed, fake_slurm, written):
-    fake_slurm.add("squeue", "echo RUNNING")
+    fake_slurm.add("squeue", "echo 'RUNNING|None'")
     write(killed, killed.runs[0], state=written)
     again.requeue(killed, "100_0")
     assert requeued(fake_slurm) == []
@@ -84,20 +85,20 @@ def test_run_that_ended_by_itself_is_not_requeued(killed, fake_slurm, written):
 
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", "PENDING"])
 def test_job_that_slurm_has_taken_away_is_not_requeued(killed, fake_slurm, state):
-    fake_slurm.add("squeue", f"echo {state}")
+    fake_slurm.add("squeue", f"echo '{state}|None'")
     again.requeue(killed, "100_0")
     assert requeued(fake_slurm) == []
 
 
 def test_finished_run_is_not_requeued(killed, fake_slurm):
-    fake_slurm.add("squeue", "echo RUNNING")
+    fake_slurm.add("squeue", "echo 'RUNNING|None'")
     finish(killed.runs[0])
     again.requeue(killed, "100_0")
     assert requeued(fake_slurm) == []
 
 
 def test_run_that_gets_nowhere_fails_after_five_starts(killed, fake_slurm):
-    fake_slurm.add("squeue", "echo RUNNING")
+    fake_slurm.add("squeue", "echo 'RUNNING|None'")
     run = killed.runs[0]
     for _ in range(5):
         again.requeue(killed, "100_0")
@@ -107,7 +108,7 @@ def test_run_that_gets_nowhere_fails_after_five_starts(killed, fake_slurm):
 
 
 def test_run_that_gets_on_is_requeued_for_ever(killed, fake_slurm):
-    fake_slurm.add("squeue", "echo RUNNING")
+    fake_slurm.add("squeue", "echo 'RUNNING|None'")
     checkpoints = Path(killed.runs[0].folder) / "checkpoints"
     checkpoints.mkdir(parents=True)
     for step in range(6):
@@ -118,10 +119,38 @@ def test_run_that_gets_on_is_requeued_for_ever(killed, fake_slurm):
 
 def test_controller_that_is_down_is_waited_for(killed, fake_slurm):
     fails = "n=$(cat {0} 2>/dev/null || echo 0); echo $((n + 1)) >{0}; [ $n -lt 2 ] && exit 1"
-    fake_slurm.add("squeue", f"{fails.format('asked')}; echo RUNNING")
-    fake_slurm.add("scontrol", f"{fails.format('told')}; exit 0")
+    fake_slurm.add("squeue", f"{fails.format('asked')}; echo 'RUNNING|None'")
+    fake_slurm.add("scontrol", f"[ $1 = ping ] && echo ctld is DOWN && exit; {fails.format('told')}; exit 0")
     again.requeue(killed, "100_0")
     assert requeued(fake_slurm) == ["100_0"] * 3  # the last of which it heard
+
+
+def test_controller_that_refuses_is_not_asked_for_an_hour(killed, fake_slurm):
+    """A site may forbid to requeue: the processor would be held idle; the keeper submits the run again."""
+    fake_slurm.add("squeue", "echo 'RUNNING|None'")
+    fake_slurm.add("scontrol", "[ $1 = ping ] && echo 'Slurmctld(primary) is UP' || exit 1")
+    with pytest.raises(ConfigError, match="does not requeue job 100_0"):
+        again.requeue(killed, "100_0")
+    assert len(requeued(fake_slurm)) == again.REFUSALS
+
+
+def test_node_without_squeue_does_not_wait_for_it(killed, fake_slurm):
+    (fake_slurm.bin / "squeue").unlink()
+    again.requeue(killed, "100_0")
+    assert requeued(fake_slurm) == []
+
+
+def test_run_that_never_began_fails_with_the_words_of_its_job(killed, fake_slurm):
+    fake_slurm.add("squeue", "echo 'RUNNING|None'")
+    run = killed.runs[0]
+    write(killed, run, starts=[])
+    killed.job_log("100_0").write_text("srun: fatal: SLURM_MEM_PER_CPU and SLURM_MEM_PER_NODE exclude each other\n")
+    for _ in range(5):
+        again.requeue(killed, "100_0")
+    reason = submissions.recorded(killed.record(run.name))["reason"]
+    assert reason.startswith(
+        "killed in 5 starts without a new checkpoint; its job's log ends with: srun: fatal: SLURM_M"
+    )
 
 
 # What the end of a run sees to
@@ -198,7 +227,7 @@ def test_a_run_that_its_batch_script_requeued_is_not_taken_for_cancelled(killed,
     """The controller is killed before it has written the requeue down, and tells the run to end for no reason."""
     finish(killed.runs[1])
     write(killed, killed.runs[0])
-    fake_slurm.add("squeue", "echo RUNNING")
+    fake_slurm.add("squeue", "echo 'RUNNING|None'")
     again.requeue(killed, "100_0")
     record = submissions.recorded(killed.record(killed.runs[0].name))
     write(killed, killed.runs[0], **record | {"state": "stopped", "terminated": True, "why": "None"})
@@ -228,6 +257,26 @@ def test_keeper_waits_on_for_what_is_under_way(killed, fake_slurm, read_directiv
     again.keep(killed.id)
     assert fake_slurm.scripts == []
     assert read_directives(fake_slurm.keeper)["dependency"] == "afterany:100"
+
+
+def test_refused_submission_is_no_start_without_progress(killed, fake_slurm):
+    """Job limits, used-up hours: the run has not even begun."""
+    finish(killed.runs[1])
+    fake_slurm.queue(_9000="RUNNING|None")
+    fake_slurm.refuse(after=0, words="job limit")
+    before = submissions.recorded(killed.record("demo-s0"))
+    for _ in range(6):
+        with pytest.raises(ConfigError, match="job limit"):
+            again.keep(killed.id)
+    assert submissions.recorded(killed.record("demo-s0")) == before
+    assert states(killed)[0] == "killed"
+
+
+def test_killed_run_names_what_its_keeper_waits_for(killed, fake_slurm):
+    fake_slurm.queue(_9000="PENDING|QOSMinGRES", _100_1="RUNNING|None")
+    assert status.rows([killed])[0].reason.endswith("when the others have ended, and waits for QOSMinGRES")
+    fake_slurm.queue(_9000="PENDING|Dependency", _100_1="RUNNING|None")
+    assert status.rows([killed])[0].reason.endswith("when the others have ended")
 
 
 @pytest.mark.parametrize("written", ["failed", "stopped"])

@@ -207,6 +207,7 @@ def test_killed_run_says_by_what(make):
     ("end", "reason"),
     [
         ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL (out of memory?)"),
+        (f"raise SystemExit({files.IN_USE})", "another process holds the run directory"),
         (f"raise SystemExit({files.DISK_FULL})", "no space left on the disk, or the quota is used up"),
     ],
 )

@@ -130,6 +130,41 @@ def test_requeued(one, fake_slurm):
     assert (row.state, row.reason, row.elapsed) == ("requeued", "BeginTime", 60)
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "PENDING|JobHeldUser",
+        "PENDING|launch failed requeued held",
+        "REQUEUE_HOLD|JobHoldMaxRequeue",
+        "SPECIAL_EXIT|None",
+    ],
+)
+def test_held_says_what_lets_it_go_on(one, fake_slurm, entry):
+    submission, run = one()
+    write_record(submission, run, "requeued", start(0, 60))
+    fake_slurm.queue(_100=entry)
+    row = row_of(submission)
+    assert (row.state, row.reason) == ("held", f"{entry.split('|')[1]}; `scontrol release 100` lets it go on")
+    assert "held" in status.ACTIVE  # so it is not submitted a second time
+    assert "held" not in status.UNDER_WAY  # nobody waits for it
+
+
+def test_squeue_is_asked_for_every_job_of_the_user(fake_slurm, monkeypatch):
+    """Hidden partitions too, and whatever SQUEUE_* asks for."""
+    monkeypatch.setenv("SQUEUE_STATES", "RUNNING")
+    fake_slurm.add("squeue", 'echo "100|PENDING|${SQUEUE_STATES:-Priority}"')
+    assert squeue.listed().get("100") == squeue.Entry("PENDING", "Priority")
+    assert "--all" in fake_slurm.calls("squeue")[0]
+
+
+def test_lines_that_a_wrapper_adds_are_no_answer(fake_slurm):
+    fake_slurm.add(
+        "squeue", "echo 'Your project has 5 GPUh'; case \"$*\" in *Restart*) echo 3;; *) echo 'RUNNING|None';; esac"
+    )
+    assert squeue.entry("100") == squeue.Entry("RUNNING", "None")
+    assert squeue.restarts("100") == 3
+
+
 def test_stopped(one, fake_slurm):
     submission, run = one()
     write_record(submission, run, "stopped", start(0, 60), reason="stopped by SIGTERM")

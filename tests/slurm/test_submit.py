@@ -118,11 +118,12 @@ def test_default_profile_is_what_its_file_says():
 def test_commented_lines_of_the_default_profile_are_right(tmp_path):
     text = (ROOT / "slurm" / "clusters" / "default.toml").read_text()
     path = tmp_path / "all.toml"
-    path.write_text(re.sub(r"^# (?=\[?[a-z-]+(\]| = ))", "", text, flags=re.MULTILINE))
+    path.write_text(re.sub(r"^# (?=\[?[a-z_-]+(\]| = ))", "", text, flags=re.MULTILINE))
     profile = Profile(**cluster.load_profile(str(path)))
     assert None not in (profile.partition, profile.account, profile.qos, profile.constraint)
     assert profile.setup
     assert profile.sbatch
+    assert (profile.gpu_type, profile.keeper) == ("a100", {"partition": "cpu"})
 
 
 def test_flags_override_the_profile(script, profile):
@@ -148,6 +149,15 @@ def test_flags_override_the_profile(script, profile):
 def test_no_gpus_asks_for_none(script):
     found, _ = script("--set", "width=1", "--gpus", "0")
     assert not [name for name in found if "gpu" in name or "gres" in name]
+
+
+def test_kind_of_gpu_and_memory_of_the_cluster(script, tree):
+    (tree / "mine.toml").write_text("gpu_type = 'a100'\nmemory = ''\ngpus = 2")
+    found, lines = script("--set", "width=1", "--profile", "mine.toml")
+    assert unquote(found["gpus-per-node"]) == "a100:2"
+    assert "mem" not in found
+    export, start = find(lines, "SLURM_EXPORT_ENV=ALL"), find(lines, "srun")
+    assert export < start  # srun would hand on nothing at a site where sbatch does not
 
 
 def test_one_run_is_no_array(script):
@@ -309,6 +319,8 @@ def test_runs_that_slurm_took_before_it_refused_are_kept(launch, fake_slurm, rea
     assert told.code == 2
     assert "job limit" in told.line
     assert submission.id in told.line
+    assert submission.keeper == "9000"
+    assert "afterany:100:101" in fake_slurm.keeper
     content = read_json(submission.folder / "submission.json")
     assert list(content["jobs"].values()) == ["100_0", "100_1", "100_2", "101_0", "101_1", "101_2"]
 
@@ -324,6 +336,41 @@ def test_runs_that_slurm_never_took_are_submitted_again(launch, fake_slurm):
     assert [row["state"] for row in rows[:6]] == ["running"] * 6
     # They have never been in the queue: "not in SLURM's queue any more" would be wrong.
     assert not [row for row in rows if "any more" in row["reason"]]
+
+
+@pytest.mark.parametrize("more", [" on cluster gpu2", "\nBalance: 5000 GPUh"])
+def test_the_keepers_number_is_that_of_its_job(launch, fake_slurm, more):
+    sbatch = fake_slurm.bin / "sbatch"
+    sbatch.write_text(sbatch.read_text().replace("job 9000", f"job 9000{more}"))
+    launch("submit", "toy", "--set", "width=1")
+    assert submissions.every()[0].keeper == "9000"
+
+
+def test_the_keeper_has_options_of_its_own(launch, fake_slurm, tree, read_directives):
+    (tree / "mine.toml").write_text("partition = 'gpu'\n[keeper]\npartition = 'cpu'\ntime = 5\nwckey = 'mine'")
+    launch("submit", "toy", "--set", "width=1", "--profile", "mine.toml")
+    (script,) = fake_slurm.scripts
+    assert read_directives(script)["partition"] == "gpu"
+    found = read_directives(fake_slurm.keeper)
+    assert {key: found[key] for key in ("partition", "time", "wckey", "mem", "cpus-per-task", "nodes")} == {
+        "partition": "cpu",
+        "time": "5",
+        "wckey": "mine",
+        "mem": "1G",
+        "cpus-per-task": "1",
+        "nodes": "1",
+    }
+
+
+def test_a_job_that_submits_others_passes_on_nothing_of_its_size(launch, fake_slurm, monkeypatch):
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "4000")
+    monkeypatch.setenv("SLURM_CLUSTERS", "gpu2")
+    sbatch = fake_slurm.bin / "sbatch"
+    sbatch.write_text(sbatch.read_text().replace("n=$", "env >environment\nn=$", 1))
+    launch("submit", "toy", "--set", "width=1")
+    passed_on = (fake_slurm.folder / "environment").read_text()
+    assert "SLURM_MEM_PER_CPU" not in passed_on
+    assert "SLURM_CLUSTERS=gpu2" in passed_on
 
 
 def test_answer_that_is_no_answer_is_one_line(launch, fake_slurm):
@@ -368,6 +415,12 @@ def test_without_srun_it_is_one_line(launch, fake_slurm):
         ("setup = 'module load cuda'", "setup"),
         ("setup = [1]", "setup"),
         ("sbatch = 'x'", "sbatch"),
+        ("[sbatch]\ngpus_per_node = 2", "[sbatch] has gpus_per_node, which the launcher sets itself"),
+        ("[sbatch]\ndependency = 'singleton'", "[sbatch] has dependency, which the launcher sets itself"),
+        ("[keeper]\noutput = 'x'", "[keeper] has output, which the launcher sets itself"),
+        ("[keeper]\npartition = []", "keeper is"),
+        ("[sbatch]\nclusters = 'other'", "export SLURM_CLUSTERS"),
+        ("gpu_type = 1", "gpu_type is 1"),
         ("partition = ['a', 'b']", "partition"),
         ("time =", "mine.toml"),
         ("[sbatch", "mine.toml"),
