@@ -6,16 +6,18 @@
 
 All of the network is trained, as in the last phase of cifar_phased's three_phase (Adam, no augmentation), on random
 uint8 images of 32 pixels that the step resizes. Ours is the loop of the tasks, callbacks and pipeline included;
-theirs is channels-last, under autocast, compiled (without CUDA graphs), with a fused Adam and a DataLoader of 8
-workers. The two take turns, each in a process of its own: one epoch to warm up, three that count, and three on one
-batch again and again, which tells what waiting for data costs. On JAX, 40 steps more are profiled, for how long the
-card is busy with a step: for the rest of a step's time, as it is without the profiler, it waits. The card's rate is
-that of a product of two 8192 x 8192 matrices of the same precision. Runs on a CPU too: `--size 32 --steps 3`.
+theirs is channels-last, under autocast, compiled, without CUDA graphs and with them ("reduce-overhead"), with a fused
+Adam and a DataLoader of 8 workers; the better of the two counts. All take turns, each in a process of its own: one
+epoch to warm up, three that count, and three on one batch again and again, which tells what waiting for data costs. On
+JAX, 40 steps more are profiled, for how long the card is busy with a step: for the rest of a step's time, as it is
+without the profiler, it waits. The card's rate is that of a product of two 8192 x 8192 matrices of the same precision.
+Runs on a CPU too: `--size 32 --steps 3`.
 """
 
 import argparse
 import collections
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -112,8 +114,8 @@ def ours(name: str, precision: str, size: int, steps: int, together: int) -> dic
     return told
 
 
-def theirs(name: str, precision: str, size: int, steps: int, together: int) -> dict:
-    """Images per second of a PyTorch loop, with its data and without."""
+def theirs(name: str, precision: str, size: int, steps: int, together: int, mode: str | None = None) -> dict:
+    """Images per second of a PyTorch loop, with its data and without; `mode` is that of its compilation."""
     import torch
     import torch_networks
     from torch.utils.data import DataLoader, TensorDataset
@@ -129,7 +131,7 @@ def theirs(name: str, precision: str, size: int, steps: int, together: int) -> d
     scaler = torch.amp.GradScaler(device, enabled=precision == "mixed_float16" and device == "cuda")
     dtype = getattr(torch, HALVES[precision])
     torch.backends.cudnn.benchmark = True
-    compiled = torch.compile(model)
+    compiled = torch.compile(model, mode=mode)
 
     def epoch(batches) -> float:
         """Without the first step and what comes before it, as ours."""
@@ -137,6 +139,7 @@ def theirs(name: str, precision: str, size: int, steps: int, together: int) -> d
             inputs = inputs.to(device, memory_format=torch.channels_last, non_blocking=True).float()
             wanted = wanted.to(device, non_blocking=True)
             optimizer.zero_grad()
+            torch.compiler.cudagraph_mark_step_begin()
             with torch.autocast(device, dtype):
                 loss = torch.nn.functional.cross_entropy(compiled(inputs), wanted)
             scaler.scale(loss).backward()
@@ -197,7 +200,9 @@ def card() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else report.processor()
 
 
-SIDES = {"ours": ours, "theirs": theirs, "matrix": matrix_rate}
+GRAPHS = functools.partial(theirs, mode="reduce-overhead")
+PYTORCH = {"theirs": "compiled", "graphs": "CUDA graphs"}
+SIDES = {"ours": ours, "theirs": theirs, "graphs": GRAPHS, "matrix": matrix_rate}
 
 
 def measure(side: str, name: str, arguments: argparse.Namespace) -> dict:
@@ -228,6 +233,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels (default 224)")
     parser.add_argument("--steps", type=int, default=200, help="of an epoch (default 200)")
     parser.add_argument("--together", type=int, default=1, help="steps of ours in one program (default 1)")
+    parser.add_argument("--only", choices=["ours"], help="without PyTorch")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     names = arguments.cases or list(CASES)
@@ -235,36 +241,46 @@ def main() -> None:
         sizes = arguments.size, arguments.steps, arguments.together
         print(json.dumps(SIDES[arguments.side](names[0], arguments.precision, *sizes)))
         return
-    matrix = measure("matrix", names[0], arguments)
-    print(f"{matrix['device']}, {matrix['rate']:,.0f} TFLOP/s in a matrix product; {arguments.precision}", flush=True)
+    sides = [arguments.only] if arguments.only else ["ours", *PYTORCH]
+    matrix = measure("matrix", names[0], arguments) if "theirs" in sides else None
+    if matrix:
+        told = f"{matrix['device']}, {matrix['rate']:,.0f} TFLOP/s in a matrix product; {arguments.precision}"
+        print(told, flush=True)
     backend = report.machine()["backend"]
     what = f"images/s at {arguments.size} pixels, medians of {arguments.rounds}"
     print(f"ours on {backend}, {arguments.together} steps in one program; {what}\n")
     print(f"{'network':<18}{'ours':>8}{'PyTorch':>10}{'ratio':>8}{'one batch: ours':>18}{'PyTorch':>10}{'idle':>8}")
-    readings, rates = {}, {}
+    readings: dict[str, list[dict]] = {}
     for name in names:
-        readings[name] = [
-            {side: measure(side, name, arguments) for side in ("ours", "theirs")} for _ in range(arguments.rounds)
-        ]
-        report.write(arguments.json, precision=arguments.precision, matrix=matrix, readings=readings)
-        flat = [
-            {f"{side} {key}": each[side][key] for side in each for key in ("rate", "without_data")}
-            for each in readings[name]
-        ]
-        median = report.medians(flat)
-        rates[name] = median["ours rate"]
-        idle = [each["ours"]["idle"] for each in readings[name] if each["ours"].get("busy_ms")]
-        print(
-            f"{name:<18}{median['ours rate']:>8,.0f}{median['theirs rate']:>10,.0f}"
-            f"{median['ours rate'] / median['theirs rate']:>8.2f}{median['ours without_data']:>18,.0f}"
-            f"{median['theirs without_data']:>10,.0f}" + (f"{statistics.median(idle):>8.1%}" if idle else ""),
-            flush=True,
-        )
-    if arguments.size == 224:
+        readings[name] = [{} for _ in range(arguments.rounds)]
+        for reading, side in itertools.product(readings[name], sides):
+            reading[side] = measure(side, name, arguments)
+            report.write(arguments.json, precision=arguments.precision, matrix=matrix, readings=readings)
+        print(line(name, readings[name]), flush=True)
+    if matrix and arguments.size == 224:
         print()
         for name, gigaflop in gigaflops(names).items():
-            teraflops = rates[name] * gigaflop / 1e3
+            teraflops = median(readings[name], "ours", "rate") * gigaflop / 1e3
             print(f"{name}: {teraflops:,.0f} TFLOP/s, {teraflops / matrix['rate']:.1%} of the matrix product's")
+
+
+def median(rounds: list[dict], side: str, key: str) -> float:
+    """Of what one side read."""
+    return statistics.median(reading[side][key] for reading in rounds)
+
+
+def line(name: str, rounds: list[dict]) -> str:
+    """A network's row: PyTorch is the way of its whose median is higher."""
+    own, without = (median(rounds, "ours", key) for key in ("rate", "without_data"))
+    cells = [f"{own:>8,.0f}", " " * 18, f"{without:>18,.0f}", " " * 10]
+    if "theirs" in rounds[0]:
+        best = max(PYTORCH, key=lambda side: median(rounds, side, "rate"))
+        rate, one_batch = (median(rounds, best, key) for key in ("rate", "without_data"))
+        cells[1], cells[3] = f"{rate:>10,.0f}{own / rate:>8.2f}", f"{one_batch:>10,.0f}"
+        cells.append(f"  ({PYTORCH[best]})")
+    idle = [reading["ours"]["idle"] for reading in rounds if reading["ours"].get("busy_ms")]
+    cells.insert(4, f"{statistics.median(idle):>8.1%}" if idle else " " * 8)
+    return f"{name:<18}{''.join(cells)}".rstrip()
 
 
 if __name__ == "__main__":

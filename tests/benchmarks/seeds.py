@@ -3,8 +3,9 @@
     python tests/benchmarks/seeds.py                          # 16 seeds, medians of 3; on 2 cores half an hour
     python tests/benchmarks/seeds.py autoencoder --seeds 4
 
-Random images of 32 x 32 pixels; the autoencoder's and the perceptron's are made 28 x 28. The seconds are those of all
-epochs but the first, which compiles, as in history.csv, validation included. The two ways take turns.
+Random images of 32 x 32 pixels; the autoencoder's and the perceptron's are made 28 x 28. The seconds are those of the
+training steps of an epoch, from the images per second in history.csv: without the first epoch, which compiles, and
+without validation and checkpoints, of which one seed's would count once and 16 seeds' in turn. The two ways take turns.
 """
 
 import csv
@@ -26,8 +27,8 @@ CASES = {
 }
 
 
-def seconds(images: Path, case: str, epochs: int, which: list[str]) -> float:
-    """Of an epoch after the first, as each of these seeds has it."""
+def seconds(images: Path, case: str, count: int, epochs: int, which: list[str]) -> float:
+    """Of the steps of an epoch of so many images after the first, in the slowest of these seeds."""
     task, *flags = CASES[case]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(REPOSITORY / "tasks" / task / "train.py"), *flags, *which]
@@ -38,7 +39,8 @@ def seconds(images: Path, case: str, epochs: int, which: list[str]) -> float:
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
         histories = [list(csv.DictReader(path.open())) for path in Path(folder).glob("*/*/history.csv")]
-        return max(sum(float(row["seconds"]) for row in rows[1:]) for rows in histories) / (epochs - 1)
+        rates = [float(row["images_per_second"]) for rows in histories for row in rows[1:]]
+        return count / min(rates)
 
 
 def main() -> None:
@@ -59,7 +61,7 @@ def main() -> None:
         for case in arguments.cases or CASES:
             ways = {"one": ["--seed", "0"], "together": ["--seeds", f"0:{arguments.seeds}"]}
             readings[case] = [
-                {way: seconds(images, case, arguments.epochs, which) for way, which in ways.items()}
+                {way: seconds(images, case, arguments.images, arguments.epochs, which) for way, which in ways.items()}
                 for _ in range(arguments.repeats)
             ]
             median = report.medians(readings[case])

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from common import setup
+from common.config import Config
 from common.devices import Devices
 from common.errors import ConfigError
 
@@ -39,6 +40,24 @@ def test_xla_hears_what_is_asked_of_it_on_jax(deterministic, devices, heard):
         heard,
         not heard,
     )
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_float32_is_no_tf32_on_a_gpu(monkeypatch, gpu):
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    monkeypatch.setattr(setup, "on_gpu", lambda: gpu)
+    try:
+        tf.config.experimental.enable_tensor_float_32_execution(True)
+        setup.set_up(Config(dataset="digits", precision="float32", deterministic="no"), Devices())
+        assert tf.config.experimental.tensor_float_32_execution_enabled() is not gpu
+        if keras.backend.backend() == "jax":
+            import jax
+
+            assert jax.config.jax_default_matmul_precision == ("highest" if gpu else None)
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+        if keras.backend.backend() == "jax":
+            jax.config.update("jax_default_matmul_precision", None)
 
 
 @pytest.mark.parametrize(
