@@ -26,7 +26,7 @@ class Entry:
     @property
     def is_held(self) -> bool:
         """Whether it waits for `scontrol release`: JobHeldUser, "launch failed requeued held" and their like."""
-        waits = self.state == "PENDING" and re.search("held|hold", self.reason, re.IGNORECASE)
+        waits = self.state == "PENDING" and re.search("[Hh]eld|JobHold", self.reason)
         return self.state in ("REQUEUE_HOLD", "SPECIAL_EXIT") or bool(waits)
 
 

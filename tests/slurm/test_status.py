@@ -149,6 +149,12 @@ def test_held_says_what_lets_it_go_on(one, fake_slurm, entry):
     assert "held" not in status.UNDER_WAY  # nobody waits for it
 
 
+def test_a_threshold_is_no_hold(one, fake_slurm):
+    submission, _ = one()
+    fake_slurm.queue(_100="PENDING|QOSUsageThreshold")
+    assert row_of(submission).state == "queued"
+
+
 def test_squeue_is_asked_for_every_job_of_the_user(fake_slurm, monkeypatch):
     """Hidden partitions too, and whatever SQUEUE_* asks for."""
     monkeypatch.setenv("SQUEUE_STATES", "RUNNING")
