@@ -421,6 +421,7 @@ def known_faults(folders: Sequence[Path], config: Config, devices: Devices) -> I
                 shutil.rmtree(folder, ignore_errors=True)
         fail(str(error), 2)
     except InUse as error:
+        # A node that has failed may hold it for a while: slurm/job.py takes this code for killed, so it is requeued.
         fail(str(error), files.IN_USE if "SLURM_JOB_ID" in os.environ else 1)
     except (files.StorageError, CheckpointError, RunError) as error:
         fail(str(error), 1)

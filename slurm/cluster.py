@@ -93,6 +93,9 @@ class Profile:
         if not isinstance(self.setup, list | tuple) or not all(isinstance(line, str) for line in self.setup):
             raise ConfigError(f"setup is {self.setup!r}; allowed: a list of lines")
         check_options("sbatch", self.sbatch, (*SET_BY_LAUNCHER, *SET_BY_KEYS))
+        asked = [key for key, value in self.sbatch.items() if key == "gpus" or (key == "gres" and "gpu" in str(value))]
+        if self.gpus and asked:
+            raise ConfigError(f"[sbatch] has {asked[0]}, and gpus is {self.gpus}: use gpus and gpu_type, or gpus = 0")
         check_options("keeper", self.keeper, SET_BY_LAUNCHER)
         minutes(self.time)
 

@@ -45,11 +45,11 @@ def load(config: Config) -> Dataset:
     for split_name, split in splits.items():
         check_labels(name, split_name, split.labels, len(class_names))
     if "test" not in splits:
-        splits["train"], splits["test"], said = without_test(config, splits["train"], class_names)
+        splits["train"], splits["test"], said = hold_out_test(config, splits["train"], class_names)
         notes += said
     train = limited(splits["train"], config.limit_train, config.seed, "train")
     if "validation" not in splits:
-        train, splits["validation"], said = without_validation(config, train, class_names)
+        train, splits["validation"], said = hold_out_validation(config, train, class_names)
         notes += said
     validation, test = splits["validation"], limited(splits["test"], config.limit_test, TEST_SEED, "test")
     if folder_of(name) and len(validation) < FEW:
@@ -77,7 +77,7 @@ def stored(config: Config) -> Loaded:
     return DATASETS.load(name)(name, config.data_folder)
 
 
-def without_test(config: Config, images: Split, class_names: Sequence[str]) -> tuple[Split, Split, list[str]]:
+def hold_out_test(config: Config, images: Split, class_names: Sequence[str]) -> tuple[Split, Split, list[str]]:
     """Images in two, for training and test, and what to say of it. Copies of a training image are in neither."""
     remedy = more_images(config, "test")
     train, held_out = stratified(images, TEST_SHARE, TEST_SEED, "test", class_names=class_names, remedy=remedy)
@@ -89,7 +89,7 @@ def without_test(config: Config, images: Split, class_names: Sequence[str]) -> t
     return train, test, notes
 
 
-def without_validation(config: Config, images: Split, class_names: Sequence[str]) -> tuple[Split, Split, list[str]]:
+def hold_out_validation(config: Config, images: Split, class_names: Sequence[str]) -> tuple[Split, Split, list[str]]:
     """Images in two, for training and validation, and what to say of it."""
     originals = None if images.in_files else firsts(images)
     remedy = more_images(config, "val")

@@ -74,8 +74,9 @@ three_phase() { # DATASET BACKBONE WEIGHTS REGIME
     printf '{"commit": "%s", "dirty": false}\n' "$COMMIT" > "$repository/snapshot.json"
   fi
   trap "archive '$1' '$2'" EXIT # of what there is, if the time is over
-  timeout --signal TERM 470 "$python" "$repository/tasks/cifar_phased/train.py" --preset three_phase --dataset "$1" --backbone "$2" \
-    --weights "$3" --batch-norm "$4" --offline --steps-per-execution 64 --out "$STORE/runs" "${more[@]}"
+  timeout --signal TERM 470 "$python" "$repository/tasks/cifar_phased/train.py" --preset three_phase \
+    --dataset "$1" --backbone "$2" --weights "$3" --batch-norm "$4" --offline --steps-per-execution 64 \
+    --out "$STORE/runs" "${more[@]}"
 }
 
 archive() { # DATASET BACKBONE

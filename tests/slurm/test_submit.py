@@ -421,6 +421,8 @@ def test_without_srun_it_is_one_line(launch, fake_slurm):
         ("[keeper]\npartition = []", "keeper is"),
         ("[sbatch]\nclusters = 'other'", "export SLURM_CLUSTERS"),
         ("gpu_type = 1", "gpu_type is 1"),
+        ("[sbatch]\ngres = 'gpu:a100:1'", "[sbatch] has gres, and gpus is 1: use gpus and gpu_type, or gpus = 0"),
+        ("[sbatch]\ngpus = 2", "[sbatch] has gpus, and gpus is 1"),
         ("partition = ['a', 'b']", "partition"),
         ("time =", "mine.toml"),
         ("[sbatch", "mine.toml"),
