@@ -553,7 +553,7 @@ LONG = "x" * 300
     [
         ("--dataset", f"image_folder:{LONG}"),
         ("--dataset", LONG),
-        ("--dataset", f"tfds:{LONG}"),
+        ("--dataset", f"tfds:{LONG}", "--data-dir", "."),
         ("--weights", LONG),
         ("--data-dir", LONG),
     ],
@@ -561,6 +561,11 @@ LONG = "x" * 300
 def test_a_name_that_is_too_long_is_one_line(flags):
     with pytest.raises(ConfigError, match=f"{LONG}: File name too long$"):
         parse_strictly(PRESETS, "", ["--preset=demo", *flags])
+
+
+def test_a_name_that_is_too_long_for_a_data_folder_that_does_not_exist(tmp_path):
+    with pytest.raises(ConfigError, match=f"TFDS has no data set '{LONG}', and .*/absent has none of this name"):
+        parse_strictly(PRESETS, "", ["--preset=demo", "--dataset", f"tfds:{LONG}", "--data-dir", f"{tmp_path}/absent"])
 
 
 @pytest.mark.parametrize(
