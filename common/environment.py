@@ -5,9 +5,11 @@ import platform
 import subprocess
 from contextlib import suppress
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from common.config import REPOSITORY
+from common.errors import ConfigError, choice, fail
 from common.files import Damaged, read_json
 
 SNAPSHOT = "snapshot.json"
@@ -67,3 +69,15 @@ def processor() -> dict:
         "name": facts.get("model name") or platform.processor() or platform.machine(),
         "instruction_sets": [name for name in INSTRUCTION_SETS if name in flags],
     }
+
+
+def backend() -> str:
+    """Keras's backend, without loading it; ends the process for one that is not installed, or that is not supported."""
+    name = os.environ.get("KERAS_BACKEND", "tensorflow")
+    try:
+        choice("KERAS_BACKEND", name, ("tensorflow", "jax"))
+    except ConfigError as error:
+        fail(str(error))
+    if find_spec(name) is None:
+        fail(f"KERAS_BACKEND is {name}, which is not installed; requirements-dev.txt has JAX for CPUs")
+    return name

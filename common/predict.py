@@ -26,9 +26,9 @@ from rich.table import Column, Table
 from common.command_line import Parser
 from common.config import REPOSITORY
 from common.data.listing import SUFFIXES, Listing, images_below, printable
+from common.environment import backend
 from common.errors import ConfigError, command, in_one_line
 from common.run_folder import find_classifier
-from common.runs import backend
 from common.words import count
 
 if TYPE_CHECKING:  # `--help` does without

@@ -8,31 +8,31 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TextIO
 
-from common import runs
+from common import command
 from common.command_line import C
 from common.devices import Devices
 from common.files import is_full
 from common.run_folder import RunFolder
-from common.runs import Run
+from common.runs import Run, open_run
 from common.seeds import parse_seeds
 from common.stopping import Interrupted, StopRequest
 from common.turns import Turn
 
 
-def command(
+def carry_out(
     config: C, presets: Mapping[str, C], provide: Callable[[C], None], experiment: Callable[[C, Run], None]
 ) -> None:
     """Train those of the config's seeds that are not finished, and say how each of them ended."""
-    task = runs.task_of(experiment)
+    task = command.task_of(experiment)
     configs = [dataclasses.replace(config, seed=seed, seeds="") for seed in parse_seeds(config.seeds)]
     folders = [config.out / task / each.name() for each in configs]
-    with runs.known_faults(folders, config, Devices()), contextlib.ExitStack() as stack:
+    with command.known_faults(folders, config, Devices()), contextlib.ExitStack() as stack:
         todo = [each for each, folder in zip(configs, folders, strict=True) if is_to_do(Run(folder, task, each))]
         for each in todo:
             provide(each)
         print(f"{len(todo)} of {len(configs)} seeds to do", flush=True)
         opened = [
-            stack.enter_context(runs.open_run(each, task, each.setting(presets), together(len(todo)))) for each in todo
+            stack.enter_context(open_run(each, task, each.setting(presets), together(len(todo)))) for each in todo
         ]
         # Another process may have finished one meanwhile.
         left = [(each, run) for each, run in zip(todo, opened, strict=True) if not run.result]
@@ -52,7 +52,7 @@ def together(seeds: int) -> Devices:
 
 def is_to_do(run: Run) -> bool:
     """Whether a run is to be trained. Raises RunError if it is finished, and its result is damaged."""
-    with runs.not_damaged(run.folder):
+    with command.not_damaged(run.folder):
         return run.config.overwrite or run.result is None
 
 
@@ -61,7 +61,7 @@ def ending(seed: int, folder: RunFolder) -> str:
     if not folder.is_finished:
         return f"seed {seed:<5} not finished    {folder.path}"
     result = folder.metrics()
-    said = f"test {runs.merit(result['test'])}" if result["status"] == "completed" else result["status"]
+    said = f"test {command.merit(result['test'])}" if result["status"] == "completed" else result["status"]
     return f"seed {seed:<5} {said:<15} {folder.path}"
 
 
@@ -78,7 +78,7 @@ def perform(experiment: Callable[[C, Run], None], left: Sequence[tuple[C, Run]])
         name = f"seed {config.seed}"
         turns.append(Turn(partial(one, experiment, config, run), name, Prefixed(f"{name}  ", sys.stdout)))
     faults = []
-    runs.handle_signals(stop.on_signal)
+    command.handle_signals(stop.on_signal)
     try:
         for turn in turns:
             stop.heed()
@@ -107,8 +107,8 @@ def has_failed(turn: Turn) -> bool:
 
 def one(experiment: Callable[[C, Run], None], config: C, run: Run) -> None:
     """The experiment of one seed."""
-    with runs.not_damaged(run.folder):
-        runs.conclude(experiment, config, run)
+    with command.not_damaged(run.folder):
+        command.conclude(experiment, config, run)
 
 
 def train(waiting: Sequence[Turn], stop: StopRequest, opened: Sequence[Run]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from common import runs
+from common import command
 from common.config import flat
 from slurm import plan
 
@@ -27,7 +27,7 @@ def call(task, *flags, experiment=None, drawn=False):
         with pytest.MonkeyPatch.context() as patch:
             if not drawn:
                 patch.setattr(Figure, "savefig", lambda figure, to, **_: Image.new("L", (1, 1)).save(to, "png"))
-            runs.main(task.PRESETS, task.__doc__, task.provide, experiment or task.experiment, list(flags))
+            command.main(task.PRESETS, task.__doc__, task.provide, experiment or task.experiment, list(flags))
     except SystemExit as stop:
         return stop.code
     finally:

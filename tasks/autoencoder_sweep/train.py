@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
 
-from common import runs
+from common import command
 from common.config import Config
 from common.errors import ConfigError, positive
 from common.phase import Phase
 from common.run_folder import RunFolder, finished_run
+from common.runs import Run
 
 if TYPE_CHECKING:  # `--help` does without
     import keras
@@ -149,7 +150,7 @@ def encoder_run(config: SweepConfig) -> Path:
     )
 
 
-def experiment(config: SweepConfig, run: runs.Run) -> None:
+def experiment(config: SweepConfig, run: Run) -> None:
     """Train one configuration; leave its metrics and figures."""
     from common.data import sources
 
@@ -157,7 +158,7 @@ def experiment(config: SweepConfig, run: runs.Run) -> None:
     (reconstruct if config.task == "reconstruct" else classify)(config, run, data)
 
 
-def reconstruct(config: SweepConfig, run: runs.Run, data: "Dataset") -> None:
+def reconstruct(config: SweepConfig, run: Run, data: "Dataset") -> None:
     """Train an autoencoder, and measure principal components beside it."""
     import keras
 
@@ -175,7 +176,7 @@ def reconstruct(config: SweepConfig, run: runs.Run, data: "Dataset") -> None:
     run.finish(result.metrics | {"by_name": pca.losses(curves, config.k)})
 
 
-def classify(config: SweepConfig, run: runs.Run, data: "Dataset") -> None:
+def classify(config: SweepConfig, run: Run, data: "Dataset") -> None:
     """Train a classifier on top of an encoder."""
     from common import drawing
     from common.checkpointer import load_layers
@@ -193,7 +194,7 @@ def classify(config: SweepConfig, run: runs.Run, data: "Dataset") -> None:
 
 
 def draw_reconstructions(
-    run: runs.Run, model: "keras.Model", data: "Dataset", result: "Result", curves: dict[str, "np.ndarray"]
+    run: Run, model: "keras.Model", data: "Dataset", result: "Result", curves: dict[str, "np.ndarray"]
 ) -> None:
     """Every figure of an autoencoder, into the run directory."""
     import numpy as np
@@ -210,4 +211,4 @@ def draw_reconstructions(
 
 
 if __name__ == "__main__":
-    runs.main(PRESETS, __doc__, provide, experiment)
+    command.main(PRESETS, __doc__, provide, experiment)

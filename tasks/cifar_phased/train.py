@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
 
-from common import runs
+from common import command
+from common.runs import Run
 from tasks.cifar_phased.config import PhasedConfig, TuningPhase
 
 if TYPE_CHECKING:  # `--help` does without
@@ -164,7 +165,7 @@ def provide(config: PhasedConfig) -> None:
     weights.locate(config.backbone, config.weights_source(), config.is_offline)
 
 
-def experiment(config: PhasedConfig, run: runs.Run) -> None:
+def experiment(config: PhasedConfig, run: Run) -> None:
     """Train one configuration; leave its metrics and figures."""
     from common import features, weights
     from common.backbones import networks
@@ -240,4 +241,4 @@ def head_initialisers(head_init: str, inputs: int) -> dict:
 
 
 if __name__ == "__main__":
-    runs.main(PRESETS, __doc__, provide, experiment)
+    command.main(PRESETS, __doc__, provide, experiment)

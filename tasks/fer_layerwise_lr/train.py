@@ -28,12 +28,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, 
 
 from tyro.conf import arg
 
-from common import runs
+from common import command
 from common.backbones import STAGES
 from common.data import NAMES
 from common.errors import ConfigError, positive
 from common.fine_tuning import FineTuning
 from common.phase import Phase
+from common.runs import Run
 
 if TYPE_CHECKING:  # `--help` does without
     import keras
@@ -131,7 +132,7 @@ def provide(config: LayerwiseConfig) -> None:
     weights.locate(config.backbone, config.weights_source(), config.is_offline)
 
 
-def experiment(config: LayerwiseConfig, run: runs.Run) -> None:
+def experiment(config: LayerwiseConfig, run: Run) -> None:
     """Train one configuration; leave its metrics and figures."""
     from common import drawing, features, plots, weights
     from common.backbones import networks
@@ -206,4 +207,4 @@ def by_class(test: dict) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    runs.main(PRESETS, __doc__, provide, experiment)
+    command.main(PRESETS, __doc__, provide, experiment)

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
 
-from common import runs
+from common import command
 from common.config import Config
 from common.errors import ConfigError, positive
 from common.phase import Phase
+from common.runs import Run
 
 if TYPE_CHECKING:  # `--help` does without
     import keras
@@ -99,7 +100,7 @@ def provide(config: SVMConfig) -> None:
     sources.provide(config)
 
 
-def experiment(config: SVMConfig, run: runs.Run) -> None:
+def experiment(config: SVMConfig, run: Run) -> None:
     """Train one configuration; leave its metrics and figures."""
     from common.data import sources
     from common.objective import Objective
@@ -163,7 +164,7 @@ def templates_of(model: "keras.Model", data: "Dataset") -> "np.ndarray":
 
 
 def draw(
-    config: SVMConfig, run: runs.Run, data: "Dataset", result: "Result", iterations: list[dict], templates: "np.ndarray"
+    config: SVMConfig, run: Run, data: "Dataset", result: "Result", iterations: list[dict], templates: "np.ndarray"
 ) -> None:
     """Every figure of a run, into the run directory."""
     import numpy as np
@@ -181,4 +182,4 @@ def draw(
 
 
 if __name__ == "__main__":
-    runs.main(PRESETS, __doc__, provide, experiment)
+    command.main(PRESETS, __doc__, provide, experiment)

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
 
-from common import runs
+from common import command
 from common.config import Config
 from common.data.tfds_names import TFDS
 from common.errors import ConfigError, positive
 from common.phase import Phase
+from common.runs import Run
 
 if TYPE_CHECKING:  # `--help` does without
     import keras
@@ -111,7 +112,7 @@ def provide(config: PermutedConfig) -> None:
     sources.provide(config)
 
 
-def experiment(config: PermutedConfig, run: runs.Run) -> None:
+def experiment(config: PermutedConfig, run: Run) -> None:
     """Train one configuration; leave its metrics and figures."""
     from common.data import sources
     from common.trainer import Trainer
@@ -208,7 +209,7 @@ def perceptron(x: "keras.KerasTensor", initialisation: Literal["keras", "torch"]
     return x
 
 
-def draw(run: runs.Run, model: "keras.Model", data: "Dataset", result: "Result") -> None:
+def draw(run: Run, model: "keras.Model", data: "Dataset", result: "Result") -> None:
     """Every figure of a run, into the run directory."""
     import keras
     import numpy as np
@@ -224,4 +225,4 @@ def draw(run: runs.Run, model: "keras.Model", data: "Dataset", result: "Result")
 
 
 if __name__ == "__main__":
-    runs.main(PRESETS, __doc__, provide, experiment)
+    command.main(PRESETS, __doc__, provide, experiment)

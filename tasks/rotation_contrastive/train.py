@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for `common`
 
-from common import runs
+from common import command
 from common.config import Config
 from common.errors import ConfigError, positive
 from common.phase import Phase
 from common.run_folder import RunFolder, finished_run
+from common.runs import Run
 
 if TYPE_CHECKING:  # `--help` does without
     import numpy as np
@@ -161,7 +162,7 @@ def pretext_run(config: RotationConfig) -> Path:
     )
 
 
-def experiment(config: RotationConfig, run: runs.Run) -> None:
+def experiment(config: RotationConfig, run: Run) -> None:
     """Train one configuration; leave its metrics and figures."""
     from common.data import sources
 
@@ -171,7 +172,7 @@ def experiment(config: RotationConfig, run: runs.Run) -> None:
     (embed if config.experiment == "contrastive" else classify)(config, run, data)
 
 
-def classify(config: RotationConfig, run: runs.Run, data: "Dataset") -> None:
+def classify(config: RotationConfig, run: Run, data: "Dataset") -> None:
     """Train the classifier: of the classes, or of upright and turned images."""
     from common import drawing
     from common.checkpointer import load_layers
@@ -193,7 +194,7 @@ def classify(config: RotationConfig, run: runs.Run, data: "Dataset") -> None:
     run.finish(result.metrics)
 
 
-def embed(config: RotationConfig, run: runs.Run, data: "Dataset") -> None:
+def embed(config: RotationConfig, run: Run, data: "Dataset") -> None:
     """Train the embedding, and measure how well the classes part in it."""
     from common.objective import Objective
     from common.trainer import Trainer
@@ -224,7 +225,7 @@ def embed(config: RotationConfig, run: runs.Run, data: "Dataset") -> None:
 
 
 def draw_embedding(
-    run: runs.Run, data: "Dataset", result: "Result", before: "np.ndarray", after: "np.ndarray", by_name: dict
+    run: Run, data: "Dataset", result: "Result", before: "np.ndarray", after: "np.ndarray", by_name: dict
 ) -> None:
     """Every figure of an embedding, into the run directory."""
     from common import plots
@@ -243,4 +244,4 @@ def draw_embedding(
 
 
 if __name__ == "__main__":
-    runs.main(PRESETS, __doc__, provide, experiment)
+    command.main(PRESETS, __doc__, provide, experiment)

@@ -72,10 +72,10 @@ def first_step_seconds(name: str) -> float:
 def parts_of_a_run() -> dict[str, float]:
     """Seconds of a demo run by what they went to, in this process."""
     began = time.perf_counter()
-    garbage.pause()  # as runs.main does while a task loads its libraries
+    garbage.pause()  # as command.main does while a task loads its libraries
     import keras
 
-    from common import runs, trainer
+    from common import command, trainer
     from common.checkpointer import Checkpointer
     from slurm.plan import load_task
     from tasks.cifar_phased import figures
@@ -132,7 +132,7 @@ def parts_of_a_run() -> dict[str, float]:
 
     trainer.Trainer = Watched
     with tempfile.TemporaryDirectory() as folder:
-        runs.main(task.PRESETS, "", task.provide, task.experiment, ["--preset", "demo", "--out", folder])
+        command.main(task.PRESETS, "", task.provide, task.experiment, ["--preset", "demo", "--out", folder])
     seconds["all"] = time.perf_counter() - began
     return seconds
 

@@ -17,7 +17,7 @@ from browser import LEVELS, OUTSIDE, UNNAMED, Tags, needs_browser
 from PIL import Image
 from small_training import train
 
-from common import drawing, files, metrics, run_page, runs
+from common import command, drawing, files, metrics, run_page, runs
 from common.config import Config
 from common.data import pipeline, sources, splits
 from common.devices import Devices
@@ -266,7 +266,7 @@ def test_a_page_that_cannot_be_written_leaves_the_run_unfinished(tmp_path, finis
     assert not run.files.is_finished
     run.files.report_file.rmdir()
     run.finish(finished[1].metrics)
-    assert f"page        {run.files.report_file}" in runs.summary(run.folder, run.files.metrics())
+    assert f"page        {run.files.report_file}" in command.summary(run.folder, run.files.metrics())
 
 
 def test_the_primary_process_alone_makes_it(trainer, finished, monkeypatch):

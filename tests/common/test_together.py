@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from common import runs
+from common import command
 from common.config import Config
 from common.data import sources
 from common.errors import ConfigError
@@ -59,7 +59,7 @@ def train(out, *flags, phases=ONE, network=dense, callbacks=lambda trainer: (), 
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
-        runs.main(PRESETS, "A task.", lambda config: None, experiment, ["--out", str(out), *flags])
+        command.main(PRESETS, "A task.", lambda config: None, experiment, ["--out", str(out), *flags])
     except SystemExit as stop:
         return stop.code
     finally:

@@ -96,11 +96,11 @@ Loop.on_train_batch_end = trace
 # Undisturbed runs, one after the other in one process: TensorFlow starts once.
 IN_TURN = """
 import importlib, sys
-from common import runs
+from common import command
 train = importlib.import_module(sys.argv.pop(1))
 out, seeds, flags = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 for seed in range(seeds):
-    runs.main(train.PRESETS, "", train.provide, train.experiment, [*flags, f"--seed={seed}", f"--out={out}"])
+    command.main(train.PRESETS, "", train.provide, train.experiment, [*flags, f"--seed={seed}", f"--out={out}"])
 """
 
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.modules["common.setup"] = types.ModuleType("common.setup")  # the real one loads Keras
 sys.modules["common.setup"].set_up = lambda config, devices: None
 
-from common import checkpoints, runs  # noqa: E402
+from common import checkpoints, command, runs  # noqa: E402
 from common.config import Config  # noqa: E402
 from common.phase import Phase  # noqa: E402
 
@@ -75,4 +75,4 @@ def experiment(config: StandIn, run: runs.Run) -> None:
 
 
 if __name__ == "__main__":
-    runs.main(PRESETS, __doc__, provide, experiment)
+    command.main(PRESETS, __doc__, provide, experiment)
