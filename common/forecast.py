@@ -95,12 +95,14 @@ class Forecast(keras.callbacks.Callback):
             self.ahead += (
                 2 * (len(data.validation) + len(data.test)) * whole.forward
             )  # results of the best and the last epoch
+        # The last batch, if it is smaller: JAX compiles for it.
+        self.smaller = len(data.train) // config.batch_size if len(data.train) % config.batch_size else None
         self.begun: float | None = None
         self.said = False
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Measure from the end of the first execution, which compiles."""
-        if self.said:
+        if self.said or batch == self.smaller:
             return
         if self.begun is None:
             self.begun, self.first = time.monotonic(), batch

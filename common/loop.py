@@ -43,31 +43,44 @@ class LossWatch:
 
 
 class Clock:
-    """The time of an epoch and the rate of its steps; the first execution, which compiles, is left out of the rate."""
+    """The time of an epoch and the rate of its steps, leaving out what compiles: the first execution and, on JAX, a
+    last batch that is smaller.
+    """
 
     def __init__(self, first_step: int, seconds_before: float):
         self.first_step = first_step
         self.seconds_before = seconds_before
         self.started = time.monotonic()
-        self.executed = 0  # steps of the first execution
-        self.first_end = self.last_end = self.started
+        # Of the first and the last two executions: steps since the epoch began or was resumed, and when they had ended.
+        self.ends: list[tuple[int, float]] = []
+
+    @property
+    def executed(self) -> int:
+        """Steps of the first execution; 0 before its end."""
+        return self.ends[0][0] if self.ends else 0
 
     def tick(self, steps: int) -> None:
         """An execution has ended, which makes `steps` since the epoch began or was resumed."""
-        self.last_end = time.monotonic()
-        if not self.executed:
-            self.executed, self.first_end = steps, self.last_end
+        self.ends = [*self.ends[:1], *self.ends[1:][-1:], (steps, time.monotonic())]
 
     def elapsed(self) -> float:
         """Seconds of the epoch so far, those before a resume included."""
         return self.seconds_before + time.monotonic() - self.started
 
-    def images_per_second(self, images: int, steps: int, batch_size: int) -> float:
-        """Images per second of an epoch with these numbers of images and steps, without validation."""
-        done = self.first_step + self.executed
-        if steps == done:
-            return (images - self.first_step * batch_size) / (self.last_end - self.started)
-        return (images - done * batch_size) / (self.last_end - self.first_end)
+    def images_per_second(self, images: int, batch_size: int) -> float:
+        """Images per second of an epoch with so many images, without validation."""
+        (begun, since), (ended, until) = self.ends[0], self.ends[-1]
+        if len(self.ends) == 1:
+            begun, since = 0, self.started
+        elif len(self.ends) == 3 and images % batch_size:
+            ended, until = self.ends[1]
+        before = (self.first_step + begun) * batch_size
+        return (min((self.first_step + ended) * batch_size, images) - before) / (until - since)
+
+    def compiling(self, images: int, batch_size: int) -> float:
+        """Seconds that the steps took more than they would have at that rate."""
+        seconds = (images - self.first_step * batch_size) / self.images_per_second(images, batch_size)
+        return max(self.ends[-1][1] - self.started - seconds, 0.0)
 
 
 class PhaseLines:
@@ -110,10 +123,10 @@ class PhaseLines:
         if self.bar:
             self.bar.close()
 
-    def epoch(self, row: Mapping) -> None:
-        """The line of an epoch, with the time that the rest of the run would take at this epoch's pace."""
+    def epoch(self, row: Mapping, compiling: float) -> None:
+        """The line of an epoch, with the time that the rest of the run would take at its pace without the compiling."""
         self.close()
-        left = (self.epochs - row["epoch"]) * (row["seconds"] - self.once)
+        left = (self.epochs - row["epoch"]) * (row["seconds"] - self.once - compiling)
         self.once = 0.0
         accuracy, val_accuracy = (
             f" accuracy {row[key]:.2%}" if key in row else "" for key in ("accuracy", "val_accuracy")
@@ -168,12 +181,12 @@ class Loop(keras.callbacks.Callback):
         self.read_loss()
         self.progress.step = self.clock.first_step + batch + 1
         self.watch.note(logs["loss"])
-        ends = self.progress.step == self.steps
-        if ends or not self.clock.executed:
+        left = self.steps - self.progress.step
+        if not self.clock.executed or left <= self.clock.executed:
             self.read_loss()  # which waits for the step, so that the times are right
         self.clock.tick(batch + 1)
         self.lines.step(self.progress.step, self.watch.last)
-        if ends:
+        if not left:
             return  # the epoch's end saves
         asked = self.run.stop.signal is not None
         if asked or self.checkpointer.is_due():
@@ -188,18 +201,17 @@ class Loop(keras.callbacks.Callback):
             if not math.isfinite(value):
                 said = f"{name.replace('val_', 'validation ')} is {value}"
                 raise Diverged(said, self.progress.where(self.phase.name))
+        size = self.images, self.run.config.batch_size
         row = {
             "phase": self.phase.name,
             "epoch": epoch + 1,
             "rate": self.rate(),
             **{key: logs[key] for key in ("loss", "accuracy", "val_loss", "val_accuracy") if key in logs},
             "seconds": round(self.clock.elapsed(), 3),
-            "images_per_second": round(
-                self.clock.images_per_second(self.images, self.steps, self.run.config.batch_size), 1
-            ),
+            "images_per_second": round(self.clock.images_per_second(*size), 1),
         }
         self.checkpointer.save_epoch(self.model, self.progress, row)
-        self.lines.epoch(row)
+        self.lines.epoch(row, self.clock.compiling(*size))
         self.run.stop.heed()
 
     def close(self) -> None:

@@ -29,6 +29,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
         for variable in (self.gamma, self.beta):
             variable.trainable = trained
 
+    def get_config(self) -> dict[str, Any]:
+        """As Keras has it; but on how many devices a model was trained, which `synchronized` says, is not kept."""
+        return super().get_config() | {"synchronized": False}
+
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalise with the batch's statistics in training, unless the layer is frozen or keeps its moving ones."""
         training = training and not self.keep_statistics

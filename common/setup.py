@@ -31,8 +31,7 @@ def set_up(config: Config, devices: Devices) -> None:
     tf.get_logger().setLevel("ERROR")  # it warns of each phase's compilation
     devices.activate()
     check_gpus(devices)
-    if on_gpu():
-        compute_in_float32()
+    compute_in_float32()
     keras.utils.set_random_seed(config.seed)
     precision = config.precision
     if precision == "auto":
@@ -62,11 +61,12 @@ def compute_in_float32() -> None:
 
     Mixed precision loses no speed: its products are of 16 bits.
     """
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    if keras.backend.backend() == "jax":
-        import jax
+    if on_gpu():
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        if keras.backend.backend() == "jax":
+            import jax
 
-        jax.config.update("jax_default_matmul_precision", "highest")
+            jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def on_gpu() -> bool:

@@ -53,7 +53,7 @@ class Trained:
         """What it says of each image of a split: float32 (n, classes)."""
         every = pipeline.filled(split, self.batch_size)
         batches = pipeline.evaluation(every, self.batch_size)
-        scores = self.model.predict(batches, verbose=0, steps=len(every) // self.batch_size)
+        scores = self.model.predict(batches, verbose=0)
         return probabilities(scores[: len(split)])
 
 
@@ -74,6 +74,7 @@ def load(folder: Path, phase: str | None = None, batch_size: int | None = None) 
     check_classifier(run)
     about, environment, class_names = run.config(), run.environment(), run.class_names()
     setup.reset_keras()
+    setup.compute_in_float32()
     for module in ("train", "networks"):  # in which a task registers recipes and layers of its own
         if (REPOSITORY / "tasks" / about["task"] / f"{module}.py").is_file():
             importlib.import_module(f"tasks.{about['task']}.{module}")

@@ -58,7 +58,7 @@ class Backbone:
         network that takes any size. `augment` gets the resized images, float32 of 0 to 255.
         """
         side = self.model.input_shape[1] or side
-        images = ops.cast(images, "float32")  # resizing integers would return integers
+        images = ops.cast(images, "float32")  # resizing integers would return integers on JAX
         x = layers.Resizing(side, side, dtype="float32", name="resize")(images)
         if augment is not None:
             x = augment(x)

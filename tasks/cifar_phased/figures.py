@@ -75,7 +75,7 @@ def augmentation_steps(config: PhasedConfig, model: keras.Model, images: np.ndar
     """Images (n, h, w, c), uint8, at their own size, at the network's, and augmented: by the name of each step."""
     resize = model.get_layer("resize")
     augment = Augment(config.augmentation, config.seed, config.augment_at)
-    resized = resize(keras.ops.cast(images, "float32"))  # of integers it would make integers
+    resized = resize(keras.ops.cast(images, "float32"))  # of integers it would make integers on JAX
     after = config.augment_at == "input"
     augmented = augment(resized, training=True) if after else resize(augment(images, training=True))
     steps = {"original": images, "resized": resized, f"augmented ({config.augmentation})": augmented}

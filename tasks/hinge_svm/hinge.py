@@ -103,5 +103,6 @@ class ValidationLoss(keras.callbacks.Callback):
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # during fit the variables are elsewhere
         scores = self.trainer.predict(self.split)
-        data_loss = np.mean(ops.convert_to_numpy(self.loss(self.split.labels, scores)))
+        # Not `self.loss(...)`: on several devices that is divided by their number.
+        data_loss = np.mean(ops.convert_to_numpy(self.loss.call(self.split.labels, ops.convert_to_tensor(scores))))
         return float(data_loss + sum(float(ops.convert_to_numpy(term)) for term in self.model.losses))

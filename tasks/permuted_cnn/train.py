@@ -157,8 +157,9 @@ def build(config: PermutedConfig, order: "np.ndarray", data: "Dataset") -> "kera
     x = inputs = keras.Input((size, size, channels), dtype="uint8", name="image")
     if config.image_size:
         size = config.image_size
+        x = ops.cast(x, "float32")  # resizing integers would return integers on JAX
         x = layers.Resizing(size, size, name="resize", dtype="float32")(x)
-    x = layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(x)
+    x = layers.Rescaling(1 / 127.5, offset=-1.0, name="scale", dtype="float32")(x)
     if config.block is None:
         x = layers.Identity(name="permuted")(x)
     else:

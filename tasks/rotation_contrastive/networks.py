@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def image_input(data: Dataset) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """The input of either network, uint8 (b, h, w, c), and its pixels from -1 to 1."""
     inputs = keras.Input((data.train.size, data.train.size, data.train.channels), dtype="uint8", name="image")
-    return inputs, layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(inputs)
+    return inputs, layers.Rescaling(1 / 127.5, offset=-1.0, name="scale", dtype="float32")(inputs)
 
 
 def convolutions(

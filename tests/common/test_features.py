@@ -338,6 +338,15 @@ def test_no_room_for_the_file_is_one_line(tmp_path, data):
             features.cached(run, part, data)
 
 
+def test_views_are_at_most_as_many_as_random_numbers_are_kept_apart_for():
+    """The state of JAX's random numbers is 32 bits, for the images as they are too."""
+    preset = load_task("cifar_phased").PRESETS["three_phase"]
+    assert 256 * features.DRAWS == 2**32
+    phases = tuple(dataclasses.replace(phase, epochs=1000) for phase in preset.phases)
+    with pytest.raises(ConfigError, match="cache-views is 256; allowed with these phases: 0 to 255"):
+        dataclasses.replace(preset, weights="none", batch_norm="layer", phases=phases, cache_views=256).check()
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

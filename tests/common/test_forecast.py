@@ -112,3 +112,16 @@ def test_an_epoch_that_is_over_before_says_it_too(monkeypatch, capsys):
     next(clock)  # validation takes time too, which is not the steps'
     callback.on_epoch_end(0)
     assert capsys.readouterr().out == "all phases will take about 2 min on this processor\n"
+
+
+def test_a_last_batch_that_is_smaller_does_not_count(monkeypatch, capsys):
+    """JAX compiles for it, here for an hour."""
+    clock = iter([0.0, 1.0, 2.0, 3600.0])
+    monkeypatch.setattr(forecast.time, "monotonic", lambda: next(clock))
+    data = splits.Dataset("made", ("a", "b"), images(64 * 3 + 5), images(0), images(0))
+    phases = [dataclasses.replace(PHASE, epochs=30)]
+    callback = forecast.Forecast(Config(batch_size=64), phases, {"train": forecast.Work(1.0, 1.0)}, 0, data)
+    for step in range(4):
+        callback.on_train_batch_end(step)
+    callback.on_epoch_end(0)
+    assert capsys.readouterr().out == "all phases will take about 2 min on this processor\n"

@@ -5,6 +5,7 @@ import functools
 import io
 import re
 import signal
+from types import SimpleNamespace
 
 import pytest
 from small_training import PHASES, train
@@ -87,3 +88,25 @@ def test_elsewhere_lines_within_an_epoch_are_due_once_a_minute(data, tmp_path, c
     for name in EPOCHS:
         steps = re.findall(rf"^{name}  step (\d) of {STEPS}  loss [\d.]+$", said, re.MULTILINE)
         assert steps == [str(step) for step in range(1, STEPS + 1)]
+
+
+@pytest.mark.parametrize(
+    ("images", "first_step", "ends", "rate", "compiling"),
+    [
+        # Steps of 1 s for 64 images; the first takes 5 s, a last batch of 8 images 9 s: neither is in the rate.
+        (264, 0, {1: 5, 2: 6, 3: 7, 4: 8, 5: 17}, 64, 17 - 264 / 64),
+        (256, 0, {1: 5, 2: 6, 3: 7, 4: 8}, 64, 4),
+        (264, 2, {1: 5, 2: 6, 3: 15}, 64, 15 - 136 / 64),  # resumed after two steps
+        (520, 0, {4: 7, 8: 11, 9: 20}, 64, 20 - 520 / 64),  # four steps at a time
+        (264, 3, {1: 5, 2: 14}, 8 / 9, 0),  # nothing else is left to measure by
+        (264, 4, {1: 4}, 2, 0),
+    ],
+)
+def test_the_rate_of_an_epoch_leaves_out_what_compiles(monkeypatch, images, first_step, ends, rate, compiling):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock.now)
+    ours = loop.Clock(first_step, 0.0)
+    for steps, clock.now in ends.items():
+        ours.tick(steps)
+    assert ours.images_per_second(images, 64) == pytest.approx(rate)
+    assert ours.compiling(images, 64) == pytest.approx(compiling)

@@ -107,6 +107,18 @@ def test_images_are_resized_before_they_are_permuted():
     np.testing.assert_allclose(seen, expected, atol=1e-5)
 
 
+def test_pixels_are_floats_from_the_start():
+    """Integers would be resized to integers on JAX; in 16 bits neighbouring levels of grey would become one."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        own = config("--image-size", "24")
+        model = TASK.build(own, np.arange(24 * 24), letters())
+    finally:
+        keras.config.set_dtype_policy("float32")
+    for name in ("resize", "scale"):
+        assert model.get_layer(name).input.dtype == model.get_layer(name).output.dtype == "float32"
+
+
 def tiles(image, block):
     """The blocks of an image (h, w), row by row, cut out one by one."""
     starts = range(0, len(image), block)

@@ -13,10 +13,11 @@ import in_process
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from common import export, predict, trained
+from common import export, predict, setup, trained
 from common.errors import ConfigError
 from common.run_folder import find_run
 from slurm.plan import load_task
@@ -63,6 +64,18 @@ class Twice(keras.layers.Layer):
     def call(self, scores):
         return 2 * scores
 """
+
+
+def test_float32_is_no_tf32_on_a_gpu(run, monkeypatch):
+    """As it was trained and measured."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    monkeypatch.setattr(setup, "on_gpu", lambda: True)
+    try:
+        tf.config.experimental.enable_tensor_float_32_execution(True)
+        trained.load(run)
+        assert not tf.config.experimental.tensor_float_32_execution_enabled()
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 def test_a_task_of_ones_own_may_have_layers_of_its_own(run, photos, tmp_path, capsys, monkeypatch):

@@ -115,6 +115,18 @@ def test_the_embedding_network_is_that_of_the_source():
     assert (phase.optimizer, phase.rate, phase.epochs) == ("adam", 1e-3, 20)
 
 
+def test_pixels_are_scaled_in_float32_under_any_precision():
+    """In bfloat16 neighbouring levels of grey would become one."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        inputs, pixels = networks.image_input(coloured())
+    finally:
+        keras.config.set_dtype_policy("float32")
+    grey = np.broadcast_to(np.arange(256, dtype="uint8")[:, None, None, None], (256, 32, 32, 3))
+    found = keras.ops.convert_to_numpy(keras.Model(inputs, pixels)(grey))
+    np.testing.assert_allclose(found, grey / 127.5 - 1.0, atol=1e-6)
+
+
 def test_half_turned_and_two_outputs():
     model = networks.classifier(config("--preset", "rotation"), coloured(2))
     assert model.output_shape == (None, 2)
