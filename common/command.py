@@ -53,21 +53,25 @@ def summary(folder: Path, result: Mapping) -> str:
 def finished(run: Run) -> str:
     """What is said of a run that was trained before."""
     said = "this run is finished; --overwrite does it again"
-    if not run.files.environment_file.is_file():
-        return said
-    environment = run.files.environment()
-    if environment["starts"]:
-        said += f"\nnothing is trained now: what follows is of the start at {environment['starts'][-1].get('time')}"
+    if run.files.environment_file.is_file() and (starts := run.files.environment()["starts"]):
+        said += f"\nnothing is trained now: what follows is of the start at {starts[-1].get('time')}"
+    return "\n".join([said, *(f"warning: it {change}" for change in since(run))])
+
+
+def since(run: Run) -> Iterator[str]:
+    """In what a finished run differs from what would be trained now."""
+    environment = run.files.environment() if run.files.environment_file.is_file() else {}
+    if (used := environment.get("backend", backend())) != backend():
+        yield f"was trained with {used}, and KERAS_BACKEND is {backend()}; with another --out you have both"
     root = folder_of(run.config.dataset)
-    if root and root.is_dir():
+    if environment and root and root.is_dir():
         try:
             listed = [path for images in list_images(root).splits.values() for path, _ in images]
             change = other_images(environment, fingerprint(listed))
         except ConfigError as error:  # the folder has no images any more, say: the run's results are still there
             change = f"was begun with other images: {error}"
         if change:
-            said += f"\nwarning: it {change}"
-    return said
+            yield change
 
 
 def merit(metrics: Mapping) -> str:

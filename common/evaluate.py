@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
     with in_one_line(arguments.csv):
         check_csv(arguments.csv)
-        folder = find_classifier(arguments.run, RUNS)
+        folder = find_classifier(arguments.run, RUNS, arguments.phase)
         class_of, notes = labelled(arguments.images, RunFolder(folder).class_names())
         unreadable = evaluate(folder, class_of, arguments)
     for note in notes:

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     arguments = parser().parse_args(argv)
     with in_one_line():
-        folder = find_classifier(arguments.run, RUNS)
+        folder = find_classifier(arguments.run, RUNS, arguments.phase)
         paths, notes = listed(arguments.paths)
         check_out(arguments.out, paths)
         if len(paths) > MOST:

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
     with in_one_line():
         check(arguments.to)
-        folder = find_classifier(arguments.run, RUNS)
+        folder = find_classifier(arguments.run, RUNS, arguments.phase)
         if arguments.private and not arguments.publish:
             raise ConfigError("--private is for a repository; allowed: with --publish OWNER/NAME")
         out = arguments.out or folder / "export" / arguments.to

@@ -43,8 +43,9 @@ class LossWatch:
 
 
 class Clock:
-    """The time of an epoch and the rate of its steps, leaving out what compiles: the first execution and, on JAX, a
-    last batch that is smaller.
+    """The time of an epoch, and the rate of its steps without those that compile.
+
+    These are the first execution and, on JAX, that of a last batch that is smaller.
     """
 
     def __init__(self, first_step: int, seconds_before: float):

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; allowed: 1 and above")
         check_csv(arguments.csv)
-        folder = find_classifier(arguments.run, RUNS)
+        folder = find_classifier(arguments.run, RUNS, arguments.phase)
         paths, notes = listed(arguments.paths)
         unreadable = predict(folder, paths, arguments)
     for note in notes:

@@ -186,8 +186,11 @@ def finished_run(folder: Path, kind: str, fields: Mapping[str, object], remedy: 
     return folder
 
 
-def check_classifier(run: RunFolder) -> None:
-    """Raise ConfigError unless a classifier's run has been completed here, with all that is needed to use it."""
+def check_classifier(run: RunFolder, phase: str | None = None) -> None:
+    """Raise ConfigError unless a classifier's run has been completed here, with all that is needed to use it.
+
+    Of a `phase` too, if one is named.
+    """
     try:
         about, metrics, _ = run.config(), run.metrics(), run.environment()
         if metrics["status"] != "completed":
@@ -206,12 +209,14 @@ def check_classifier(run: RunFolder) -> None:
         run.class_names()
     except Damaged as error:
         raise ConfigError(f"{run.path} is damaged: {error}") from error
+    if phase is not None and phase not in metrics["phases"]:
+        raise ConfigError(f"{run.path} has no phase {phase!r}; allowed: {', '.join(metrics['phases'])}")
 
 
-def find_classifier(name: str, out: Path) -> Path:
+def find_classifier(name: str, out: Path, phase: str | None = None) -> Path:
     """As `find_run`, of a classifier's run that has been completed. Raises ConfigError, before Keras is loaded."""
     folder = find_run(name, out)
-    check_classifier(RunFolder(folder))
+    check_classifier(RunFolder(folder), phase)
     return folder
 
 

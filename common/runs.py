@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 from common import files
 from common.config import REPOSITORY, Config, flat
 from common.devices import Devices
-from common.environment import git_state, installed, processor
+from common.environment import backend, git_state, installed, processor
 from common.run_folder import RunFolder
 from common.stopping import StopRequest
 from common.words import count
@@ -128,6 +128,7 @@ def open_run(config: Config, task: str, setting: str, devices: Devices | None = 
                 folder.mkdir(exist_ok=True)
         try:
             write_config(run, setting)
+            check_backend(run)
             yield run
         finally:
             with storage(run.folder):
@@ -216,19 +217,28 @@ def write_config(run: Run, setting: str) -> None:
     files.write_json(path, named | {"config": config.identity(), "options": config.operational()})
 
 
+def check_backend(run: Run) -> None:
+    """Raise RunError if a run would go on with another backend: known before that is loaded."""
+    before = run.files.environment() if run.files.environment_file.is_file() else {}
+    if before.get("backend", backend()) != backend():
+        raise RunError(
+            f"{run.folder} was begun with {before['backend']}, and KERAS_BACKEND is {backend()}; "
+            f"KERAS_BACKEND={before['backend']} goes on with it, --overwrite starts from scratch"
+        )
+
+
 def write_environment(run: Run, **facts: object) -> None:
     """Write environment.json: where and with what this run happens; `starts` lists each start of it.
 
-    Raises RunError where a run would go on with another backend or precision, or with other images.
+    Raises RunError where a run would go on with another precision, or with other images.
     """
     path = run.files.environment_file
     before = run.files.environment() if path.is_file() else {"starts": []}
-    for fact in ("backend", "precision"):
-        if before.get(fact, facts[fact]) != facts[fact]:
-            raise RunError(
-                f"{run.folder} was begun with {fact} {before[fact]}, this would go on with {facts[fact]}; "
-                "choose the same, or --overwrite"
-            )
+    if before.get("precision", facts["precision"]) != facts["precision"]:
+        raise RunError(
+            f"{run.folder} was begun with precision {before['precision']}, this would go on with "
+            f"{facts['precision']}; choose the same, or --overwrite"
+        )
     if change := other_images(before, facts.get("data")):
         raise RunError(f"{run.folder} {change}; bring them back, or --overwrite starts from scratch")
     starts = before["starts"]

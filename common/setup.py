@@ -70,8 +70,13 @@ def compute_in_float32() -> None:
 
 
 def on_gpu() -> bool:
-    """Whether Keras's backend computes on a GPU."""
-    return any(device.startswith("gpu") for device in keras.distribution.list_devices())
+    """Whether Keras's backend computes on a GPU. Raises ConfigError if it finds no device at all."""
+    try:
+        devices = keras.distribution.list_devices()
+    except (RuntimeError, AssertionError) as error:  # JAX's
+        asked = os.environ.get("JAX_PLATFORMS")
+        raise ConfigError(f"{keras.backend.backend()} finds no device; JAX_PLATFORMS is {asked}") from error
+    return any(device.startswith("gpu") for device in devices)
 
 
 def is_deterministic(config: Config) -> bool:

@@ -4,16 +4,17 @@ import contextlib
 import dataclasses
 import io
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TextIO
 
 from common import command
 from common.command_line import C
+from common.config import Config
 from common.devices import Devices
 from common.files import is_full
 from common.run_folder import RunFolder
-from common.runs import Run, open_run
+from common.runs import InUse, Run, RunError, open_run
 from common.seeds import parse_seeds
 from common.stopping import Interrupted, StopRequest
 from common.turns import Turn
@@ -28,12 +29,17 @@ def carry_out(
     folders = [config.out / task / each.name() for each in configs]
     with command.known_faults(folders, config, Devices()), contextlib.ExitStack() as stack:
         todo = [each for each, folder in zip(configs, folders, strict=True) if is_to_do(Run(folder, task, each))]
+        print(f"{len(todo)} of {len(configs)} seeds to do", flush=True)
+        for each, folder in zip(configs, folders, strict=True):
+            if each not in todo:
+                for change in command.since(Run(folder, task, each)):
+                    print(f"warning: seed {each.seed} {change}", flush=True)
         for each in todo:
             provide(each)
-        print(f"{len(todo)} of {len(configs)} seeds to do", flush=True)
-        opened = [
-            stack.enter_context(open_run(each, task, each.setting(presets), together(len(todo)))) for each in todo
-        ]
+        opened = []
+        for each in todo:
+            with alone(each):
+                opened.append(stack.enter_context(open_run(each, task, each.setting(presets), together(len(todo)))))
         # Another process may have finished one meanwhile.
         left = [(each, run) for each, run in zip(todo, opened, strict=True) if not run.result]
         faults = perform(experiment, left) if left else []
@@ -52,8 +58,19 @@ def together(seeds: int) -> Devices:
 
 def is_to_do(run: Run) -> bool:
     """Whether a run is to be trained. Raises RunError if it is finished, and its result is damaged."""
-    with command.not_damaged(run.folder):
+    with alone(run.config), command.not_damaged(run.folder):
         return run.config.overwrite or run.result is None
+
+
+@contextlib.contextmanager
+def alone(config: Config) -> Iterator[None]:
+    """Say of a fault of one seed's folder how to start that seed from scratch, and no other."""
+    try:
+        yield
+    except InUse:
+        raise
+    except RunError as error:
+        raise RunError(f"{error} (with --seed {config.seed} in place of --seeds: that seed alone)") from error
 
 
 def ending(seed: int, folder: RunFolder) -> str:
@@ -107,7 +124,7 @@ def has_failed(turn: Turn) -> bool:
 
 def one(experiment: Callable[[C, Run], None], config: C, run: Run) -> None:
     """The experiment of one seed."""
-    with command.not_damaged(run.folder):
+    with alone(config), command.not_damaged(run.folder):
         command.conclude(experiment, config, run)
 
 

@@ -71,7 +71,7 @@ def load(folder: Path, phase: str | None = None, batch_size: int | None = None) 
     Raises ConfigError if the run is none, has not ended, or was trained before networks were kept.
     """
     run = RunFolder(folder)
-    check_classifier(run)
+    check_classifier(run, phase)
     about, environment, class_names = run.config(), run.environment(), run.class_names()
     setup.reset_keras()
     setup.compute_in_float32()
@@ -91,16 +91,13 @@ def load(folder: Path, phase: str | None = None, batch_size: int | None = None) 
 
 def load_phase(model: keras.Model, run: RunFolder, phase: str) -> None:
     """Put the reported weights of a phase into the network. Raises ConfigError if they are not there."""
-    metrics = run.metrics()
-    if phase not in metrics["phases"]:
-        raise ConfigError(f"{run.path} has no phase {phase!r}; allowed: {', '.join(metrics['phases'])}")
     try:
         newest = checkpoints.latest(run.checkpoints)
         if newest is None:
             raise ConfigError(
                 f"{run.path} has no checkpoints any more, and with them went the weights of phase {phase}"
             )
-        entry = newest.data[metrics["reported"]][phase]
+        entry = newest.data[run.metrics()["reported"]][phase]
         checkpoints.assign("weights", model.weights, checkpoints.load(run.checkpoints / entry["file"]).arrays)
         sides = {own["name"]: own.get("image_size") for own in run.config()["config"].get("phases", ())}
         if side := sides.get(phase):

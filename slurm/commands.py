@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console, Group
 
 from common.config import REPOSITORY
-from common.environment import git_state
+from common.environment import backend, git_state
 from common.errors import ConfigError
 from common.files import CheckpointError, Damaged, StorageError
 from common.run_folder import RunFolder
@@ -175,6 +175,10 @@ def hand_over(
     """
     profile = profile_of(arguments, before) if where == "slurm" else None
     check_place(arguments, profile, runs)
+    library = backend()
+    if before and before.backend and before.backend != library:
+        library = before.backend
+        print(f"with KERAS_BACKEND={library}, as in {before.id}")
     left = leave_out(runs)
     check_waves(runs, left)
     for run in left:
@@ -188,7 +192,8 @@ def hand_over(
         if not Path(before.directory).is_dir():
             raise ConfigError(f"folder {before.directory}, from which {before.id} was submitted, no longer exists")
         os.chdir(before.directory)  # so that relative paths in the flags still hold
-    submission = submissions.create(task, where, title, left, dataclasses.asdict(profile) if profile else None, code)
+    fields = dataclasses.asdict(profile) if profile else None
+    submission = submissions.create(task, where, title, left, library, fields, code)
     if profile:
         return 0, to_slurm(submission, profile)
     print(f"submission {submission.id}", flush=True)

@@ -59,6 +59,8 @@ class Job:
     """File of the starts."""
     log: Path
     """Output of train.py, over all starts."""
+    backend: str | None = None
+    """KERAS_BACKEND, whatever the job's surroundings say."""
     child: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
     terminated: bool = field(default=False, init=False, repr=False)
     """Whether SLURM has told this process to end, not only train.py: the job was cancelled, or is ended otherwise."""
@@ -79,6 +81,7 @@ class Job:
             directory=Path(submission.directory),
             record=submission.record(run.name),
             log=submission.log(run.name),
+            backend=submission.backend,
         )
 
     def __call__(self) -> None:
@@ -137,7 +140,7 @@ class Job:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=env,
+                env={**(env or os.environ), **({"KERAS_BACKEND": self.backend} if self.backend else {})},
                 start_new_session=start_new_session,
                 preexec_fn=end_with_parent if slurm_job() else None,
             )

@@ -90,7 +90,7 @@ def plan(task: str, sweep: Sweep, fixed: Mapping[str, str], chosen: Sequence[int
     presets = load_task(task).PRESETS
     grid = combinations(sweep, fixed)
     if any({"seed", "seeds"} & {*fixed, *values} for values in grid):
-        raise ConfigError("seed and seeds are no keys of a grid; --seeds 0:5 names the seeds")
+        raise ConfigError("seed and seeds are not set so: --seeds 0:5 makes a run of each seed")
     operational = next(iter(presets.values())).OPERATIONAL
     for key in sorted({key for values in grid for key in values} & set(operational) - {"overwrite"}):
         raise ConfigError(f"{key} does not change what a run computes, so it is no key of a grid; --set {key}=... is")

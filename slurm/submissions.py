@@ -58,6 +58,8 @@ class Submission:
     runs: tuple[Planned, ...]
     jobs: Mapping[str, str]
     """SLURM's job id by run, as squeue writes it: 1234_5."""
+    backend: str | None = None
+    """KERAS_BACKEND of the runs; older submissions have none."""
     profile: Mapping | None = None
     """The cluster profile that was used."""
     runner: Mapping | None = None
@@ -104,6 +106,7 @@ def create(
     cluster: str,
     title: str,
     runs: Sequence[Planned],
+    backend: str,
     profile: Mapping | None = None,
     code: Path | None = None,
 ) -> Submission:
@@ -131,6 +134,7 @@ def create(
         directory=str(Path.cwd()),
         runs=tuple(runs),
         jobs={},
+        backend=backend,
         profile=profile,
     ).changed()
 
@@ -188,7 +192,7 @@ def load(name: str) -> Submission:
 def read(path: Path) -> Submission:
     """A submission from its file. Raises Damaged."""
     content = read_json(path, id=str, task=str, cluster=str, title=str, time=str, directory=str, runs=list, jobs=dict)
-    holding(content, path.name, profile=dict | None, runner=dict | None, cancelled=bool | None)
+    holding(content, path.name, backend=str | None, profile=dict | None, runner=dict | None, cancelled=bool | None)
     if content["id"] != path.parent.name:
         raise Damaged(f"{path.name} is of the submission {content['id']!r}")
     if content["cluster"] not in CLUSTERS or not is_path(content["directory"]):

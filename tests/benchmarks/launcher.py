@@ -80,7 +80,7 @@ def make_runs(tree):
     values, seeds = GRIDS["100 configurations x 5 seeds"]
     fixed = {"out": str(tree / "results" / "runs")}
     runs = plan.plan("cifar_phased", sweeps.Sweep(grid=values), fixed, parse_seeds(seeds))
-    submission = submissions.create("cifar_phased", "slurm", "a benchmark", runs)
+    submission = submissions.create("cifar_phased", "slurm", "a benchmark", runs, "tensorflow")
     submission = submission.changed(jobs={run.name: f"100_{i}" for i, run in enumerate(runs)})
     start = {"time": submission.time, "host": "node1", "pid": 1, "began": 0.0, "job": "100", "checkpoint": ""}
     facts = dict.fromkeys(("python", "platform", "backend", "precision", "commit"), "x" * 40)

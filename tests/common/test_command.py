@@ -8,7 +8,7 @@ import signal
 import pytest
 from toy_command import code_of, complete, fail_with
 
-from common import command, files, runs
+from common import command, environment, files, runs
 from common.config import Config
 from common.devices import Devices
 from common.errors import ConfigError
@@ -73,6 +73,21 @@ def test_data_that_is_refused_leaves_no_folder_but_an_older_run_s(tmp_path, caps
 def test_missing_data_leaves_no_run_directory(tmp_path):
     assert code_of(tmp_path, complete, provide=lambda config: fail_with(ConfigError("no data"))(0, 0)) == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_run_of_another_backend_says_so(tmp_path, capsys, monkeypatch):
+    def experiment(config, run):
+        runs.write_environment(run, backend=environment.backend(), precision="float32")
+        complete(config, run)
+
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert code_of(tmp_path, experiment) == 0
+    assert code_of(tmp_path, experiment) == 0
+    assert "warning" not in capsys.readouterr().out
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    assert code_of(tmp_path, experiment) == 0
+    said = "warning: it was trained with jax, and KERAS_BACKEND is tensorflow; with another --out you have both\n"
+    assert said in capsys.readouterr().out
 
 
 def test_a_finished_run_is_not_written_to(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from toy_command import code_of, complete, fail_with
 
-from common import runs
+from common import environment, runs
 from common.config import Config
 from common.errors import ConfigError
 from common.stopping import Interrupted
@@ -152,6 +152,23 @@ def test_a_damaged_file_is_one_line_and_overwrite_heals_it(tmp_path, capsys, nam
     assert str(folder) in line
     assert "--overwrite" in line
     assert code_of(tmp_path, experiment, "--overwrite") == 0
+
+
+def test_a_run_goes_on_with_its_own_backend_alone(tmp_path, capsys, monkeypatch):
+    """Said as soon as its directory is opened: the backend is not loaded for that."""
+
+    def begin(config, run):
+        runs.write_environment(run, backend=environment.backend(), precision="float32")
+        raise runs.RunError("stop")
+
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert code_of(tmp_path, begin) == 1
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    capsys.readouterr()
+    assert code_of(tmp_path, fail_with(AssertionError("went on"))) == 1
+    remedy = "KERAS_BACKEND=jax goes on with it, --overwrite starts from scratch"
+    assert capsys.readouterr().err.endswith(f"was begun with jax, and KERAS_BACKEND is tensorflow; {remedy}\n")
+    assert code_of(tmp_path, complete, "--overwrite") == 0
 
 
 def test_leftovers_of_a_killed_write_are_cleared(tmp_path):

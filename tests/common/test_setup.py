@@ -95,3 +95,21 @@ def test_tensorflow_leaves_a_gpu_to_the_backend(monkeypatch, backend, hidden):
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda *given: calls.append(given))
     setup.reset_keras()
     assert calls == hidden
+
+
+FOUND = """
+from common import setup
+from common.errors import ConfigError
+
+try:
+    setup.on_gpu()
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_a_platform_that_is_not_there_is_one_line():
+    surroundings = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cuda"}
+    command, root = [sys.executable, "-c", FOUND], Path(__file__).parents[2]
+    done = subprocess.run(command, env=surroundings, cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == "jax finds no device; JAX_PLATFORMS is cuda\n"

@@ -263,6 +263,26 @@ def test_a_fault_of_one_seed_is_one_line_and_the_others_go_on(tmp_path, capsys):
     assert train(tmp_path, "--seeds", "0:3") == 0
 
 
+def test_a_damaged_seed_is_started_from_scratch_alone(tmp_path, capsys):
+    """--overwrite with --seeds would do the others again too."""
+    assert train(tmp_path, "--seeds", "0:2") == 0
+    folders(tmp_path)[1].metrics_file.write_text("{")
+    assert train(tmp_path, "--seeds", "0:2") == 1
+    said = "--overwrite starts from scratch (with --seed 1 in place of --seeds: that seed alone)\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
+def test_finished_seeds_of_another_backend_say_so(tmp_path, capsys):
+    assert train(tmp_path, "--seeds", "0:2") == 0
+    path = folders(tmp_path)[1].environment_file
+    path.write_text(path.read_text().replace('"backend": "jax"', '"backend": "tensorflow"'))
+    capsys.readouterr()
+    assert train(tmp_path, "--seeds", "0:2") == 0
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    said = "was trained with tensorflow, and KERAS_BACKEND is jax; with another --out you have both"
+    assert warnings == [f"warning: seed 1 {said}"]
+
+
 def test_finished_seeds_are_left_alone(tmp_path, capsys):
     assert train(tmp_path, "--seed", "1") == 0
     before = folders(tmp_path)[1].metrics_file.stat().st_mtime_ns

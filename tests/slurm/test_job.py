@@ -117,6 +117,15 @@ def test_completed_run_is_written_down(make, monkeypatch):
     assert job.log.read_text() == f"in {job.directory}\n"
 
 
+@pytest.mark.parametrize(("backend", "expected"), [("jax", "jax"), (None, "tensorflow")])
+def test_a_run_has_the_backend_of_its_submission(make, monkeypatch, backend, expected):
+    """Older submissions have none: theirs is that of the job's surroundings."""
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    job = make("import os; print(os.environ['KERAS_BACKEND'])", backend=backend)
+    job()
+    assert job.log.read_text() == f"{expected}\n"
+
+
 def test_record_says_running_while_it_runs(make, wait_for):
     job = started(make(WAITS.format(code=143, end="")), wait_for)
     assert record(job)["state"] == "running"

@@ -24,7 +24,9 @@ def create(tree, monkeypatch, make_run):
     monkeypatch.setattr(submissions, "REPOSITORY", tree)
     monkeypatch.setattr(submissions, "FOLDER", tree / "results" / "submissions")
     monkeypatch.chdir(tree)
-    return lambda *names: submissions.create("toy", "slurm", "a title", [make_run(name, "--a=1") for name in names])
+    return lambda *names: submissions.create(
+        "toy", "slurm", "a title", [make_run(name, "--a=1") for name in names], "tensorflow"
+    )
 
 
 def contents(folder):

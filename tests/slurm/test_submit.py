@@ -735,6 +735,26 @@ def test_resubmit_failed_takes_failed_and_lost_ones(launch, fake_slurm):
     assert {run.flags for run in again.runs} == {runs["failed"].flags, runs["lost"].flags}
 
 
+def test_resubmit_goes_on_with_the_backend_of_the_submission(launch, fake_slurm, monkeypatch):
+    """From a shell that names another, or none."""
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    told = launch("submit", "toy", "--set", "width=1")
+    assert submissions.load(told.submission).backend == "jax"
+    fake_slurm.queue()
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    again = launch("resubmit", told.submission)
+    assert f"with KERAS_BACKEND=jax, as in {told.submission}\n" in again.out
+    assert submissions.load(again.submission).backend == "jax"
+
+
+@pytest.mark.parametrize("flags", [(), ("--dry-run",)])
+def test_an_unknown_backend_is_refused_before_anything_is_submitted(launch, fake_slurm, monkeypatch, flags):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    told = launch("submit", "toy", "--set", "width=1", *flags)
+    assert (told.code, told.err) == (2, "error: unknown KERAS_BACKEND 'torch'; allowed: tensorflow, jax\n")
+    assert submissions.every() == []
+
+
 def test_resubmit_snapshot_goes_on_with_the_code_that_it_began_with(launch, fake_slurm, tree):
     told = launch("submit", "toy", "--set", "width=1")
     first = submissions.load(told.submission)
