@@ -233,6 +233,13 @@ def test_a_mistake_is_one_line(run, phased, photos, tmp_path, capsys, arguments,
     assert said in in_process.one_error(capsys)
 
 
+def test_an_unknown_phase_is_said_before_the_network_is_read(run, photos, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "model.keras").write_bytes(b"damaged")
+    assert call(copy, photos, "--phase", "heads") == 2
+    assert "has no phase 'heads'; allowed: train" in in_process.one_error(capsys)
+
+
 @pytest.mark.parametrize(
     ("file", "said"),
     [
