@@ -56,7 +56,8 @@ def main():
         sys.exit("error: data set nowhere is not in /data; where there is a network, fetch it")
     if config["dataset"] == "endless":
         print("training", os.getpid(), flush=True)
-        time.sleep(600)
+        while True:
+            time.sleep(0.01)  # not one long sleep: a signal just before it is heard after it
     if config["dataset"] == "derived" and not (out / "stub" / "stub-s0" / "metrics.json").is_file():
         sys.exit("error: no finished run stub-s0")
     if config["dataset"] == "unfinished":

@@ -235,7 +235,8 @@ def test_run_ends_with_its_wrapper_under_slurm(make, tmp_path, wait_for):
     program = (
         "import os, signal, sys, time; from pathlib import Path\n"
         "signal.signal(signal.SIGTERM, lambda *_: (Path('saved').touch(), sys.exit(143)))\n"
-        f"Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(600)"
+        f"Path({str(pid)!r}).write_text(str(os.getpid()))\n"
+        "while True: time.sleep(0.01)"  # not one long sleep: a signal just before it is heard after it
     )
     job = dataclasses.replace(make(), flags=(program,))
     code = f"import pickle; pickle.loads({pickle.dumps(job)!r})()"
