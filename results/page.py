@@ -156,7 +156,7 @@ def row_of(record: Mapping) -> dict:
 
 
 def curves_of(record: Mapping) -> list[list[float | None] | None] | None:
-    """The curves of a run in the order of CURVES, with four digits; None for fewer than two epochs."""
+    """The curves of a run in the order of CURVES, with three digits; None for fewer than two epochs."""
     history = record["history"]
     if len(history) < 2:
         return None
@@ -164,5 +164,5 @@ def curves_of(record: Mapping) -> list[list[float | None] | None] | None:
 
 
 def rounded(value: float | None) -> float | None:
-    """A number with four digits."""
-    return None if value is None else float(f"{value:.4g}")
+    """A number with three digits, finer than a curve is drawn."""
+    return None if value is None else float(f"{value:.3g}")

@@ -151,13 +151,13 @@ def curves(root):
     return json.loads(re.search(r'id="curves">(.*?)</script>', text, re.DOTALL)[1])
 
 
-def test_curves_have_four_digits_and_a_place_for_each_kind(root):
+def test_curves_have_three_digits_and_a_place_for_each_kind(root):
     folder = make_run(root, 0)
     (folder / "history.csv").write_text(
         "phase,epoch,loss,val_accuracy,accuracy\nhead,1,1.23456,0.5,\nlast_block,1,2,0.123456,1\nfull,1,12345.6,0.7,0\n"
     )
     collect(root)
-    assert curves(root) == [[[1.235, 2, 12350], None, [None, 1, 0], [0.5, 0.1235, 0.7]]]
+    assert curves(root) == [[[1.23, 2, 12300], None, [None, 1, 0], [0.5, 0.123, 0.7]]]
 
 
 def test_with_many_runs_those_of_older_protocols_have_no_curves(root, monkeypatch):
