@@ -55,23 +55,29 @@ def finished(run: Run) -> str:
     said = "this run is finished; --overwrite does it again"
     if run.files.environment_file.is_file() and (starts := run.files.environment()["starts"]):
         said += f"\nnothing is trained now: what follows is of the start at {starts[-1].get('time')}"
-    return "\n".join([said, *(f"warning: it {change}" for change in since(run))])
+    return "\n".join([said, *(f"warning: it {change}" for change in since(run, images_of(run.config)))])
 
 
-def since(run: Run) -> Iterator[str]:
-    """In what a finished run differs from what would be trained now."""
+def images_of(config: Config) -> dict | ConfigError | None:
+    """What a run would write down of the images of a folder, or why there are none; None of another data set."""
+    root = folder_of(config.dataset)
+    if not (root and root.is_dir()):
+        return None
+    try:
+        return fingerprint([path for images in list_images(root).splits.values() for path, _ in images])
+    except ConfigError as error:
+        return error
+
+
+def since(run: Run, images: dict | ConfigError | None) -> Iterator[str]:
+    """In what a finished run differs from what would be trained now, on images as `images_of` gives them."""
     environment = run.files.environment() if run.files.environment_file.is_file() else {}
     if (used := environment.get("backend", backend())) != backend():
         yield f"was trained with {used}, and KERAS_BACKEND is {backend()}; with another --out you have both"
-    root = folder_of(run.config.dataset)
-    if environment and root and root.is_dir():
-        try:
-            listed = [path for images in list_images(root).splits.values() for path, _ in images]
-            change = other_images(environment, fingerprint(listed))
-        except ConfigError as error:  # the folder has no images any more, say: the run's results are still there
-            change = f"was begun with other images: {error}"
-        if change:
-            yield change
+    if isinstance(images, ConfigError):  # the run's results are still there
+        yield f"was begun with other images: {images}"
+    elif environment and images and (change := other_images(environment, images)):
+        yield change
 
 
 def merit(metrics: Mapping) -> str:

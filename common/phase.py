@@ -42,7 +42,7 @@ class Phase:
     """Floor of the cosine."""
     schedule_by: Literal["step", "epoch"] = "step"
     """The rate changes with every step, or is that of an epoch's first step for all of it, as torch's schedulers do.
-    Steps that float16 overflowed in count for neither: after n of them an epoch's rate comes n steps late."""
+    A step whose gradients overflow in float16 does not count: after n of them an epoch's rate comes n steps late."""
 
     def remark(self) -> str:
         """What the line that announces the phase says of its steps; tasks add to it."""

@@ -26,14 +26,15 @@ def carry_out(
     """Train those of the config's seeds that are not finished, and say how each of them ended."""
     task = command.task_of(experiment)
     configs = [dataclasses.replace(config, seed=seed, seeds="") for seed in parse_seeds(config.seeds)]
-    folders = [config.out / task / each.name() for each in configs]
-    with command.known_faults(folders, config, Devices()), contextlib.ExitStack() as stack:
-        todo = [each for each, folder in zip(configs, folders, strict=True) if is_to_do(Run(folder, task, each))]
+    every = [Run(config.out / task / each.name(), task, each) for each in configs]
+    with command.known_faults([run.folder for run in every], config, Devices()), contextlib.ExitStack() as stack:
+        todo = [each for each, run in zip(configs, every, strict=True) if is_to_do(run)]
         print(f"{len(todo)} of {len(configs)} seeds to do", flush=True)
-        for each, folder in zip(configs, folders, strict=True):
-            if each not in todo:
-                for change in command.since(Run(folder, task, each)):
-                    print(f"warning: seed {each.seed} {change}", flush=True)
+        if done := [run for run in every if run.config not in todo]:
+            images = command.images_of(config)
+            for run in done:
+                for change in command.since(run, images):
+                    print(f"warning: seed {run.config.seed} {change}", flush=True)
         for each in todo:
             provide(each)
         opened = []
@@ -43,8 +44,8 @@ def carry_out(
         # Another process may have finished one meanwhile.
         left = [(each, run) for each, run in zip(todo, opened, strict=True) if not run.result]
         faults = perform(experiment, left) if left else []
-        for each, folder in zip(configs, folders, strict=True):
-            print(ending(each.seed, RunFolder(folder)), flush=True)
+        for run in every:
+            print(ending(run.config.seed, run.files), flush=True)
         if faults:
             raise next(filter(is_full, faults), faults[0])
 

@@ -140,7 +140,7 @@ class Job:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**(env or os.environ), **({"KERAS_BACKEND": self.backend} if self.backend else {})},
+                env=dict(env or os.environ) | ({"KERAS_BACKEND": self.backend} if self.backend else {}),
                 start_new_session=start_new_session,
                 preexec_fn=end_with_parent if slurm_job() else None,
             )

@@ -98,7 +98,7 @@ class PhasedConfig(FineTuning):
         """Raise ConfigError where there is nothing that could be cached, or no way to."""
         frozen = [phase.epochs for phase in self.phases if phase.trainable != "full"]
         most = max(min(frozen, default=0) - 1, 0)  # with as many as there are epochs nothing would be saved
-        most = min(most, 255)  # of which common/features.py draws the random numbers
+        most = min(most, 255)  # as many as common/features.py keeps random numbers apart for
         if not 0 <= self.cache_views <= most:
             raise ConfigError(f"cache-views is {self.cache_views}; allowed with these phases: 0 to {most}")
         if self.cache_features == "on" and self.augmentation != "none" and not self.cache_views:

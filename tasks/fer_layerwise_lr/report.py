@@ -43,7 +43,7 @@ def f1_of(name: str) -> str:
 def networks(runs: Runs) -> dict[str, dict[str, Group]]:
     """The arms by preset, as the presets have their rates, by what a reader reads of the network; two at least."""
     found: defaultdict[str, dict[str, Group]] = defaultdict(dict)
-    fields = dict.fromkeys(("dataset", "weights", "backbone", "image_size", "batch_norm"), ...)
+    fields = dict.fromkeys(("dataset", "weights", "limit_train", "backbone", "image_size", "batch_norm"), ...)
     for group in runs.chosen({"preset": tuple(ARMS), **fields}).groups:
         found[", ".join(group.said())][group.preset] = group
     compared = sorted((name, own) for name, own in found.items() if len(own) > 1)
