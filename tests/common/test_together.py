@@ -283,6 +283,18 @@ def test_finished_seeds_of_another_backend_say_so(tmp_path, capsys):
     assert warnings == [f"warning: seed 1 {said}"]
 
 
+def test_finished_seeds_say_that_images_have_changed(tmp_path, capsys, monkeypatch):
+    """The folder is listed once for all of them."""
+    assert train(tmp_path, "--seeds", "0:2") == 0
+    listed = []
+    monkeypatch.setattr(command, "images_of", lambda config: listed.append(config) or {"images": 999, "digest": "new"})
+    capsys.readouterr()
+    assert train(tmp_path, "--seeds", "0:2") == 0
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert warnings == [f"warning: seed {n} was begun with 380 images; now there are 999" for n in range(2)]
+    assert len(listed) == 1
+
+
 def test_finished_seeds_are_left_alone(tmp_path, capsys):
     assert train(tmp_path, "--seed", "1") == 0
     before = folders(tmp_path)[1].metrics_file.stat().st_mtime_ns
