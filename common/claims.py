@@ -1,4 +1,4 @@
-"""A source's statements without a number of their own, each judged by our runs: holds, fails, undecided or not tested.
+"""A source's statements without a number of their own, each judged by our runs.
 
 A judge takes the runs of a task and says what it found. Most are one of these:
 
@@ -24,7 +24,7 @@ from common.selection import Fields, Group, Runs
 
 NOT_AFTER_HOLM = "no part fails after Holm's correction"
 LEVEL = 0.05  # of an interval, and of one false "fails" among the parts of a claim
-Word = Literal["holds", "fails", "undecided", "not tested"]
+Word = Literal["holds", "fails", "undecided", "not comparable", "not tested"]
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,18 @@ def at_source_size(fields: Fields, judge: Judge) -> Judge:
     def judged(runs: Runs) -> Finding:
         found = judge(runs.where(fields))
         return found if found.word in ("holds", "fails") else judge(runs)
+
+    return judged
+
+
+def on_equal_terms(fields: Fields, judge: Judge) -> Judge:
+    """Judged by runs of these fields alone; what others say is shown, but the sides are not comparable."""
+
+    def judged(runs: Runs) -> Finding:
+        found = judge(runs.where(fields))
+        if found == NOT_TESTED and (shown := judge(runs)) != NOT_TESTED:
+            return replace(shown, word="not comparable", p=1.0)
+        return found
 
     return judged
 

@@ -61,7 +61,7 @@ class Phase:
             raise ConfigError(f"{prefix}momentum is {self.momentum}; allowed: 0 <= momentum < 1")
         for field in ("weight_decay", "warmup_epochs", "final_rate"):
             if not 0 <= getattr(self, field) < math.inf:
-                raise ConfigError(f"{prefix}{field} is {getattr(self, field)}; allowed: zero and above")
+                raise ConfigError(f"{prefix}{field} is {getattr(self, field)}; allowed: zero and above, finite")
         if not 0 < self.warmup_start <= 1:
             raise ConfigError(f"{prefix}warmup_start is {self.warmup_start}; allowed: 0 < warmup_start <= 1")
         if self.clip_norm is not None:

@@ -8,7 +8,7 @@ from common.claims import NOT_TESTED, Claim, Finding
 from common.selection import Runs
 from common.words import counts
 
-WORDS = ("holds", "fails", "undecided", "not tested")
+WORDS = ("holds", "fails", "undecided", "not comparable", "not tested")
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class LayerwiseConfig(FineTuning):
         positive("rates.head", self.rates.head)
         for group, rate in dataclasses.asdict(self.rates).items():
             if not 0 <= rate < math.inf:
-                raise ConfigError(f"rates.{group} is {rate}; allowed: zero and above")
+                raise ConfigError(f"rates.{group} is {rate}; allowed: zero and above, finite")
         for phase in self.phases:
             phase.check()
 

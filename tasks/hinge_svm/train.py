@@ -8,6 +8,7 @@
 What accuracy to expect, and over how many seeds: the table in README.md beside this file.
 """
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,6 @@ if TYPE_CHECKING:  # `--help` does without
     from common.data.splits import Dataset
     from common.result import Result
 
-FIRST_WEIGHTS = 1e-4  # standard deviation of W before training: scores near 0 on pixels of 0 to 255
-
 
 @dataclass(frozen=True)
 class SVMConfig(Config):
@@ -47,6 +46,8 @@ class SVMConfig(Config):
     """Lambda: weight of the norm of W in the loss."""
     norm: Literal["L1", "L2"] = "L2"
     """Sum of |W|, or of W squared."""
+    initial_deviation: float = 1e-4
+    """Standard deviation of W before training; scores are near 0 then. 0: W starts as zeros."""
     epochs: int = 6
     """Passes over the training images."""
     validate_every: int = 100
@@ -66,8 +67,9 @@ class SVMConfig(Config):
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""
         super().check()
-        if not self.regularisation >= 0:
-            raise ConfigError(f"regularisation is {self.regularisation}; allowed: zero and above")
+        for name in ("regularisation", "initial_deviation"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name.replace('_', '-')} is {getattr(self, name)}; allowed: zero and above, finite")
         positive("validate-every", self.validate_every)
         if self.validate_every % self.steps_per_execution:
             raise ConfigError(
@@ -137,7 +139,7 @@ def build(config: SVMConfig, data: "Dataset") -> "keras.Model":
     x = ops.cast(layers.Flatten()(x), "float32") - mean_image(data).ravel().astype("float32")
     scores = layers.Dense(
         len(data.class_names),
-        kernel_initializer=keras.initializers.RandomNormal(stddev=FIRST_WEIGHTS, seed=config.seed),
+        kernel_initializer=keras.initializers.RandomNormal(stddev=config.initial_deviation, seed=config.seed),
         kernel_regularizer={"L1": regularizers.L1, "L2": regularizers.L2}[config.norm](config.regularisation),
         dtype="float32",
         name="scores",

@@ -55,14 +55,15 @@ def run(test=(0.5, 0.6, 0.7), validation=0.7, gap=0.1, loss=1.0, first=0.5, last
     return {"history": history, "metrics": measured | metrics}
 
 
-def group(backbone, dataset, *own, size=64, weights="resnet18_tiny_imagenet.safetensors@sha256:11", preset="laptop"):
+def group(backbone, dataset, *own, size=64, weights="imagenet", preset="laptop"):
     config = {"dataset": dataset, "weights": weights, "backbone": backbone, "image_size": size, "batch_norm": "keep"}
     setting = " ".join(f"{key}={value}" for key, value in config.items())
     return made_groups.group(preset, setting, *own, **config)
 
 
-def both(ours, theirs, dataset="cifar100", **theirs_have):
-    return made_groups.runs(group("resnet18", dataset, *ours), group("mobilenet_v2", dataset, *theirs, **theirs_have))
+def both(ours, theirs, dataset="cifar100", ours_from="imagenet", **theirs_have):
+    one = group("resnet18", dataset, *ours, weights=ours_from)
+    return made_groups.runs(one, group("mobilenet_v2", dataset, *theirs, **theirs_have))
 
 
 HIGH = [run((0.5, 0.6, 0.8 + d)) for d in (0, 0.001, 0.002)]
@@ -79,16 +80,21 @@ def test_resnet_above_mobilenet_holds_and_fails():
     assert judge(both(smaller_at_last, LOW)).word == "fails"  # ahead in every phase, but not most under full
 
 
-@pytest.mark.parametrize("other", [{"size": 96}, {"weights": IMAGENET}, {"weights": IMAGENET, "size": 96}])
+@pytest.mark.parametrize("other", [{"size": 96}, {"weights": TINY}, {"weights": TINY, "size": 96}])
 def test_networks_of_other_images_or_weights_are_not_compared(other):
     assert claim("ResNet-18 is above MobileNetV2 on CIFAR-100")(both(HIGH, LOW, **other)) == NOT_TESTED
 
 
-def test_networks_from_runs_of_pretraining_on_one_data_set_are_compared():
+def test_networks_from_a_pretraining_that_was_not_equally_good_are_shown_but_not_comparable():
     judge = claim("ResNet-18 is above MobileNetV2 on CIFAR-100")
-    by_hand = {"weights": "pretrain-mobilenet_v2-s0-on-tiny_imagenet@sha256:22"}
-    assert judge(both(HIGH, LOW, **by_hand)).word == "holds"
-    assert judge(both(HIGH, LOW, weights="pretrain-mobilenet_v2-s0-on-cifar100@sha256:22")) == NOT_TESTED
+    by_hand = {"ours_from": TINY, "weights": "pretrain-mobilenet_v2-s0-on-tiny_imagenet@sha256:22"}
+    found = judge(both(HIGH, LOW, **by_hand))
+    assert found.word == "not comparable"
+    assert "head: +10 points" in found.told
+    mixed = made_groups.runs(*both(HIGH, LOW).groups, *both(LOW, HIGH, **by_hand).groups)
+    assert judge(mixed) == judge(both(HIGH, LOW))  # if there are runs from ImageNet's weights, they decide alone
+    elsewhere = "pretrain-mobilenet_v2-s0-on-cifar100@sha256:22"
+    assert judge(both(HIGH, LOW, ours_from=TINY, weights=elsewhere)) == NOT_TESTED
     rows = report.LAPTOP.rows["CIFAR-100, MobileNetV2, 64 pixels, keep"]
     assert len(both(HIGH, LOW, **by_hand).chosen({**report.LAPTOP.of, **rows.fields})) == len(LOW)
 
@@ -104,6 +110,14 @@ def test_full_is_best_holds_for_all_four_or_not():
     worse = group("resnet18", "cifar10", *(run((0.5, 0.7, 0.6 + d)) for d in (0, 0.001, 0.002)))
     assert judge(made_groups.runs(*four)).word == "holds"
     assert judge(made_groups.runs(*four[:3])).word == "undecided"  # one is missing
+    assert judge(made_groups.runs(worse, *four[1:])).word == "fails"
+
+
+def test_last_block_above_head_for_all_four_or_not():
+    judge = claim("The last block is above the head")
+    four = [group(b, d, *HIGH) for b in report.BACKBONES for d in ("cifar10", "cifar100")]
+    worse = group("resnet18", "cifar10", *(run((0.5, 0.4 + d, 0.6)) for d in (0, 0.001, 0.002)))
+    assert judge(made_groups.runs(*four)).word == "holds"
     assert judge(made_groups.runs(worse, *four[1:])).word == "fails"
 
 
@@ -360,8 +374,8 @@ def test_accuracy_after_the_first_floor_of_the_rate_does_not_count(length, secon
 def test_phases_are_drawn_a_panel_a_data_set_and_a_colour_a_network(drawn, tmp_path):
     every = made_groups.runs(
         group("mobilenet_v2", "cifar10", *HIGH, size=96, weights=IMAGENET),
-        group("resnet18", "cifar10", LOW[0]),
-        group("resnet18", "cifar100", LOW[0]),
+        group("resnet18", "cifar10", LOW[0], weights=TINY),
+        group("resnet18", "cifar100", LOW[0], weights=TINY),
         group("resnet18", "cifar10", LOW[0], weights="none"),  # no fine-tuning
     )
     report.phases(every, tmp_path / "p.png")

@@ -150,6 +150,17 @@ def test_the_norm_is_that_of_the_weights_alone():
         assert len(model.losses) == 1
 
 
+def test_w_starts_with_the_deviation_that_is_asked_for():
+    task = load_task("hinge_svm")
+    from common.data import sources
+
+    data = sources.load(task.PRESETS["demo"])
+    for deviation in (0.0, 1e-4, 3.0):
+        argv = ["--preset", "demo", "--initial-deviation", str(deviation)]
+        kernel = task.build(parse_strictly(task.PRESETS, "", argv), data).get_layer("scores").get_weights()[0]
+        assert kernel.std() == pytest.approx(deviation, rel=0.1)  # of 640 weights
+
+
 def test_the_model_is_linear_in_the_pixels_less_their_mean():
     task = load_task("hinge_svm")
     from common.data import pipeline, sources
@@ -243,8 +254,10 @@ def test_a_rate_that_is_too_high_ends_as_diverged(tmp_path):
 
 def test_bad_input_is_one_line():
     presets = load_task("hinge_svm").PRESETS
-    with pytest.raises(ConfigError, match=r"regularisation is -1\.0; allowed: zero and above"):
-        parse_strictly(presets, "", ["--regularisation", "-1"])
+    for flag in ("regularisation", "initial-deviation"):
+        for value in ("-1.0", "inf", "nan"):
+            with pytest.raises(ConfigError, match=f"{flag} is {value}; allowed: zero and above, finite"):
+                parse_strictly(presets, "", [f"--{flag}", value])
     with pytest.raises(ConfigError, match="validate-every is 0"):
         parse_strictly(presets, "", ["--validate-every", "0"])
 
