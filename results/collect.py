@@ -174,6 +174,15 @@ def collect(task: Task, root: Path, complaints: list[str]) -> None:
     draw(task, results / "figures", complaints)
 
 
+def strangers(runs: Path, known: Sequence[str]) -> list[str]:
+    """A complaint if a folder of runs has other folders than those of the tasks, in which nobody looks for runs."""
+    others = sorted(path.name for path in runs.glob("[!.]*") if path.is_dir() and path.name not in known)
+    if not others:
+        return []
+    named = ", ".join([*others[:3], *([f"{len(others) - 3} more"] if len(others) > 3 else [])])
+    return [f"not looked at: {named} in {runs}: a folder of runs has a folder a task, of its name ({', '.join(known)})"]
+
+
 def glance(task: Task, runs: Path) -> str:
     """A line for each setting of a task that has runs in this folder, and one for what only records have."""
     here = {path.name for path in (runs / task.name).glob("*")}
@@ -273,6 +282,7 @@ def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
             choice("task", task, known)
         if arguments.runs and not runs.is_dir():
             raise ConfigError(f"folder of runs {runs} is not there")
+        complaints += strangers(runs, known)
         if arguments.compare:
             from results import compare
 
@@ -283,8 +293,7 @@ def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
         failed: dict[str, str] = {}
         for name in known:
             with apart(name, failed):
-                keeping, noted = (arguments.keep, complaints) if name in wanted else (False, [])
-                loaded[name] = load(name, runs, root, keeping, noted)
+                loaded[name] = load(name, runs, root, arguments.keep and name in wanted, complaints)
         for name in (name for name in wanted if name in loaded):
             with apart(name, failed):
                 if arguments.keep:

@@ -98,7 +98,7 @@ def representative(task: Task, folder: Path) -> RunFolder | None:
     if wanted is None:
         return None
     for runs in task.by_protocol:
-        found = [record for record in runs.chosen(wanted.of) if (folder / record["run"]).is_dir()]
+        found = [record for record in runs.completed.chosen(wanted.of) if (folder / record["run"]).is_dir()]
         if found:
             return RunFolder(folder / min(found, key=lambda record: record["config"]["seed"])["run"])
     return None

@@ -32,7 +32,17 @@ PYTHON = (sys.executable, "-P")  # -P: otherwise the code of the working directo
 NO_ANSWER = "Unable to contact slurm controller"  # sbatch, if the controller has surely not heard of the job
 KEEPER_RESTARTS = 10
 # Options of sbatch that no profile may set, and those for which it has a key.
-SET_BY_LAUNCHER = ("array", "dependency", "error", "job-name", "open-mode", "output", "signal")
+SET_BY_LAUNCHER = (
+    "array",
+    "dependency",
+    "error",
+    "job-name",
+    "no-requeue",
+    "open-mode",
+    "output",
+    "requeue",
+    "signal",
+)
 SET_BY_KEYS = (
     "account",
     "constraint",
@@ -117,6 +127,8 @@ def check_options(table: str, options: Mapping, taken: Sequence[str]) -> None:
             raise ConfigError(f"[{table}] has clusters, which squeue would not know: export SLURM_CLUSTERS")
         if name in taken:
             raise ConfigError(f"[{table}] has {key}, which the launcher sets itself, from the other keys")
+        if options[key] is False:
+            raise ConfigError(f"[{table}] has {key} = false, which sbatch does not know; leave it out")
 
 
 def minutes(text: str | int) -> int:

@@ -93,17 +93,24 @@ def until_decided(arguments: argparse.Namespace, title: str, sweep: Sweep, fixed
     own = {run.run_of_seeds for run in plan.plan(task, sweep, fixed, (0,))}
     folder = Path(every[0].folder).parents[1]  # of all runs
     console = console_of()
+    kept = published.kept()
     code: Path | None = None  # the copy of the first submission: all looks train the same code
     told: set[str] = set()
 
     def train(seeds: int, settings: Collection[str]) -> int:
         nonlocal code
+        print(f"look at {seeds} seeds: {len(settings)} of {len(own)} settings")
+        asked = [run for run in every if run.seed < seeds and run.run_of_seeds in settings]
+        if records := sum(run.name in kept for run in asked):
+            print(f"left out: {records} with a record")
+        missing = {run.name: run.seed for run in asked if run.name not in kept}
+        is_needed = {run.name for run in every if run.run_of_seeds not in own and run.seed in missing.values()}
+        runs = [run for run in every if run.name in missing or run.name in is_needed]
+        if not runs:
+            return 0
         if code is None and (state := git_state(task))["dirty"] is not False:
             said = state.get("git", "commit first")
             raise ConfigError(f"--until-decided needs committed code: the tables set other runs apart; {said}")
-        print(f"look at {seeds} seeds: {len(settings)} of {len(own)} settings")
-        needed = [run for run in every if run.seed < seeds]
-        runs = [run for run in needed if run.run_of_seeds in settings or run.run_of_seeds not in own]
         ended, made = hand_over(arguments, task, where, f"{title} until decided", runs, code=code)
         code = code or (made.code if made else None)
         if not (ended or arguments.dry_run):
@@ -179,25 +186,41 @@ def hand_over(
     if before and before.backend and before.backend != library:
         library = before.backend
         print(f"with KERAS_BACKEND={library}, as in {before.id}")
-    left = leave_out(runs)
-    check_waves(runs, left)
-    for run in left:
-        print(f"  {run.name}  {run.label}")
-    print(f"{len(left)} of {len(runs)} runs to do" if runs else "no run to do: all have finished")
-    if arguments.dry_run:
-        return show_scripts(task, profile, left) if profile else 0, None
-    if not left:
-        return 0, None
-    if before:
-        if not Path(before.directory).is_dir():
-            raise ConfigError(f"folder {before.directory}, from which {before.id} was submitted, no longer exists")
-        os.chdir(before.directory)  # so that relative paths in the flags still hold
-    fields = dataclasses.asdict(profile) if profile else None
-    submission = submissions.create(task, where, title, left, library, fields, code)
-    if profile:
-        return 0, to_slurm(submission, profile)
-    print(f"submission {submission.id}", flush=True)
-    return run_here(submission, arguments.jobs or 1), submission
+    with contextlib.nullcontext() if arguments.dry_run else submissions.alone():
+        left = leave_out(runs, library)
+        check_waves(before.runs if before else runs, left)
+        for run in left:
+            print(f"  {run.name}  {run.label}")
+        print(f"{len(left)} of {len(runs)} runs to do" if runs else "no run to do: all have finished")
+        if left and before:
+            go_back_to(before, left, code)
+        if arguments.dry_run:
+            return show_scripts(task, profile, left) if profile else 0, None
+        if not left:
+            return 0, None
+        fields = dataclasses.asdict(profile) if profile else None
+        submission = submissions.create(task, where, title, left, library, fields, code)
+        if profile:
+            return 0, to_slurm(submission, profile)
+        print(f"submission {submission.id}", flush=True)
+        runner = Runner(submission, arguments.jobs or 1)
+    return run_here(runner), submission
+
+
+def go_back_to(before: Submission, runs: Sequence[Planned], code: Path | None) -> None:
+    """Change to the folder of an earlier submission, as relative paths in the flags start there.
+
+    Raises ConfigError if it is gone, or if today's code would train some of the runs in other folders, from scratch.
+    """
+    if not Path(before.directory).is_dir():
+        raise ConfigError(f"folder {before.directory}, from which {before.id} was submitted, no longer exists")
+    os.chdir(before.directory)
+    renamed = [] if code else plan.renamed(before.task, runs)
+    if renamed:
+        raise ConfigError(
+            f"today's code, or a file of weights, gives {count(len(renamed), 'run')} another name, so it would start "
+            f"from scratch: {renamed[0].name}; submit it again, or resubmit --snapshot goes on with the code of then"
+        )
 
 
 def check_place(arguments: argparse.Namespace, profile: cluster.Profile | None, runs: Sequence[Planned]) -> None:
@@ -210,6 +233,12 @@ def check_place(arguments: argparse.Namespace, profile: cluster.Profile | None, 
         raise ConfigError("nodes is above 1, but this is one machine; use --cluster slurm")
     if arguments.jobs is not None and arguments.jobs < 1:
         raise ConfigError(f"jobs is {arguments.jobs}; it must be above zero")
+    if arguments.jobs is not None and profile:
+        raise ConfigError("--jobs goes with --cluster local; on SLURM --max-parallel says how many run at once")
+    if not profile:
+        for flag in ("profile", *PROFILE_FLAGS):
+            if getattr(arguments, flag) is not None:
+                raise ConfigError(f"--{flag.replace('_', '-')} goes with --cluster slurm; this is for --cluster local")
 
 
 def check_waves(runs: Sequence[Planned], left: Sequence[Planned]) -> None:
@@ -248,8 +277,11 @@ def profile_of(arguments: argparse.Namespace, before: Submission | None) -> clus
     return profile
 
 
-def leave_out(runs: Sequence[Planned]) -> list[Planned]:
-    """The runs that are not finished, queued or running; prints how many others there are, and why."""
+def leave_out(runs: Sequence[Planned], library: str) -> list[Planned]:
+    """The runs that are not finished, queued or running; prints how many others there are, and why.
+
+    `library` is the backend that is asked for.
+    """
     folders = {run.folder for run in runs}
     # Others may have jobs of a SLURM that cannot be asked here.
     known = [every for every in submissions.every() if folders & {run.folder for run in every.runs}]
@@ -258,7 +290,7 @@ def leave_out(runs: Sequence[Planned]) -> list[Planned]:
     skipped: dict[str, int] = {}
     for run in runs:
         if status.finished(run):
-            why = "finished"
+            why = f"finished{of_another_backend(run, library)}"
         elif run.folder in states:
             why = f"{states[run.folder].state} in {states[run.folder].submission}"
         else:
@@ -270,6 +302,16 @@ def leave_out(runs: Sequence[Planned]) -> list[Planned]:
     return left
 
 
+def of_another_backend(run: Planned, library: str) -> str:
+    """What is to be said of a finished run that another backend has trained; nothing of others."""
+    folder = RunFolder(Path(run.folder))
+    try:
+        trained = folder.environment().get("backend") if folder.environment_file.is_file() else None
+    except Damaged:  # of which other commands speak
+        trained = None
+    return f" with {trained}; --set out=FOLDER makes them with {library}" if trained not in (None, library) else ""
+
+
 def show_scripts(task: str, profile: cluster.Profile, runs: Sequence[Planned]) -> int:
     """Print the batch scripts as they would be submitted."""
     folder = submissions.FOLDER / f"{task}-DATE-TIME"
@@ -278,16 +320,15 @@ def show_scripts(task: str, profile: cluster.Profile, runs: Sequence[Planned]) -
     return 0
 
 
-def run_here(submission: Submission, at_once: int) -> int:
+def run_here(runner: Runner) -> int:
     """Run a submission on this machine; exit code 1 if a run failed, 130 if it was stopped."""
-    runner = Runner(submission, at_once)
     rows = runner.run(Console(markup=False))
     print(status.counts(rows))
     for row in rows:
         if row.state not in status.FINISHED:
             print(f"  {row.run}  {row.label}  {row.state}  {row.reason}")
     if runner.stopping:
-        print(f"`python -m slurm resubmit {submission.id}`, or the same command, continues")
+        print(f"`python -m slurm resubmit {runner.submission.id}`, or the same command, continues")
         return 128 + signal.SIGINT
     return int(any(row.state not in status.FINISHED for row in rows))
 
@@ -406,7 +447,8 @@ def cancel(arguments: argparse.Namespace) -> int:
         submission = submissions.load(arguments.submission)
         active = [row for row in status.rows([submission]) if row.state in (*status.UNDER_WAY, "held")]
         if not active:
-            print("nothing of it is queued or running")
+            host = submissions.elsewhere(submission.runner)
+            print("nothing of it is queued or running" + (f" here; it was started on {host}" if host else ""))
             return 0
         if submission.cluster == "slurm":
             cluster.cancel([row.job for row in active if row.job and row.state in status.ACTIVE], submission.keeper)

@@ -161,12 +161,12 @@ class Job:
     def end(self, code: int) -> str:
         """Record how a start ended, and return it: completed, stopped, failed or, under SLURM, killed."""
         if code == 0:
-            state = "completed"
+            state = "completed" if RunFolder(self.folder).is_finished else "failed"
         elif code in STOPPED:
             state = "stopped"
         else:
             state = "killed" if slurm_job() and (code < 0 or code in KILLED) else "failed"
-        self.close(state, "" if code == 0 else self.reason(code))
+        self.close(state, "" if state == "completed" else self.reason(code))
         return state
 
     def close(self, state: str, reason: str = "") -> None:
@@ -178,6 +178,10 @@ class Job:
 
     def reason(self, code: int) -> str:
         """Why a start ended with this exit code, in one line."""
+        if code == 0:
+            return (
+                "it wrote to another folder: today's code, or a file of weights, gives it another name; submit it again"
+            )
         if code in STOPPED:
             return f"stopped by {signal.Signals(abs(code) % 128).name}"
         if code == files.IN_USE:

@@ -66,6 +66,11 @@ class Published:
         folder = root / "tasks" / task
         return cls(task, root, read_references(folder / "reference.csv"), collect.load_report(folder / "report.py"))
 
+    def kept(self) -> set[str]:
+        """Names of the runs of which there is a record: those need not be made."""
+        paths = sorted((self.root / "results" / "records" / self.task).glob("*.json"))
+        return set(records.usable(records.read_record, paths, "", []))
+
     def look(self, folder: Path, settings: Collection[str], complaints: list[str]) -> Look:
         """Judge the finished runs in a folder of runs, and the records. Adds complaints, a line each."""
         runs = collect.load(self.task, folder, self.root, False, complaints).runs

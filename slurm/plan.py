@@ -184,6 +184,14 @@ def in_waves(
     return [*before, *(dataclasses.replace(run, wave=wave) for run in runs if run.name not in needed)]
 
 
+def renamed(task: str, runs: Sequence[Planned]) -> list[Planned]:
+    """Those of these runs to which the task's code now gives another name; all seeds of a setting share it."""
+    presets = load_task(task).PRESETS
+    first = {run.run_of_seeds: run for run in runs}
+    others = {key for key, run in first.items() if parse_strictly(presets, "", run.flags).name() != run.name}
+    return [run for run in runs if run.run_of_seeds in others]
+
+
 def planned_run(task: str, label: str, words: Sequence[str], config: Config) -> Planned:
     """The run of a configuration."""
     name = config.name()

@@ -19,7 +19,7 @@ from common.files import Damaged
 from common.run_folder import RunFolder
 from slurm import squeue, submissions
 from slurm.plan import Planned
-from slurm.submissions import Submission, is_alive, latest_runs
+from slurm.submissions import Submission, elsewhere, is_alive, latest_runs
 
 REFRESH = 2.0  # seconds
 REFRESH_SLURM = 15.0  # its controller answers all users of a cluster
@@ -178,8 +178,12 @@ def local_state(submission: Submission, record: Mapping) -> tuple[str, str]:
     if is_alive(submission.runner):
         return written or "queued", reason
     if written == "running":
+        if host := elsewhere(record["starts"][-1]):
+            return "lost", f"it was started on {host}; whether it still runs is to be seen there alone"
         alive = is_alive(record["starts"][-1])
         return ("running", "the launcher has ended") if alive else ("lost", "its process ended and wrote no reason")
+    if not written and (host := elsewhere(submission.runner)):
+        return "cancelled", f"it had not begun; its launcher was started on {host}, and may still run there"
     if written == "killed":  # within a SLURM allocation; but nobody requeues what runs here
         return "failed", reason
     return written or "cancelled", reason or "the launcher ended before it started this run"

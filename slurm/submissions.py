@@ -15,7 +15,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -137,6 +137,20 @@ def create(
         backend=backend,
         profile=profile,
     ).changed()
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Hold the folder of all submissions, so that nobody else takes the same runs meanwhile.
+
+    Raises StorageError if it cannot be written.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(files.alone(FOLDER / ".lock"))
+        except OSError as error:
+            raise files.StorageError(f"cannot write {FOLDER}: {error}") from error
+        yield
 
 
 def job_log(folder: Path, job: str) -> Path:
@@ -311,6 +325,11 @@ def began(process: psutil.Process) -> str | float:
     except (FileNotFoundError, ProcessLookupError):
         return process.create_time()
     return f"{ticks} ticks after boot {boot}"
+
+
+def elsewhere(process: Mapping | None) -> str | None:
+    """The host of a process, if that is another one, from which it cannot be seen whether it still runs."""
+    return process["host"] if process and process["host"] != socket.gethostname() else None
 
 
 def is_alive(process: Mapping | None) -> bool:

@@ -431,6 +431,17 @@ def test_damaged_record_is_named(root, capsys):
     assert capsys.readouterr().err.startswith(f"damaged: records/{TASK}/broken-s1.json: ")
 
 
+def test_a_damaged_record_of_a_task_that_was_not_asked_for_is_named_too(root, capsys):
+    """The overviews and the page are made without it."""
+    make_run(root, 0)
+    collect(root, "--keep")
+    (root / "results" / "records" / TASK / "broken-s1.json").write_text("{")
+    (root / "tasks" / "another").mkdir()
+    (root / "tasks" / "another" / "train.py").touch()
+    collect(root, "another")
+    assert f"damaged: records/{TASK}/broken-s1.json: " in capsys.readouterr().err
+
+
 def test_table_in_the_readme(root):
     make_run(root, 0)
     make_run(root, 1)
@@ -587,6 +598,17 @@ def test_other_folder_of_runs(root):
     (root / "results" / "runs").rename(root / "elsewhere")
     collect(root, "--runs", str(root / "elsewhere"))
     assert table(root)
+
+
+def test_folders_in_which_nobody_looks_for_runs_are_named(root, capsys):
+    make_run(root, 0)
+    runs = root / "results" / "runs"
+    (runs / TASK.replace("_", "-")).mkdir()
+    with pytest.raises(SystemExit):
+        collect(root, "--strict")
+    assert f"not looked at: {TASK.replace('_', '-')} in {runs}: " in capsys.readouterr().err
+    collect(root, "--runs", str(runs / TASK))  # one level too deep
+    assert f"not looked at: {next((runs / TASK).iterdir()).name} in {runs / TASK}: " in capsys.readouterr().err
 
 
 def test_the_command_imports_no_framework(root):

@@ -55,6 +55,13 @@ def test_they_are_those_of_the_lowest_seed_that_is_as_the_report_says(root, name
     assert (pixels(found["one"]) == noise(20, 1)).all()  # seed 1, and nothing is lost
 
 
+def test_a_run_that_diverged_has_none_to_keep(root, named):
+    make(root, 1)
+    edit(make_run(root, 0) / "metrics.json", status="diverged")
+    collect(root, "--keep")
+    assert kept(root).keys() == {"one", "two", "run"}
+
+
 def test_they_stay_until_they_are_kept_again(root, named):
     make(root, 0)
     collect(root, "--keep")

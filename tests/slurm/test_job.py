@@ -34,6 +34,20 @@ while not Path('go').exists():
 TELL_PARENT_AND_STOP = "import os, signal; os.kill(os.getppid(), signal.SIGTERM); raise SystemExit(143)"
 
 
+# Does what it is told and, if that ends well, is finished as train.py is.
+TRAIN = """
+import os, sys
+try:
+    exec(sys.argv[1])
+except SystemExit as end:
+    if end.code:
+        raise
+os.makedirs({folder!r}, exist_ok=True)
+with open({folder!r} + "/metrics.json", "w") as file:
+    file.write('{{"status": "completed"}}')
+"""
+
+
 @pytest.fixture(autouse=True)
 def own_handlers():
     """The handlers that a job sets end with the test, and SIGUSR2 does not end the tests."""
@@ -51,7 +65,7 @@ def make(tmp_path):
     """Makes jobs of the stand-in; children that are left are ended."""
     train = tmp_path / "code" / "tasks" / "stand-in" / "train.py"
     train.parent.mkdir(parents=True)
-    train.write_text("import sys\nexec(sys.argv[1])\n")
+    train.write_text(TRAIN.format(folder=str(tmp_path / "run")))
     (tmp_path / "work").mkdir()
     made = []
 
@@ -98,6 +112,12 @@ def run_and_fail(job):
 
 
 # A start, and its record
+
+
+def test_a_run_that_ends_well_in_another_folder_has_failed(make, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    reason = run_and_fail(make("pass", folder=tmp_path / "elsewhere"))
+    assert reason.startswith("it wrote to another folder")
 
 
 def test_completed_run_is_written_down(make, monkeypatch):

@@ -28,6 +28,8 @@ begun = time.time()
 Path('met', '{name}').touch()
 {does}
 Path('met', '{name}.json').write_text(json.dumps([begun, time.time(), os.environ.get('CUDA_VISIBLE_DEVICES')]))
+Path('runs', 'r-{name}-s0').mkdir(parents=True)
+Path('runs', 'r-{name}-s0', 'metrics.json').write_text('{{"status": "completed"}}')
 """
 
 
@@ -349,6 +351,15 @@ def test_cancel_stops_a_local_submission(start_launcher, launch, tree, wait_for)
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert len(list(tree.glob("results/runs/toy/*/saved"))) == 2
+
+
+def test_cancel_from_another_host_names_that_of_the_launcher(launch, tree):
+    told = launch("submit", "toy", "--set", "width=1", "does=raise SystemExit(143)", "--cluster", "local")
+    submission = submissions.load(told.submission)
+    submission.changed(runner={**this_process(), "host": "login2"})
+    assert (
+        launch("cancel", told.submission).out == "nothing of it is queued or running here; it was started on login2\n"
+    )
 
 
 def test_runs_whose_launcher_was_killed_are_still_shown_and_can_be_cancelled(start_launcher, launch, tree, wait_for):

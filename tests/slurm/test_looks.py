@@ -17,6 +17,7 @@ from scipy import stats
 from common import files
 from common.measured import loss
 from common.report import Report
+from results import records
 from results.rows import tabulate
 from results.verdicts import ERROR
 from slurm import commands, looks, status, submissions
@@ -297,6 +298,20 @@ def test_ctrl_c_leaves_the_jobs_and_the_same_command_goes_on(committed, launch, 
         again = launch(*GRID)
     assert "left out: 9 finished" in again.out
     assert seeds_of(submissions.every()[1]) == [(2, 3), (2, 4)]
+
+
+def test_runs_that_have_a_record_are_not_made_again(committed, launch, fake_slurm):
+    launch(*GRID)
+    (first,) = submissions.every()
+    for planned in first.runs:
+        finish(planned)
+    kept = committed / "results" / "records"
+    records.keep(records.find("toy", committed / "results" / "runs", kept, [])[1], kept, [])
+    for folder in ("runs", "submissions"):
+        shutil.rmtree(committed / "results" / folder)
+    told = launch(*GRID)
+    assert "left out: 9 with a record" in told.out
+    assert [seeds_of(submission) for submission in submissions.every()] == [[(2, 3), (2, 4)]]
 
 
 def test_a_look_with_a_lost_run_ends_in_one_line(committed, launch, fake_slurm):

@@ -224,6 +224,20 @@ def test_local_states(one, programs, written, alive, state):
     assert row_of(submission).state == state
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("running", "it was started on node7; whether it still runs is to be seen there alone"),
+        (None, "it had not begun; its launcher was started on node7, and may still run there"),
+    ],
+)
+def test_local_run_of_another_host_says_where_to_look(one, programs, written, said):
+    submission, run = one(cluster="local", jobs={}, runner=GONE)
+    if written:
+        write_record(submission, run, written, start())
+    assert row_of(submission).reason == said
+
+
 def test_local_run_outlives_its_launcher(one, programs):
     submission, run = one(cluster="local", jobs={}, runner=GONE)
     write_record(submission, run, "running", start(**this_process()))

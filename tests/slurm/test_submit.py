@@ -419,6 +419,9 @@ def test_without_srun_it_is_one_line(launch, fake_slurm):
         ("[sbatch]\ndependency = 'singleton'", "[sbatch] has dependency, which the launcher sets itself"),
         ("[keeper]\noutput = 'x'", "[keeper] has output, which the launcher sets itself"),
         ("[keeper]\npartition = []", "keeper is"),
+        ("[sbatch]\nrequeue = false", "[sbatch] has requeue, which the launcher sets itself"),
+        ("[sbatch]\nno-requeue = true", "[sbatch] has no-requeue, which the launcher sets itself"),
+        ("[sbatch]\nexclusive = false", "[sbatch] has exclusive = false, which sbatch does not know; leave it out"),
         ("[sbatch]\nclusters = 'other'", "export SLURM_CLUSTERS"),
         ("gpu_type = 1", "gpu_type is 1"),
         ("[sbatch]\ngres = 'gpu:a100:1'", "[sbatch] has gres, and gpus is 1: use gpus and gpu_type, or gpus = 0"),
@@ -550,6 +553,10 @@ def test_dry_run_needs_no_slurm(launch, programs, tree):
         (("submit", "toy", "--cluster", "cloud"), "cloud"),
         (("submit", "toy", "--jobs", "two", "--cluster", "local"), "two"),
         (("submit", "toy", "--jobs", "0", "--cluster", "local"), "jobs is 0"),
+        (("submit", "toy", "--jobs", "2"), "--jobs goes with --cluster local"),
+        (("submit", "toy", "--cluster", "local", "--time", "10"), "--time goes with --cluster slurm"),
+        (("submit", "toy", "--cluster", "local", "--profile", "x"), "--profile goes with --cluster slurm"),
+        (("submit", "toy", "--cluster", "local", "--max-parallel", "3"), "--max-parallel goes with --cluster slurm"),
         (("submit", "toy", "--time", "soon"), "time is 'soon'"),
         (("submit", "toy", "--cpus", "0"), "cpus is 0"),
         (("submit", "toy", "--memory", "big"), "memory is 'big'"),
@@ -659,6 +666,32 @@ def test_later_wave_does_not_overtake_runs_that_are_under_way(launch, fake_slurm
     assert len(fake_slurm.scripts) == 1
 
 
+def test_runs_that_another_backend_has_finished_are_named_as_such(launch, fake_slurm, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    (run,) = submissions.load(launch("submit", "toy", "--set", "width=1").submission).runs
+    Path(run.folder).mkdir(parents=True)
+    (Path(run.folder) / "metrics.json").write_text('{"status": "completed"}')
+    (Path(run.folder) / "environment.json").write_text('{"starts": [], "backend": "tensorflow"}')
+    told = launch("submit", "toy", "--set", "width=1")
+    assert "left out: 1 finished with tensorflow; --set out=FOLDER makes them with jax\n" in told.out
+
+
+def test_two_submissions_at_once_do_not_take_the_same_runs(launch, fake_slurm, start_launcher, monkeypatch, wait_for):
+    create, others = submissions.create, []
+
+    def with_another_beside(*arguments):
+        others.append(start_launcher("submit", "toy", "--grid", "width=1,2"))
+        assert "waiting for another process" in others[0].stdout.readline()
+        return create(*arguments)
+
+    monkeypatch.setattr(submissions, "create", with_another_beside)
+    fake_slurm.queue(_100_0="PENDING|Priority", _100_1="PENDING|Priority")
+    told = launch("submit", "toy", "--grid", "width=1,2")
+    output, _ = others[0].communicate(timeout=60)
+    assert f"left out: 2 queued in {told.submission}" in output
+    assert len(submissions.every()) == 1
+
+
 # cancel and resubmit
 
 
@@ -753,6 +786,36 @@ def test_an_unknown_backend_is_refused_before_anything_is_submitted(launch, fake
     told = launch("submit", "toy", "--set", "width=1", *flags)
     assert (told.code, told.err) == (2, "error: unknown KERAS_BACKEND 'torch'; allowed: tensorflow, jax\n")
     assert submissions.every() == []
+
+
+def test_resubmit_refuses_runs_that_the_code_now_calls_otherwise(launch, fake_slurm, tree):
+    """They would start from scratch, in another folder than the one that is shown."""
+    told = launch("submit", "toy", "--grid", "width=1,2", "--seeds", "0:2")
+    first = submissions.load(told.submission)
+    train = tree / "tasks" / "toy" / "train.py"
+    train.write_text(train.read_text().replace("    dataset: str", "    PROTOCOL = 2\n    dataset: str"))
+    fake_slurm.queue()
+    again = launch("resubmit", told.submission)
+    assert again.code == 2
+    assert "gives 4 runs another name" in again.line
+    assert first.runs[0].name in again.line
+    assert len(submissions.every()) == 1
+    on = submissions.load(launch("resubmit", told.submission, "--snapshot").submission)
+    assert on.runs == first.runs
+
+
+def test_resubmit_failed_does_not_overtake_what_its_runs_need(launch, fake_slurm, tree):
+    sweeps = "first: {grid: {width: [1]}}\nsecond: {grid: {width: [2]}, after: first}\n"
+    (tree / "tasks" / "toy" / "sweeps.yaml").write_text(sweeps)
+    told = launch("submit", "toy", "--sweep", "second")
+    submission = submissions.load(told.submission)
+    start = {"time": "2026-01-31T12:00:00+00:00", "host": "n1", "pid": 1, "began": 0.0, "checkpoint": ""}
+    failed = {"state": "failed", "reason": "x", "starts": [start]}
+    submission.record(submission.runs[1].name).write_text(json.dumps(failed))
+    fake_slurm.queue(_100="RUNNING|None")
+    again = launch("resubmit", told.submission, "--failed")
+    assert again.code == 2
+    assert "not finished yet, and needed by others of these: 1 run" in again.line
 
 
 def test_resubmit_snapshot_goes_on_with_the_code_that_it_began_with(launch, fake_slurm, tree):
