@@ -202,8 +202,9 @@ CLAIMS = (
 
 
 def validation_loss(runs: Runs, path: Path) -> None:
-    """Draw the losses of the best setting by step, validation and training, norm included; a line a seed."""
+    """Draw the losses of the best setting by step, norm included; a line a seed. Also validation from W = 0."""
     best = runs.chosen({**CIFAR10, "loss": tuple(LOSSES)})
+    zero = runs.chosen({**CIFAR10, "loss": tuple(LOSSES), "initial_deviation": 0.0})
     figure = empty_figure(10, 5)
     figure.suptitle("The best setting while it trains. The two losses have scales of their own")
     drawn: dict[str, Line2D] = {}
@@ -211,24 +212,30 @@ def validation_loss(runs: Runs, path: Path) -> None:
         own = best.where(loss=loss)
         for record in own:
             drawn |= losses_by_step(axes, record)
+        for record in zero.where(loss=loss):
+            drawn["validation, from W = 0"] = validation_by_step(axes, record, GREEN)
         axes.set(title=f"{name} (n = {len(own)}, a line a seed)", xlabel="Step", ylabel=f"Loss: {name}, norm included")
         axes.set_xlim(left=0)
         axes.set_axisbelow(True)
         axes.grid(color="0.9")
     if drawn:
-        figure.legend(drawn.values(), drawn, ncols=2, **LEGEND_BELOW)
+        figure.legend(drawn.values(), drawn, ncols=3, **LEGEND_BELOW)
         save_figure(figure, path)
+
+
+def validation_by_step(axes: Axes, record: Mapping, colour: str) -> Line2D:
+    """Draw the validation loss of a run."""
+    rows = record["metrics"]["iterations"]
+    steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
+    (line,) = axes.plot(steps, losses, "o-", markersize=3, color=colour, alpha=0.7)
+    return line
 
 
 def losses_by_step(axes: Axes, record: Mapping) -> dict[str, Line2D]:
     """Draw both losses of a run. Returns a line of each by what it is."""
-    rows = record["metrics"]["iterations"]
     every = record["config"]["validate_every"]
-    drawn: dict[str, Line2D] = {}
-    (drawn["validation, every 100 steps (not read at step 0)"],) = axes.plot(
-        [row["step"] for row in rows], [row["loss"] for row in rows], "o-", markersize=3, color=BLUE, alpha=0.7
-    )
-    rows = [row for row in rows if "train_loss" in row]  # which older runs lack
+    drawn = {"validation, every 100 steps (not read at step 0)": validation_by_step(axes, record, BLUE)}
+    rows = [row for row in record["metrics"]["iterations"] if "train_loss" in row]  # which older runs lack
     if rows:
         # A mean of the steps since the last reading belongs in their middle.
         middle, losses = [row["step"] - every / 2 for row in rows], [row["train_loss"] for row in rows]

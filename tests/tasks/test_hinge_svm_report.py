@@ -159,6 +159,17 @@ def test_losses_by_step_are_drawn_a_panel_a_loss_and_older_runs_have_no_training
     assert {axes.get_xlim()[0] for figure in drawn for axes in figure.axes} == {0}
 
 
+def test_runs_from_zero_are_drawn_in_the_panel_of_their_loss(drawn, tmp_path):
+    run = {"metrics": {"iterations": [{"step": 100, "loss": 2.0}]}}
+    zero = {"metrics": {"iterations": [{"step": 100, "loss": 1.0}]}}
+    groups = [of_loss(loss, run) for loss in report.LOSSES]
+    runs = made_groups.runs(*groups, of_loss("weston_watkins", zero, initial_deviation=0.0))
+    report.validation_loss(runs, tmp_path / "p.png")
+    lines = [[line.get_xydata().tolist() for line in axes.get_lines()] for axes in drawn[0].axes]
+    assert lines == [[[[100, 2.0]], [[100, 1.0]]], [[[100, 2.0]]]]
+    assert drawn[0].legends[0].get_texts()[-1].get_text() == "validation, from W = 0"
+
+
 def test_batches_are_drawn_by_epoch(drawn, tmp_path):
     alone = of_loss("weston_watkins", readings(400, 0.1))
     report.batches(made_groups.runs(alone), tmp_path / "p.png")
