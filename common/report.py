@@ -116,7 +116,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Headline:
-    """The row that says what a task is about: of several the one nearest to its preset, of the newest protocol."""
+    """The row that says what a task is about: of the newest protocol, and of several the one nearest to its preset."""
 
     of: Fields | Pair
     metric: str = "test accuracy (%)"
@@ -128,7 +128,7 @@ class Headline:
             found = [(one, title(one, other)) for one, other in self.of.matches(runs)]
         else:
             found = [(group, group.setting) for group in runs.where(self.of).groups]
-        found.sort(key=lambda pair: (len(pair[0].parts.keys() - {"protocol"}), -pair[0].protocol))
+        found.sort(key=lambda pair: (-pair[0].protocol, len(pair[0].parts)))
         return [(group.preset, label) for group, label in found]
 
 

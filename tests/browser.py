@@ -21,6 +21,8 @@ class Tags(HTMLParser):
     """Open elements, to see that each one is closed; and every address that is loaded or linked to."""
 
     VOID = ("meta", "link", "input", "img", "br", "line", "polyline", "rect")
+    # HTML lets these go without an end tag: the next of its kind, or the end of what holds it, ends it.
+    ENDED_BY = {"td": ("td", "th", "tr", "tbody"), "tr": ("tr", "tbody")}  # noqa: RUF012
 
     def __init__(self):
         super().__init__()
@@ -28,11 +30,18 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.addresses += [value for name, value in attributes if name in ("src", "href")]
+        self.end_before(tag)
         if tag not in self.VOID:
             self.open.append(tag)
+
+    def end_before(self, tag):
+        while self.open and tag in self.ENDED_BY.get(self.open[-1], ()):
+            self.open.pop()
 
     def handle_startendtag(self, tag, attributes):
         self.addresses += [value for name, value in attributes if name in ("src", "href")]
 
     def handle_endtag(self, tag):
+        if tag != self.open[-1]:
+            self.end_before(tag)
         assert self.open.pop() == tag

@@ -322,7 +322,7 @@ REPORT = Report(
             "per_class": "Precision, recall and F1 of each class",
         },
     ),
-    headline=Headline({"preset": "by_depth", "dataset": "fer2013"}),
+    headline=Headline(arm_against("by_depth", "one_rate")),
     metrics=(
         percent("test F1 of * (%)", detail=True),
         Metric("test images that are training images too"),

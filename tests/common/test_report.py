@@ -183,7 +183,7 @@ def test_ignored_fields_may_differ_as_the_presets_have_them():
 # --- the headline, and old records
 
 
-def test_a_headline_is_nearest_to_its_preset_and_of_the_newest_protocol():
+def test_a_headline_is_of_the_newest_protocol_and_nearest_to_its_preset():
     old, new = ({**RUN, "protocol": number} for number in (None, 2))
     found = runs(
         group("p", "loss=a batch_size=9", new, loss="a"),
@@ -191,7 +191,7 @@ def test_a_headline_is_nearest_to_its_preset_and_of_the_newest_protocol():
         group("p", "loss=a", new, loss="a"),
         group("p", "loss=b", new, loss="b"),
     )
-    order = ["loss=a", "loss=a protocol=1", "loss=a batch_size=9"]
+    order = ["loss=a", "loss=a batch_size=9", "loss=a protocol=1"]
     assert Headline({"loss": "a"}).places(found) == [("p", setting) for setting in order]
 
 
