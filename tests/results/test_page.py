@@ -16,6 +16,7 @@ from common.config import REPOSITORY
 from common.selection import Runs
 from results import page
 from results.collect import load
+from results.judged import WORDS
 
 README = """# cifar_phased: what does each phase add?
 
@@ -208,6 +209,17 @@ def test_nothing_overflows(shown, width, scheme):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate(OUTSIDE % ".scroll") == []
     assert all(page.evaluate("[...document.images].map(i => i.naturalWidth > 0)"))
+
+
+@needs_browser
+@pytest.mark.parametrize("word", WORDS)
+def test_every_verdict_on_a_claim_fits_into_its_column(shown, word):
+    page = shown()
+    page.evaluate("word => document.querySelector('.claims .verdict').lastChild.textContent = word", word)
+    verdict, text = (
+        page.locator(".claims li").first.locator(f"> {which}") for which in (".verdict", "span:last-child")
+    )
+    assert verdict.bounding_box()["x"] + verdict.evaluate("e => e.scrollWidth") <= text.bounding_box()["x"]
 
 
 @needs_browser
