@@ -101,20 +101,20 @@ def until_decided(arguments: argparse.Namespace, title: str, sweep: Sweep, fixed
         nonlocal code
         print(f"look at {seeds} seeds: {len(settings)} of {len(own)} settings")
         asked = [run for run in every if run.seed < seeds and run.run_of_seeds in settings]
-        if records := sum(run.name in kept for run in asked):
-            print(f"left out: {records} with a record")
-        missing = {run.name: run.seed for run in asked if run.name not in kept}
-        is_needed = {run.name for run in every if run.run_of_seeds not in own and run.seed in missing.values()}
-        runs = [run for run in every if run.name in missing or run.name in is_needed]
-        if not runs:
+        missing = [run for run in asked if run.name not in kept]
+        if len(missing) < len(asked):
+            print(f"left out: {len(asked) - len(missing)} with a record")
+        if not missing:
             return 0
+        without = {run.seed for run in missing}
+        needed = [run for run in every if run.run_of_seeds not in own and run.seed in without]
         if code is None and (state := git_state(task))["dirty"] is not False:
             said = state.get("git", "commit first")
             raise ConfigError(f"--until-decided needs committed code: the tables set other runs apart; {said}")
-        ended, made = hand_over(arguments, task, where, f"{title} until decided", runs, code=code)
+        ended, made = hand_over(arguments, task, where, f"{title} until decided", [*needed, *missing], code=code)
         code = code or (made.code if made else None)
         if not (ended or arguments.dry_run):
-            ended = wait_for(runs, console)
+            ended = wait_for([*needed, *missing], console)
         if ended == 1:
             print("not judged: runs of this look have not finished; the same command goes on from there")
         return ended
