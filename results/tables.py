@@ -13,7 +13,7 @@ from common.report import Headline
 from common.selection import Group, Runs
 from common.words import Word, counts
 from results.judged import Judged, counted
-from results.pairs import Compared
+from results.pairs import MINUS, Compared
 from results.rows import VERDICTS, Row
 
 MOST_COLUMNS = 9
@@ -101,7 +101,7 @@ def with_spread(row: Row) -> str:
     """A measured metric with its spread and n; nothing if it is not measured."""
     if not row.mean:
         return "diverged" if row.n == 0 else ""
-    return f"{row.mean}{' ± ' + row.std if row.std else ''} (n={row.n})"
+    return f"{row.mean.replace('-', MINUS)}{' ± ' + row.std if row.std else ''} (n={row.n})"
 
 
 def latex(rows: Sequence[Row]) -> str:
