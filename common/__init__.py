@@ -3,13 +3,17 @@
 To import it sets what results depend on and libraries take from outside, before those are loaded.
 """
 
+import io
 import os
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from common.workarounds.import_messages import silence_import
 
+if find_spec("keras") is None:
+    sys.exit(f"error: {sys.executable} has not the packages: `source .venv/bin/activate`; `make demo` makes that first")
 # TensorFlow reads both when it is imported. oneDNN's convolutions are faster on any x86-64 processor, but TensorFlow
 # enables them by default only for AVX-512.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -25,6 +29,10 @@ if not {"matplotlib", "ipykernel"} & sys.modules.keys():
 for name in ("stdout", "stderr"):
     if getattr(sys, name) is None:
         setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (for as long as the process lasts)
+# A terminal's encoding may lack characters of file names and tables.
+for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
 # Libraries look for their caches there. A container's user may have none.
 try:
     Path.home()

@@ -21,7 +21,7 @@ from common.environment import backend
 from common.errors import ConfigError, fail
 from common.files import CheckpointError, Damaged
 from common.run_folder import RunFolder
-from common.runs import InUse, Run, RunError, follow_run, open_run, other_images
+from common.runs import InUse, Run, RunError, check_config, follow_run, open_run, other_images
 from common.stopping import Interrupted, leave_output
 
 
@@ -152,6 +152,7 @@ def carry_out(
                 if devices.broadcast("finished" if run.result else "") == "":
                     perform(experiment, config, run)
         else:
+            check_config(run)
             print(finished(run), flush=True)
         if devices.is_primary:
             print(summary(run.folder, run.files.metrics()), flush=True)

@@ -17,6 +17,7 @@ import tyro
 from common import data
 from common.config import Config, flat
 from common.errors import ConfigError, choice, fail, within_reach
+from common.stopping import leave_output
 
 C = TypeVar("C", bound=Config)
 
@@ -39,6 +40,9 @@ def parse(presets: Mapping[str, C], description: str, argv: Sequence[str] | None
         config = parse_strictly(presets, description, argv)
     except ConfigError as error:
         fail(str(error))
+    except BrokenPipeError:  # --help | head
+        leave_output()
+        raise SystemExit(1) from None
     return config
 
 

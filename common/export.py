@@ -14,12 +14,15 @@ and labels.txt has the names of the classes. Exit codes: 0; 2 for bad input; 1 f
 
 import argparse
 import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common import files
 from common.command_line import Parser
 from common.data.listing import few
 from common.errors import ConfigError, command, first_line, in_one_line
@@ -104,22 +107,37 @@ def export(folder: Path, kind: str, out: Path, phase: str | None = None) -> None
     from common.forecast import leaves
 
     classifier = trained.load(folder, phase)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / TARGETS[kind][0]
     model = with_probabilities(classifier.model)
     if kind == "keras" and (own := [layer.name for layer in leaves(model) if not is_stock(layer)]):
         others = ", ".join(to for to in TARGETS if to != kind)
         raise ConfigError(f"layers of the task's own ({few(own)}) need its code; allowed: --to {others}")
     model(np.zeros((1, *model.input_shape[1:]), "uint8"))  # Keras exports no model that was never called
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / TARGETS[kind][0]
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as aside:  # an earlier export stays if this one fails
+        made = Path(aside) / path.name
+        try:
+            save(model, kind, made)
+        except Exception as error:
+            if not files.is_full(error):
+                raise
+            raise files.StorageError(f"cannot write {path}: no space left") from error
+        if path.is_dir():
+            shutil.rmtree(path)
+        made.replace(path)
+    files.write(out / LABELS, "".join(f"{name}\n" for name in classifier.class_names).encode())
+    files.write(out / CARD, model_card.text(folder, classifier, path.name, phase).encode())
+
+
+def save(model: "keras.Model", kind: str, path: Path) -> None:
+    """Write a network as a kind of file."""
     if kind == "keras":
         model.save(path)
-    else:
-        with warnings.catch_warnings():
-            # Keras 3.15.1's patch of tf2onnx asks NumPy for a name that is gone; a user can do nothing about it.
-            warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
-            model.export(path, format={"savedmodel": "tf_saved_model"}.get(kind, kind), verbose=False)
-    (out / LABELS).write_text("".join(f"{name}\n" for name in classifier.class_names))
-    (out / CARD).write_text(model_card.text(folder, classifier, path.name, phase))
+        return
+    with warnings.catch_warnings():
+        # Keras 3.15.1's patch of tf2onnx asks NumPy for a name that is gone; a user can do nothing about it.
+        warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
+        model.export(path, format={"savedmodel": "tf_saved_model"}.get(kind, kind), verbose=False)
 
 
 def publish(folder: Path, repository: str, private: bool = False) -> None:

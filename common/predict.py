@@ -76,11 +76,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def check_csv(path: Path | None) -> None:
-    """Raise ConfigError for an image, or a file in a folder that is not there, before anything is computed."""
+    """Raise ConfigError for another kind of file, or a folder that is not there, before anything is computed."""
     if path and not path.absolute().parent.is_dir():
         raise ConfigError(f"--csv {path}: there is no folder {path.parent}")
-    if path and path.suffix.lower() in SUFFIXES:
-        raise ConfigError(f"--csv {path}: this is the name of an image; allowed: one that ends in .csv")
+    is_device = path and path.exists() and not path.is_file()  # such as /dev/stdout
+    if path and path.suffix.lower() != ".csv" and not is_device:
+        raise ConfigError(f"--csv {path}: allowed: a name that ends in .csv")
 
 
 def leave(unreadable: Mapping[Path, str]) -> NoReturn:

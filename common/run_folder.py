@@ -202,9 +202,11 @@ def check_classifier(run: RunFolder, phase: str | None = None) -> None:
     except Damaged as error:
         raise ConfigError(f"{run.path} holds no finished run: {error}") from error
     if not run.predictions_file.is_file():
-        raise ConfigError(f"{run.path} is no classifier's run")
+        raise ConfigError(f"{run.path} has no predictions.npz: it is no classifier's run, or that file was not copied")
     if not run.model_file.is_file():
-        raise ConfigError(f"{run.path} has no model.keras: it was trained by older code; --overwrite trains it again")
+        raise ConfigError(
+            f"{run.path} has no model.keras: it was not copied, or older code trained it; --overwrite does it again"
+        )
     try:
         run.class_names()
     except Damaged as error:

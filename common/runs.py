@@ -206,15 +206,26 @@ def write_config(run: Run, setting: str) -> None:
     path = run.files.config_file
     config = run.config
     if path.is_file():
-        there, ours = run.files.config(), flat(config.identity())
-        changed = [key for key, value in flat(there["config"]).items() if key in ours and ours[key] != value]
-        if there.get("digest") != config.digest() or changed:
+        check_config(run)
+        there = run.files.config()
+        if there.get("digest") != config.digest():
             raise RunError(f"{path} belongs to another configuration; --overwrite starts from scratch")
         if run.files.looks() < config.looks:
             files.write_json(path, there | {"options": there.get("options", {}) | {"looks": config.looks}})
         return
     named = {"task": run.task, "setting": setting, "protocol": config.PROTOCOL, "digest": config.digest()}
     files.write_json(path, named | {"config": config.identity(), "options": config.operational()})
+
+
+def check_config(run: Run) -> None:
+    """Raise RunError if config.json says something else than the command; it may lack fields that came later."""
+    ours = flat(run.config.identity())
+    for key, value in flat(run.files.config()["config"]).items():
+        if key in ours and ours[key] != value:
+            raise RunError(
+                f"{run.files.config_file} has {key} {value}, and this command has {ours[key]}: it was edited, or the "
+                "folder renamed or copied; with the old text the same command goes on, --overwrite starts from scratch"
+            )
 
 
 def check_backend(run: Run) -> None:

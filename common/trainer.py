@@ -89,6 +89,8 @@ class Trainer:
             checkpoint = checkpointer.latest()
             if checkpoint:
                 self.progress = Progress(**checkpoint.data)
+            elif self.run.files.history_file.is_file():
+                print("note: the checkpoints of this run are gone, so it begins again from the start", flush=True)
             first = self.progress.phase
             forecast = not setup.on_gpu()
             for index in range(first, len(phases)):

@@ -36,6 +36,7 @@ from common.measured import declared
 from common.published import References, read_references
 from common.report import Report
 from common.selection import protocol
+from common.stopping import leave_output
 from common.words import count
 from results import grids, judged, pairs, pictures, readme, records, rows, tables
 from results.task import Task
@@ -183,6 +184,14 @@ def strangers(runs: Path, known: Sequence[str]) -> list[str]:
     return [f"not looked at: {named} in {runs}: a folder of runs has a folder a task, of its name ({', '.join(known)})"]
 
 
+def say(text: str) -> None:
+    """Print a text; if nobody reads it, as behind `| head`, the files are written all the same."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        leave_output()
+
+
 def glance(task: Task, runs: Path) -> str:
     """A line for each setting of a task that has runs in this folder, and one for what only records have."""
     here = {path.name for path in (runs / task.name).glob("*")}
@@ -300,11 +309,11 @@ def main(argv: Sequence[str] | None = None, root: Path = REPOSITORY) -> None:
                     pictures.keep(loaded[name], runs, root / "results" / "figures", complaints)
                 collect(loaded[name], root, complaints)
                 whole = f"# {name}\n\n{tables.markdown(loaded[name].rows)}"
-                print(whole if arguments.tasks else glance(loaded[name], runs), flush=True)
+                say(whole if arguments.tasks else glance(loaded[name], runs))
         if not failed:
             summarise([task for task in loaded.values() if task.rows], root, complaints)
             for kind, made in (("tables", "tables"), ("page", "index.html")):
-                print(f"{kind:<12}{root / 'results' / made}", flush=True)
+                say(f"{kind:<12}{root / 'results' / made}")
     except (ConfigError, Damaged) as error:
         fail(str(error))
     except OSError as error:

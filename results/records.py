@@ -290,10 +290,22 @@ def group(
             complaints.append(
                 f"kept apart: {preset}, {setting}: {len(configs)} configurations, differing in {', '.join(differing)}"
             )
-        for config, members in zip(configs, by_config.values(), strict=True):
+        for config, every in zip(configs, by_config.values(), strict=True):
+            members = one_a_seed(every, complaints)
             apart = [f"{key}={config.get(key)}" for key in differing] if len(configs) > 1 else []
             groups.append(Group(preset, " ".join([setting, *apart]), tuple(members), words or {}))
     return Runs(tuple(sorted(groups, key=lambda group: (group.preset, natural(group.setting)))))
+
+
+def one_a_seed(records: Sequence[dict], complaints: list[str]) -> list[dict]:
+    """These records without copies: one of each seed, that of the shortest name, as copies are named after it."""
+    found: dict[int, dict] = {}
+    for record in sorted(records, key=lambda record: len(record["run"])):
+        first = found.setdefault(record["config"]["seed"], record)
+        if first is not record:
+            names = f"{record['task']}/{record['run']} and {first['run']}"
+            complaints.append(f"twice: {names} are one configuration and seed; the second counts")
+    return [record for record in records if found[record["config"]["seed"]] is record]
 
 
 def natural(text: str) -> list[tuple[float, str]]:

@@ -147,7 +147,10 @@ def add_cluster(command: Parser) -> None:
 
 def main() -> None:
     """Run a command; every mistake is one line on stderr, with exit code 2."""
-    arguments = parser().parse_args()
+    arguments, unknown = parser().parse_known_args()
+    if unknown:
+        also = "; the flags of train.py go through --set KEY=VALUE" if arguments.command == "submit" else ""
+        fail(f"unknown: {' '.join(unknown)}{also}; see python -m slurm {arguments.command} --help")
     try:
         raise SystemExit(arguments.function(arguments))
     except Mistakes as mistakes:

@@ -155,6 +155,7 @@ def wait_for(runs: Sequence[Planned], console: Console) -> int:
 def resubmit(arguments: argparse.Namespace) -> int:
     """Submit again the runs of a submission that are not finished."""
     before = submissions.load(arguments.submission)
+    submissions.check_root(before)
     states = {row.run: row.state for row in status.rows([before], accounts=True)}
     if arguments.snapshot and not before.code.is_dir():
         raise ConfigError(f"the copy of the code of {before.id} no longer exists; without --snapshot: the current code")
@@ -443,8 +444,18 @@ def logs(arguments: argparse.Namespace) -> int:
 
 def cancel(arguments: argparse.Namespace) -> int:
     """Stop the runs of a submission."""
-    with submissions.load(arguments.submission).alone():
-        submission = submissions.load(arguments.submission)
+    submissions.check_root(submissions.load(arguments.submission))
+    try:
+        return stop(arguments.submission)
+    except PermissionError as error:
+        owner = (submissions.FOLDER / arguments.submission).owner()
+        raise ConfigError(f"{arguments.submission} is {owner}'s, who alone can cancel it ({error.strerror})") from error
+
+
+def stop(name: str) -> int:
+    """Stop the runs of a submission, by its id."""
+    with submissions.load(name).alone():
+        submission = submissions.load(name)
         active = [row for row in status.rows([submission]) if row.state in (*status.UNDER_WAY, "held")]
         if not active:
             host = submissions.elsewhere(submission.runner)

@@ -184,6 +184,8 @@ def local_state(submission: Submission, record: Mapping) -> tuple[str, str]:
         return ("running", "the launcher has ended") if alive else ("lost", "its process ended and wrote no reason")
     if not written and (host := elsewhere(submission.runner)):
         return "cancelled", f"it had not begun; its launcher was started on {host}, and may still run there"
+    if written == "completed":
+        return "lost", "it had finished; its folder holds no results any more"
     if written == "killed":  # within a SLURM allocation; but nobody requeues what runs here
         return "failed", reason
     return written or "cancelled", reason or "the launcher ended before it started this run"

@@ -65,6 +65,8 @@ class Submission:
     runner: Mapping | None = None
     """The process that makes the local runs."""
     cancelled: bool = False
+    root: str | None = None
+    """The project's folder; older submissions have none."""
     keeper: str | None = None
     """The job that waits for all others, and submits killed runs again (slurm/again.py)."""
 
@@ -122,6 +124,9 @@ def create(
             (folder / name).mkdir()
         for name in CODE:
             shutil.copytree(source / name, folder / "code" / name, ignore=foreign)
+    except shutil.Error as error:  # of many files; the first says why
+        shutil.rmtree(folder, ignore_errors=True)
+        raise files.StorageError(f"cannot write {folder}: {error.args[0][0][2]}") from error
     except OSError as error:
         raise files.StorageError(f"cannot write {FOLDER}: {error}") from error
     files.write_json(folder / "code" / SNAPSHOT, git_state(task, code))
@@ -132,6 +137,7 @@ def create(
         title=title,
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         directory=str(Path.cwd()),
+        root=str(FOLDER.parents[1]),
         runs=tuple(runs),
         jobs={},
         backend=backend,
@@ -151,6 +157,15 @@ def alone() -> Iterator[None]:
         except OSError as error:
             raise files.StorageError(f"cannot write {FOLDER}: {error}") from error
         yield
+
+
+def check_root(submission: Submission) -> None:
+    """Raise ConfigError for a submission of another copy of the project, in whose folders its runs are."""
+    if submission.root not in (None, str(FOLDER.parents[1])):
+        raise ConfigError(
+            f"{submission.id} was submitted in {submission.root}, of which this is a copy, or which was moved: call "
+            "this there, or `submit` the same runs here"
+        )
 
 
 def job_log(folder: Path, job: str) -> Path:
@@ -206,7 +221,15 @@ def load(name: str) -> Submission:
 def read(path: Path) -> Submission:
     """A submission from its file. Raises Damaged."""
     content = read_json(path, id=str, task=str, cluster=str, title=str, time=str, directory=str, runs=list, jobs=dict)
-    holding(content, path.name, backend=str | None, profile=dict | None, runner=dict | None, cancelled=bool | None)
+    holding(
+        content,
+        path.name,
+        backend=str | None,
+        profile=dict | None,
+        runner=dict | None,
+        cancelled=bool | None,
+        root=str | None,
+    )
     if content["id"] != path.parent.name:
         raise Damaged(f"{path.name} is of the submission {content['id']!r}")
     if content["cluster"] not in CLUSTERS or not is_path(content["directory"]):

@@ -99,6 +99,24 @@ def test_output_that_nobody_reads_ends_the_run_in_one_line(tmp_path):
     assert in_process.call(load_task("hinge_svm"), *DEMO[1:], "--epochs=6", "--out", str(tmp_path)) == 0
 
 
+def test_help_that_nobody_reads_to_its_end_is_no_traceback():
+    command = f"{sys.executable} {DEMO[0]} --help | head -1"
+    done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.stdout[:6], done.stderr) == ("usage:", "")
+
+
+def test_a_python_without_the_packages_says_how_to_get_them():
+    done = run("-S", "results/collect.py")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "has not the packages: `source .venv/bin/activate`" in done.stderr
+
+
+def test_what_a_terminal_cannot_show_is_shown_otherwise():
+    done = run("-c", "import common; print('0.5 \u00b1 0.1')", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout) == (0, "0.5 \\xb1 0.1\n")
+
+
 def test_closed_output_is_no_fault(tmp_path):
     command = f"{sys.executable} {' '.join(DEMO)} --out {tmp_path} >&-"
     done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, check=False)

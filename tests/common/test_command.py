@@ -41,6 +41,23 @@ def test_a_finished_run_is_left_alone_until_it_is_overwritten(tmp_path, capsys):
     assert "a note" in out
 
 
+def test_a_finished_run_whose_config_says_something_else_is_none_of_this_command(tmp_path, capsys):
+    assert code_of(tmp_path, complete) == 0
+    (folder,) = tmp_path.glob("*/*")
+    path = folder / "config.json"
+    text = path.read_text()
+    for key, there, wrong in (("batch_size", 64, 65), ("seed", 0, 1)):
+        path.write_text(text.replace(f'"{key}": {there}', f'"{key}": {wrong}'))
+        capsys.readouterr()
+        assert code_of(tmp_path, complete) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"config.json has {key} {wrong}, and this command has {there}: " in line
+    path.unlink()
+    assert code_of(tmp_path, complete) == 1
+    path.write_text(text)
+    assert code_of(tmp_path, complete) == 0
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [(files.StorageError("cannot write"), 1), (OSError(errno.ENOSPC, "No space left on device"), 75)],

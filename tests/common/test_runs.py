@@ -131,7 +131,8 @@ def test_a_directory_of_another_configuration_is_refused(tmp_path, capsys):
     path = next(tmp_path.glob("*/*/config.json"))
     path.write_text(path.read_text().replace('"batch_size": 64', '"batch_size": 65'))
     assert code_of(tmp_path, complete) == 1
-    assert "belongs to another configuration; --overwrite starts from scratch" in capsys.readouterr().err
+    said = "config.json has batch_size 65, and this command has 64: it was edited, or the folder renamed or copied; "
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": 1}'])

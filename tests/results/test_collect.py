@@ -600,6 +600,18 @@ def test_other_folder_of_runs(root):
     assert table(root)
 
 
+def test_a_copy_of_a_run_is_no_second_seed(root, capsys):
+    folder = make_run(root, 0)
+    copy = folder.with_name(f"backup-{folder.name}")
+    shutil.copytree(folder, copy)
+    make_run(root, 1)
+    capsys.readouterr()
+    collect(root)
+    said = f"twice: {TASK}/{copy.name} and {folder.name} are one configuration and seed; the second counts"
+    assert capsys.readouterr().err.splitlines() == [said]
+    assert "(n=2)" in (root / "results" / "README.md").read_text()
+
+
 def test_folders_in_which_nobody_looks_for_runs_are_named(root, capsys):
     make_run(root, 0)
     runs = root / "results" / "runs"

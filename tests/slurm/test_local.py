@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -351,6 +352,32 @@ def test_cancel_stops_a_local_submission(start_launcher, launch, tree, wait_for)
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert len(list(tree.glob("results/runs/toy/*/saved"))) == 2
+
+
+def test_a_finished_run_whose_folder_was_deleted_is_made_again(launch):
+    told = launch("submit", "toy", "--set", "width=1", "--cluster", "local")
+    submission = submissions.load(told.submission)
+    submission.changed(runner=this_process() | {"began": 0.0})  # the launcher has ended
+    shutil.rmtree(submission.runs[0].folder)
+    (row,) = json.loads(launch("status", "--json").out)
+    assert (row["state"], row["reason"]) == ("lost", "it had finished; its folder holds no results any more")
+    assert "1 of 1 runs to do" in launch("resubmit", told.submission, "--dry-run").out
+
+
+def test_cancel_of_another_users_submission_is_one_line(launch, monkeypatch):
+    def refuse(number, sent):
+        raise PermissionError(1, "Operation not permitted")
+
+    told = launch("submit", "toy", "--set", "width=1", "does=raise SystemExit(143)", "--cluster", "local")
+    submission = submissions.load(told.submission)
+    record = submission.record(submission.runs[0].name)
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"state": "running"}))
+    submission.changed(runner=this_process())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", refuse)
+        answer = launch("cancel", told.submission)
+    assert answer.code == 2
+    assert f"{told.submission} is {submission.folder.owner()}'s, who alone can cancel it" in answer.line
 
 
 def test_cancel_from_another_host_names_that_of_the_launcher(launch, tree):

@@ -563,6 +563,7 @@ def test_dry_run_needs_no_slurm(launch, programs, tree):
         (("submit", "toy", "--gpus", "-1"), "gpus"),
         (("submit", "toy", "--max-parallel", "0"), "max_parallel is 0"),
         (("submit", "toy", "--nosuch"), "--nosuch"),
+        (("submit", "toy", "--preset", "demo"), "the flags of train.py go through --set KEY=VALUE"),
         (("status", "tyo"), "tyo"),
         (("status", "toy"), "nothing of toy was submitted"),
         (("logs",), "RUN"),
@@ -802,6 +803,28 @@ def test_resubmit_refuses_runs_that_the_code_now_calls_otherwise(launch, fake_sl
     assert len(submissions.every()) == 1
     on = submissions.load(launch("resubmit", told.submission, "--snapshot").submission)
     assert on.runs == first.runs
+
+
+@pytest.mark.parametrize("command", ["resubmit", "cancel"])
+def test_a_submission_of_a_copy_of_the_project_is_refused(launch, fake_slurm, command):
+    """Its runs are in the folders of the original."""
+    told = launch("submit", "toy", "--set", "width=1")
+    submissions.load(told.submission).changed(root="/there/v1")
+    answer = launch(command, told.submission)
+    assert answer.code == 2
+    assert f"{told.submission} was submitted in /there/v1, of which this is a copy" in answer.line
+    assert fake_slurm.calls("scancel") == []
+
+
+def test_code_that_finds_no_room_is_one_line_and_leaves_no_folder(launch, fake_slurm, monkeypatch):
+    def full(*arguments, **more):
+        raise shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'"), ("c", "d", "the same")])
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    told = launch("submit", "toy", "--set", "width=1")
+    assert told.code == 1
+    assert told.line.endswith("[Errno 28] No space left on device: 'b'")
+    assert [path.name for path in submissions.FOLDER.iterdir()] == [".lock"]
 
 
 def test_resubmit_failed_does_not_overtake_what_its_runs_need(launch, fake_slurm, tree):

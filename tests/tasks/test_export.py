@@ -1,6 +1,8 @@
 """Exported classifiers give what their runs' networks give, in the runtimes that they are for."""
 
+import errno
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -306,6 +308,25 @@ def test_a_folder_with_other_files_is_refused_and_an_earlier_export_is_not(one_r
     for _ in range(2):
         export.main([str(one_run), "--to", "keras", "--out", str(tmp_path / "new")])
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"model.keras", "labels.txt", "README.md"}
+
+
+@pytest.mark.parametrize("kind", ["keras", "savedmodel"])
+def test_a_full_disk_is_one_line_and_leaves_the_earlier_export(one_run, tmp_path, capsys, monkeypatch, kind):
+    out = tmp_path / "new"
+    export.main([str(one_run), "--to", kind, "--out", str(out)])
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def full(model, kind, path):
+        path.write_text("half")
+        raise RuntimeError(f"RESOURCE_EXHAUSTED: {path}; {os.strerror(errno.ENOSPC)}")  # as TensorFlow has it
+
+    monkeypatch.setattr(export, "save", full)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        export.main([str(one_run), "--to", kind, "--out", str(out)])
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == f"error: cannot write {out / export.TARGETS[kind][0]}: no space left\n"
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_mistakes_are_one_line(one_run, tmp_path, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """hinge_svm: both losses against closed forms, the solution against scikit-learn, and the run as a user sees it."""
 
 import json
+import shutil
 import signal
 
 import in_process
@@ -244,6 +245,18 @@ def test_the_reading_leaves_the_running_means_alone(read_every):
         [row.split(",")[columns] for row in (f / "history.csv").read_text().splitlines()] for f in (every, never)
     ]
     assert histories[0] == histories[1]
+
+
+def test_a_run_whose_checkpoints_are_gone_says_that_it_begins_again(tmp_path, capsys):
+    flags = ["--preset", "demo", "--limit-train", "200", "--epochs", "2"]
+    folder, first = run(tmp_path, *flags)
+    (folder / "metrics.json").unlink()
+    shutil.rmtree(folder / "checkpoints")
+    said = "note: the checkpoints of this run are gone, so it begins again from the start"
+    assert said not in capsys.readouterr().out
+    _, again = run(tmp_path, *flags)
+    assert said in capsys.readouterr().out
+    assert again["test"] == first["test"]
 
 
 def test_a_rate_that_is_too_high_ends_as_diverged(tmp_path):

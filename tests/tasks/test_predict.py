@@ -244,8 +244,8 @@ def test_an_unknown_phase_is_said_before_the_network_is_read(run, photos, tmp_pa
     ("file", "said"),
     [
         ("metrics.json", "holds no finished run: metrics.json"),
-        ("predictions.npz", "is no classifier's run"),
-        ("model.keras", "has no model.keras: it was trained by older code"),
+        ("predictions.npz", "has no predictions.npz: it is no classifier's run, or that file was not copied"),
+        ("model.keras", "has no model.keras: it was not copied, or older code trained it"),
     ],
 )
 def test_a_run_that_cannot_be_used_is_one_line(run, photos, tmp_path, capsys, file, said):
@@ -272,8 +272,9 @@ def test_a_run_with_a_damaged_file_is_one_line(run, photos, tmp_path, capsys, fi
 def test_a_csv_that_cannot_be_written_is_one_line(run, photos, tmp_path, capsys):
     assert call("nothing", photos, "--csv", tmp_path / "no" / "c.csv") == 2  # before anything is loaded
     assert f"c.csv: there is no folder {tmp_path / 'no'}" in in_process.one_error(capsys)
-    assert call("nothing", photos, "--csv", tmp_path / "photo.JPG") == 2
-    assert "photo.JPG: this is the name of an image; allowed: one that ends in .csv" in in_process.one_error(capsys)
+    for name in ("photo.JPG", "README.md", "csv"):
+        assert call("nothing", photos, "--csv", tmp_path / name) == 2
+        assert f"{name}: allowed: a name that ends in .csv" in in_process.one_error(capsys)
     (tmp_path / "c.csv").mkdir()
     assert call(run, photos, "--csv", tmp_path / "c.csv") == 1
     assert "c.csv: Is a directory" in capsys.readouterr().err
