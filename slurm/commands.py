@@ -194,11 +194,13 @@ def hand_over(
             print(f"  {run.name}  {run.label}")
         print(f"{len(left)} of {len(runs)} runs to do" if runs else "no run to do: all have finished")
         if left and before:
-            go_back_to(before, left, code)
+            check_as_before(before, left, code)
         if arguments.dry_run:
             return show_scripts(task, profile, left) if profile else 0, None
         if not left:
             return 0, None
+        if before:
+            os.chdir(before.directory)  # so that relative paths in the flags still hold
         fields = dataclasses.asdict(profile) if profile else None
         submission = submissions.create(task, where, title, left, library, fields, code)
         if profile:
@@ -208,15 +210,12 @@ def hand_over(
     return run_here(runner), submission
 
 
-def go_back_to(before: Submission, runs: Sequence[Planned], code: Path | None) -> None:
-    """Change to the folder of an earlier submission, as relative paths in the flags start there.
-
-    Raises ConfigError if it is gone, or if today's code would train some of the runs in other folders, from scratch.
-    """
+def check_as_before(before: Submission, runs: Sequence[Planned], code: Path | None) -> None:
+    """Raise ConfigError if a submission's folder is gone, or if today's code would begin some runs from scratch."""
     if not Path(before.directory).is_dir():
         raise ConfigError(f"folder {before.directory}, from which {before.id} was submitted, no longer exists")
-    os.chdir(before.directory)
-    renamed = [] if code else plan.renamed(before.task, runs)
+    with contextlib.chdir(before.directory):
+        renamed = [] if code else plan.renamed(before.task, runs)
     if renamed:
         raise ConfigError(
             f"today's code, or a file of weights, gives {count(len(renamed), 'run')} another name, so it would start "
