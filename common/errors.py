@@ -23,6 +23,12 @@ def positive(name: str, value: float) -> None:
         raise ConfigError(f"{name} is {value}; it must be {'finite' if value > 0 else 'above zero'}")
 
 
+def not_negative(name: str, value: float) -> None:
+    """Raise ConfigError unless value is zero or above, and finite."""
+    if not 0 <= value < math.inf:
+        raise ConfigError(f"{name} is {value}; allowed: zero and above, finite")
+
+
 def choice(name: str, value: str, allowed: Sequence[str], also: str = "") -> None:
     """Raise ConfigError unless value is one of the allowed."""
     if value not in allowed:

@@ -1,11 +1,10 @@
 """A phase: a part of training with its own optimiser and schedule."""
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Literal
 
-from common.errors import ConfigError, positive
+from common.errors import ConfigError, not_negative, positive
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,7 @@ class Phase:
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"{prefix}momentum is {self.momentum}; allowed: 0 <= momentum < 1")
         for field in ("weight_decay", "warmup_epochs", "final_rate"):
-            if not 0 <= getattr(self, field) < math.inf:
-                raise ConfigError(f"{prefix}{field} is {getattr(self, field)}; allowed: zero and above, finite")
+            not_negative(prefix + field, getattr(self, field))
         if not 0 < self.warmup_start <= 1:
             raise ConfigError(f"{prefix}warmup_start is {self.warmup_start}; allowed: 0 < warmup_start <= 1")
         if self.clip_norm is not None:

@@ -18,7 +18,6 @@ What accuracy to expect, and over how many seeds: the table in README.md beside 
 """
 
 import dataclasses
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from tyro.conf import arg
 from common import command
 from common.backbones import STAGES
 from common.data import NAMES
-from common.errors import ConfigError, positive
+from common.errors import not_negative, positive
 from common.fine_tuning import FineTuning
 from common.phase import Phase
 from common.runs import Run
@@ -97,8 +96,7 @@ class LayerwiseConfig(FineTuning):
         super().check()
         positive("rates.head", self.rates.head)
         for group, rate in dataclasses.asdict(self.rates).items():
-            if not 0 <= rate < math.inf:
-                raise ConfigError(f"rates.{group} is {rate}; allowed: zero and above, finite")
+            not_negative(f"rates.{group}", rate)
         for phase in self.phases:
             phase.check()
 

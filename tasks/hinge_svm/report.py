@@ -42,6 +42,7 @@ BATCHES = {50: VERMILION, 100: PURPLE, 200: SKY, 400: GREEN}  # those of the eig
 LOSSES: Mapping[object, str] = {"weston_watkins": "summed hinge", "crammer_singer": "printed maximum"}
 SUM, MAXIMUM = {"loss": "weston_watkins"}, {"loss": "crammer_singer"}
 CIFAR10 = {"preset": "best", "dataset": "cifar10"}
+FROM_ZERO = {"initial_deviation": 0.0}  # then there is no penalty on random weights that decays
 VALIDATION = "validation accuracy (%)"
 
 
@@ -104,11 +105,6 @@ def with_either_loss(judge: Callable[[Fields], Judge]) -> Judge:
         return named({name: judge({**CIFAR10, "loss": loss})(runs) for loss, name in LOSSES.items()})
 
     return judge_both
-
-
-def from_zero(judge: Callable[[Fields], Judge]) -> Callable[[Fields], Judge]:
-    """The same of runs whose W starts as zeros, so that no penalty on random weights decays."""
-    return lambda of: judge({**of, "initial_deviation": 0.0})
 
 
 def falls(key: str, since: int = 1) -> Callable[[Mapping], float]:
@@ -187,7 +183,7 @@ CLAIMS = (
         "004",
         "Without overfitting: it falls in the second half too (third of six epochs less last; from W = 0, as the "
         "penalty on a random W falls whatever is learnt)",
-        with_either_loss(from_zero(lambda of: positive(falls("val_loss", since=3), of))),
+        with_either_loss(lambda of: positive(falls("val_loss", since=3), {**of, **FROM_ZERO})),
     ),
     Claim("004", "Larger batches are steadier (all else as in setting 4)", steadier),
     of_best("The template of a ship is blue (blue less the stronger other channel)", colour("ship", BLUE_CHANNEL)),
@@ -204,7 +200,7 @@ CLAIMS = (
 def validation_loss(runs: Runs, path: Path) -> None:
     """Draw the losses of the best setting by step, norm included; a line a seed. Also validation from W = 0."""
     best = runs.chosen({**CIFAR10, "loss": tuple(LOSSES)})
-    zero = runs.chosen({**CIFAR10, "loss": tuple(LOSSES), "initial_deviation": 0.0})
+    zero = runs.chosen({**CIFAR10, "loss": tuple(LOSSES), **FROM_ZERO})
     figure = empty_figure(10, 5)
     figure.suptitle("The best setting while it trains. The two losses have scales of their own")
     drawn: dict[str, Line2D] = {}

@@ -8,7 +8,6 @@
 What accuracy to expect, and over how many seeds: the table in README.md beside this file.
 """
 
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, 
 
 from common import command
 from common.config import Config
-from common.errors import ConfigError, positive
+from common.errors import ConfigError, not_negative, positive
 from common.phase import Phase
 from common.runs import Run
 
@@ -68,8 +67,7 @@ class SVMConfig(Config):
         """Raise ConfigError for values that cannot be trained with."""
         super().check()
         for name in ("regularisation", "initial_deviation"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name.replace('_', '-')} is {getattr(self, name)}; allowed: zero and above, finite")
+            not_negative(name.replace("_", "-"), getattr(self, name))
         positive("validate-every", self.validate_every)
         if self.validate_every % self.steps_per_execution:
             raise ConfigError(
