@@ -13,7 +13,7 @@ from pathlib import Path
 from common.workarounds.import_messages import silence_import
 
 if find_spec("keras") is None:
-    sys.exit(f"error: {sys.executable} has not the packages: `source .venv/bin/activate`; `make demo` makes that first")
+    sys.exit(f"error: {sys.executable} lacks the packages: `source .venv/bin/activate`; `make demo` makes that first")
 # TensorFlow reads both when it is imported. oneDNN's convolutions are faster on any x86-64 processor, but TensorFlow
 # enables them by default only for AVX-512.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

@@ -181,7 +181,7 @@ def strangers(runs: Path, known: Sequence[str]) -> list[str]:
     if not others:
         return []
     named = ", ".join([*others[:3], *([f"{len(others) - 3} more"] if len(others) > 3 else [])])
-    return [f"not looked at: {named} in {runs}: a folder of runs has a folder a task, of its name ({', '.join(known)})"]
+    return [f"not looked at: {named} in {runs}: allowed: a folder for each task, of its name ({', '.join(known)})"]
 
 
 def say(text: str) -> None:

@@ -150,7 +150,7 @@ def main() -> None:
     arguments, unknown = parser().parse_known_args()
     if unknown:
         also = "; the flags of train.py go through --set KEY=VALUE" if arguments.command == "submit" else ""
-        fail(f"unknown: {' '.join(unknown)}{also}; see python -m slurm {arguments.command} --help")
+        fail(f"unknown arguments: {' '.join(unknown)}{also}; see python -m slurm {arguments.command} --help")
     try:
         raise SystemExit(arguments.function(arguments))
     except Mistakes as mistakes:

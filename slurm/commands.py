@@ -219,7 +219,8 @@ def check_as_before(before: Submission, runs: Sequence[Planned], code: Path | No
     if renamed:
         raise ConfigError(
             f"today's code, or a file of weights, gives {count(len(renamed), 'run')} another name, so it would start "
-            f"from scratch: {renamed[0].name}; submit it again, or resubmit --snapshot goes on with the code of then"
+            f"from scratch: {renamed[0].name}; submit it again, or resubmit --snapshot goes on with the code that it "
+            "was submitted with"
         )
 
 
@@ -448,7 +449,9 @@ def cancel(arguments: argparse.Namespace) -> int:
         return stop(arguments.submission)
     except PermissionError as error:
         owner = (submissions.FOLDER / arguments.submission).owner()
-        raise ConfigError(f"{arguments.submission} is {owner}'s, who alone can cancel it ({error.strerror})") from error
+        raise ConfigError(
+            f"{arguments.submission} belongs to {owner}, who alone can cancel it ({error.strerror})"
+        ) from error
 
 
 def stop(name: str) -> int:

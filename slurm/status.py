@@ -179,7 +179,7 @@ def local_state(submission: Submission, record: Mapping) -> tuple[str, str]:
         return written or "queued", reason
     if written == "running":
         if host := elsewhere(record["starts"][-1]):
-            return "lost", f"it was started on {host}; whether it still runs is to be seen there alone"
+            return "lost", f"it was started on {host}; only that host can tell whether it still runs"
         alive = is_alive(record["starts"][-1])
         return ("running", "the launcher has ended") if alive else ("lost", "its process ended and wrote no reason")
     if not written and (host := elsewhere(submission.runner)):

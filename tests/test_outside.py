@@ -109,7 +109,7 @@ def test_a_python_without_the_packages_says_how_to_get_them():
     done = run("-S", "results/collect.py")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "has not the packages: `source .venv/bin/activate`" in done.stderr
+    assert "lacks the packages: `source .venv/bin/activate`" in done.stderr
 
 
 def test_what_a_terminal_cannot_show_is_shown_otherwise():

@@ -377,7 +377,7 @@ def test_cancel_of_another_users_submission_is_one_line(launch, monkeypatch):
         patch.setattr(os, "kill", refuse)
         answer = launch("cancel", told.submission)
     assert answer.code == 2
-    assert f"{told.submission} is {submission.folder.owner()}'s, who alone can cancel it" in answer.line
+    assert f"{told.submission} belongs to {submission.folder.owner()}, who alone can cancel it" in answer.line
 
 
 def test_cancel_from_another_host_names_that_of_the_launcher(launch, tree):

@@ -227,7 +227,7 @@ def test_local_states(one, programs, written, alive, state):
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ("running", "it was started on node7; whether it still runs is to be seen there alone"),
+        ("running", "it was started on node7; only that host can tell whether it still runs"),
         (None, "it had not begun; its launcher was started on node7, and may still run there"),
     ],
 )
