@@ -10,7 +10,6 @@ codes: 0; 1 if an image could not be read, which is named and left out; 2 for ba
 """
 
 import argparse
-import csv
 import json
 import statistics
 import sys
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Column, Table
 
+from common import files
 from common.command_line import Parser
 from common.data.listing import SPLIT_OF, SUFFIXES, Listing, class_folders, few, images_below, printable
 from common.errors import ConfigError, command, in_one_line
@@ -147,17 +147,15 @@ def mistaken(row: Sequence[int], place: int, class_names: Sequence[str]) -> str:
 
 
 def write(
-    path: Path, files: Sequence[Path], labels: "np.ndarray", probabilities: "np.ndarray", class_names: Sequence[str]
+    path: Path, images: Sequence[Path], labels: "np.ndarray", probabilities: "np.ndarray", class_names: Sequence[str]
 ) -> None:
     """Write a row for each image: its class, what it is taken for, and how probable both are."""
-    heads = ["file", "class", "probability", "predicted", "probability of predicted"]
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(heads)
-        for name, label, own in zip(files, labels, probabilities, strict=True):
-            guess = int(own.argmax())
-            row = [printable(str(name)), class_names[label], float(own[label]), class_names[guess], float(own[guess])]
-            writer.writerow(row)
+    rows: list[list] = [["file", "class", "probability", "predicted", "probability of predicted"]]
+    for name, label, own in zip(images, labels, probabilities, strict=True):
+        guess = int(own.argmax())
+        row = [printable(str(name)), class_names[label], float(own[label]), class_names[guess], float(own[guess])]
+        rows.append(row)
+    files.write_csv(path, rows)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import fcntl
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import IO, get_args
@@ -104,6 +104,16 @@ def take(lock: IO, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> None:
 def write_json(path: Path, data: object) -> None:
     """`write` for JSON data. Raises ValueError for numbers that JSON does not have (nan, inf)."""
     write(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_csv(path: Path, rows: Iterable[Sequence]) -> None:
+    """`write` for rows of a table; a link and a device, such as /dev/stdout, get the lines where they lead to."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_text(text.getvalue(), "utf-8")
+    else:
+        write(path, text.getvalue().encode())
 
 
 def read_text(path: Path) -> str:

@@ -10,7 +10,6 @@ be read, which is named and left out; 2 for bad input.
 """
 
 import argparse
-import csv
 import glob
 import json
 import os
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 from rich.console import Console
 from rich.table import Column, Table
 
+from common import files
 from common.command_line import Parser
 from common.config import REPOSITORY
 from common.data.listing import SUFFIXES, Listing, images_below, printable
@@ -200,8 +200,7 @@ def report(found: Sequence[dict], arguments: argparse.Namespace) -> None:
     heads = ["file", *(head for n in range(1, top + 1) for head in (f"class {n}", f"probability {n}"))]
     rows = [[one["file"], *chain(*list(one["classes"].items())[:top])] for one in found]
     if arguments.csv:
-        with arguments.csv.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([heads, *rows])
+        files.write_csv(arguments.csv, [heads, *rows])
         print(f"{count(len(rows), 'image')}: {arguments.csv}")
     elif found:
         show(found, top)

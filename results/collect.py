@@ -171,7 +171,7 @@ def collect(task: Task, root: Path, complaints: list[str]) -> None:
     for kind, content in texts.items():
         files.write(results / "tables" / f"{task.name}.{kind}", content.encode())
     part = readme.text(task.rows, task.grids, pairs.for_readers(task.compared), task.claims)
-    fill(root / "tasks" / task.name / "README.md", part)
+    fill(root / "tasks" / task.name / "README.md", part, complaints)
     draw(task, results / "figures", complaints)
 
 
@@ -246,7 +246,7 @@ def summarise(tasks: Sequence[Task], root: Path, complaints: list[str]) -> None:
     results = root / "results"
     overview = tables.overview({task.name: summary(task) for task in tasks})
     files.write(results / "README.md", tables.TEMPLATES.get_template("README.md").render(overview=overview).encode())
-    fill(root / "README.md", overview.replace("](../", "]("))
+    fill(root / "README.md", overview.replace("](../", "]("), complaints)
     content = page.html(tasks, root, complaints).encode()
     if len(content) >= page.LIMIT:
         complaints.append(f"too large for git: results/index.html: {len(content):,} bytes; allowed: under 1 MiB")
@@ -259,11 +259,16 @@ def summary(task: Task) -> tables.Summary:
     return tables.Summary(task.rows, best, tables.in_words(best, task.compared, task.report.words), task.claims)
 
 
-def fill(path: Path, text: str) -> None:
-    """Put a text between the marks of a README, if it has both."""
-    before = read_text(path) if path.is_file() else ""
-    after = MARKED.sub(lambda marks: f"{marks[1]}\n\n{text}\n{marks[2]}", before)
-    if after != before:
+def fill(path: Path, text: str, complaints: list[str]) -> None:
+    """Put a text between the marks of a README; one that lacks them stays as it is, with a complaint."""
+    if not path.is_file():
+        return
+    before = read_text(path)
+    after, places = MARKED.subn(lambda marks: f"{marks[1]}\n\n{text}\n{marks[2]}", before)
+    if not places:
+        lacks = "lacks the lines <!-- results --> and <!-- /results -->, between which it goes"
+        complaints.append(f"no place for the table: {path.parent.name}/{path.name} {lacks}")
+    elif after != before:
         files.write(path, after.encode())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common import files
-from common.files import Damaged, read_csv, read_json
+from common.files import Damaged, StorageError, read_csv, read_json, write_csv
 
 
 @pytest.mark.parametrize(
@@ -117,3 +117,24 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_then_its_folder(tmp_pa
     monkeypatch.setattr(os, "fsync", fsync)
     files.write(tmp_path / "a", b"x")
     assert flushed == [(str(tmp_path / f".a.{os.getpid()}.tmp"), False), (str(tmp_path), True)]
+
+
+def test_a_full_disk_leaves_the_earlier_csv(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_csv(tmp_path / "c.csv", [["file"], ["é.png"]])
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
+        write_csv(tmp_path / "c.csv", [["file"], ["b.png"]])
+    assert [(path.name, path.read_text("utf-8")) for path in tmp_path.iterdir()] == [("c.csv", "file\né.png\n")]
+
+
+def test_a_csv_goes_through_links(tmp_path, capfd):
+    """Replaced, /dev/stdout's file would be another one than the shell's."""
+    (tmp_path / "link.csv").symlink_to(tmp_path / "c.csv")
+    write_csv(tmp_path / "link.csv", [["file"]])
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "c.csv").read_text() == "file\n"
+    write_csv(Path("/dev/stdout"), [["file"]])
+    assert capfd.readouterr().out == "file\n"

@@ -442,7 +442,7 @@ def test_a_damaged_record_of_a_task_that_was_not_asked_for_is_named_too(root, ca
     assert f"damaged: records/{TASK}/broken-s1.json: " in capsys.readouterr().err
 
 
-def test_table_in_the_readme(root):
+def test_table_in_the_readme(root, capsys):
     make_run(root, 0)
     make_run(root, 1)
     readme = root / "tasks" / TASK / "README.md"
@@ -458,9 +458,11 @@ def test_table_in_the_readme(root):
     assert not any("F1" in name for name in cells)
     collect(root)
     assert readme.read_text() == filled
+    assert "no place" not in capsys.readouterr().err
     readme.write_text("<!-- results --> no end")
     collect(root)
     assert readme.read_text() == "<!-- results --> no end"
+    assert f"no place for the table: {TASK}/README.md lacks the lines" in capsys.readouterr().err
 
 
 def test_a_setting_whose_runs_all_diverged_has_a_row_of_its_own(root):
