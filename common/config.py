@@ -223,6 +223,14 @@ def file_digest(path: Path, size: int, modified: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def with_defaults(values: Mapping, preset: Config) -> dict:
+    """The values of a preset's run, JSON data, and the class's defaults of the fields that its code had not."""
+    known = preset.identity()
+    fields = (field for field in dataclasses.fields(preset) if field.name in known and field.name not in values)
+    added = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    return {**values, **json.loads(json.dumps(added, default=dataclasses.asdict))}
+
+
 def without_defaults(config: "DataclassInstance", values: Mapping) -> dict:
     """Those of a dataclass's values, JSON data, that differ from its class's defaults; in nested dataclasses too."""
     kept = {}

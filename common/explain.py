@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.command_line import Parser
+from common.data.listing import printable
 from common.errors import ConfigError, choice, command, in_one_line
 from common.predict import RUNS, leave, listed, loading, read
 from common.run_folder import find_classifier
@@ -84,7 +85,7 @@ def explain(folder: Path, paths: Sequence[Path], arguments: argparse.Namespace) 
         pixels = np.stack(list(images.values()))
         maps, probabilities = explained(classifier, pixels, arguments.chosen)
         titles = [
-            f"{path.name}\n{classifier.class_names[place]} ({share:.0%})"
+            f"{printable(path.name)}\n{classifier.class_names[place]} ({share:.0%})"
             for path, (place, share) in zip(images, probabilities, strict=True)
         ]
         plots.heat_maps(pixels, maps, titles, arguments.out)

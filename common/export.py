@@ -52,7 +52,7 @@ def parser() -> Parser:
     top.add_argument("run", metavar="RUN", help="folder of a finished run, or the end of its name")
     top.add_argument("--to", required=True, choices=TARGETS, help="the kind of file")
     top.add_argument("--phase", help="the network as it was at the end of this phase (default: the last one)")
-    top.add_argument("--out", type=Path, metavar="DIR", help="where to (default: RUN/export/KIND)")
+    top.add_argument("--out", type=Path, metavar="DIR", help="where to (default: RUN/export/KIND, or KIND-PHASE)")
     top.add_argument("--publish", metavar="OWNER/NAME", help="push the folder to this repository of the hub")
     top.add_argument("--private", action="store_true", help="make that repository, if it is new, a private one")
     return top
@@ -66,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = find_classifier(arguments.run, RUNS, arguments.phase)
         if arguments.private and not arguments.publish:
             raise ConfigError("--private is for a repository; allowed: with --publish OWNER/NAME")
-        out = arguments.out or folder / "export" / arguments.to
+        kind = f"{arguments.to}-{arguments.phase}" if arguments.phase else arguments.to
+        out = arguments.out or folder / "export" / kind
         if arguments.out:
             check_folder(out, arguments.to)
         export(folder, arguments.to, out, arguments.phase)

@@ -32,8 +32,10 @@ LOADING = {
 PREPARING = """import numpy as np
 from PIL import Image, ImageOps
 
-photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("{mode}")
-photo = ImageOps.fit(photo, ({side}, {side}), Image.Resampling.BILINEAR)
+photo = ImageOps.exif_transpose(Image.open("photo.jpg"))
+if photo.mode.startswith("I;16"):  # of 16-bit values the high byte, which Pillow would clip
+    photo = Image.fromarray((np.asarray(photo) >> 8).astype("uint8"))
+photo = ImageOps.fit(photo.convert("{mode}"), ({side}, {side}), Image.Resampling.BILINEAR)
 images = np.asarray(photo).reshape(1, {side}, {side}, -1)"""
 
 
@@ -65,7 +67,8 @@ def text(folder: Path, classifier: Trained, file: str, phase: str | None = None)
         f"`{config['preset']}`, on `{dataset}`{f', after its phase `{phase}`' if phase else ''}.",
         "## Use",
         "A photograph is turned as its EXIF says, cut to a centred square and made "
-        f"{classifier.side} pixels wide by bilinear interpolation, as in training:",
+        f"{classifier.side} pixels wide by bilinear interpolation. Training used TensorFlow's, which rounds "
+        "differently, so probabilities may differ by some hundredths:",
         f"```python\n{preparing}\n\n{LOADING[file]}\n```",
         f"`images`: uint8 (batch, {classifier.side}, {classifier.side}, {classifier.channels}), 0 to 255, any batch. "
         f"`probabilities`: float32 (batch, {len(classifier.class_names)}). The classes, in their order, which "
@@ -79,7 +82,8 @@ def text(folder: Path, classifier: Trained, file: str, phase: str | None = None)
         f"{metrics['images']['train']:,} images of {classifier.side} pixels; images of another kind (size, light, "
         "source) were not tested. The probabilities are not calibrated.",
         "## Made by",
-        f"`{command}`, commit `{environment['commit']}`, {environment['backend']}, {environment['precision']}.",
+        f"`{command}`, commit `{environment['commit']}`, {environment['backend']}, {environment['precision']}."
+        f"{first_weights(config)}",
         f"Licence of the weights that training began with: {licence(config)}.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -97,6 +101,12 @@ def flag(key: str, value: str) -> str:
     if value in ("True", "False"):
         return f"--{'no-' * (value == 'False')}{name}"
     return f"--{name} {shlex.quote(value.partition('@sha256:')[0])}"
+
+
+def first_weights(config: Mapping) -> str:
+    """What the command's `--weights` stands for, if it is no name that everybody has."""
+    name, _, digest = config.get("weights", "none").partition("@sha256:")
+    return f" `{name}`: a file of weights, or a run's backbone, with the SHA-256 {digest}…" if digest else ""
 
 
 def licence(config: Mapping) -> str:

@@ -13,6 +13,7 @@ import argparse
 import glob
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -25,7 +26,7 @@ from rich.table import Column, Table
 from common import files
 from common.command_line import Parser
 from common.config import REPOSITORY
-from common.data.listing import SUFFIXES, Listing, images_below, printable
+from common.data.listing import SPECIAL, SUFFIXES, Listing, images_below, printable
 from common.environment import backend
 from common.errors import ConfigError, command, in_one_line
 from common.run_folder import find_classifier
@@ -62,10 +63,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     arguments = parser().parse_args(argv)
     with in_one_line(arguments.csv):
-        for name in ("top", "batch_size"):
-            value = getattr(arguments, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} is {value}; allowed: 1 and above")
+        if arguments.top < 1:
+            raise ConfigError(f"--top is {arguments.top}; allowed: 1 and above")
+        if arguments.batch_size is not None and not 1 <= arguments.batch_size <= CHUNK:
+            raise ConfigError(f"--batch-size is {arguments.batch_size}; allowed: 1 to {CHUNK:,}")
         check_csv(arguments.csv)
         folder = find_classifier(arguments.run, RUNS, arguments.phase)
         paths, notes = listed(arguments.paths)
@@ -135,7 +136,7 @@ def predict(folder: Path, paths: Sequence[Path], arguments: argparse.Namespace) 
 
     classifier = trained.load(folder, arguments.phase, arguments.batch_size)
     found, unreadable = classify(classifier, paths)
-    report([of(path, own, classifier.class_names) for path, own in found.items()], arguments)
+    report([of(path, found[path], classifier.class_names) for path in paths if path in found], arguments)
     return unreadable
 
 
@@ -167,13 +168,25 @@ def read(paths: Sequence[Path], classifier: "Trained", unreadable: dict[Path, st
     from common.data.decoded import decode_all
 
     found = {}
-    images = decode_all([str(path) for path in paths], (classifier.side, classifier.side, 3))
-    for path, image in zip(paths, images, strict=True):
+    endless = {path for path in paths if is_special(path)}
+    unreadable |= dict.fromkeys(endless, SPECIAL)
+    files = [path for path in paths if path not in endless]
+    images = decode_all([str(path) for path in files], (classifier.side, classifier.side, 3))
+    for path, image in zip(files, images, strict=True):
         if isinstance(image, str):
             unreadable[path] = image
         else:
             found[path] = image if classifier.channels == 3 else grey(tf.constant(image)).numpy()
     return found
+
+
+def is_special(path: Path) -> bool:
+    """Whether a path is a pipe, a device or a socket, whose end may never come."""
+    try:
+        kind = path.stat().st_mode
+    except OSError:  # whoever opens it says why
+        return False
+    return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind))
 
 
 def grey(image: "tf.Tensor") -> "tf.Tensor":

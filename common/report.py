@@ -16,6 +16,7 @@ REPORT = Report(
     headline=Headline({"preset": "permuted", "network": "cnn"}),  # what the overview says of the task
     metrics=(percent("top-3 accuracy (%)"),),                     # of its own, which runs leave in `by_name`
     words={"norm": "{} norm"},                                    # what its config fields say in words
+    presets=PRESETS,                                              # of train.py
 )
 """
 
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.claims import Claim
-from common.config import Config, flat, label
+from common.config import Config, flat, label, with_defaults
 from common.measured import Metric
 from common.selection import Fields, Group, Runs, differing, protocol, within
 from common.words import Word
@@ -159,12 +160,14 @@ class Report:
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Config fields by the name that old records have for them, with today's."""
     presets: Mapping[str, Config] = field(default_factory=dict)
-    """Those of the task, if one has changed within a protocol: the labels of older records go by today's."""
+    """Those of the task. Records of today's protocol go by them: by today's labels, and with the fields they lack."""
 
     def renew(self, record: Mapping) -> dict:
-        """A record with today's names of its config's fields, and today's label."""
+        """A record with today's names of its config's fields, today's label, and the fields that its code had not."""
         config = {self.renamed.get(key, key): value for key, value in record["config"].items()}
         preset = self.presets.get(config["preset"])
         if preset is None or protocol(record) != preset.PROTOCOL:
             return {**record, "config": config}
-        return {**record, "config": config, "setting": label(flat(config), preset, preset.shown())}
+        there = {key: value for key, value in config.items() if hasattr(preset, key)}  # one may have been deleted
+        today = label(flat(there), preset, preset.shown())
+        return {**record, "config": with_defaults(config, preset), "setting": today}

@@ -2,7 +2,7 @@
 
 A selection is a mapping of config fields to values, with dotted names for nested ones (`phases.0.rate`) or nested
 mappings; a tuple allows any of its values, `...` any value, a function those of which it is true. A field that a record
-lacks, as its code was older, is None there.
+of an older protocol lacks, as its code had not got it, is None there.
 """
 
 import re

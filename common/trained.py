@@ -2,6 +2,7 @@
 
 import importlib
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,8 @@ def load(folder: Path, phase: str | None = None, batch_size: int | None = None) 
             importlib.import_module(f"tasks.{about['task']}.{module}")
     if environment.get("op_determinism"):
         tf.config.experimental.enable_op_determinism()
+    if not zipfile.is_zipfile(run.model_file):
+        raise ConfigError(f"{run.model_file} is damaged: it is no zip archive, as Keras writes")
     try:
         model = keras.saving.load_model(run.model_file, compile=False)
     except Exception as error:  # the library raises many kinds

@@ -39,6 +39,7 @@ from common.selection import protocol
 from common.stopping import leave_output
 from common.words import count
 from results import grids, judged, pairs, pictures, readme, records, rows, tables
+from results.misnamed import misnamed
 from results.task import Task
 
 # On lines of their own: a text may speak of them.
@@ -52,6 +53,7 @@ def load(name: str, runs: Path, root: Path, keeping: bool, complaints: list[str]
     if keeping:
         records.keep(here, root / "results" / "records", complaints)
     references = read_references(root / "tasks" / name / "reference.csv")
+    complaints += misnamed(name, report, references)
     current = current_protocol(root / "tasks" / name)
     try:
         return task_of(name, report, found, references, current, complaints)

@@ -22,8 +22,12 @@ PHONES = re.compile(rb"....ftyp(heic|heix|heim|heis|hevc|mif1|msf1|avif|avis)", 
 TURNED = rb"\C*(?i:exif|ns\.adobe\.com/xap|com\.adobe\.xmp)\C*"
 
 
+LARGEST = 2**29 // 3  # pixels: TensorFlow decodes no larger JPEG file
+Image.MAX_IMAGE_PIXELS = None  # Pillow warns of half as many
+
+
 class NotRead(ValueError):
-    """A kind of image that is not read, since its values would be guessed."""
+    """An image that is not read: it is too large, or its values would be guessed."""
 
 
 def read(name: tf.Tensor, size: int, channels: int = 3) -> tf.Tensor:
@@ -106,9 +110,11 @@ def decode(content: tf.Tensor, channels: int = 3) -> tf.Tensor:
 def with_pillow(content: bytes) -> np.ndarray:
     """The bytes of an image file as a uint8 array (height, width, 3).
 
-    Raises NotRead for values without a known range or meaning, and Pillow's errors.
+    Raises NotRead if it is too large or its values have no known range or meaning, and Pillow's errors.
     """
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        if image.width * image.height > LARGEST:
+            raise NotRead(f"above {LARGEST // 10**6} megapixels")
         deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")  # Pillow scales these
         if deep and isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0:
             raise NotRead("16-bit values of which 0 is white")

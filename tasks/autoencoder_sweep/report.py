@@ -19,6 +19,7 @@ from common.published import read_references, reference
 from common.report import Pair, Part, Pictures, Report, Table
 from common.selection import Fields, Runs
 from common.words import number
+from tasks.autoencoder_sweep.train import PRESETS
 
 MNIST: Fields = {"preset": "autoencoder", "dataset": "mnist"}
 SIZES = (1, 2, 5, 10, 20, 50, 100, 150, 200, 300, 400, 500, 600, 700)
@@ -426,4 +427,5 @@ REPORT = Report(
         "encoder": "{} encoder",
         "train_encoder": {True: "encoder trained", False: "encoder frozen"},
     },
+    presets=PRESETS,
 )

@@ -27,6 +27,7 @@ from common.report import Headline, Pair, Part, Pictures, Report, Table
 from common.selection import Fields, Group, Runs
 from common.words import BATCH_NORM, trained_on
 from tasks.cifar_phased import judges
+from tasks.cifar_phased.train import PRESETS
 
 PHASES = {"head": "head", "last_block": "last block", "full": "full"}
 BACKBONES = ("resnet18", "mobilenet_v2")
@@ -475,4 +476,5 @@ REPORT = Report(
         "phases.1.warmup_epochs": "{} of warm-up",
         "phases.1.cosine_epochs": lambda value: f"{value} from peak to floor" if value else "one descent",
     },
+    presets=PRESETS,
 )

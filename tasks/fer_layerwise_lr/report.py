@@ -16,6 +16,7 @@ from common.published import numbers
 from common.report import Headline, Pair, Part, Pictures, Report, Table
 from common.selection import Group, Runs
 from common.words import BATCH_NORM, trained_on
+from tasks.fer_layerwise_lr.train import PRESETS
 
 ARMS = {
     "frozen": ("backbone frozen", "0.6"),
@@ -330,4 +331,5 @@ REPORT = Report(
         percent("test macro F1 without these (%)", detail=True),
     ),
     words={f"rates.{group}": f"{group} at {{}}" for group in ("stem", "layer1", "layer2", "layer3", "layer4", "head")},
+    presets=PRESETS,
 )

@@ -24,6 +24,7 @@ from common.plots.base import (
 )
 from common.report import Headline, Pair, Part, Pictures, Report, Table
 from common.selection import Fields, Runs
+from tasks.hinge_svm.train import PRESETS
 
 # The source's eight settings, in its order: rate, lambda, norm, batch.
 SETTINGS = (
@@ -291,4 +292,5 @@ REPORT = Report(
     ),
     headline=Headline({"preset": "best", "dataset": "cifar10", "loss": "crammer_singer"}),
     words={"loss": LOSSES, "norm": "{} norm", "regularisation": "lambda {}", "initial_deviation": "W from {}"},
+    presets=PRESETS,
 )

@@ -14,6 +14,7 @@ from common.plots import across
 from common.plots.base import BLUE, GREEN, LEGEND_BELOW, ORANGE, SKY, empty_figure, save_figure
 from common.report import Headline, Pair, Part, Pictures, Report, Table
 from common.selection import Fields, Runs
+from tasks.permuted_cnn.train import PRESETS
 
 NOTMNIST: Fields = {"preset": "permuted", "dataset": "notmnist"}
 NETWORKS: Mapping[str, Fields] = {
@@ -209,4 +210,5 @@ REPORT = Report(
         "padding": {"same": "padded", "valid": "not padded"},
         "block": moved,
     },
+    presets=PRESETS,
 )

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from common.data import decoded
+from common.data import decoded, image_files
 from common.data.image_files import NotRead, decode, reader, why_not, with_pillow
 
 RNG = np.random.default_rng(0)
@@ -146,6 +146,16 @@ def test_what_is_missing_empty_or_no_image_says_why(tmp_path):
     for name in ("gone", "empty", "text"):
         with pytest.raises(tf.errors.OpError):
             reader(8)([str(tmp_path / f"{name}.png")])
+
+
+def test_one_that_is_too_large_says_so(tmp_path, monkeypatch):
+    path = tmp_path / "large.jpg"
+    Image.new("RGB", (1_001, 1_000)).save(path, exif=b"Exif\0\0")  # for which Pillow reads it
+    assert reader(8)([str(path)]).shape == (1, 8, 8, 3)
+    monkeypatch.setattr(image_files, "LARGEST", 1_000_000)
+    with pytest.raises(tf.errors.OpError):
+        reader(8)([str(path)])
+    assert why_not(str(path)) == "above 1 megapixels"
 
 
 def test_one_that_cannot_be_decoded_costs_no_other_of_its_chunk(tmp_path):

@@ -225,3 +225,20 @@ def test_labels_go_by_todays_presets(decay, then, now):
     assert report.renew(report.renew(record)) == report.renew(record)
     assert report.renew(record | {"protocol": 1})["setting"] == record["setting"]
     assert Report().renew(record) == record
+
+
+def test_a_field_that_is_newer_than_a_record_has_its_default_there():
+    """So the runs from before it stay in a table that selects by it."""
+    config = Decaying(preset="p", dataset="digits").identity()
+    del config["decay"]
+    older = {"protocol": 2, "config": config, "setting": "dataset=digits"}
+    report = Report(presets={"p": Decaying(preset="p", dataset="digits", decay=0.1)})
+    renewed = report.renew(older)
+    assert (renewed["config"]["decay"], renewed["setting"]) == (0.0, "dataset=digits")
+    assert "decay" not in report.renew(older | {"protocol": 1})["config"]
+
+
+def test_a_field_that_is_gone_is_not_in_a_label():
+    config = Decaying(preset="p", dataset="digits").identity() | {"gone": 3}
+    record = {"protocol": 2, "config": config, "setting": "dataset=digits"}
+    assert Report(presets={"p": Decaying(preset="p", dataset="digits")}).renew(record) == record

@@ -31,11 +31,13 @@ from common.fine_tuning import FineTuning
 from common.loop import Loop
 from common.measured import METRICS, by_name, declared
 from common.outcomes import unpacked
+from common.published import read_references
 from common.report import Pair
 from common.seeds import parse_seeds
 from common.selection import fits
 from results import records
 from results.collect import load_report
+from results.misnamed import misnamed
 from slurm import plan, sweeps
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -418,6 +420,15 @@ def test_a_report_selects_by_fields_and_values_that_configs_have(task):
         values = {key: str(value) for key, value in flat(selection).items() if key != "preset"}
         config = parse_strictly(presets, "", ["--preset", selection["preset"], *plan.flags(values)])
         assert fits(flat(config.identity()), flat(selection)), selection
+
+
+@every_task
+def test_a_report_has_its_tasks_presets_and_no_name_that_no_run_has(task):
+    report = load_report(REPOSITORY / "tasks" / task / "report.py")
+    both = (report.presets, plan.load_task(task).PRESETS)
+    there, said = ({name: preset.identity() for name, preset in presets.items()} for presets in both)
+    assert there == said
+    assert misnamed(task, report, read_references(REPOSITORY / "tasks" / task / "reference.csv")) == []
 
 
 @every_task

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 from unittest import mock
 
@@ -19,6 +20,7 @@ from PIL import Image, ImageOps
 
 from common import export, model_card, trained
 from common.backbones import BACKBONES
+from common.data.image_files import reader
 from common.run_folder import RunFolder
 
 # Every task whose run has a classifier, and the flags that the demo needs for one.
@@ -146,10 +148,23 @@ def test_another_runtime_gives_the_same_probabilities(
     np.testing.assert_allclose(names["probabilities"], same, atol=1e-4)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_card_prepares_an_image_of_16_bits_as_predict_reads_it(tmp_path, monkeypatch, channels):
+    values = np.random.default_rng(0).integers(0, 2**16, (8, 8)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "photo.png")
+    (read,) = reader(8, channels)([str(tmp_path / "photo.png")])
+    code = model_card.PREPARING.format(side=8, mode="L" if channels == 1 else "RGB").replace("photo.jpg", "photo.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code, names)
+    np.testing.assert_array_equal(names["images"][0], read)
+
+
 def test_the_card_has_the_whole_command_and_no_path(run, network):
     config = json.loads((run / "config.json").read_text())
+    weights = {"weights": "w.safetensors@sha256:0123"}
     content = config | {
-        "config": config["config"] | {"dataset": "image_folder:/home/me/my photos"},
+        "config": config["config"] | {"dataset": "image_folder:/home/me/my photos", **weights},
         "setting": "dataset=image_folder:/home/me/my photos weights=w.safetensors@sha256:0123 limit_train=None "
         "fast=False",
     }
@@ -158,6 +173,7 @@ def test_the_card_has_the_whole_command_and_no_path(run, network):
     assert "/home" not in card
     made = f"train.py --preset {config['config']['preset']} --dataset 'image_folder:my photos' --weights w.safetensors"
     assert f"{made} --limit-train None --no-fast --seed {config['config']['seed']}`" in card
+    assert "`w.safetensors`: a file of weights, or a run's backbone, with the SHA-256 0123…" in card
 
 
 # The others differ from these in depth and width alone.
@@ -349,6 +365,16 @@ def test_mistakes_are_one_line(one_run, tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         export.main([str(one_run), "--to", "onnx"])
     assert "--to onnx needs tf2onnx and onnx; pip install tf2onnx onnx" in in_process.one_error(capsys)
+
+
+def test_a_phases_network_has_a_folder_of_its_own(one_run, tmp_path, monkeypatch, capsys):
+    (phase,) = RunFolder(one_run).metrics()["phases"]
+    copy = shutil.copytree(one_run, tmp_path / "run")
+    monkeypatch.setattr(export, "save", lambda model, kind, path: path.touch())
+    for flags in ((), ("--phase", phase)):
+        export.main([str(copy), "--to", "keras", *flags])
+    written = [Path(line) for line in capsys.readouterr().out.splitlines() if line.endswith("model.keras")]
+    assert written == [copy / "export" / name / "model.keras" for name in ("keras", f"keras-{phase}")]
 
 
 def test_a_run_without_its_network_is_one_line(one_run, tmp_path, capsys):

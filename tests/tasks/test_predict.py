@@ -221,7 +221,8 @@ def test_a_run_that_is_not_there_is_answered_by_the_newest_ones(tmp_path):
         (["{run}", "{photos}/more/*.jpg"], "no such file, folder or pattern of files"),
         (["{run}", "{empty}"], "empty has no images (.bmp, .gif, .jfif, .jpe, .jpeg, .jpg, "),
         (["{run}", "{photos}", "--top", "0"], "--top is 0; allowed: 1 and above"),
-        (["{run}", "{photos}", "--batch-size", "0"], "--batch-size is 0; allowed: 1 and above"),
+        (["{run}", "{photos}", "--batch-size", "0"], "--batch-size is 0; allowed: 1 to 1,024"),
+        (["{run}", "{photos}", "--batch-size", "1025"], "--batch-size is 1025; allowed: 1 to 1,024"),
         (["{phased}", "{photos}", "--phase", "heads"], "has no phase 'heads'; allowed: head, last_block, full"),
         (["{run}", "{photos}", "--csv", "c.csv", "--json"], "not allowed with"),
     ],
@@ -259,7 +260,7 @@ def test_a_run_that_cannot_be_used_is_one_line(run, photos, tmp_path, capsys, fi
     [
         ("config.json", "holds no finished run: config.json is empty"),
         ("predictions.npz", "is damaged: predictions.npz: "),
-        ("model.keras", "model.keras cannot be read: "),
+        ("model.keras", "model.keras is damaged: it is no zip archive"),
     ],
 )
 def test_a_run_with_a_damaged_file_is_one_line(run, photos, tmp_path, capsys, file, said):
@@ -278,6 +279,14 @@ def test_a_csv_that_cannot_be_written_is_one_line(run, photos, tmp_path, capsys)
     (tmp_path / "c.csv").mkdir()
     assert call(run, photos, "--csv", tmp_path / "c.csv") == 1
     assert "c.csv: Is a directory" in capsys.readouterr().err
+
+
+def test_a_pipe_is_left_out_and_an_image_that_is_named_twice_has_two_rows(run, photos, capsys):
+    os.mkfifo(photos / "pipe.png")  # to read it would wait for a writer
+    assert call(run, photos / "0.png", photos / "pipe.png", photos / "0.png", "--json") == 1
+    written = capsys.readouterr()
+    assert files_in(written.out) == ["0.png", "0.png"]
+    assert written.err == f"not read, left out: {photos / 'pipe.png'}: not a file\n"
 
 
 def test_one_class_an_image_leaves_no_empty_column(run, photos, capsys):
