@@ -11,7 +11,10 @@ from common.report import Pair, Part, Report, Table
 from common.selection import Fields, value_of
 
 # What is measured after each of several phases, whatever they are called.
-OF_PHASES = tuple(Metric(name) for name in ("* accuracy (%)", "* loss", f"* {SPEED.name}"))
+OF_PHASES = tuple(
+    Metric(f"* {name}")
+    for name in ("validation accuracy (%)", "test accuracy (%)", "validation loss", "test loss", SPEED.name)
+)
 
 
 def misnamed(name: str, report: Report, references: References) -> list[str]:
