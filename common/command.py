@@ -17,7 +17,7 @@ from common.config import Config
 from common.data import folder_of
 from common.data.listing import fingerprint, list_images
 from common.devices import Devices, choose
-from common.environment import backend
+from common.environment import backend, git_state
 from common.errors import ConfigError, fail
 from common.files import CheckpointError, Damaged
 from common.run_folder import RunFolder
@@ -55,7 +55,16 @@ def finished(run: Run) -> str:
     said = "this run is finished; --overwrite does it again"
     if run.files.environment_file.is_file() and (starts := run.files.environment()["starts"]):
         said += f"\nnothing is trained now: what follows is of the start at {starts[-1].get('time')}"
-    return "\n".join([said, *(f"warning: it {change}" for change in since(run, images_of(run.config)))])
+    return "\n".join([said, *code_of(run), *(f"warning: it {change}" for change in since(run, images_of(run.config)))])
+
+
+def code_of(run: Run) -> list[str]:
+    """A note if the code is at another commit than when a finished run was trained."""
+    used = run.files.environment().get("commit") if run.files.environment_file.is_file() else None
+    now = git_state(run.task)["commit"]
+    if not (used and now) or used == now:
+        return []
+    return [f"note: commit {used[:10]} trained it, and the code is at {now[:10]} now; what it does may have changed"]
 
 
 def images_of(config: Config) -> dict | ConfigError | None:
@@ -169,7 +178,9 @@ def not_damaged(folder: Path) -> Iterator[None]:
     try:
         yield
     except Damaged as error:
-        raise RunError(f"{folder} is damaged: {error}; --overwrite starts from scratch") from error
+        again = str(error).startswith("metrics.json") and any(RunFolder(folder).checkpoints.glob("step-*"))
+        remedy = "delete that file, and the same command makes it again" if again else "--overwrite starts from scratch"
+        raise RunError(f"{folder} is damaged: {error}; {remedy}") from error
 
 
 @contextmanager

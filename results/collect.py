@@ -204,7 +204,8 @@ def glance(task: Task, runs: Path) -> str:
             row = tables.representative(own)
             measured = f"{row.metric} {tables.with_spread(row)}" if row.mean else "diverged"
             published = f", published {row.published}: {row.verdict}" if row.published else ""
-            lines.append(f"  {tables.in_words(row, (), task.report.words)}: {measured}{published}")
+            doubts = "".join(f"; {doubt}" for doubt in rows.doubts([group]))
+            lines.append(f"  {tables.in_words(row, (), task.report.words)}: {measured}{published}{doubts}")
     others = count(len(task.runs.groups) - len(lines), "setting")
     return "\n".join([f"{task.name}: {others} in the records alone", *lines])
 

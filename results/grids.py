@@ -223,7 +223,8 @@ def caption(table: Table, cells: Sequence[Cell], seeds: int) -> str:
     """The table's caption, with what its numbers are: seeds, test images and their standard error."""
     told = [table.caption]
     if seeds:
-        told.append(f"Mean ± standard deviation over {seeds} seeds" if seeds > 1 else "One seed")
+        one = "One seed, if no n is given" if any(cell.n and cell.n > 1 for cell in cells) else "One seed"
+        told.append(f"Mean ± standard deviation over {seeds} seeds" if seeds > 1 else one)
     images = sorted({cell.images for cell in cells if cell.images})
     if images:
         counted = " or ".join(f"{n:,}" for n in images)

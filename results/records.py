@@ -212,7 +212,7 @@ def find(task: str, runs: Path, records: Path, complaints: list[str]) -> tuple[l
             winner = "record" if every[name] is kept[name] else "run directory"
             complaints.append(f"differs: {task}/{name}: run directory and record disagree; the {winner} counts")
     for name, record in every.items():
-        if record["metrics"]["status"] == "diverged":
+        if name in here and record["metrics"]["status"] == "diverged":  # of a record, the table says it
             complaints.append(f"diverged: {task}/{name}: {record['metrics'].get('diverged', {}).get('reason', '')}")
         if reason := unknown_code(record):
             complaints.append(f"uncommitted: {task}/{name}: {reason}; it stands apart as {UNCOMMITTED}")

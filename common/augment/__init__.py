@@ -14,4 +14,5 @@ AUGMENTATIONS = Registry(
         "flip_crop": "common.augment.recipes:FLIP_CROP",
         "affine_colour_blur": "common.augment.recipes:AFFINE_COLOUR_BLUR",
     },
+    of="common.augment.recipes:Recipe",
 )

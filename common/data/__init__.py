@@ -18,6 +18,7 @@ DATASETS = Registry(
         "notmnist": FROM_TFDS,
         "fer2013": FROM_TFDS,
     },
+    of="collections.abc:Callable",
 )
 FOLDER = "image_folder:"  # and the path of one
 NAMES = f"{', '.join(DATASETS)}, {tfds_names.FORM} or {FOLDER}PATH"

@@ -3,6 +3,7 @@
 What lies in the folder and is not used is counted and named; nothing is guessed in silence.
 """
 
+import difflib
 import hashlib
 import os
 import re
@@ -186,6 +187,14 @@ def split_folders(listing: Listing) -> dict[str, str]:
             f"image folder {root} has {names}, with class folders of the same names, and {printable(others[0])} beside "
             "them; allowed: splits alone, so move that folder away"
         )
+    shared = {name for entry in holding for name in folder_names(entry.path)}
+    for entry in inside.folders:
+        close = entry not in called and difflib.get_close_matches(entry.name.lower(), SPLIT_OF, n=1)
+        if close and shared & folder_names(entry.path):
+            raise ConfigError(
+                f"image folder {root} has {names} and {printable(entry.name)}, with class folders of the same names; "
+                f"did you mean {close[0]}?"
+            )
     if others or not holding:
         why = f"{printable(others[0])} lies beside them" if others else "they hold no folders"
         listing.remarks.append(f"taken for classes, not for splits, as {why}: {names}")

@@ -15,6 +15,7 @@ from common.data.splits import (
     Loaded,
     Split,
     check_labels,
+    check_loaded,
     firsts,
     limited,
     stratified,
@@ -47,6 +48,9 @@ def load(config: Config) -> Dataset:
     if "test" not in splits:
         splits["train"], splits["test"], said = hold_out_test(config, splits["train"], class_names)
         notes += said
+    elif folder_of(name) and (copies := len(splits["test"]) - len(without_copies(splits["test"], splits["train"]))):
+        notes.append(f"{copies:,} of {count(len(splits['test']), 'test image')} are training images too")
+        print(f"warning: {notes[-1]}", flush=True)
     train = limited(splits["train"], config.limit_train, config.seed, "train")
     if "validation" not in splits:
         train, splits["validation"], said = hold_out_validation(config, train, class_names)
@@ -74,7 +78,9 @@ def stored(config: Config) -> Loaded:
         return image_folder(root, *decoding)
     if name.startswith(TFDS):
         return from_tfds(name, *decoding)
-    return DATASETS.load(name)(name, config.data_folder)
+    loaded = DATASETS.load(name)(name, config.data_folder)
+    check_loaded(name, loaded)
+    return loaded
 
 
 def hold_out_test(config: Config, images: Split, class_names: Sequence[str]) -> tuple[Split, Split, list[str]]:

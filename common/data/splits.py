@@ -116,6 +116,23 @@ class Dataset:
         return {name: np.bincount(s.labels, minlength=len(self.class_names)) for name, s in splits.items()}
 
 
+def check_loaded(name: str, loaded: object) -> None:
+    """Raise ConfigError unless a data set's own function has returned splits that can be trained on."""
+    if not isinstance(loaded, Loaded):
+        raise ConfigError(
+            f"{name}: its function returned a {type(loaded).__name__}; it must return a Loaded (splits.py)"
+        )
+    if "train" not in loaded.splits or not loaded.splits.keys() <= {"train", "validation", "test"}:
+        raise ConfigError(f"{name} has the splits {', '.join(loaded.splits)}; allowed: train, validation, test")
+    for split_name, split in loaded.splits.items():
+        if split.in_files:
+            continue
+        kind, shape = split.store.dtype.name, tuple(split.store.shape)
+        if kind != "uint8" or shape[1:] not in ((split.size, split.size, channels) for channels in (1, 3)):
+            allowed = f"uint8 (n, {split.size}, {split.size}, 1 or 3)"
+            raise ConfigError(f"{name}: images of {split_name} are {kind} {shape}; they must be {allowed}")
+
+
 def check_labels(name: str, split: str, labels: np.ndarray, classes: int) -> None:
     """Raise ConfigError unless there are labels and all of them are in 0 .. classes-1."""
     if len(labels) == 0:

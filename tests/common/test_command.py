@@ -41,6 +41,31 @@ def test_a_finished_run_is_left_alone_until_it_is_overwritten(tmp_path, capsys):
     assert "a note" in out
 
 
+def test_a_finished_run_says_which_commit_trained_it_if_it_is_another(tmp_path, capsys, monkeypatch):
+    def experiment(config, run):
+        runs.write_environment(run, backend=environment.backend(), precision="float32")
+        complete(config, run)
+
+    monkeypatch.setattr(runs, "git_state", lambda task: {"commit": "a" * 40, "dirty": False})
+    assert code_of(tmp_path, experiment) == 0
+    for now, said in (("a" * 40, False), ("b" * 40, True), (None, False)):  # None: the code is in no checkout
+        monkeypatch.setattr(command, "git_state", lambda task, now=now: {"commit": now, "dirty": False})
+        capsys.readouterr()
+        assert code_of(tmp_path, complete) == 0
+        assert ("commit aaaaaaaaaa trained it, and the code is at bbbbbbbbbb now" in capsys.readouterr().out) == said
+
+
+def test_damaged_metrics_are_made_again_once_they_are_deleted(tmp_path, capsys):
+    assert code_of(tmp_path, complete) == 0
+    (folder,) = tmp_path.glob("*/*")
+    (folder / "metrics.json").write_text("{")
+    assert code_of(tmp_path, complete) == 1
+    assert capsys.readouterr().err.endswith("; --overwrite starts from scratch\n")  # without a checkpoint
+    (folder / "checkpoints" / "step-00000010-ab").mkdir(parents=True)
+    assert code_of(tmp_path, complete) == 1
+    assert capsys.readouterr().err.endswith("; delete that file, and the same command makes it again\n")
+
+
 def test_a_finished_run_whose_config_says_something_else_is_none_of_this_command(tmp_path, capsys):
     assert code_of(tmp_path, complete) == 0
     (folder,) = tmp_path.glob("*/*")

@@ -7,17 +7,18 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from pictures import write_class
+from pictures import picture, write_class
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from common.config import Config
-from common.data import pipeline, sources, splits, tfds_sets, tfrecords
+from common.data import DATASETS, pipeline, sources, splits, tfds_sets, tfrecords
 from common.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +104,31 @@ def test_limits_beyond_the_data_are_refused(digits):
         load("digits", Path("unused"), limit_train=whole + 1)
     with pytest.raises(ConfigError, match="limit-test is 5; allowed: 10 to 350, or all 360 images"):
         load("digits", Path("unused"), limit_test=5)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "said"),
+    [
+        (None, "mine: its function returned a NoneType; it must return a Loaded"),
+        (
+            {"training": np.zeros((4, 8, 8, 3), np.uint8)},
+            "mine has the splits training; allowed: train, validation, test",
+        ),
+        (
+            {"train": np.zeros((4, 8, 8, 3), np.float32)},
+            r"images of train are float32 \(4, 8, 8, 3\); they must be uint8",
+        ),
+        ({"train": np.zeros((4, 8, 8), np.uint8)}, r"uint8 \(4, 8, 8\); they must be uint8 \(n, 8, 8, 1 or 3\)"),
+        ({"train": np.zeros((4, 8, 9, 1), np.uint8)}, r"uint8 \(4, 8, 9, 1\); they must be"),
+    ],
+)
+def test_what_a_data_set_of_ones_own_returns_is_checked(monkeypatch, tmp_path, loaded, said):
+    splits_of = {name: splits.whole(images, np.arange(4) % 2, 8) for name, images in (loaded or {}).items()}
+    monkeypatch.setitem(DATASETS, "mine", "mine:load")
+    module = SimpleNamespace(load=lambda *_: loaded and splits.Loaded(splits_of, ["a", "b"]))
+    monkeypatch.setitem(sys.modules, "mine", module)
+    with pytest.raises(ConfigError, match=said):
+        load("mine", tmp_path)
 
 
 def test_labels_must_be_classes():
@@ -197,13 +223,15 @@ def test_a_test_split_of_copies_alone_is_refused(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_a_test_split_of_its_own_is_left_as_it_is(tmp_path):
+def test_a_test_split_of_its_own_is_left_as_it_is_and_its_copies_are_counted(tmp_path, capsys):
     for part in ("train", "test"):
         for i, name in enumerate(("ant", "bee")):
             write_class(tmp_path / "all" / part / name, 12, first=12 * i, size=(8, 8))  # the same pictures in both
+    picture(8, 8, seed=99).save(tmp_path / "all" / "test" / "ant" / "own.png")
     data = load(f"image_folder:{tmp_path / 'all'}", tmp_path / "cache")
-    assert len(data.test) == 24
-    assert not any("left out" in note or "copies" in note for note in data.notes)
+    assert len(data.test) == 25
+    assert "24 of 25 test images are training images too" in data.notes
+    assert "warning: 24 of 25 test images are training images too\n" in capsys.readouterr().out
 
 
 def test_digits_say_that_their_test_split_is_held_out_here(digits):

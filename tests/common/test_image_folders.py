@@ -291,7 +291,8 @@ def test_a_class_without_a_test_image_is_told(tmp_path):
     for name, n in {"train/a": 20, "train/b": 20, "train/c": 20, "test/a": 2, "val/a": 1, "val/c": 1}.items():
         write_class(tmp_path / "all" / name, n, size=(8, 8))
     data = load(tmp_path / "all", tmp_path / "cache")
-    assert data.notes == ("classes without a validation image: 1 (b)", "classes without a test image: 2 (b, c)")
+    absent = ("classes without a validation image: 1 (b)", "classes without a test image: 2 (b, c)")
+    assert data.notes == ("2 of 2 test images are training images too", *absent)
 
 
 def test_file_names_that_are_no_utf8_are_read(tmp_path):

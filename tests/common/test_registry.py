@@ -1,5 +1,7 @@
 """Names and what they stand for."""
 
+import math
+
 import pytest
 
 from common.errors import ConfigError
@@ -13,8 +15,22 @@ def test_a_name_is_loaded_from_its_place_when_it_is_used():
     assert shapes.load("power")(2, 3) == 8
     assert tuple(shapes) == ("root", "nowhere", "power")
     shapes.check("nowhere")  # a known name, of which nothing has been loaded
-    with pytest.raises(ModuleNotFoundError):
+    said = "shape 'nowhere': 'no_such_module:nothing' cannot be loaded: No module named 'no_such_module'"
+    with pytest.raises(ConfigError, match=f"^{said}$"):
         shapes.load("nowhere")
+    shapes["typo"] = "math:sqr"
+    with pytest.raises(
+        ConfigError, match=r"^shape 'typo': 'math:sqr' cannot be loaded: module 'math' has no attribute"
+    ):
+        shapes.load("typo")
+
+
+def test_what_is_of_another_class_is_one_line():
+    numbers = Registry("number", {"pi": "math:pi", "root": "math:sqrt"}, of="builtins:float")
+    assert numbers.load("pi") == math.pi
+    with pytest.raises(ConfigError) as error:
+        numbers.load("root")
+    assert str(error.value) == "number 'root': math:sqrt is a builtin_function_or_method; it must be a float"
 
 
 @pytest.mark.parametrize("ask", [Registry.check, Registry.load])
