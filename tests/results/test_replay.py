@@ -166,7 +166,8 @@ def kept(root, found):
 
 
 def made_by(commit, found):
-    """The record with another commit."""
+    """The record with another commit, and so without its digest."""
+    found.pop("digest", None)
     for state in (found["environment"], *found["environment"]["starts"]):
         state |= {"commit": commit, "dirty": False}
     return found
