@@ -2,12 +2,12 @@
 
 import difflib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from common.config import flat
 from common.measured import METRICS, SPEED, Metric, declared
 from common.published import References, stated
-from common.report import Pair, Part, Report, Table
+from common.report import Pair, Report
 from common.selection import Fields, value_of
 
 # What is measured after each of several phases, whatever they are called.
@@ -21,27 +21,18 @@ def misnamed(name: str, report: Report, references: References) -> list[str]:
     """A complaint for each unknown preset, field and metric; none of a report without its task's presets."""
     if not report.presets:
         return []
-    fields = {"preset", *(key for preset in report.presets.values() for key in flat(preset.identity()))}
-    fields = {whichever(key) for key in fields}
-    known = [metric.name for metric in (*METRICS.values(), SPEED, *report.metrics)]
+    metrics = (*METRICS.values(), SPEED, *report.metrics, *OF_PHASES)
+    known = {
+        "preset": set(report.presets),
+        "field": {"preset", *(whichever(key) for one in report.presets.values() for key in flat(one.identity()))},
+        "metric": {metric.name for metric in metrics},
+    }
     mistakes = [
-        f"{place}: unknown field {key!r}{near(key, fields)}"
-        for place, selection in selections(report)
-        for key in flat(selection)
-        if whichever(key) not in fields
+        f"{place}: unknown {kind} {called!r}{near(called, known[kind])}"
+        for place, kind, called in (*in_report(report), *in_references(references))
+        if whichever(called) not in known[kind] and not (kind == "metric" and declared(called, metrics))
     ]
-    for place, metric in (*metrics(report), *(("reference.csv", metric) for _, _, metric in references)):
-        if metric not in known and declared(metric, (*report.metrics, *OF_PHASES)) is None:
-            mistakes.append(f"{place}: unknown metric {metric!r}{near(metric, known)}")
-    for preset, setting, _ in references:
-        if preset not in report.presets:
-            mistakes.append(f"reference.csv: unknown preset {preset!r}{near(preset, report.presets)}")
-        for key, text in stated(setting).items():
-            if whichever(key) not in fields:
-                mistakes.append(f"reference.csv: unknown field {key!r}{near(key, fields)}")
-            elif str(value_of(text)) != text:
-                mistakes.append(f"reference.csv: {key}={text} is written {key}={value_of(text)} by a run")
-    return [f"misnamed: {name}: {mistake}" for mistake in dict.fromkeys(mistakes)]
+    return [f"misnamed: {name}: {mistake}" for mistake in dict.fromkeys([*mistakes, *misspelt(references)])]
 
 
 def whichever(key: str) -> str:
@@ -49,37 +40,51 @@ def whichever(key: str) -> str:
     return re.sub(r"\.\d+\.", ".N.", key)
 
 
-def near(name: str, known: Collection[str]) -> str:
+def near(name: str, known: set[str]) -> str:
     """What may have been meant."""
-    found = difflib.get_close_matches(name, list(known), n=1)
+    found = difflib.get_close_matches(name, sorted(known), n=1)
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def selections(report: Report) -> Iterator[tuple[str, Fields]]:
-    """Every selection of a report, with the place where it stands."""
+def in_report(report: Report) -> Iterator[tuple[str, str, str]]:
+    """Every name in a report: where it stands, what it is of, and the name."""
     for table in report.tables:
-        for fields in (table.of, *(own for part in parts_of(table) for own in (part.fields, part.over))):
-            yield f"table {table.caption!r}", fields
+        place = f"table {table.caption!r}"
+        yield from fields(place, table.of)
+        for part in (*table.rows.values(), *table.columns.values()):
+            yield from fields(place, part.fields)
+            yield from fields(place, part.over)
+            if part.metric:
+                yield place, "field" if part.shows == "setting" else "metric", part.metric
     for rule in (*report.pairs, *([report.headline.of] if report.headline else [])):
-        if isinstance(rule, Pair):
-            yield "a pair", rule.one
-            yield "a pair", rule.other
-        else:
-            yield "headline", rule
-    if report.pictures:
-        yield "pictures", report.pictures.of
-
-
-def metrics(report: Report) -> Iterator[tuple[str, str]]:
-    """Every metric that a report names, with the place where it stands."""
-    for table in report.tables:
-        for part in parts_of(table):
-            if part.metric and part.shows != "setting":
-                yield f"table {table.caption!r}", part.metric
+        for selection in (rule.one, rule.other) if isinstance(rule, Pair) else (rule,):
+            yield from fields("a pair" if isinstance(rule, Pair) else "headline", selection)
     if report.headline:
-        yield "headline", report.headline.metric
+        yield "headline", "metric", report.headline.metric
+    if report.pictures:
+        yield from fields("pictures", report.pictures.of)
 
 
-def parts_of(table: Table) -> tuple[Part, ...]:
-    """What a table's rows and columns ask for."""
-    return (*table.rows.values(), *table.columns.values())
+def fields(place: str, selection: Fields) -> Iterator[tuple[str, str, str]]:
+    """The fields of a selection, and its preset."""
+    for key, value in flat(selection).items():
+        yield place, "field", key
+        if key == "preset" and isinstance(value, str):
+            yield place, "preset", value
+
+
+def in_references(references: References) -> Iterator[tuple[str, str, str]]:
+    """Every name in reference.csv, likewise."""
+    for preset, setting, metric in references:
+        yield "reference.csv", "preset", preset
+        yield "reference.csv", "metric", metric
+        for key in stated(setting):
+            yield "reference.csv", "field", key
+
+
+def misspelt(references: References) -> Iterator[str]:
+    """Values in reference.csv that a run writes otherwise."""
+    for _, setting, _ in references:
+        for key, text in stated(setting).items():
+            if str(value_of(text)) != text:
+                yield f"reference.csv: {key}={text} is written {key}={value_of(text)} by a run"

@@ -54,6 +54,7 @@ def table(of=None, row=None, column=None):
         ),
         ({"headline": Headline({"presett": "p"})}, "headline: unknown field 'presett'; did you mean preset?"),
         ({"headline": Headline({}, "tst loss")}, "headline: unknown metric 'tst loss'; did you mean test loss?"),
+        (table(of={"preset": "q"}), "table 'A table': unknown preset 'q'"),
         ({"pictures": Pictures({"data": "digits"}, {})}, "pictures: unknown field 'data'; did you mean dataset?"),
         ({"references": [("q", "dataset=digits", TEST)]}, "reference.csv: unknown preset 'q'"),
         (
