@@ -14,7 +14,7 @@ from common.config import Config
 from common.devices import Devices
 from common.files import is_full
 from common.run_folder import RunFolder
-from common.runs import InUse, Run, RunError, open_run
+from common.runs import InUse, Run, RunError, check_config, open_run
 from common.seeds import parse_seeds
 from common.stopping import Interrupted, StopRequest
 from common.turns import Turn
@@ -58,9 +58,12 @@ def together(seeds: int) -> Devices:
 
 
 def is_to_do(run: Run) -> bool:
-    """Whether a run is to be trained. Raises RunError if it is finished, and its result is damaged."""
+    """Whether a run is to be trained. Raises RunError if it is finished, and damaged or of another config."""
     with alone(run.config), command.not_damaged(run.folder):
-        return run.config.overwrite or run.result is None
+        if run.config.overwrite or run.result is None:
+            return True
+        check_config(run)
+        return False
 
 
 @contextlib.contextmanager
@@ -71,6 +74,8 @@ def alone(config: Config) -> Iterator[None]:
     except InUse:
         raise
     except RunError as error:
+        if "--overwrite" not in str(error):
+            raise
         raise RunError(f"{error} (with --seed {config.seed} in place of --seeds: that seed alone)") from error
 
 

@@ -266,7 +266,13 @@ def test_a_fault_of_one_seed_is_one_line_and_the_others_go_on(tmp_path, capsys):
 def test_a_damaged_seed_is_started_from_scratch_alone(tmp_path, capsys):
     """--overwrite with --seeds would do the others again too."""
     assert train(tmp_path, "--seeds", "0:2") == 0
-    folders(tmp_path)[1].metrics_file.write_text("{")
+    metrics = folders(tmp_path)[1].metrics_file
+    metrics.write_text("{")
+    assert train(tmp_path, "--seeds", "0:2") == 1
+    assert capsys.readouterr().err.endswith("; delete that file, and the same command makes it again\n")
+    metrics.unlink()
+    assert train(tmp_path, "--seeds", "0:2") == 0
+    folders(tmp_path)[1].config_file.write_text("{")
     assert train(tmp_path, "--seeds", "0:2") == 1
     said = "--overwrite starts from scratch (with --seed 1 in place of --seeds: that seed alone)\n"
     assert capsys.readouterr().err.endswith(said)
