@@ -55,16 +55,7 @@ def finished(run: Run) -> str:
     said = "this run is finished; --overwrite does it again"
     if run.files.environment_file.is_file() and (starts := run.files.environment()["starts"]):
         said += f"\nnothing is trained now: what follows is of the start at {starts[-1].get('time')}"
-    return "\n".join([said, *code_of(run), *(f"warning: it {change}" for change in since(run, images_of(run.config)))])
-
-
-def code_of(run: Run) -> list[str]:
-    """A note if the code is at another commit than when a finished run was trained."""
-    used = run.files.environment().get("commit") if run.files.environment_file.is_file() else None
-    now = git_state(run.task)["commit"]
-    if not (used and now) or used == now:
-        return []
-    return [f"note: commit {used[:10]} trained it, and the code is at {now[:10]} now; what it does may have changed"]
+    return "\n".join([said, *(f"warning: it {change}" for change in since(run, images_of(run.config)))])
 
 
 def images_of(config: Config) -> dict | ConfigError | None:
@@ -83,6 +74,8 @@ def since(run: Run, images: dict | ConfigError | None) -> Iterator[str]:
     environment = run.files.environment() if run.files.environment_file.is_file() else {}
     if (used := environment.get("backend", backend())) != backend():
         yield f"was trained with {used}, and KERAS_BACKEND is {backend()}; with another --out you have both"
+    if (commit := environment.get("commit")) and (now := git_state(run.task)["commit"]) and commit != now:
+        yield f"was trained by commit {commit[:10]}, and the code is at {now[:10]} now"
     if isinstance(images, ConfigError):  # the run's results are still there
         yield f"was begun with other images: {images}"
     elif environment and images and (change := other_images(environment, images)):

@@ -170,9 +170,9 @@ def read(paths: Sequence[Path], classifier: "Trained", unreadable: dict[Path, st
     found = {}
     endless = {path for path in paths if is_special(path)}
     unreadable |= dict.fromkeys(endless, SPECIAL)
-    files = [path for path in paths if path not in endless]
-    images = decode_all([str(path) for path in files], (classifier.side, classifier.side, 3))
-    for path, image in zip(files, images, strict=True):
+    others = [path for path in paths if path not in endless]
+    images = decode_all([str(path) for path in others], (classifier.side, classifier.side, 3))
+    for path, image in zip(others, images, strict=True):
         if isinstance(image, str):
             unreadable[path] = image
         else:

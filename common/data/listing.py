@@ -182,19 +182,19 @@ def split_folders(listing: Listing) -> dict[str, str]:
     others = [entry.name for entry in inside.folders if entry not in called]
     if not called:
         return {"train": listing.root}
-    if others and len(holding) > 1 and set.intersection(*(folder_names(entry.path) for entry in holding)):
+    misspelt = {
+        entry.name: f"did you mean {near[0]}?"
+        for entry in inside.folders
+        if entry.name in others and content(entry.path).folders
+        if (near := difflib.get_close_matches(entry.name.lower(), SPLIT_OF, n=1))
+    }
+    alike = [*holding, *(entry for entry in inside.folders if entry.name in misspelt)]
+    if others and len(alike) > 1 and set.intersection(*(folder_names(entry.path) for entry in alike)):
+        other, remedy = next(iter(misspelt.items()), (others[0], "so move that folder away"))
         raise ConfigError(
-            f"image folder {root} has {names}, with class folders of the same names, and {printable(others[0])} beside "
-            "them; allowed: splits alone, so move that folder away"
+            f"image folder {root} has {names}, with class folders of the same names, and {printable(other)} beside "
+            f"them; allowed: splits alone, {remedy}"
         )
-    shared = {name for entry in holding for name in folder_names(entry.path)}
-    for entry in inside.folders:
-        close = entry not in called and difflib.get_close_matches(entry.name.lower(), SPLIT_OF, n=1)
-        if close and shared & folder_names(entry.path):
-            raise ConfigError(
-                f"image folder {root} has {names} and {printable(entry.name)}, with class folders of the same names; "
-                f"did you mean {close[0]}?"
-            )
     if others or not holding:
         why = f"{printable(others[0])} lies beside them" if others else "they hold no folders"
         listing.remarks.append(f"taken for classes, not for splits, as {why}: {names}")

@@ -48,9 +48,11 @@ def load(config: Config) -> Dataset:
     if "test" not in splits:
         splits["train"], splits["test"], said = hold_out_test(config, splits["train"], class_names)
         notes += said
-    elif folder_of(name) and (copies := len(splits["test"]) - len(without_copies(splits["test"], splits["train"]))):
-        notes.append(f"{copies:,} of {count(len(splits['test']), 'test image')} are training images too")
-        print(f"warning: {notes[-1]}", flush=True)
+    elif folder_of(name) and loaded.decoded is not None:  # to read all files again would take minutes
+        test, others = (replace(splits[split], store=loaded.decoded) for split in ("test", "train"))
+        if copies := len(test) - len(without_copies(test, others)):
+            notes.append(f"{copies:,} of {count(len(test), 'test image')} are training images too")
+            print(f"warning: {notes[-1]}", flush=True)
     train = limited(splits["train"], config.limit_train, config.seed, "train")
     if "validation" not in splits:
         train, splits["validation"], said = hold_out_validation(config, train, class_names)

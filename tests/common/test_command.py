@@ -52,7 +52,10 @@ def test_a_finished_run_says_which_commit_trained_it_if_it_is_another(tmp_path, 
         monkeypatch.setattr(command, "git_state", lambda task, now=now: {"commit": now, "dirty": False})
         capsys.readouterr()
         assert code_of(tmp_path, complete) == 0
-        assert ("commit aaaaaaaaaa trained it, and the code is at bbbbbbbbbb now" in capsys.readouterr().out) == said
+        assert (
+            "warning: it was trained by commit aaaaaaaaaa, and the code is at bbbbbbbbbb now\n"
+            in capsys.readouterr().out
+        ) == said
 
 
 def test_damaged_metrics_are_made_again_once_they_are_deleted(tmp_path, capsys):

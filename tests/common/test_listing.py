@@ -82,7 +82,7 @@ def test_what_is_called_like_a_split_may_be_a_class_and_is_told(tmp_path, names,
         ),
         (
             ("train/x/1.png", "train/y/1.png", "tests/x/1.png", "tests/y/1.png"),
-            "has train and tests, with class folders of the same names; did you mean test\\?",
+            "has train, with class folders of the same names, and tests beside them; .* did you mean test\\?",
         ),
         (("train/x/1.png", "train/y/1.png", "test/z/1.png"), "has a class that train does not have: z"),
         (("caf\u00e9/1.png", "cafe\u0301/1.png"), "has two class folders called caf\u00e9"),
