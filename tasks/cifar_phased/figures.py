@@ -24,8 +24,9 @@ def draw(config: PhasedConfig, run: Run, model: keras.Model, data: Dataset, resu
     plots.generalisation_gap(result.rows, folder / "generalisation_gap.png")
     plots.phase_bars(result.metrics["phases"], folder / "phases.png")
     ranked = sorted(result.metrics["test"]["per_class"], key=lambda scores: scores["recall"])
-    chosen = CHOSEN.get(config.dataset, [scores["class"] for scores in ranked[:WEAKEST]])
-    why = "" if config.dataset in CHOSEN else f"the {len(chosen)} classes with the lowest recall"
+    weakest = [scores["class"] for scores in ranked[:WEAKEST] if scores["recall"] < 1] or [ranked[0]["class"]]
+    chosen = CHOSEN.get(config.dataset, weakest)
+    why = "" if config.dataset in CHOSEN else "the classes with the lowest recall"
     plots.class_destinations(result.confusion["test"], data.class_names, chosen, folder / "destinations.png", why)
     test = result.predictions["test"]
     plots.mistaken_images(
