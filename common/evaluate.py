@@ -2,7 +2,7 @@
 
     python -m common.evaluate RUN photos                  # accuracy, and precision, recall and F1 by class
     python -m common.evaluate RUN photos --csv each.csv   # also every image, with its class and what it is taken for
-    python -m common.evaluate RUN photos --json           # all of it as JSON
+    python -m common.evaluate RUN photos --json           # all of it as JSON; null for a class without an image
 
 RUN is the folder of a finished run, or the end of its name in results/runs. The folders in `photos` have the names of
 the run's classes; one that is missing is left out of the macro means. Images are prepared as in `common.predict`. Exit
@@ -30,6 +30,8 @@ from common.words import count
 
 if TYPE_CHECKING:  # `--help` does without
     import numpy as np
+
+BY_CLASS = ("precision", "recall", "f1")
 
 
 def parser() -> Parser:
@@ -102,7 +104,10 @@ def evaluate(folder: Path, class_of: Mapping[Path, int], arguments: argparse.Nam
     labels, probabilities = np.array([class_of[path] for path in found]), np.stack(list(found.values()))
     scores = metrics.evaluate(labels, probabilities, classifier.class_names)
     there = [own for own in scores["per_class"] if own["support"]]
-    scores |= {f"macro_{name}": statistics.fmean(own[name] for own in there) for name in ("precision", "recall", "f1")}
+    scores |= {f"macro_{name}": statistics.fmean(own[name] for own in there) for name in BY_CLASS}
+    for own in scores["per_class"]:
+        if not own["support"]:
+            own |= dict.fromkeys(BY_CLASS)  # null: zero would say that the network missed such images
     if arguments.csv:
         write(arguments.csv, list(found), labels, probabilities, classifier.class_names)
     if arguments.json:
@@ -131,7 +136,7 @@ def show(scores: Mapping, class_names: Sequence[str]) -> None:
     numbers = (Column(head, justify="right") for head in ("images", "precision", "recall", "F1"))
     table = Table("class", *numbers, "most often taken for", box=None)
     for place, own in there:
-        shares = (f"{own[key]:.1%}" for key in ("precision", "recall", "f1"))
+        shares = (f"{own[key]:.1%}" for key in BY_CLASS)
         table.add_row(
             own["class"], f"{own['support']:,}", *shares, mistaken(scores["confusion"][place], place, class_names)
         )

@@ -66,11 +66,9 @@ def test_the_scores_are_scikit_learns(run, labelled, capsys):
     assert found["accuracy"] == pytest.approx(accuracy_score(labels, guesses))
     right = int((labels == guesses).sum())
     assert found["accuracy_interval"] == pytest.approx(stats.binomtest(right, 40).proportion_ci(method="wilson"))
-    by_class = precision_recall_fscore_support(labels, guesses, labels=range(10), zero_division=0)
     for place, own in enumerate(found["per_class"]):
-        assert [own[key] for key in ("precision", "recall", "f1", "support")] == pytest.approx(
-            [scores[place] for scores in by_class]
-        )
+        scores = [own[key] for key in ("precision", "recall", "f1", "support")]
+        assert scores == (pytest.approx([each[place] for each in present]) if place < 5 else [None, None, None, 0])
 
 
 def test_the_table_leaves_out_classes_without_an_image_and_says_so(run, labelled, capsys, monkeypatch):
