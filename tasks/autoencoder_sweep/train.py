@@ -6,7 +6,7 @@ One run is one autoencoder (k and dropout), or one classifier on top of an encod
     python tasks/autoencoder_sweep/train.py --k 50 --dropout 0.1
     python tasks/autoencoder_sweep/train.py --preset transfer        # a classifier; needs the first command's run
     python tasks/autoencoder_sweep/train.py --preset transfer --encoder random --no-train-encoder
-    python tasks/autoencoder_sweep/train.py --preset demo            # embedded digits: seconds, no network
+    python tasks/autoencoder_sweep/train.py --preset demo            # embedded digits: seconds, offline
 
 What loss to expect, and over how many seeds: the table in README.md beside this file.
 """

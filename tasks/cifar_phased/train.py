@@ -9,7 +9,7 @@ The head is trained first, then more of the backbone, each phase from the best s
     python tasks/cifar_phased/train.py --backbone mobilenet_v2 --weights results/runs/cifar_phased/NAME  # and from it
     python tasks/cifar_phased/train.py --preset laptop        # MobileNetV2, 96 pixels, 10,000 images: 25 minutes
     python tasks/cifar_phased/train.py --preset one_phase     # laptop's 25 epochs in a single phase
-    python tasks/cifar_phased/train.py --preset demo          # embedded digits: 1 to 3 minutes on 2 cores, no network
+    python tasks/cifar_phased/train.py --preset demo          # embedded digits: 1 to 3 minutes on 2 cores, offline
 
 What accuracy to expect, and over how many seeds: the table in README.md beside this file.
 """

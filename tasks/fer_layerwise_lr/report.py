@@ -300,6 +300,7 @@ REPORT = Report(
             arm_against("by_depth", arm, f"{ARMS[arm][0]}, head at 1e-3", rates={"head": 0.001})
             for arm in ("reversed", "geometric_mean")
         ),
+        arm_against("one_rate", "geometric_mean", "7.94e-5 for all, head at 1e-3", rates={"head": 0.001}),
     ),
     claims=(
         Claim(

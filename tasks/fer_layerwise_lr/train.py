@@ -12,7 +12,7 @@ geometric mean for all (geometric_mean).
     python tasks/fer_layerwise_lr/train.py --preset reversed --rates.head 1e-3    # all but the new layer in reverse
     python tasks/fer_layerwise_lr/train.py --preset geometric_mean
     python tasks/fer_layerwise_lr/train.py --backbone mobilenet_v2 --image-size 96 --rates.stem 0
-    python tasks/fer_layerwise_lr/train.py --preset demo        # embedded digits: under a minute on 2 cores, no network
+    python tasks/fer_layerwise_lr/train.py --preset demo        # embedded digits: under a minute on 2 cores, offline
 
 What accuracy to expect, and over how many seeds: the table in README.md beside this file.
 """

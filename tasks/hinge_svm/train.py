@@ -3,7 +3,7 @@
     python tasks/hinge_svm/train.py                                   # CIFAR-10, the source's best setting
     python tasks/hinge_svm/train.py --loss weston_watkins             # the sum over classes, in place of the maximum
     python tasks/hinge_svm/train.py --rate 1e-7 --regularisation 5e4 --batch-size 200
-    python tasks/hinge_svm/train.py --preset demo                     # embedded digits: seconds, no network
+    python tasks/hinge_svm/train.py --preset demo                     # embedded digits: seconds, offline
 
 What accuracy to expect, and over how many seeds: the table in README.md beside this file.
 """

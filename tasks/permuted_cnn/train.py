@@ -9,7 +9,7 @@ whole, for what lies between.
     python tasks/permuted_cnn/train.py --network mlp         # the control
     python tasks/permuted_cnn/train.py --padding same        # padded convolutions, and a mean over the image
     python tasks/permuted_cnn/train.py --block 7             # blocks of 7x7 pixels stay whole
-    python tasks/permuted_cnn/train.py --preset demo         # embedded digits: under a minute on 2 cores, no network
+    python tasks/permuted_cnn/train.py --preset demo         # embedded digits: under a minute on 2 cores, offline
 
 What accuracy to expect, and over how many seeds: the table in README.md beside this file.
 """

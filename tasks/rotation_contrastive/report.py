@@ -136,6 +136,7 @@ REVERSE = Table(
         "no blocks taken": Part({"preset": "rotation"}),
     },
 )
+LONGER = {"preset": "base", "epochs": 44}  # as long as the blocks of a transfer have been trained in all
 TRANSFER_OF_TWO = {"preset": "transfer", "blocks": 2, "train_blocks": True}
 BEST_TRANSFER = Table(
     "The transfer that the source reports: two blocks of the rotation network, trained further, against "
@@ -148,6 +149,7 @@ BEST_TRANSFER = Table(
         "source: change": Part(TRANSFER_OF_TWO, shows="published", over={"preset": "base"}),
         "ours: base": Part({"preset": "base"}),
         "ours: transfer": Part(TRANSFER_OF_TWO),
+        "ours: base, 44 epochs": Part(LONGER),
         "ours: change": Part(TRANSFER_OF_TWO, over={"preset": "base"}),
     },
 )
@@ -349,6 +351,13 @@ REPORT = Report(
             {"preset": "base", "batch_size": 128},
             {"preset": "base", "batch_size": 64},
             words=("batch of 128", "batch of 64"),
+        ),
+        Pair(LONGER, {"preset": "base", "epochs": 22}, words=("44 epochs", "22 epochs")),
+        Pair(
+            TRANSFER_OF_TWO,
+            LONGER,
+            ignoring=("experiment", "epochs"),
+            words=("transfer, 2 blocks trained further", "base, 44 epochs"),
         ),
         further("transfer"),
         further("reverse"),

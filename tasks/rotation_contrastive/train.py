@@ -10,7 +10,7 @@ the classifier (reverse), and an embedding in the plane (contrastive).
     python tasks/rotation_contrastive/train.py --preset transfer --blocks 2 --no-train-blocks
     python tasks/rotation_contrastive/train.py --preset reverse      # needs the first command's run
     python tasks/rotation_contrastive/train.py --preset contrastive
-    python tasks/rotation_contrastive/train.py --preset demo         # embedded digits: seconds, no network
+    python tasks/rotation_contrastive/train.py --preset demo         # embedded digits: seconds, offline
 
 What accuracy to expect, and over how many seeds: the table in README.md beside this file.
 """
