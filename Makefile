@@ -20,7 +20,7 @@ SIDE_BY_SIDE := --numprocesses logical --maxprocesses 4 --dist worksteal
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-demo: .venv/installed ## set up, then train cifar_phased on the embedded digits (a minute of training)
+demo: .venv/installed ## set up, then train cifar_phased on the embedded digits (1 to 3 minutes of training)
 	$(BIN)/python tasks/cifar_phased/train.py --preset demo
 
 test: lint ## set up, lint, and run every test; the loop and the augmentation on JAX too

@@ -97,8 +97,9 @@ def main(
     """The command of a task: parse, open the run directory, train, and turn every known fault into one line.
 
     `provide` sees that data and weights are on this machine, before a run directory is touched; `experiment` trains and
-    draws. Exit codes: 0 finished (a diverged run is a result too); 2 bad input; 1 another known fault; 75 a full disk;
-    130, 143 and 129 stopped by Ctrl-C, SIGTERM and a terminal that was closed, after which the same command goes on.
+    draws. Exit codes: 0 finished (a diverged run is a result too); 2 bad input; 75 a full disk; 69 a folder that
+    another process has, inside a SLURM job; 1 another known fault; 130, 143 and 129 stopped by Ctrl-C, SIGTERM and a
+    terminal that was closed, after which the same command goes on.
     """
     garbage.pause()
     try:

@@ -41,7 +41,7 @@ def parser() -> Parser:
     )
     top.add_argument("run", metavar="RUN", help="folder of a finished run, or the end of its name")
     top.add_argument("images", type=Path, metavar="DIR", help="a folder with a folder of images for each class")
-    top.add_argument("--phase", help="the network as it was at the end of this phase (default: the last one)")
+    top.add_argument("--phase", help="the network in the reported state of this phase (default: the last one)")
     top.add_argument("--csv", type=Path, metavar="FILE", help="write a CSV file too, a row an image")
     top.add_argument("--json", action="store_true", help="print JSON in place of the table")
     return top

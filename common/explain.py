@@ -5,9 +5,9 @@
 
 RUN is the folder of a finished run, or the end of its name in results/runs. The map says which places of the image
 speak for a class: the most probable one, or that of --class. It is as coarse as the network's last stage, of 3 by 3
-places for an image of 96 pixels, and smoothed. It works for networks that end in a mean over the image
-and one dense layer: ResNets, MobileNetV2, the padded network of convolutions. Exit codes: 0; 1 if an image could not be
-read, which is named and left out; 2 for bad input.
+places for an image of 96 pixels, and smoothed. It works for networks that end in a mean over the image and one dense
+layer: ResNets, MobileNetV2, the padded network of convolutions on images as they are. Exit codes: 0; 1 if an image
+could not be read, which is named and left out; 2 for bad input.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def parser() -> Parser:
     top.add_argument("run", metavar="RUN", help="folder of a finished run, or the end of its name")
     top.add_argument("paths", nargs="+", metavar="PATH", help=f"images, folders, patterns; {MOST} images at most")
     top.add_argument("--class", dest="chosen", metavar="NAME", help="explain this class (default: the most probable)")
-    top.add_argument("--phase", help="the network as it was at the end of this phase (default: the last one)")
+    top.add_argument("--phase", help="the network in the reported state of this phase (default: the last one)")
     top.add_argument("--out", type=Path, default=Path("explained.png"), metavar="FILE", help="default: explained.png")
     return top
 

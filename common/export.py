@@ -51,7 +51,7 @@ def parser() -> Parser:
     )
     top.add_argument("run", metavar="RUN", help="folder of a finished run, or the end of its name")
     top.add_argument("--to", required=True, choices=TARGETS, help="the kind of file")
-    top.add_argument("--phase", help="the network as it was at the end of this phase (default: the last one)")
+    top.add_argument("--phase", help="the network in the reported state of this phase (default: the last one)")
     top.add_argument("--out", type=Path, metavar="DIR", help="where to (default: RUN/export/KIND, or KIND-PHASE)")
     top.add_argument("--publish", metavar="OWNER/NAME", help="push the folder to this repository of the hub")
     top.add_argument("--private", action="store_true", help="make that repository, if it is new, a private one")

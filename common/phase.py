@@ -36,7 +36,7 @@ class Phase:
     warmup_start: float = 0.01
     """Share of the peak at which the rise begins (torch's LinearLR: 1/3)."""
     cosine_epochs: int | None = None
-    """Epochs from peak to floor; past it the cosine rises again. None: one descent over the whole phase."""
+    """Epochs from peak to floor; past it the cosine rises again. None: one descent, until the phase ends."""
     final_rate: float = 0.0
     """Floor of the cosine."""
     schedule_by: Literal["step", "epoch"] = "step"

@@ -50,7 +50,7 @@ def parser() -> Parser:
     )
     top.add_argument("run", metavar="RUN", help="folder of a finished run, or the end of its name")
     top.add_argument("paths", nargs="+", metavar="PATH", help="images, folders, patterns; -: a list on standard input")
-    top.add_argument("--phase", help="the network as it was at the end of this phase (default: the last one)")
+    top.add_argument("--phase", help="the network in the reported state of this phase (default: the last one)")
     top.add_argument("--batch-size", type=int, metavar="N", help="images at once (default: the run's)")
     top.add_argument("--top", type=int, default=3, metavar="N", help="most probable classes to name (default: 3)")
     written = top.add_mutually_exclusive_group()

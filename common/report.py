@@ -134,7 +134,7 @@ class Headline:
 
 
 Figure = Callable[[Runs, Path], None]
-"""Draws runs, if there is anything to draw. The first sentence of its docstring is the caption."""
+"""Draws runs, if there is anything to draw. The first line of its docstring is "Draw " and the caption."""
 
 
 @dataclass(frozen=True)

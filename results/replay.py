@@ -3,13 +3,15 @@
     python results/replay.py best-cifar10-crammer_singer-021200c2-s0   # its name, the end of it, or its file
     python results/replay.py RECORD --data-dir FOLDER --weights FILE   # where data sets and initial weights lie
     python results/replay.py AUTOENCODER CLASSIFIER                    # a run that starts from another one, after it
+    python results/replay.py RECORD --weights RUN/backbone.safetensors # a run with the weights of another one
 
 For each record its commit is written into a temporary folder, its task's train.py runs there with the record's
 config and backend, and its metrics and history are compared with the recorded ones, without times and speeds: bit for
 bit where processor, number of cores, devices, backend, precision and versions are the same, else within --tolerance.
 Nothing is installed or downloaded, and nothing is left behind.
 
-Exit codes: 0 the same; 1 not the same, or it could not be run; 2 bad input; 130 and 143 stopped by Ctrl-C and SIGTERM.
+Exit codes: 0 the same; 1 not the same, or it could not be run; 2 bad input; 129, 130 and
+143 stopped by SIGHUP, Ctrl-C and SIGTERM.
 """
 
 import argparse

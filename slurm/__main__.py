@@ -31,7 +31,7 @@ that were stopped.""",
     "status": """
 examples:
   python -m slurm status                                  every run, by submission
-  python -m slurm status TASK --watch                     one task, refreshed until nothing runs
+  python -m slurm status TASK --watch                     one task, refreshed until no run goes on by itself
   python -m slurm status TASK-20260131-120000             one submission
   python -m slurm status --json | jq '.[] | select(.state == "failed")'""",
     "logs": """
@@ -46,7 +46,7 @@ Runs that have started save first; `resubmit` continues them.""",
     "resubmit": """
 examples:
   python -m slurm resubmit TASK-20260131-120000            all that is not finished
-  python -m slurm resubmit TASK-20260131-120000 --failed   those that failed or were lost
+  python -m slurm resubmit TASK-20260131-120000 --failed   those that failed, were killed or are lost
 
 A new submission, with the code as it is now; each run continues from its last checkpoint.""",
     "prune": """
@@ -97,7 +97,7 @@ def parser() -> Parser:
 
     status_ = command("status", commands.status_, "show the state of runs")
     status_.add_argument("what", nargs="?", metavar="TASK|SUBMISSION", help="default: every submission")
-    status_.add_argument("--watch", action="store_true", help="refresh until nothing is queued or running")
+    status_.add_argument("--watch", action="store_true", help="refresh until no run goes on by itself")
     status_.add_argument("--json", action="store_true", help="for scripts; times in seconds")
 
     logs_ = command("logs", commands.logs, "print the output of a run in its last submission, over all its starts")
@@ -111,7 +111,7 @@ def parser() -> Parser:
 
     resubmit_ = command("resubmit", commands.resubmit, "submit the unfinished runs of a submission again")
     resubmit_.add_argument("submission", metavar="SUBMISSION", help="as `submit` and `status` print it")
-    resubmit_.add_argument("--failed", action="store_true", help="only runs that failed or were lost")
+    resubmit_.add_argument("--failed", action="store_true", help="only runs that failed, were killed or are lost")
     resubmit_.add_argument(
         "--snapshot", action="store_true", help="use the submission's copy of the code, not the current code"
     )

@@ -20,6 +20,7 @@ from common.data import DATASETS, FOLDER, NAMES, tfds_names
 from common.errors import ConfigError, choice, command, fail, in_one_line
 
 ALLOWED = ", ".join([*DATASETS, tfds_names.FORM])
+DATA_DIR = "folder of data sets (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)"
 WIDE = 120  # columns of a table that goes to a file
 
 
@@ -32,11 +33,11 @@ def parser() -> Parser:
     prepare = commands.add_parser("prepare", help="fetch data sets and weights, or --check them")
     prepare.add_argument("names", nargs="*", metavar="NAME", help=f"data sets: {ALLOWED}")
     prepare.add_argument("--weights", nargs="+", default=[], metavar="NAME", help=f"backbones: {', '.join(BACKBONES)}")
-    prepare.add_argument("--data-dir", type=Path, help="folder of data sets (default: $TFDS_DATA_DIR, else TFDS's)")
+    prepare.add_argument("--data-dir", type=Path, help=DATA_DIR)
     prepare.add_argument("--check", action="store_true", help="fetch nothing; exit code 1 if something is missing")
     inspect = commands.add_parser("inspect", help="tell what is in a data set, and draw a contact sheet of it")
     inspect.add_argument("dataset", metavar="DATASET", help=f"as a run's --dataset: {NAMES}")
-    inspect.add_argument("--data-dir", type=Path, help="folder of data sets (default: $TFDS_DATA_DIR, else TFDS's)")
+    inspect.add_argument("--data-dir", type=Path, help=DATA_DIR)
     inspect.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of the validation split and the images shown"
     )

@@ -1,6 +1,6 @@
 """How long results/collect.py takes for many runs: tables, figures and page, from run directories.
 
-    python tests/benchmarks/collect.py                   # 1,000 runs, median of 3
+    python tests/benchmarks/collect.py                   # 1,000 runs, median of 3; a minute
     python tests/benchmarks/collect.py --runs 5000 --repeats 1 --json out.json
 
 The runs are copies of records that are in git, with other seeds, in their true proportion by preset; reading, grouping,
