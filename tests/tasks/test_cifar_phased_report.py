@@ -393,6 +393,19 @@ def test_phases_are_drawn_a_panel_a_data_set_and_a_colour_a_network(drawn, tmp_p
     assert [bar is not None for bar in whiskers] == [True, False]  # none of a single run
 
 
+def test_one_budget_is_a_row_a_data_set_and_a_line_an_arm(drawn, tmp_path):
+    arms = [*sweep("equal_budget").groups, *sweep("longer").groups]
+    trial = dataclasses.replace(arms[0], setting=f"{arms[0].setting} phases.0.epochs=5")  # is left out
+    report.equal_budget(made_groups.runs(*sweep("laptop").groups, *arms, trial), tmp_path / "e")
+    assert [plain(own.legends[0].get_texts()) for own in drawn[0].subfigs] == [
+        [f"{arm} (n = 1)" for arm in report.EQUAL_BUDGET.columns]
+    ] * 2
+    assert [own.get_suptitle().partition(",")[0] for own in drawn[0].subfigs] == ["CIFAR-10", "CIFAR-100"]
+    drawn.clear()
+    report.equal_budget(sweep("laptop"), tmp_path / "e")
+    assert not drawn  # one arm compares nothing
+
+
 def plain(texts):
     return [text.get_text().replace("\N{NO-BREAK SPACE}", " ").replace("\n", " ") for text in texts]
 
