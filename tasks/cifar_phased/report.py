@@ -492,6 +492,9 @@ REPORT = Report(
     words={
         "phases.0.rate": "rate {}",
         "phases.0.trainable": {"head": "head alone", "full": "everything"},
+        "phases.2.name": {"full": "", "longer": ""},
+        "phases.2.trainable": {"full": "everything in phase 3", "last_block": "last block in phase 3"},
+        "phases.2.rate": "rate {} in phase 3",
         "phases.1.optimizer": {own["phases.1.optimizer"]: f"{name} in phase 2" for name, own in OPTIMISERS.items()},
         "phases.1.momentum": lambda value: f"momentum {value}" if value else "",
         "phases.1.epochs": "{} epochs in phase 2",
