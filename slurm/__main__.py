@@ -13,6 +13,7 @@ from collections.abc import Callable
 from common.command_line import Parser
 from common.errors import ConfigError, fail
 from common.files import CheckpointError, StorageError
+from common.stopping import leave_output
 from slurm import commands, plan, sweeps
 from slurm.mistakes import Mistakes
 
@@ -160,7 +161,10 @@ def main() -> None:
         fail(str(error))
     except (StorageError, CheckpointError) as error:
         fail(str(error), 1)
-    except (KeyboardInterrupt, BrokenPipeError):
+    except BrokenPipeError:
+        leave_output()
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
         raise SystemExit(130) from None
 
 

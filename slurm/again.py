@@ -26,6 +26,7 @@ from slurm.submissions import Submission
 
 HELD = "launch failed requeued held"  # SLURM's reason
 PATIENCE = 3600  # seconds for which the end of a batch script waits for SLURM's controller
+CANCELLED = "cancelled by scancel, or preempted by a partition that does not requeue"
 REFUSALS = 12  # of a controller that is there, after which the run is left to the keeper: some clusters never requeue
 
 
@@ -73,7 +74,7 @@ def requeue(submission: Submission, job: str) -> None:
     while (state := squeue.state(job)) is None and time.monotonic() < end and shutil.which("squeue"):
         time.sleep(squeue.PAUSE)
     # A job that was cancelled, preempted or requeued is not running any more.
-    if state == "RUNNING" and may_begin_again(submission, runs[0]):
+    if state == "RUNNING" and count_kill(submission, runs[0]):
         with contextlib.suppress(OSError):  # the log may be on a full disk
             print(f"{runs[0].name} was killed: requeueing job {job}", flush=True)
         refused = 0
@@ -90,8 +91,11 @@ def has_ended(record: Mapping) -> bool:
     return state in ("failed", "cancelled") or (state == "stopped" and not record.get("terminated"))
 
 
-def may_begin_again(submission: Submission, run: Planned) -> bool:
-    """Whether a killed run has got further in its last starts; if not, it counts as failed from now on."""
+def count_kill(submission: Submission, run: Planned) -> bool:
+    """Write down that a run was killed; returns whether it may begin again.
+
+    It may not, and counts as failed, if it has got no further in its last starts.
+    """
     path = submission.record(run.name)
     record = submissions.recorded(path)
     newest = newest_checkpoint(Path(run.folder))
@@ -115,9 +119,16 @@ def keep(name: str) -> None:
         rows = [row for row in status.rows(submissions.every(), sure=True) if row.submission == name]
         active = [row.job for row in rows if row.job and row.state in status.ACTIVE]
         known = squeue.listed("--states=all")
-        names = [row.run for row in rows if row.state in ("killed", "lost") and is_to_go_on(submission, row, known)]
-        before = {name: submissions.recorded(submission.record(name)) for name in names}
-        runs = [run for run in submission.runs if run.name in names and may_begin_again(submission, run)]
+        before: dict[str, dict] = {}
+        for row in rows:
+            if row.state in ("killed", "lost"):
+                path = submission.record(row.run)
+                record = submissions.recorded(path)
+                if was_cancelled(submission, row, record, known):
+                    write_patiently(path, record | {"state": "cancelled", "reason": CANCELLED})
+                else:
+                    before[row.run] = record
+        runs = [run for run in submission.runs if run.name in before and count_kill(submission, run)]
         profile = cluster.Profile(**submission.profile)
         for run in runs:
             print(f"{run.name}  {run.label}: its job was killed; submitting it again", flush=True)
@@ -141,8 +152,8 @@ def forget(submission: Submission, runs: Sequence[Planned], before: Mapping[str,
             write_patiently(submission.record(run.name), before[run.name])
 
 
-def is_to_go_on(submission: Submission, row: status.Row, known: squeue.Entries) -> bool:
-    """Whether a run whose job is gone was killed; if somebody cancelled it, its record says so.
+def was_cancelled(submission: Submission, row: status.Row, record: Mapping, known: squeue.Entries) -> bool:
+    """Whether somebody cancelled a run whose job is gone; if not, it was killed.
 
     SLURM forgets a job after minutes. Then the run's record knows: a job that was cancelled has no reason to end. Nor
     has one that its batch script requeues since it was killed, if the controller then forgets that.
@@ -150,16 +161,10 @@ def is_to_go_on(submission: Submission, row: status.Row, known: squeue.Entries) 
     job = row.job or ""
     entry = known.get(job)
     state = entry.state if entry else squeue.endings([job]).get(job)
-    path = submission.record(row.run)
-    record = submissions.recorded(path)
     begun = submission.job_log(job).is_file()
     requeued = record.get("again_after") == len(record.get("starts", []))
     ended_for_no_reason = record.get("state") == "stopped" and record.get("why") == "None" and not requeued
-    if state == "CANCELLED" or (state is None and (ended_for_no_reason or not begun)):
-        reason = "cancelled by scancel, or preempted by a partition that does not requeue"
-        write_patiently(path, record | {"state": "cancelled", "reason": reason})
-        return False
-    return True
+    return state == "CANCELLED" or (state is None and (ended_for_no_reason or not begun))
 
 
 def main() -> None:

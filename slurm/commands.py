@@ -42,22 +42,21 @@ def submit(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             f"--until-decided chooses the seeds ({', '.join(f'0:{n}' for n in LOOKS)}): leave out --seeds"
         )
-    fixed = sweeps.pairs(arguments.set, "--set")
+    fixed, grid = sweeps.pairs(arguments.set, "--set"), sweeps.pairs(arguments.grid, "--grid")
     if arguments.sweep:
         sweep = sweeps.load(arguments.task, arguments.sweep)
     else:
-        grid = sweeps.pairs(arguments.grid, "--grid")
         if both := sorted(fixed.keys() & grid.keys()):
             raise ConfigError(f"{both[0]} is in --set and in --grid; leave it out of one of them")
         sweep = Sweep(grid={key: sweeps.listed(values) for key, values in grid.items()})
     asked = [*([f"sweep {arguments.sweep}"] if arguments.sweep else []), *arguments.grid, *arguments.set]
     title = " ".join(asked) or "default"
-    if arguments.until_decided:
-        return until_decided(arguments, title, sweep, fixed)
     try:
+        if arguments.until_decided:
+            return until_decided(arguments, title, sweep, fixed)
         runs = expand(arguments.task, sweep, fixed, parse_seeds(arguments.seeds or sweep.seeds))
     except Mistakes as mistakes:
-        if has_split_path(mistakes, sweeps.pairs(arguments.grid, "--grid")):
+        if has_split_path(mistakes, grid):
             remedy = r"a comma within a value is written \, and in quotes: --grid 'KEY=/a\,b,/c'"
             raise Mistakes([*mistakes.found, (remedy, {})]) from None
         raise
@@ -146,10 +145,15 @@ def wait_for(runs: Sequence[Planned], console: Console) -> int:
     except KeyboardInterrupt:
         print("the runs go on; the same command goes on from there: what is finished, queued or running is left out")
         return 128 + signal.SIGINT
-    unfinished = [row for row in rows if row.state not in status.FINISHED]
-    for row in unfinished:
+    return int(bool(unfinished(rows)))
+
+
+def unfinished(rows: Sequence[status.Row]) -> list[status.Row]:
+    """Those of these runs that have not finished, which are also printed."""
+    found = [row for row in rows if row.state not in status.FINISHED]
+    for row in found:
         print(f"  {row.run}  {row.label}  {row.state}  {row.reason}")
-    return int(bool(unfinished))
+    return found
 
 
 def resubmit(arguments: argparse.Namespace) -> int:
@@ -184,7 +188,7 @@ def hand_over(
     profile = profile_of(arguments, before) if where == "slurm" else None
     check_place(arguments, profile, runs)
     library = backend()
-    if before and before.backend and before.backend != library:
+    if before and before.backend != library:
         library = before.backend
         print(f"with KERAS_BACKEND={library}, as in {before.id}")
     with contextlib.nullcontext() if arguments.dry_run else submissions.alone():
@@ -249,7 +253,7 @@ def check_waves(runs: Sequence[Planned], left: Sequence[Planned]) -> None:
     if busy:
         raise ConfigError(
             f"not finished yet, and needed by others of these: {count(len(busy), 'run')}; "
-            "submit again when no more of them is under way"
+            "once none of them is under way, submit again, or resubmit without --failed"
         )
 
 
@@ -325,13 +329,11 @@ def run_here(runner: Runner) -> int:
     """Run a submission on this machine; exit code 1 if a run failed, 130 if it was stopped."""
     rows = runner.run(Console(markup=False))
     print(status.counts(rows))
-    for row in rows:
-        if row.state not in status.FINISHED:
-            print(f"  {row.run}  {row.label}  {row.state}  {row.reason}")
+    left = unfinished(rows)
     if runner.stopping:
         print(f"`python -m slurm resubmit {runner.submission.id}`, or the same command, continues")
         return 128 + signal.SIGINT
-    return int(any(row.state not in status.FINISHED for row in rows))
+    return int(bool(left))
 
 
 def show(what: str | None) -> list[Submission]:
@@ -427,6 +429,7 @@ def logs(arguments: argparse.Namespace) -> int:
     path = submission.log(run.name)
     position = 0
     while True:
+        submission = submissions.load(submission.id)  # its keeper may have submitted the run again
         (row,) = [row for row in status.rows([submission]) if row.run == run.name]
         if path.exists():
             with path.open("rb") as log:
@@ -434,7 +437,7 @@ def logs(arguments: argparse.Namespace) -> int:
                 sys.stdout.buffer.write(log.read())
                 position = log.tell()
             sys.stdout.flush()
-        if not arguments.follow or row.state not in status.ACTIVE:
+        if not arguments.follow or row.state not in status.NOT_ENDED:
             break
         time.sleep(status.refresh([submission]))
     if not path.exists():
@@ -458,7 +461,7 @@ def stop(name: str) -> int:
     """Stop the runs of a submission, by its id."""
     with submissions.load(name).alone():
         submission = submissions.load(name)
-        active = [row for row in status.rows([submission]) if row.state in (*status.UNDER_WAY, "held")]
+        active = [row for row in status.rows([submission]) if row.state in status.NOT_ENDED]
         if not active:
             host = submissions.elsewhere(submission.runner)
             print("nothing of it is queued or running" + (f" here; it was started on {host}" if host else ""))

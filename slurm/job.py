@@ -65,7 +65,7 @@ class Job:
     terminated: bool = field(default=False, init=False, repr=False)
     """Whether SLURM has told this process to end, not only train.py: the job was cancelled, or is ended otherwise."""
     why: str = field(default="", init=False, repr=False)
-    """SLURM's reason for that; of a job that somebody has cancelled it is None, in this word, if requeued REQUEUED."""
+    """SLURM's reason for that: the text `None` if somebody cancelled the job, `REQUEUED` if somebody requeued it."""
     begun: dict = field(default_factory=dict, init=False, repr=False)
     """The last start, as the record has it."""
     size: int = field(default=0, init=False, repr=False)

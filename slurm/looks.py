@@ -16,7 +16,7 @@ from common.selection import Group, Runs
 from common.words import Word
 from results import collect, records, rows
 from results.rows import Row
-from results.tables import in_words, with_spread
+from results.tables import about, with_spread
 from results.verdicts import TOO_UNCERTAIN
 from slurm.sweeps import LOOKS
 
@@ -110,5 +110,5 @@ def table(look: Look, words: Mapping[str, Word]) -> Table:
     for row in look.rows:
         reason = f": {TOO_UNCERTAIN}" if row.too_uncertain else ""
         verdict = f"{row.verdict}{reason}" if row.published else "none published"
-        view.add_row(in_words(row, (), words), row.metric, with_spread(row), row.published, verdict)
+        view.add_row(about(row, (), words), row.metric, with_spread(row), row.published, verdict)
     return view

@@ -63,8 +63,7 @@ def combinations(sweep: Sweep, fixed: Mapping[str, str]) -> list[Values]:
     """Every combination of the grid with each of `runs`, without the keys that are fixed."""
     products = itertools.product(*sweep.grid.values())
     both = itertools.product((dict(zip(sweep.grid, values, strict=True)) for values in products), sweep.runs or ({},))
-    found = [{key.replace("-", "_"): value for key, value in (grid | run).items()} for grid, run in both]
-    return [{key: value for key, value in values.items() if key not in fixed} for values in found]
+    return [{key: value for key, value in (grid | run).items() if key not in fixed} for grid, run in both]
 
 
 def flags(values: Values) -> list[str]:
@@ -167,7 +166,7 @@ def in_waves(
     if sweep.after in later:
         raise ConfigError(f"the sweeps {', '.join(later)} of {task} wait for each other")
     if sweep.after:
-        own = {key.replace("-", "_") for keys in (sweep.grid, *sweep.runs) for key in keys}
+        own = {key for keys in (sweep.grid, *sweep.runs) for key in keys}
         theirs = {key: value for key, value in fixed.items() if key not in own}
         try:
             before = in_waves(task, sweeps.load(task, sweep.after), theirs, chosen, (*later, sweep.after))

@@ -71,14 +71,14 @@ def is_away() -> bool:
     return "is DOWN" in done.stdout and "is UP" not in done.stdout
 
 
-def wait_until_back(seconds: float = AWAY) -> None:
+def wait_until_back() -> None:
     """Wait while SLURM's controller is down, with a line that says so. Raises ConfigError when the time is over."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + AWAY
     if is_away():
-        print(f"SLURM's controller is down (scontrol ping); waiting up to {seconds / 60:.0f} minutes", flush=True)
+        print(f"SLURM's controller is down (scontrol ping); waiting up to {AWAY / 60:.0f} minutes", flush=True)
     while is_away():
         if time.monotonic() > end:
-            raise ConfigError(f"SLURM's controller is down (scontrol ping), for {seconds / 60:.0f} minutes by now")
+            raise ConfigError(f"SLURM's controller is down (scontrol ping), for {AWAY / 60:.0f} minutes by now")
         time.sleep(PAUSE)
 
 

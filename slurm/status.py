@@ -48,6 +48,7 @@ FOLDED = 20  # least width of a label
 FINISHED = ("completed", "diverged")
 ACTIVE = ("queued", "held", "running", "requeued")
 UNDER_WAY = ("queued", "running", "requeued", "killed")  # states that end by themselves
+NOT_ENDED = (*UNDER_WAY, "held")  # and the one that ends as somebody releases the job
 
 
 @dataclass(frozen=True)

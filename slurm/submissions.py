@@ -58,15 +58,15 @@ class Submission:
     runs: tuple[Planned, ...]
     jobs: Mapping[str, str]
     """SLURM's job id by run, as squeue writes it: 1234_5."""
-    backend: str | None = None
-    """KERAS_BACKEND of the runs; older submissions have none."""
+    backend: str
+    """KERAS_BACKEND of the runs."""
+    root: str
+    """The project's folder."""
     profile: Mapping | None = None
     """The cluster profile that was used."""
     runner: Mapping | None = None
     """The process that makes the local runs."""
     cancelled: bool = False
-    root: str | None = None
-    """The project's folder; older submissions have none."""
     keeper: str | None = None
     """The job that waits for all others, and submits killed runs again (slurm/again.py)."""
 
@@ -161,7 +161,7 @@ def alone() -> Iterator[None]:
 
 def check_root(submission: Submission) -> None:
     """Raise ConfigError for a submission of another copy of the project, in whose folders its runs are."""
-    if submission.root not in (None, str(FOLDER.parents[1])):
+    if submission.root != str(FOLDER.parents[1]):
         raise ConfigError(
             f"{submission.id} was submitted in {submission.root}, of which this is a copy, or which was moved: call "
             "this there, or `submit` the same runs here"
@@ -221,15 +221,8 @@ def load(name: str) -> Submission:
 def read(path: Path) -> Submission:
     """A submission from its file. Raises Damaged."""
     content = read_json(path, id=str, task=str, cluster=str, title=str, time=str, directory=str, runs=list, jobs=dict)
-    holding(
-        content,
-        path.name,
-        backend=str | None,
-        profile=dict | None,
-        runner=dict | None,
-        cancelled=bool | None,
-        root=str | None,
-    )
+    holding(content, path.name, backend=str, root=str, profile=dict | None, runner=dict | None)
+    holding(content, path.name, cancelled=bool, keeper=str | None)
     if content["id"] != path.parent.name:
         raise Damaged(f"{path.name} is of the submission {content['id']!r}")
     if content["cluster"] not in CLUSTERS or not is_path(content["directory"]):
@@ -246,16 +239,15 @@ def read(path: Path) -> Submission:
 
 
 def planned(run: object, where: str) -> Planned:
-    """A run as submission.json has it; until November 2026 its wave was called stage. Raises Damaged."""
+    """A run as submission.json has it. Raises Damaged."""
     where = f"a run in {where}"
-    content = {"wave" if key == "stage" else key: value for key, value in holding(run, where).items()}
-    holding(content, where, name=str, folder=str, label=str, seed=int, flags=list)
-    holding(content, where, devices=int | None, nodes=int | None, wave=int | None)
+    content = holding(run, where, name=str, folder=str, label=str, seed=int, flags=list)
+    holding(content, where, devices=int, nodes=int, wave=int)
     if not is_path(content["folder"]) or Path(content["folder"]).name != content["name"]:
         raise Damaged(f"{where} has no folder of its name")
     if not all(isinstance(flag, str) for flag in content["flags"]):
         raise Damaged(f"{where} has flags that are no text")
-    if any((content.get(key, least) or 0) < least for key, least in (("devices", 1), ("nodes", 1), ("wave", 0))):
+    if any(content[key] < least for key, least in (("devices", 1), ("nodes", 1), ("wave", 0))):
         raise Damaged(f"{where} has devices, nodes or a wave that cannot be")
     try:
         return Planned(**content | {"flags": tuple(content["flags"])})
@@ -273,7 +265,8 @@ def read_record(path: Path) -> dict:
     if not path.is_file():
         return {}
     fields = {"state": str | None, "reason": str | None, "starts": list | None, "killed": list | None}
-    record = read_json(path, **fields, again_after=int | None)
+    content = read_json(path, **fields, again_after=int | None)
+    record = {key: value for key, value in content.items() if value is not None}  # null is as good as missing
     begun = record.get("starts", [])
     # A run may be killed, or cancelled, before its first start is written down.
     state = record.get("state")

@@ -10,7 +10,6 @@ loads Keras.
 import argparse
 import contextlib
 import io
-import os
 import shutil
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -173,32 +173,20 @@ def command_lines(tool: Tool) -> st.SearchStrategy[list[str]]:
 @contextlib.contextmanager
 def elsewhere() -> Iterator[Path]:
     """An empty folder as the repository's results, the home, and the working directory; nothing to read on stdin."""
-    before = {name: os.environ.get(name) for name in ("HOME", "TFDS_DATA_DIR")}
-    places = [
-        (submissions, "FOLDER"),
-        (commands, "REPOSITORY"),
-        *((m, "RUNS") for m in (predict, evaluate, explain, export)),
-    ]
-    held = [(module, name, getattr(module, name)) for module, name in places]
-    here, argv, stdin = Path.cwd(), sys.argv, sys.stdin
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         root = Path(folder)
         (root / "run").mkdir()
         (root / "run" / "config.json").write_text('{"config": {}}')  # so RUN may be one, that is no use
-        os.environ |= {"HOME": folder, "TFDS_DATA_DIR": folder}
-        for (module, name), value in zip(places, (root / "s", *[root] * 5), strict=True):
-            setattr(module, name, value)
-        os.chdir(root)
-        sys.stdin = io.StringIO()
-        try:
-            yield root
-        finally:
-            os.chdir(here)
-            sys.argv, sys.stdin = argv, stdin
-            for module, name, value in held:
-                setattr(module, name, value)
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
+        patch.setenv("HOME", folder)
+        patch.setenv("TFDS_DATA_DIR", folder)
+        patch.setattr(submissions, "FOLDER", root / "s")
+        patch.setattr(commands, "REPOSITORY", root)
+        for module in (predict, evaluate, explain, export):
+            patch.setattr(module, "RUNS", root)
+        patch.chdir(root)
+        patch.setattr(sys, "argv", sys.argv)
+        patch.setattr(sys, "stdin", io.StringIO())
+        yield root
 
 
 def check(tool: Tool, words: Sequence[str]) -> None:

@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np
+import pytest
+import run_of_record
 import yaml
 from matplotlib.figure import Figure
 from PIL import Image
@@ -44,7 +46,7 @@ from common.run_folder import RunFolder
 from results import collect, compare, page, pictures, records, replay
 from results.task import Task
 from slurm import __main__ as launcher
-from slurm import cluster, commands, plan, squeue, submissions
+from slurm import cluster, commands, plan, squeue, submissions, sweeps
 from slurm.plan import Planned
 
 VALUES = (
@@ -189,17 +191,8 @@ class Repository:
         (folder / f"{plain['run']}.json").write_text(json.dumps(plain, indent=1))
         (folder / f"{sealed['run']}.json").write_text(json.dumps(sealed | {"digest": records.digest(sealed)}, indent=1))
         folder = self.results / "runs" / task / run["run"]
-        (folder / "checkpoints").mkdir(parents=True)
-        about = {key: run.get(key) for key in ("task", "setting", "protocol", "config")}
-        contents = {"config": about | {"options": {}}, "environment": run["environment"], "metrics": run["metrics"]}
-        for name, content in contents.items():
-            (folder / f"{name}.json").write_text(json.dumps(content, indent=1))
-        if "outcomes" in run:
-            (folder / "outcomes.json").write_text(json.dumps(run["outcomes"]))
-        with (folder / "history.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, run["history"][0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(run["history"])
+        run_of_record.write(run, folder)
+        (folder / "checkpoints").mkdir()
 
     def add_submissions(self) -> None:
         """One here, one on SLURM, each of a run that has begun, and of one that has not."""
@@ -212,7 +205,16 @@ class Repository:
                 for path in (known, known.with_name(f"{where}-aaaa1111-s0"))
             ]
             made = submissions.Submission(
-                name, task, where, "a title", start["time"], str(self.root), tuple(runs), {runs[1].name: "12_1"}
+                id=name,
+                task=task,
+                cluster=where,
+                title="a title",
+                time=start["time"],
+                directory=str(self.root),
+                runs=tuple(runs),
+                jobs={runs[1].name: "12_1"},
+                backend="tensorflow",
+                root=str(self.root),
             )
             (made.folder / "runs").mkdir(parents=True)
             (made.folder / "logs").mkdir()
@@ -429,21 +431,15 @@ def one_pixel(figure: Figure, to: object, **_: object) -> None:
 @contextlib.contextmanager
 def at(root: Path) -> Iterator[None]:
     """Let the launcher take this folder for the repository, and the queue for empty; figures are of one pixel."""
-    places = [(module, "REPOSITORY", root) for module in (plan, submissions, commands)]
-    places += [
-        (submissions, "FOLDER", root / "results" / "submissions"),
-        (cluster, "PROFILES", root / "slurm/clusters"),
-        (squeue, "ask", squeue.Entries),
-    ]
-    places += [(Figure, "savefig", one_pixel), (sys, "argv", sys.argv)]
-    before = [(module, name, getattr(module, name)) for module, name, _ in places]
-    for module, name, value in places:
-        setattr(module, name, value)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (plan, sweeps, submissions, commands):
+            patch.setattr(module, "REPOSITORY", root)
+        patch.setattr(submissions, "FOLDER", root / "results" / "submissions")
+        patch.setattr(cluster, "PROFILES", root / "slurm/clusters")
+        patch.setattr(squeue, "ask", squeue.Entries)
+        patch.setattr(Figure, "savefig", one_pixel)
+        patch.setattr(sys, "argv", sys.argv)
         yield
-    finally:
-        for module, name, value in before:
-            setattr(module, name, value)
 
 
 def run(count: int, seed: int, tasks: tuple[str, ...], told: Callable[[str], None]) -> list[str]:

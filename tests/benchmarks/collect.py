@@ -7,7 +7,6 @@ The runs are copies of records that are in git, with other seeds, in their true 
 drawing and writing are all timed, in a process of its own each time.
 """
 
-import csv
 import json
 import shutil
 import statistics
@@ -20,24 +19,16 @@ from pathlib import Path
 
 import report
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import run_of_record
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def write_run(record: dict, seed: int, runs: Path) -> None:
     """A run directory that gives this record, with another seed."""
-    folder = runs / record["task"] / f"{record['run'].rpartition('-')[0]}-s{seed}"
-    folder.mkdir(parents=True)
-    config = {key: record[key] for key in ("task", "setting")} | {"config": record["config"] | {"seed": seed}}
-    metrics = record["metrics"] | {"seed": seed}
-    starts = [start | {"host": "any"} for start in record["environment"]["starts"]]
-    environment = record["environment"] | {"starts": starts}
-    for name, content in (("config", config), ("metrics", metrics), ("environment", environment)):
-        (folder / f"{name}.json").write_text(json.dumps(content))
-    if record["history"]:
-        with (folder / "history.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, record["history"][0])
-            writer.writeheader()
-            writer.writerows(record["history"])
+    own = {key: record[key] | {"seed": seed} for key in ("config", "metrics")}
+    run_of_record.write(record | own, runs / record["task"] / f"{record['run'].rpartition('-')[0]}-s{seed}")
 
 
 def seconds(count: int) -> float:

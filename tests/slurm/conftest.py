@@ -285,6 +285,7 @@ def make_submission(tmp_path, monkeypatch):
 
     def make(*runs: Planned, name: str = "toy-20260131-120000", cluster: str = "slurm", **fields: object):
         defaults = {"jobs": {}, "time": "2026-01-31T12:00:00+00:00", "directory": str(tmp_path), "title": "a grid"}
+        defaults |= {"backend": "tensorflow", "root": str(tmp_path / TREE)}
         made = submissions.Submission(id=name, task="toy", cluster=cluster, runs=runs, **defaults | fields)
         for folder in ("runs", "logs"):
             (made.folder / folder).mkdir(parents=True)

@@ -98,7 +98,8 @@ def test_fixed_preset_replaces_that_of_the_sweep(toy):
 
 
 def test_key_of_a_grid_may_be_spelt_as_a_flag(toy):
-    runs = toy({"batch-size": [16, 32]}, fixed={"batch_size": "64"})
+    grid = sweeps.read({"grid": {"batch-size": ["16", "32"]}}, "sweeps.yaml").grid
+    runs = toy(grid, fixed={"batch_size": "64"})
     assert [config.batch_size for config in configs(runs)] == [64]
 
 
@@ -142,7 +143,7 @@ def test_value_reaches_the_config(toy, key, spelt, value):
 
 
 def test_the_flag_that_switches_a_field_off_is_no_key():
-    sweep = Sweep("switched", preset="transfer", grid={"no-train-encoder": ["true"]})
+    sweep = Sweep("switched", preset="transfer", grid={"no_train_encoder": ["true"]})
     with pytest.raises(ConfigError, match=r"^no_train_encoder is no field; write train_encoder=false$"):
         plan.in_waves("autoencoder_sweep", sweep, {}, [0])
 

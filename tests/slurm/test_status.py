@@ -599,6 +599,38 @@ def test_follow_waits_for_a_run_that_is_queued(logged, launch, monkeypatch):
     assert launch("logs", run.name, "--follow").out == "at last\n"
 
 
+@pytest.mark.parametrize("queue", [{}, {"_1_0": "PENDING|JobHeldUser"}])
+def test_follow_goes_on_while_a_killed_run_waits_for_its_keeper(
+    make_submission, make_run, launch, fake_slurm, monkeypatch, queue
+):
+    """Or for somebody to release it. The keeper submits it again, under another job."""
+    run = make_run(NAMES[0])
+    made = make_submission(run, jobs={run.name: "1_0"}, keeper="2", profile={})
+    write_record(made, run, "killed", start(0, 1), reason="SIGKILL")
+    made.job_log("1_0").parent.mkdir()
+    made.job_log("1_0").touch()
+    made.log(run.name).write_text("one\n")
+    fake_slurm.queue(_2="PENDING|Dependency", **queue)
+    looks, pause = [], time.sleep
+
+    def sleep(seconds):
+        if seconds != status.REFRESH_SLURM:
+            return pause(seconds)  # of subprocess
+        looks.append(seconds)
+        if len(looks) == 1:
+            made.changed(jobs={run.name: "3_0"})
+            fake_slurm.queue(_3_0="RUNNING|None")
+            write_record(made, run, "running", start(0, 1), start(2))
+        else:
+            made.log(run.name).write_text("one\ntwo\n")
+            write_run(run, result={"status": "completed"})
+        return None
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    told = launch("logs", run.name, "--follow")
+    assert (told.out, told.err, len(looks)) == ("one\ntwo\n", "", 2)
+
+
 def test_logs_of_an_ambiguous_end_name_the_runs(make_submission, make_run, launch):
     make_submission(make_run("demo-a-s0"), make_run("demo-b-s0"))
     told = launch("logs", "s0")
@@ -613,4 +645,15 @@ def test_reader_that_goes_away_is_no_traceback(launch, start_launcher, tree):
     errors = process.stderr.read()
     process.wait()
     process.stdout = None
-    assert errors == ""
+    assert (errors, process.returncode) == ("", 1)
+
+
+def test_reader_that_goes_away_before_the_last_line_is_no_traceback(launch, start_launcher):
+    """What is left in the buffer is not written at the end."""
+    launch("submit", "toy", "--cluster", "local", "--set", "does=pass")
+    process = start_launcher("status")
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.wait()
+    process.stdout = None
+    assert (errors, process.returncode) == ("", 1)

@@ -1,5 +1,6 @@
 """Submissions: what is remembered of them, and the code that goes with each."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import pytest
 from common import environment
 from common.errors import ConfigError
 from slurm import submissions
+from slurm.plan import Planned
 from slurm.submissions import find_run, is_alive, latest_runs, this_process
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,6 +138,9 @@ def test_without_submissions_there_is_nothing_to_name(make_submission):
     assert submissions.every() == []
 
 
+RUN = dataclasses.asdict(Planned("a", "/runs/a", "a", 0, ()))
+
+
 def test_every_is_by_time(make_submission):
     for name, hour in (("b", 10), ("c", 9), ("a", 11)):
         make_submission(name=name, time=f"2026-01-31T{hour:02}:00:00+00:00")
@@ -163,6 +168,10 @@ def test_folder_without_its_file_is_no_submission(make_submission):
         {"runner": {"pid": -1, "began": 0.0, "host": "here"}},
         {"directory": "x" * 5000},
         {"unknown": 1},
+        {"keeper": ["12"]},
+        {"root": None},
+        {"runs": [RUN | {"wave": None}]},
+        {"runs": [RUN | {"nodes": 0}]},
     ],
 )
 def test_damaged_submission_is_named_and_hides_no_other(make_submission, make_run, capsys, content):
