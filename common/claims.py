@@ -35,7 +35,7 @@ class Finding:
     told: str = ""
     """The metrics that it rests on, with n, for a reader."""
     p: float = 1.0
-    """The chance of what was found if there is no difference, or just the margin's; 0 for what is counted."""
+    """p-value of no difference or, of what is alike, of a difference of exactly the margin; 0 for what is counted."""
 
 
 NOT_TESTED = Finding("not tested")
@@ -76,9 +76,9 @@ def more(pair: Matching, number: Callable[[Mapping], float], unit: str = "") -> 
     """A number of each run's record is above the other side's, in every two settings that a pair puts side by side."""
 
     def judge(runs: Runs) -> Finding:
-        settings, found = pair.matches(runs), []
+        settings, found = pair.matches(runs.completed), []
         for both in settings:
-            one, other = ({run["config"]["seed"]: number(run) for run in group.completed} for group in both)
+            one, other = ({run["config"]["seed"]: number(run) for run in group.records} for group in both)
             found.append(of_each([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())], unit))
         return by_setting(settings, found)
 
@@ -241,6 +241,8 @@ def tally(found: Mapping[str, Finding]) -> Finding:
     holding = [name for name, one in found.items() if one.word == "holds"]
     others = {name: one for name, one in found.items() if name not in holding}
     rest = [f"{name}: {', '.join(filter(None, [one.word, one.told]))}" for name, one in others.items()]
+    if both.word == "undecided" and any(one.word == "fails" for one in others.values()):
+        rest.append(NOT_AFTER_HOLM)
     return replace(both, told="; ".join([f"{len(holding)} of {len(found)} hold", *rest]))
 
 

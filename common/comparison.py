@@ -75,9 +75,8 @@ def compare(one: Side, other: Side, margin: float = 0.0) -> Difference | None:
     seeds = sorted(one.values.keys() & other.values.keys())
     if len(seeds) < 2:
         return None
-    images = by_image(one, other, seeds)
     each = [one.values[seed] - other.values[seed] - margin for seed in seeds]
-    return difference(each, None if images is None else images - margin)
+    return difference(each, by_image(one, other, seeds))
 
 
 def by_image(one: Side, other: Side, seeds: Iterable[int]) -> np.ndarray | None:

@@ -1,13 +1,13 @@
 """Published numbers of a task, from its reference.csv."""
 
-import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import Literal
 
 from common.errors import ConfigError
 from common.files import LARGEST, Damaged, read_csv
-from common.selection import Fields
+from common.selection import Fields, parts_of
 
 COLUMNS = ("preset", "setting", "metric", "published", "margin", "source", "note")
 
@@ -39,11 +39,6 @@ def read_references(path: Path) -> References:
     return found
 
 
-def numbers(task: Path) -> dict[tuple[str, str, str], float]:
-    """The published numbers of a task's folder by preset, setting and metric, for its figures."""
-    return {key: float(row["published"]) for key, row in read_references(task / "reference.csv").items()}
-
-
 def reference(references: References, fields: Fields, metric: str) -> Mapping[str, str] | None:
     """The row of a selection, whose label must name exactly the fields that the selection does, and its preset."""
     named = {key: value for key, value in fields.items() if value is not ... and not callable(value)}
@@ -54,7 +49,16 @@ def reference(references: References, fields: Fields, metric: str) -> Mapping[st
     return None
 
 
+def printed(
+    references: References, fields: Fields, metric: str, column: Literal["published", "margin"] = "published"
+) -> float:
+    """A number of a selection, or its margin. Raises KeyError for one that no source has printed."""
+    row = reference(references, fields, metric)
+    if row is None:
+        raise KeyError(f"{metric} of {dict(fields)} is not in reference.csv")
+    return float(row[column])
+
+
 def stated(label: str) -> dict[str, str]:
     """The fields and values of a label."""
-    parts = re.split(r" (?=[\w.]+=)", label) if label else []
-    return {part.partition("=")[0]: part.partition("=")[2] for part in parts}
+    return {key: part.removeprefix(f"{key}=") for key, part in parts_of(label).items()}

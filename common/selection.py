@@ -40,8 +40,7 @@ class Group:
     @cached_property
     def parts(self) -> dict[str, str]:
         """The parts of the label by their keys."""
-        parts = re.split(r" (?=[\w.]+=)", self.setting) if self.setting else []
-        return {part.partition("=")[0]: part for part in parts}
+        return parts_of(self.setting)
 
     def said(self, keys: Iterable[str] | None = None) -> list[str]:
         """The label, or some parts of it, in plain words."""
@@ -66,6 +65,12 @@ class Group:
     def protocol(self) -> int:
         """The protocol of its task that these runs followed."""
         return protocol(self.records[0])
+
+
+def parts_of(label: str) -> dict[str, str]:
+    """The parts of a label by their keys: `key=value`, or the key alone."""
+    parts = re.split(r" (?=[\w.]+=)", label) if label else []
+    return {part.partition("=")[0]: part for part in parts}
 
 
 def protocol(record: Mapping) -> int:

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 from common import files
 from common.command_line import Parser
 from common.config import REPOSITORY, Config
+from common.data.listing import few
 from common.errors import ConfigError, choice, command, fail
 from common.files import Damaged, read_text
 from common.measured import declared
@@ -55,14 +56,18 @@ def load(name: str, runs: Path, root: Path, keeping: bool, complaints: list[str]
     references = read_references(root / "tasks" / name / "reference.csv")
     complaints += misnamed(name, report, references)
     current = current_protocol(root / "tasks" / name)
+    said: list[str] = []
     try:
-        return task_of(name, report, found, references, current, complaints)
+        made = task_of(name, report, found, references, current, said)
     except Exception:
         # What is of a task's own in a record is read by its report alone, which may trip over a damaged one.
         whole = [record for record in found if not trips(name, report, record, references, current, complaints)]
         if len(whole) == len(found) or not whole:
             raise
-        return task_of(name, report, whole, references, current, complaints)
+        said.clear()  # the first attempt may have complained of the same
+        made = task_of(name, report, whole, references, current, said)
+    complaints += said
+    return made
 
 
 def task_of(
@@ -182,8 +187,8 @@ def strangers(runs: Path, known: Sequence[str]) -> list[str]:
     others = sorted(path.name for path in runs.glob("[!.]*") if path.is_dir() and path.name not in known)
     if not others:
         return []
-    named = ", ".join([*others[:3], *([f"{len(others) - 3} more"] if len(others) > 3 else [])])
-    return [f"not looked at: {named} in {runs}: allowed: a folder for each task, of its name ({', '.join(known)})"]
+    allowed = f"a folder for each task, of its name ({', '.join(known)})"
+    return [f"not looked at: {few(others, 3)} in {runs}: allowed: {allowed}"]
 
 
 def say(text: str) -> None:
@@ -205,7 +210,7 @@ def glance(task: Task, runs: Path) -> str:
             measured = f"{row.metric} {tables.with_spread(row)}" if row.mean else "diverged"
             published = f", published {row.published}: {row.verdict}" if row.published else ""
             doubts = "".join(f"; {doubt}" for doubt in rows.doubts([group]))
-            lines.append(f"  {tables.in_words(row, (), task.report.words)}: {measured}{published}{doubts}")
+            lines.append(f"  {tables.about(row, (), task.report.words)}: {measured}{published}{doubts}")
     others = count(len(task.runs.groups) - len(lines), "setting")
     return "\n".join([f"{task.name}: {others} in the records alone", *lines])
 
@@ -259,7 +264,7 @@ def summarise(tasks: Sequence[Task], root: Path, complaints: list[str]) -> None:
 def summary(task: Task) -> tables.Summary:
     """What the overview says of a task."""
     best = tables.headline(task.rows, task.report.headline, task.runs)
-    return tables.Summary(task.rows, best, tables.in_words(best, task.compared, task.report.words), task.claims)
+    return tables.Summary(task.rows, best, tables.about(best, task.compared, task.report.words), task.claims)
 
 
 def fill(path: Path, text: str, complaints: list[str]) -> None:

@@ -13,7 +13,7 @@ from common.published import References, reference
 from common.report import Part, Report, Table
 from common.selection import Fields, Group, Runs
 from common.words import in_words
-from results.rows import verdict_on
+from results.rows import is_of_test_images, verdict_on
 
 NOTHING = "–"
 OLDER = "†"
@@ -95,10 +95,11 @@ def cell(table: Table, row: Part, column: Part, source: Source) -> Cell:
     fields = {**table.of, **row.fields, **column.fields}
     metric = row.metric if column.shows == "measured" and row.metric else column.metric or row.metric
     shows = column.shows if column.shows != "measured" else row.shows
-    if over := column.over or row.over:
-        return change(
-            table, fields, {**table.of, **row.fields, **over}, metric, row.change, shows == "published", source
-        )
+    if column.over:
+        before = {**table.of, **row.fields, **column.over}
+        if shows == "published":
+            return published_change(fields, before, metric, row.change, source)
+        return measured_change(fields, before, metric, row.change, source, f"{table.caption}: {metric}")
     if shows == "setting":
         return Cell(in_words(metric, setting(fields, metric, source.runs), {metric: "{}"}))
     if shows == "published":
@@ -108,40 +109,43 @@ def cell(table: Table, row: Part, column: Part, source: Source) -> Cell:
     return measured_cell(group, metric, source) if group else Cell()
 
 
-def change(
-    table: Table, fields: Fields, before: Fields, metric: str, kind: str, is_published: bool, source: Source
-) -> Cell:
-    """How far a metric is above that of other runs, seed by seed, or of what is published of both."""
+def changed(after: float, before: float, kind: str) -> float:
+    """How far a number is above another, in its unit or in percent of that."""
+    return 100 * (after - before) / before if kind == "%" else after - before
 
-    def changed(after: float, other: float) -> float:
-        return 100 * (after - other) / other if kind == "%" else after - other
 
-    unit = " %" if kind == "%" else ""
-    if is_published:
-        ends = [reference(source.references, own, metric) for own in (fields, before)]
-        if None in ends:
-            return Cell()
-        after, other = (Decimal(end["published"]) for end in ends if end)
-        digits = 1 if kind == "%" else -int((after - other).as_tuple().exponent)
-        return Cell(signed(f"{changed(float(after), float(other)):+.{digits}f}", unit))
-    groups = [chosen(own, source, f"{table.caption}: {metric}") for own in (fields, before)]
-    if len({group.protocol for group in groups if group}) > 1:
+def published_change(fields: Fields, before: Fields, metric: str, kind: str, source: Source) -> Cell:
+    """How far a published number is above another."""
+    ends = [reference(source.references, own, metric) for own in (fields, before)]
+    if None in ends:
+        return Cell()
+    after, other = (Decimal(end["published"]) for end in ends if end)
+    digits = 1 if kind == "%" else -int((after - other).as_tuple().exponent)
+    return Cell(signed(f"{changed(float(after), float(other), kind):+.{digits}f}", kind))
+
+
+def measured_change(fields: Fields, before: Fields, metric: str, kind: str, source: Source, place: str) -> Cell:
+    """How far a metric is above that of other runs, seed by seed."""
+    groups = [group for own in (fields, before) if (group := chosen(own, source, place))]
+    if len({group.protocol for group in groups}) > 1:
         return Cell()  # one arm has been run again, the other not yet
-    found = [Side(group.completed, metric) for group in groups if group]
+    found = [Side(group.completed, metric) for group in groups]
     seeds = sorted(set.intersection(*(set(side.values) for side in found))) if len(found) == 2 else []
     if not seeds or (kind == "%" and any(found[1].values[seed] == 0 for seed in seeds)):
         return Cell()
-    each = [changed(found[0].values[seed], found[1].values[seed]) for seed in seeds]
+    each = [changed(found[0].values[seed], found[1].values[seed], kind) for seed in seeds]
     digits = 1 if kind == "%" or metric.endswith("(%)") else significant(max(map(abs, each)))
     deviation = f" ± {statistics.stdev(each):.{digits}f}" if len(each) > 1 else ""
-    older = any("protocol" in group.parts for group in groups if group)
-    return Cell(signed(f"{statistics.fmean(each):+.{digits}f}{deviation}", unit), n=len(each), older=older)
+    older = any("protocol" in group.parts for group in groups)
+    return Cell(signed(f"{statistics.fmean(each):+.{digits}f}{deviation}", kind), n=len(each), older=older)
 
 
-def signed(number: str, unit: str) -> str:
-    """A change with a proper minus sign; the unit of a spread stands behind brackets."""
+def signed(number: str, kind: str) -> str:
+    """A change with a proper minus sign; the percent sign of a spread stands behind brackets."""
     text = number.replace("-", "\N{MINUS SIGN}")
-    return f"({text}){unit}" if unit and "±" in text else f"{text}{unit}"
+    if kind != "%":
+        return text
+    return f"({text}) %" if "±" in text else f"{text} %"
 
 
 def setting(fields: Fields, name: str, runs: Runs) -> object:
@@ -172,7 +176,7 @@ def measured_cell(group: Group, name: str, source: Source) -> Cell:
         return Cell()
     metric, values = found[0][0], [value for _, value in found]
     mean = statistics.fmean(values)
-    images = min(r["metrics"]["test"]["n"] for r in group.completed) if "test" in name.split() else 0
+    images = min(r["metrics"]["test"]["n"] for r in group.completed) if is_of_test_images(name) else 0
     share = mean / 100
     return Cell(
         with_deviation(metric, values),
@@ -228,8 +232,8 @@ def caption(table: Table, cells: Sequence[Cell], seeds: int) -> str:
     images = sorted({cell.images for cell in cells if cell.images})
     if images:
         counted = " or ".join(f"{n:,}" for n in images)
-        errors = [f"{cell.error:.1f}" for cell in cells if cell.error]
-        ends = list(dict.fromkeys((min(errors, default=""), max(errors, default=""))))
+        errors = [cell.error for cell in cells if cell.error]
+        ends = dict.fromkeys(f"{end(errors):.1f}" for end in (min, max)) if errors else ()
         error = f" (standard error of an accuracy: {' to '.join(ends)} points)" if errors else ""
         told.append(f"{counted} test images{error}")
     if any(cell.older for cell in cells):

@@ -17,7 +17,7 @@ from results.judged import WORDS
 from results.pairs import for_readers
 from results.pictures import Picture
 from results.records import unknown_code
-from results.rows import VERDICTS
+from results.rows import VERDICTS, verdicts
 from results.task import Task
 
 LIMIT = 2**20  # bytes, as of every file in git
@@ -43,18 +43,18 @@ def html(tasks: Sequence[Task], root: Path, complaints: list[str]) -> str:
     shown = [shown_of(task, root, complaints) for task in tasks]
     every = [(task, record) for task in tasks for record in task.runs]
     newest = {task.name: max(map(protocol, task.runs), default=0) for task in tasks}
-    published = scoreboard.verdicts(row for task in tasks for row in task.rows)
+    published = verdicts(row for task in tasks for row in task.rows)
     claimed = Counter[str](one.finding.word for task in tasks for one in task.claims)
     return tables.TEMPLATES.get_template("index.html").render(
         boards=scoreboard.boards(tasks),
         published=published.total(),
-        published_told=scoreboard.in_words(published, VERDICTS),
+        published_told=scoreboard.sentence(published, VERDICTS),
         ticks=scoreboard.ticks(),
         band=scoreboard.band(),
         limit=scoreboard.LIMIT,
         claims=[(task.name, task.claims) for task in tasks if task.claims],
         claimed=claimed.total(),
-        claimed_told=scoreboard.in_words(claimed, WORDS),
+        claimed_told=scoreboard.sentence(claimed, WORDS),
         tasks=shown,
         runs=[row_of(record) for _, record in every],
         curves=[

@@ -56,7 +56,7 @@ def keep(task: Task, runs: Path, figures: Path, complaints: list[str]) -> None:
 
     Raises StorageError.
     """
-    run = representative(task, runs / task.name)
+    run = run_to_show(task, runs / task.name)
     if run is None:
         return
     folder = figures / task.name
@@ -92,7 +92,7 @@ def shown(task: Task) -> Mapping[str, str]:
     return task.report.pictures.shown if task.report.pictures else {}
 
 
-def representative(task: Task, folder: Path) -> RunFolder | None:
+def run_to_show(task: Task, folder: Path) -> RunFolder | None:
     """The run whose figures are kept: of the newest protocol that has one in a folder, that of the lowest seed."""
     wanted = task.report.pictures
     if wanted is None:

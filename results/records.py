@@ -70,7 +70,7 @@ def read_record(path: Path) -> dict:
 
 
 def digest(record: Mapping) -> str:
-    """SHA-256 of what a record says, however its file is laid out; records from before December 2026 have none."""
+    """SHA-256 of what a record says, however its file is laid out; records from before 28 November 2026 have none."""
     said = {key: value for key, value in record.items() if key != "digest"}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 
 from common.command_line import Parser
 from common.config import REPOSITORY, flat
-from common.errors import ConfigError, fail
+from common.errors import ConfigError, command, fail
 from common.run_folder import meant
 from results import records
 from results.sameness import TOLERANCE, compare, differing, show
@@ -297,4 +297,4 @@ def with_digests_alone(config: Mapping) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

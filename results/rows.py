@@ -5,8 +5,8 @@ import io
 import math
 import re
 import statistics
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from common.measured import Metric, measured
@@ -130,6 +130,11 @@ def test_images(group: Group) -> tuple[int, int] | None:
     return (records[0]["metrics"]["test"]["n"], 0) if group.config.get("limit_test") else None
 
 
+def is_of_test_images(metric: str) -> bool:
+    """Whether a metric, by its name in the tables, was measured on test images, in whatever phase."""
+    return "test" in metric.split()
+
+
 def beside(
     row: Row,
     reference: Mapping[str, str] | None,
@@ -139,7 +144,10 @@ def beside(
     """A row with the published number beside the measured values, if there are any."""
     if reference is None:
         return row
-    found = verdict(row, reference, values, group)
+    if group is None:
+        found = Verdict("not measured" if row.n is None else "diverged")
+    else:
+        found = verdict(row.metric, reference, values, group)
     return replace(
         row,
         published=reference["published"],
@@ -153,21 +161,19 @@ def beside(
     )
 
 
-def verdict(row: Row, reference: Mapping[str, str], values: Sequence[float], group: Group | None) -> Verdict:
+def verdict(metric: str, reference: Mapping[str, str], values: Sequence[float], group: Group) -> Verdict:
     """How the values of a metric over the seeds of a group stand to the published number.
 
     If they are of a part of the test images (so many of so many), the choice of images counts, once a side. It is known
     of an accuracy alone.
     """
-    if group is None or not values:
-        return Verdict("not measured" if row.n is None else "diverged")
     if reference["note"].startswith(NOT_COMPARABLE):
         return Verdict("not comparable")
     published, margin = float(reference["published"]), float(reference["margin"] or 0)
     looks, part = looks_at(group.records), test_images(group)
-    if part is None or not row.metric.startswith("test "):
+    if part is None or not is_of_test_images(metric):
         return judge(values, published, margin, looks)
-    if not row.metric.endswith("accuracy (%)"):
+    if not metric.endswith("accuracy (%)"):
         return Verdict("undecided", f"on {part[0]:,} test images, whose chance is known of an accuracy alone")
     sides = ((statistics.fmean(values), part[0]), (published, part[1] or part[0]))
     images = math.sqrt(sum(share * (100 - share) / n for share, n in sides))
@@ -177,8 +183,7 @@ def verdict(row: Row, reference: Mapping[str, str], values: Sequence[float], gro
 def verdict_on(group: Group, metric: Metric, values: Sequence[float], references: References) -> str:
     """The verdict on a metric of a group; empty if none is published."""
     reference = references.get((group.preset, group.setting, metric.name))
-    row = Row(group.preset, group.setting, metric.name, n=len(values))
-    return verdict(row, reference, values, group).word if reference else ""
+    return verdict(metric.name, reference, values, group).word if reference else ""
 
 
 def row_of(compared: Compared) -> Row:
@@ -202,6 +207,11 @@ def row_of(compared: Compared) -> Row:
         notes=(*told, *doubts(groups)),
         paired=True,
     )
+
+
+def verdicts(rows: Iterable[Row]) -> Counter[str]:
+    """How many published numbers have which verdict, each counted once."""
+    return Counter(row.verdict for row in rows if row.published and not row.arm)
 
 
 def csv_text(rows: Sequence[Row]) -> str:

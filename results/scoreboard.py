@@ -1,6 +1,5 @@
 """Every published number on one scale: how far our mean lies from it, in margins, with the interval of the verdict."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -8,7 +7,7 @@ from itertools import groupby
 from common.words import VERBS, agreeing
 from results import tables
 from results.pairs import MINUS
-from results.rows import VERDICTS, Row
+from results.rows import VERDICTS, Row, verdicts
 from results.task import Task
 
 LIMIT = 6  # margins; what lies further away is drawn beside the edge, with its number
@@ -65,12 +64,12 @@ def board(task: Task) -> Board:
     published = [row for row in task.rows if row.published]
     run = [row for row in published if row.n is not None]
     missing = [row for row in published if row.n is None and not row.arm]
-    return Board(task.name, in_words(verdicts(published), VERDICTS), settings(task, run), settings(task, missing))
+    return Board(task.name, sentence(verdicts(published), VERDICTS), settings(task, run), settings(task, missing))
 
 
 def settings(task: Task, rows: Sequence[Row]) -> list[Setting]:
     """Rows on end that are of one setting, together."""
-    by_setting = groupby(rows, key=lambda row: tables.in_words(row, (), task.report.words))
+    by_setting = groupby(rows, key=lambda row: tables.about(row, (), task.report.words))
     return [Setting(name, [mark(row) for row in own]) for name, own in by_setting]
 
 
@@ -121,12 +120,7 @@ def band() -> tuple[float, float]:
     return percent(-1), round(percent(1) - percent(-1), 2)
 
 
-def verdicts(rows: Iterable[Row]) -> Counter[str]:
-    """How many published numbers have which verdict, each counted once."""
-    return Counter(row.verdict for row in rows if row.published and not row.arm)
-
-
-def in_words(counts: Mapping[str, int], words: Iterable[str]) -> str:
+def sentence(counts: Mapping[str, int], words: Iterable[str]) -> str:
     """Counts as a part of a sentence: 2 are reproduced, 1 is lower and 3 are not measured."""
     each = [said(counts[word], word) for word in words if counts[word]]
     return " and ".join(filter(None, [", ".join(each[:-1]), *each[-1:]]))

@@ -14,7 +14,7 @@ from common.selection import Group, Runs
 from common.words import Word, counts
 from results.judged import Judged, counted
 from results.pairs import MINUS, Compared
-from results.rows import VERDICTS, Row
+from results.rows import VERDICTS, Row, verdicts
 
 MOST_COLUMNS = 9
 TEMPLATES = jinja2.Environment(
@@ -150,16 +150,15 @@ def overview(by_task: Mapping[str, Summary]) -> str:
     lines = [joined(heads), joined(["---"] * len(heads))]
     for task, summary in by_task.items():
         rows, best = summary.rows, summary.headline
-        published = [row for row in rows if row.published and not row.arm]
-        found = {verdict: sum(row.verdict == verdict for row in published) for verdict in VERDICTS}
-        told = counts(found) or "none published"
+        found = verdicts(rows)
+        told = counts({word: found[word] for word in VERDICTS}) or "none published"
         link = f"[`{task}`](../tasks/{task}/README.md)"
         named = f"{summary.words}: {best.metric}"
         lines.append(joined([link, named, with_spread(best), best.published, told, counted(summary.claims)]))
     return "\n".join(lines) + "\n"
 
 
-def in_words(row: Row, compared: Sequence[Compared], words: Mapping[str, Word]) -> str:
+def about(row: Row, compared: Sequence[Compared], words: Mapping[str, Word]) -> str:
     """What a row is about, for a reader."""
     pair = next((one for one in compared if (one.one.preset, one.label) == (row.preset, row.setting)), None)
     if pair:

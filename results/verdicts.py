@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from common.comparison import quantile
 
 ERROR = 0.05  # of a false "reproduced" at a gap of the margin, and of a false "higher" or "lower" at no gap
-MOST_SEEDS = 100
+MOST_TRIED = 100  # seeds up to which it is worked out what would settle a case
 TOO_UNCERTAIN = "one published run is too uncertain for this margin"
 
 
@@ -51,9 +51,9 @@ class Distance:
     margin: float
     error: float = ERROR
 
-    def reach(self, n: int, level: float) -> float:
+    def reach(self, n: int, error: float) -> float:
         """Half the width of the interval after n runs that misses the true difference with this probability."""
-        return quantile(1 - level / 2, n - 1) * math.hypot(self.deviation * math.sqrt(1 + 1 / n), self.images)
+        return quantile(1 - error / 2, n - 1) * math.hypot(self.deviation * math.sqrt(1 + 1 / n), self.images)
 
     def is_within(self, n: int) -> bool:
         """Whether the interval, at twice the error, lies within the margin."""
@@ -65,7 +65,7 @@ class Distance:
 
     def remedy(self, n: int) -> str:
         """What would settle it after n runs, if mean and deviation stay as they are."""
-        for more in range(n + 1, MOST_SEEDS + 1):
+        for more in range(n + 1, MOST_TRIED + 1):
             if self.is_within(more) or self.is_apart(more):
                 return f"about {more} seeds would settle it"
         return TOO_UNCERTAIN

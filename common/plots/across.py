@@ -27,10 +27,9 @@ from common.plots.base import (
     save_figure,
 )
 from common.plots.history import mark_phases
+from common.published import References
 from common.selection import Group, Runs
 from common.words import in_words
-
-Published = Mapping[tuple[str, str, str], float]  # by preset, setting and metric
 
 TEST_OF_SEEDS = f"{TEST_REPORTED} (a mark a seed)"
 PUBLISHED = "published: test accuracy"
@@ -43,11 +42,11 @@ PANELS = (
 REGIMES = {"keep": GREEN, "layer": VERMILION, "follow": BLUE}  # of batch normalisation
 
 
-def curves(runs: Runs, path: Path, published: Published | None = None, always: Sequence[str] = ()) -> None:
+def curves(runs: Runs, path: Path, published: References | None = None, always: Sequence[str] = ()) -> None:
     """Draw losses and validation accuracy by epoch: a row of panels a data set and preset, a line a setting.
 
     Lines are means over seeds, bands one standard deviation. Settings of a preset that were trained for other phases or
-    numbers of epochs have a row of their own. `published` marks test accuracies, in percent; `always` names fields that
+    numbers of epochs have a row of their own. `published` marks test accuracies; `always` names fields that
     the legend says even if all lines of a row have the same.
     """
     together = defaultdict(list)
@@ -156,9 +155,10 @@ def style(place: int) -> str:
     return ("-", "--", ":")[place // len(COLOURS) % 3]
 
 
-def accuracy_of(group: Group, published: Published) -> float | None:
+def accuracy_of(group: Group, published: References) -> float | None:
     """The test accuracy that a source has published of a setting, in percent."""
-    return published.get((group.preset, group.setting, TEST_ACCURACY.name))
+    row = published.get((group.preset, group.setting, TEST_ACCURACY.name))
+    return float(row["published"]) if row else None
 
 
 def count(runs: Sized) -> str:

@@ -105,26 +105,18 @@ def phase_bars(phases: Mapping[str, Mapping], path: Path) -> Path:
     """Draw validation and test accuracy (%) after each phase.
 
     Args:
-        phases: ``{phase: {"validation": {"accuracy": fraction, "n": images}, "test": the same or None}}``.
+        phases: ``{phase: {"validation": {"accuracy": fraction, "n": images}, "test": the same}}``; a split is the
+            same images after each phase.
         path: the PNG to write.
     """
     figure = empty_figure(max(5, 2 + 1.6 * len(phases)), 4.5)
     axes = figure.subplots()
-    width = 0.4
-    measured = {name: [s for s in ("validation", "test") if phases[name].get(s)] for name in phases}
-    for split in ("validation", "test"):
-        names = [name for name in phases if split in measured[name]]
-        if not names:
-            continue
-        # A phase with one bar has it in the middle.
-        centres = [
-            list(phases).index(name) + width * (measured[name].index(split) - (len(measured[name]) - 1) / 2)
-            for name in names
-        ]
-        counts = {phases[name][split]["n"] for name in names}
-        label = f"{split} (n = {counts.pop():,})" if len(counts) == 1 else split
-        heights = [100 * phases[name][split]["accuracy"] for name in names]
-        bars = axes.bar(centres, heights, 0.92 * width, color=SPLIT_COLOURS[split], label=label)
+    for split, shift in (("validation", -0.2), ("test", 0.2)):
+        states = [phase[split] for phase in phases.values()]
+        centres = [place + shift for place in range(len(states))]
+        heights = [100 * state["accuracy"] for state in states]
+        label = f"{split} (n = {states[0]['n']:,})"
+        bars = axes.bar(centres, heights, 0.368, color=SPLIT_COLOURS[split], label=label)
         axes.bar_label(bars, fmt="%.1f %%", padding=2, fontsize=9)
     axes.set(title="Accuracy after each phase", xlabel="Phase", ylabel="Accuracy (%)")
     axes.set_ylim(0, 108)

@@ -15,7 +15,7 @@ from common.comparison import Side, compare
 from common.measured import Metric, by_name, loss
 from common.plots import across
 from common.plots.base import BLUE, GREEN, LEGEND_BELOW, ORANGE, PURPLE, VERMILION, empty_figure, save_figure
-from common.published import read_references, reference
+from common.published import printed, read_references
 from common.report import Pair, Part, Pictures, Report, Table
 from common.selection import Fields, Runs
 from common.words import number
@@ -25,6 +25,7 @@ MNIST: Fields = {"preset": "autoencoder", "dataset": "mnist"}
 SIZES = (1, 2, 5, 10, 20, 50, 100, 150, 200, 300, 400, 500, 600, 700)
 ENOUGH = 300  # the size from which the source's loss falls no more
 TRAIN, TEST, PCA = "running train loss", "test loss", "PCA test loss"
+REFERENCES = read_references(Path(__file__).with_name("reference.csv"))
 COMPONENTS = "components for {} % of the variance"
 
 # The source's cases: encoder, whether it is trained, and a colour.
@@ -150,9 +151,9 @@ def falls_until_enough(runs: Runs) -> Finding:
 
 def falls_no_more(runs: Runs) -> Finding:
     """Whether no larger size has a test loss that is lower by the margin of the published one or more."""
-    row = published({**MNIST, "k": ENOUGH}, TEST)
+    margin = printed(REFERENCES, {**MNIST, "k": ENOUGH}, TEST, "margin")
     larger = (k for k in SIZES if k > ENOUGH)
-    return tally({f"k = {k}": not_above(of_size(runs, ENOUGH), of_size(runs, k), row["margin"]) for k in larger})
+    return tally({f"k = {k}": not_above(of_size(runs, ENOUGH), of_size(runs, k), margin) for k in larger})
 
 
 def not_above(one: Side, other: Side, margin: float) -> Finding:
@@ -207,8 +208,8 @@ def case_3_is_worst(runs: Runs) -> Finding:
 
 def case_4_is_like_case_2(runs: Runs) -> Finding:
     """Whether their test losses differ by less than the margin of the published one."""
-    row = published({"preset": "transfer", "dataset": "mnist", **of_case(2)}, TEST)
-    return near(case(runs, 4), case(runs, 2), row["margin"])
+    margin = printed(REFERENCES, {"preset": "transfer", "dataset": "mnist", **of_case(2)}, TEST, "margin")
+    return near(case(runs, 4), case(runs, 2), margin)
 
 
 CLAIMS = (
@@ -236,14 +237,6 @@ PUBLISHED: dict[str, Any] = {
     "markeredgewidth": 0.8,
     "linestyle": "none",
 }
-
-
-def published(fields: Fields, metric: str) -> dict[str, float]:
-    """A number of the source and its margin. Raises KeyError for one that it has not printed."""
-    row = reference(read_references(Path(__file__).with_name("reference.csv")), fields, metric)
-    if row is None:
-        raise KeyError(f"{metric} of {dict(fields)} is not in reference.csv")
-    return {"value": float(row["published"]), "margin": float(row["margin"])}
 
 
 def counted(runs: Sequence[Runs]) -> str:
@@ -274,7 +267,7 @@ def sizes(runs: Runs, path: Path) -> None:
     label = f"autoencoder ({counted(list(found.values()))}; bars: one standard deviation)"
     axes.errorbar(list(found), means, yerr=deviations, fmt="o-", color=BLUE, capsize=3, label=label)
     axes.plot(list(found), components, "s--", color=ORANGE, label="principal components")
-    source = published({**MNIST, "k": ENOUGH}, TEST)["value"]
+    source = printed(REFERENCES, {**MNIST, "k": ENOUGH}, TEST)
     axes.plot(ENOUGH, source, color="white", label="autoencoder of source 003", **PUBLISHED)
     axes.set_xscale("log")
     axes.set_xticks(list(found), [str(k) for k in found], fontsize=8, rotation=60)
@@ -313,7 +306,7 @@ def dropout(runs: Runs, path: Path) -> None:
                 xs = [places[name] + 0.15 * shift for name in rows]
                 label = f"{kind} ({counted(list(rows.values()))})"
                 axes.errorbar(xs, means, yerr=deviations, fmt=marker, color=colour, capsize=3, label=label)
-        source = [published({**MNIST, **fields}, metric)["value"] for fields in DROPOUT.values()]
+        source = [printed(REFERENCES, {**MNIST, **fields}, metric) for fields in DROPOUT.values()]
         axes.plot([place - 0.15 for place in places.values()], source, color="white", label="source 003", **PUBLISHED)
         axes.set_xticks(list(places.values()), [name.replace(", ", "\n") for name in places])
         axes.set(title=title, ylabel="Mean squared error", ylim=(0, None), xlim=(-0.4, len(places) - 0.3))
@@ -363,7 +356,7 @@ def draw_case(axes: Axes, case: int, runs: Runs, key: str) -> None:
 def draw_published(axes: Axes, metric: str) -> None:
     """Mark the source's losses after 10 epochs, to the right of the curves and side by side, as two are equal."""
     for place, (case, (_, _, colour)) in enumerate(CASES.items()):
-        value = published({"preset": "transfer", "dataset": "mnist", **of_case(case)}, metric)["value"]
+        value = printed(REFERENCES, {"preset": "transfer", "dataset": "mnist", **of_case(case)}, metric)
         axes.plot(10.6 + 0.3 * place, value, color=colour, **PUBLISHED)
 
 

@@ -35,7 +35,7 @@ def most_in_the_last(pair: FromTheSameData, phases: Sequence[str]) -> Judge:
     """One side's lead in test accuracy is larger after the last phase than after each one before."""
 
     def judge(runs: Runs) -> Finding:
-        settings, found = pair.matches(runs), []
+        settings, found = pair.matches(runs.completed), []
         for both in settings:
             last, more = leads(both, phases[-1]), {}
             for phase in phases[:-1]:

@@ -374,7 +374,7 @@ SEMANTIC = every(
         for dataset, true, others in CONFUSED
     )
 )
-NADAM_ABOVE = (
+NADAM_ABOVE = tuple(
     about(f"above {name}", greater(two_of_001({**WIDE, **OPTIMISERS["NAdam"]}, {**WIDE, **own})))
     for name, own in OPTIMISERS.items()
     if name != "NAdam"

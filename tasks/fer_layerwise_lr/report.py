@@ -12,7 +12,7 @@ from common.claims import Claim, Finding, at_source_size, by_setting, compared, 
 from common.measured import TEST_ACCURACY, TEST_LOSS, Metric, percent
 from common.plots import across
 from common.plots.base import BLUE, GREEN, LEGEND_BELOW, ORANGE, VERMILION, empty_figure, save_figure
-from common.published import numbers
+from common.published import read_references, reference
 from common.report import Headline, Pair, Part, Pictures, Report, Table
 from common.selection import Group, Runs
 from common.words import BATCH_NORM, trained_on
@@ -28,9 +28,8 @@ ARMS = {
 CLASSES = ("angry", "disgusted", "fearful", "happy", "neutral", "sad", "surprised")
 SIZES = dict(zip(CLASSES, (958, 111, 1024, 1774, 1233, 1247, 831), strict=True))  # of the test images
 MACRO_F1, WEIGHTED_F1 = "test macro F1 (%)", "test weighted F1 (%)"
-AS_PUBLISHED = "dataset=fer2013 backbone=resnet18 image_size=224 batch_norm=follow"
 SOURCE = "published: ResNet-18, 224 pixels"
-NUMBERS = numbers(Path(__file__).parent)
+REFERENCES = read_references(Path(__file__).with_name("reference.csv"))
 
 
 def f1_of(name: str) -> str:
@@ -56,6 +55,12 @@ def is_pretrained(arms: Mapping[str, Group]) -> bool:
     return all(group.config["weights"] != "none" for group in arms.values())
 
 
+def published(arm: str, metric: str) -> float | None:
+    """A number of the source, which has two of the arms."""
+    row = reference(REFERENCES, {**FER, **THE_SOURCES, "preset": arm}, metric)
+    return float(row["published"]) if row else None
+
+
 def curves(runs: Runs, path: Path) -> None:
     """Draw losses and validation accuracy by epoch: a row a network, a line an arm; what is published dotted."""
     rows = []
@@ -63,7 +68,7 @@ def curves(runs: Runs, path: Path) -> None:
         lines = []
         for arm, group in own.items():
             told, colour = ARMS[arm]
-            mark = NUMBERS.get((arm, AS_PUBLISHED, TEST_ACCURACY.name)) if is_pretrained(own) else None
+            mark = published(arm, TEST_ACCURACY.name) if is_pretrained(own) else None
             lines.append(across.Line(f"{told} ({across.count(group.records)})", group.records, colour, published=mark))
         rows.append((name, lines))
     across.draw_rows(rows, path, f"{SOURCE}, test accuracy of the arm in this colour")
@@ -105,7 +110,7 @@ def draw_arms(axes: Axes, arms: Mapping[str, Group]) -> None:
             label=f"{name} ({across.count(tests)})",
         )
         metrics = [*(f1_of(own["class"]) for own in tests[0]["per_class"]), MACRO_F1]
-        found = [NUMBERS.get((arm, AS_PUBLISHED, metric)) for metric in metrics]
+        found = [published(arm, metric) for metric in metrics]
         marks += [(x, y) for x, y in zip(places, found, strict=True) if y is not None]
     if marks and is_pretrained(arms):
         axes.plot(*zip(*marks, strict=True), "D", color="white", markeredgecolor="black", markersize=5, label=SOURCE)

@@ -12,7 +12,7 @@ from common.claims import Claim, Judge, about, every, greater, positive
 from common.measured import TEST_ACCURACY, TEST_LOSS, percent
 from common.plots import across
 from common.plots.base import BLUE, LEGEND_BELOW, ORANGE, VERMILION, empty_figure, save_figure
-from common.published import numbers
+from common.published import printed, read_references
 from common.report import Headline, Pair, Part, Pictures, Report, Table
 from common.selection import Runs
 from tasks.rotation_contrastive.train import PRESETS
@@ -21,8 +21,7 @@ BLOCKS = (1, 2, 3)
 TRAINED = {True: ("trained further", BLUE, "o-"), False: ("frozen", ORANGE, "s--")}
 LOSSES = (("loss", "training, dropout on", ORANGE, "--"), ("val_loss", "validation", BLUE, "-"))
 RUNNING = "running train loss"
-NUMBERS = numbers(Path(__file__).parent)
-BEST = "dataset=cifar10 blocks=2 train_blocks=True"  # the transfer that is published
+REFERENCES = read_references(Path(__file__).with_name("reference.csv"))
 MARK: dict[str, Any] = {"color": "white", "markeredgecolor": "black", "markersize": 9, "linestyle": "", "zorder": 4}
 
 
@@ -32,7 +31,7 @@ MARK: dict[str, Any] = {"color": "white", "markeredgecolor": "black", "markersiz
 def curves(runs: Runs, path: Path) -> None:
     """Draw losses and validation accuracy by epoch: a row a network; published test accuracies dotted."""
     own = runs.where(dataset="cifar10").as_preset("dataset", "blocks", "train_blocks")
-    across.curves(own, path, NUMBERS)
+    across.curves(own, path, REFERENCES)
 
 
 def transferred_blocks(runs: Runs, path: Path) -> None:
@@ -70,9 +69,10 @@ def draw_transfer(axes: Axes, runs: Runs, metric: str) -> None:
         axes.axhline(mean, color="0.3", linestyle="-.", label=f"none taken: base (n = {len(base)})")
         if len(base) > 1:
             axes.axhspan(mean - deviation, mean + deviation, color="0.9")
-    axes.plot([2], [NUMBERS["transfer", BEST, metric]], "D", **MARK, label="published: 2 blocks, trained further")
-    label = "published: none taken"
-    axes.axhline(NUMBERS["base", "dataset=cifar10", metric], color="0.3", linestyle=(0, (1, 2)), label=label)
+    best = printed(REFERENCES, {**CIFAR10, "preset": "transfer", "blocks": 2, "train_blocks": True}, metric)
+    axes.plot([2], [best], "D", **MARK, label="published: 2 blocks, trained further")
+    none_taken = printed(REFERENCES, {**CIFAR10, "preset": "base"}, metric)
+    axes.axhline(none_taken, color="0.3", linestyle=(0, (1, 2)), label="published: none taken")
 
 
 def contrastive(runs: Runs, path: Path) -> None:
@@ -87,7 +87,7 @@ def contrastive(runs: Runs, path: Path) -> None:
             axes.plot(range(1, len(values) + 1), values, style, color=colour, alpha=0.8, label=label)
     across.mark_test(axes, runs, VERMILION, across.TEST_OF_SEEDS)
     for metric, name, colour in ((RUNNING, "training", ORANGE), (TEST_LOSS.name, "test", VERMILION)):
-        level = NUMBERS["contrastive", "dataset=cifar10", metric]
+        level = printed(REFERENCES, {**CIFAR10, "preset": "contrastive"}, metric)
         axes.axhline(level, color=colour, linestyle=(0, (1, 2)), label=f"published: {name} loss")
     axes.locator_params(axis="x", integer=True)
     axes.legend()

@@ -57,7 +57,7 @@ def test_data_sets_have_rows_of_their_own_and_one_seed_has_no_band(drawn, tmp_pa
 
 def test_a_published_test_accuracy_is_marked_in_its_lines_colour(drawn, tmp_path):
     every = [group("s", f"k={k}", trained(2, val_accuracy=0.5), k=k) for k in (1, 2)]
-    across.curves(runs(*every), tmp_path / "p.png", {("s", "k=2", "test accuracy (%)"): 75.5})
+    across.curves(runs(*every), tmp_path / "p.png", {("s", "k=2", "test accuracy (%)"): {"published": "75.5"}})
     one, two, mark = drawn[0].axes[2].get_lines()
     assert set(mark.get_ydata()) == {75.5}
     assert mark.get_color() == two.get_color() != one.get_color()

@@ -133,6 +133,12 @@ def test_a_side_that_diverged_is_left_out():
     lost = group("p", "kind=b x=1", {"metrics": {"status": "diverged"}}, kind="b", x=1)
     assert greater(PAIR)(runs(*there.groups, lost)) == greater(PAIR)(there)
 
+    def accuracy(record):
+        return record["metrics"]["test"]["accuracy"]
+
+    left = group("p", "kind=a x=1", *accurate(0.9, 0.8), kind="a", x=1)
+    assert more(PAIR, accuracy)(runs(*there.groups, left, lost)) == more(PAIR, accuracy)(there)
+
 
 def test_a_tally_counts_what_holds_and_tells_the_rest():
     holds, fails = Finding("holds", "+1"), Finding("fails", "-1", 0.001)
@@ -140,6 +146,9 @@ def test_a_tally_counts_what_holds_and_tells_the_rest():
     assert tally({"a": holds, "b": fails, "c": NOT_TESTED}) == Finding(
         "fails", "1 of 3 hold; b: fails, -1; c: not tested", 0.002
     )
+    unsure = tally({"a": holds, "b": Finding("fails", "-1", 0.04)})
+    assert unsure.word == "undecided"
+    assert unsure.told == "1 of 2 hold; b: fails, -1; no part fails after Holm's correction"
     assert tally({"a": NOT_TESTED}) == tally({}) == NOT_TESTED
 
 

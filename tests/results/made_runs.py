@@ -13,7 +13,7 @@ ACCURACIES = {0: (0.50, 0.60, 0.70), 1: (0.52, 0.61, 0.74), 2: (0.47, 0.62, 0.69
 SETTING = "dataset=cifar10 backbone=resnet18"
 REFERENCE = "preset,setting,metric,published,margin,source,note\n"
 REPORT = """
-from common.claims import Claim, greater, rising
+from common.claims import Claim, always, greater, rising
 from common.measured import loss, percent
 from common.plots import across
 from common.report import Headline, Pair, Part, Pictures, Report, Table

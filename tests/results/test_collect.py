@@ -817,6 +817,19 @@ def test_a_record_that_a_report_trips_over_is_left_out_alone(root, capsys):
     assert {row["n"] for row in table(root)} == {"2"}
 
 
+def test_what_is_wrong_is_said_once_if_a_claim_trips_over_a_record(root, capsys):
+    """The rows are made twice then, and each time two runs of one seed are found."""
+    judge = "always(lambda record: record['config']['width'] + 1 > 0, of={'dataset': ..., 'backbone': ...})"
+    write_report(root, f"claims=(Claim('000', 'It is wide', {judge}),), figures=()")
+    for seed in range(2):
+        make_run(root, seed, width="wide" if seed else 0)
+    make_run(root, 0, slug="copy-of-three_phase-cifar10-aaaa1111", width=0)
+    collect(root)
+    damaged, twice = sorted(capsys.readouterr().err.splitlines())
+    assert damaged.startswith(f"damaged: {TASK}/three_phase-cifar10-aaaa1111-s1: ")
+    assert twice.startswith("twice: ")
+
+
 def test_overview_and_page_have_todays_rows_of_a_task_that_was_not_asked_for(root):
     """Its table stays as it is."""
     make_run(root, 0)

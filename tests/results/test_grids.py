@@ -55,6 +55,13 @@ def test_a_cell_has_what_its_row_and_its_column_ask_for():
     )
 
 
+def test_the_smaller_standard_error_comes_first():
+    """Of few images: 9.8 and 15.5 points, which as texts are the other way round."""
+    groups = [group("p", f"data=d arm={arm}", scored(0.6, n=n), data="d", arm=arm) for arm, n in ((1, 25), (2, 10))]
+    (grid,), _ = filled(ARMS, *groups)
+    assert grid.caption.endswith("10 or 25 test images (standard error of an accuracy: 9.8 to 15.5 points).")
+
+
 def test_runs_that_differ_in_what_no_one_names_are_not_shown():
     usual, odd = {"data": "d", "arm": 1}, {"data": "d", "arm": 1, "batch": 9}
     (grid,), complaints = filled(ARMS, made(odd, 0.9), made(usual, 0.5), made({"data": "d", "arm": 2}, 0.4))

@@ -88,8 +88,8 @@ def test_names_are_in_words_whether_run_or_not():
 
 
 def test_counts_are_said_in_words():
-    assert scoreboard.in_words(Counter({"reproduced": 2, "lower": 1, "not measured": 40}), VERDICTS) == (
+    assert scoreboard.sentence(Counter({"reproduced": 2, "lower": 1, "not measured": 40}), VERDICTS) == (
         "2 are reproduced, 1 is lower and 40 are not measured"
     )
-    assert scoreboard.in_words(Counter({"holds": 2, "fails": 1}), WORDS) == "2 hold and 1 fails"
-    assert scoreboard.in_words(Counter({"holds": 1}), WORDS) == "1 holds"
+    assert scoreboard.sentence(Counter({"holds": 2, "fails": 1}), WORDS) == "2 hold and 1 fails"
+    assert scoreboard.sentence(Counter({"holds": 1}), WORDS) == "1 holds"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from results.verdicts import ERROR, MOST_SEEDS, Distance, judge
+from results.verdicts import ERROR, MOST_TRIED, Distance, judge
 
 STUDIES = 4000
 MARGIN = 1.0
@@ -141,4 +141,4 @@ def test_what_would_settle_it():
         reach = stats.t.ppf(0.95, n - 1) * 0.4 * np.sqrt(1 + 1 / n)
         assert (reach <= 1.0) == (n == seeds)
     assert judge([0.0, 3.0, -3.0], 0.0, 1.0).remedy == "one published run is too uncertain for this margin"
-    assert seeds < MOST_SEEDS
+    assert seeds < MOST_TRIED

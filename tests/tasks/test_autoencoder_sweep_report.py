@@ -11,7 +11,7 @@ from scipy import stats
 from common.command_line import parse_strictly
 from common.comparison import Side
 from common.plots import across
-from common.published import read_references
+from common.published import printed, read_references
 from common.seeds import parse_seeds
 from results.grids import Source, grids
 from slurm import plan, sweeps
@@ -134,9 +134,13 @@ def test_cases_of_transfer():
     assert judged("Case 4", *source[:1]).word == "not tested"
 
 
+def margin(fields, metric):
+    return printed(report.REFERENCES, fields, metric, "margin")
+
+
 def test_margins_in_the_text_of_claims_are_those_of_the_published_numbers():
-    sizes = report.published({**report.MNIST, "k": 300}, "test loss")["margin"]
-    cases = report.published({"preset": "transfer", "dataset": "mnist", **report.of_case(2)}, "test loss")["margin"]
+    cases = {"preset": "transfer", "dataset": "mnist", **report.of_case(2)}
+    sizes, cases = (margin(fields, "test loss") for fields in ({**report.MNIST, "k": 300}, cases))
     assert any(f"less than {sizes:g}" in claim.text for claim in report.CLAIMS)
     assert any(f"less than {cases:g}" in claim.text for claim in report.CLAIMS)
 
@@ -147,7 +151,7 @@ def test_margins_in_the_text_of_claims_are_those_of_the_published_numbers():
 def as_published(fields, **more):
     """Runs whose losses are those that are published of these fields, with a setting that may explain them or not."""
     source = {"preset": "autoencoder", "dataset": "mnist", **fields}
-    train, test = (report.published(source, metric)["value"] for metric in (report.TRAIN, report.TEST))
+    train, test = (printed(report.REFERENCES, source, metric) for metric in (report.TRAIN, report.TEST))
     own = config(**fields, **more)
     runs = [made_groups.scored(running={"loss": train}, test={"loss": test, "n": 9}) for _ in range(2)]
     values = {"dataset": "mnist", "dropout": 0.0, "batch_size": 64, "initialisation": "torch", **fields, **more}
