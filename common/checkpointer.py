@@ -173,7 +173,7 @@ def load_weights(run: Run, model: keras.Model, entry: Mapping, arrays: Mapping[s
     checkpoints.assign("weights", model.weights, arrays)
 
 
-def load_layers(model: keras.Model, folder: Path, phase: str, names: Sequence[str], kind: str = "best") -> None:
+def load_layers(model: keras.Model, folder: Path, phase: str, names: Sequence[str], kind: str) -> None:
     """Put layers of a finished run into another model, by their names, as they were at an epoch of a phase.
 
     `kind` is best or last. Raises CheckpointError if a layer is not there, or does not fit.

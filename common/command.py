@@ -59,7 +59,7 @@ def finished(run: Run) -> str:
 
 
 def images_of(config: Config) -> dict | ConfigError | None:
-    """What a run would write down of the images of a folder, or why there are none; None of another data set."""
+    """The fingerprint of an image folder as it is now, or why it cannot be read; None for another kind of data set."""
     root = folder_of(config.dataset)
     if not (root and root.is_dir()):
         return None
@@ -70,7 +70,7 @@ def images_of(config: Config) -> dict | ConfigError | None:
 
 
 def since(run: Run, images: dict | ConfigError | None) -> Iterator[str]:
-    """In what a finished run differs from what would be trained now, on images as `images_of` gives them."""
+    """In what ways a finished run differs from what would be trained now; `images` as `images_of` gives them."""
     environment = run.files.environment() if run.files.environment_file.is_file() else {}
     if (used := environment.get("backend", backend())) != backend():
         yield f"was trained with {used}, and KERAS_BACKEND is {backend()}; with another --out you have both"

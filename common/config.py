@@ -192,7 +192,7 @@ class Config:
 
     def name_parts(self) -> tuple[str, ...]:
         """What one names a run by; tasks add to it."""
-        return (self.preset, self.dataset)
+        return (self.preset, data.identity(self.dataset))
 
     def shown(self) -> tuple[str, ...]:
         """SHOWN, or what a task's fields make of it."""
@@ -218,7 +218,7 @@ def short(part: str) -> str:
 
 @functools.cache
 def file_digest(path: Path, size: int, modified: int) -> str:
-    """SHA-256 of a file, in hexadecimal; read again if its size or the time of its last change is another."""
+    """SHA-256 of a file, in hexadecimal; read again if its size or modification time changes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import logsumexp
 from sklearn.metrics import precision_recall_fscore_support, top_k_accuracy_score
 
-# Probabilities computed in 16 bits do not add up to exactly 1.
+# Probabilities that others have computed, in 16 bits say, do not add up to exactly 1.
 SUM_TOLERANCE = 0.01
 
 

@@ -37,8 +37,8 @@ class Pair:
     """Two selections, one minus the other: runs of one seed that agree in every config field that not both name.
 
     The preset may differ, and so may the fields that `ignoring` names (`rates` names `rates.head` too), if they are as
-    the presets have them. A field that one of the two lacks, as its code was older, parts runs of one preset if the
-    other's label names it: it is not as that preset has it.
+    the presets have them. If one record is older than a field, the two still agree in it, unless the other's label
+    names the field: then its value is not the preset's.
     """
 
     one: Fields

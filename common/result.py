@@ -33,7 +33,7 @@ class Result:
     reports_trained_loss: bool = True
     """Whether metrics and history have the same loss; smoothed labels have another one."""
     are_probabilities: bool = True
-    """Whether the loss trains the predictions' probabilities to be that."""
+    """False if the loss does not train the predictions as probabilities, as a hinge does not."""
 
 
 def brief(metrics: Mapping) -> dict:

@@ -69,7 +69,7 @@ def save(run: Run, model: keras.Model) -> None:
 def load(folder: Path, phase: str | None = None, batch_size: int | None = None) -> Trained:
     """The classifier of a finished run in its reported state, or in that of an earlier phase; by its own batch size.
 
-    Raises ConfigError if the run is none, has not ended, or was trained before networks were kept.
+    Raises ConfigError if this is no finished run, or one that was trained before networks were kept.
     """
     run = RunFolder(folder)
     check_classifier(run, phase)

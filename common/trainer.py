@@ -123,7 +123,9 @@ class Trainer:
         if is_first:
             self.record(fitted, execution_steps)
         if checkpoint:
-            print(f"resuming: phase {phase.name}, epoch {progress.epoch + 1}, step {progress.step}", flush=True)
+            is_left = progress.epoch < phase.epochs
+            place = f"epoch {progress.epoch + 1}, step {progress.step}" if is_left else "after its last epoch"
+            print(f"resuming: phase {phase.name}, {place}", flush=True)
             checkpoints.assign("model", self.model.variables, checkpoint.arrays)
             checkpoints.assign("optimizer", fitted.optimizer.variables, checkpoint.arrays)
         self.announce(phase, execution_steps, fitted)

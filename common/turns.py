@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 
 class Left(BaseException):
-    """What a function was to wait for does not come any more."""
+    """Raised in a function that waits for what will never come."""
 
 
 class Turn(threading.Thread):

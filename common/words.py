@@ -108,5 +108,6 @@ def in_words(key: str, value: object, own: Mapping[str, Word]) -> str:
 def number(value: float) -> str:
     """A setting that is a number, as a person writes it: 1e-7, 0.001, 10,000."""
     if value and abs(value) < 0.001:
-        return re.sub(r"e-0?", "e-", f"{value:e}").replace(".000000", "")
+        mantissa, exponent = f"{value:e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:,.10g}"

@@ -16,7 +16,7 @@ class Augment(keras.layers.Layer):
     """Applies a recipe in training, and only casts to float32 otherwise.
 
     `at` says what the images are: "native", of their own size, or "input", already of the size that the network sees.
-    Recipes may differ in the crop's fraction of the side alone; a blur of 3 pixels is less of a larger image, too.
+    The two differ in the crop's padding alone. The blur of 3 pixels is not scaled, so a larger image is blurred less.
 
     The generator's state is one of the model's variables: if they are restored, the same images follow. Inputs are
     computed and returned in float32 under every dtype policy, since half precision would round pixel values.

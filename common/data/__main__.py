@@ -62,18 +62,14 @@ def inspect(arguments: argparse.Namespace) -> None:
     name = arguments.dataset
     folder = arguments.out or Path("inspection") / called(name)
     config = Config(dataset=name, data_dir=arguments.data_dir, seed=arguments.seed)
-    try:
-        config.check()
-        from common.data import inspection, inspection_report
+    config.check()
+    from common.data import inspection, inspection_report  # now, as they take a second
 
+    with in_one_line(written=folder):
         with contextlib.redirect_stdout(sys.stderr):  # notes of what loads the data
             found = inspection.inspect(config)
         said = inspection_report.facts(found)
         drawn = inspection_report.draw(found, folder, arguments.seed)
-    except ConfigError as error:
-        fail(str(error))
-    except OSError as error:
-        fail(f"{error.filename or folder}: {error.strerror or error}", 1)
     if arguments.json:
         print(json.dumps(said | {"figures": list(map(str, drawn))}, indent=2))
         return
@@ -92,16 +88,13 @@ def called(name: str) -> str:
 def prepare(arguments: argparse.Namespace) -> None:
     """Fetch or check each name; exit code 1 if one is missing."""
     folder = Config(data_dir=arguments.data_dir).data_folder
-    try:
-        for name in arguments.names:
-            if name.startswith(tfds_names.TFDS):
-                tfds_names.check(name, folder)
-            else:
-                choice("data set", name, tuple(DATASETS), also=tfds_names.FORM)
-        for name in arguments.weights:
-            BACKBONES.check(name)
-    except ConfigError as error:
-        fail(str(error))
+    for name in arguments.names:
+        if name.startswith(tfds_names.TFDS):
+            tfds_names.check(name, folder)
+        else:
+            choice("data set", name, tuple(DATASETS), also=tfds_names.FORM)
+    for name in arguments.weights:
+        BACKBONES.check(name)
     if not arguments.names and not arguments.weights:
         fail(f"nothing to prepare; name data sets ({ALLOWED}) or --weights")
     done = [dataset(name, folder, arguments.check) for name in arguments.names]

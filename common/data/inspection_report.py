@@ -156,7 +156,7 @@ def lines(found: Inspection, said: dict[str, Any]) -> Iterator[str]:
     yield f"unreadable: {counted(list(map(tfrecords.shown, found.data.unreadable)))}"
     for reason, paths in found.unused.items():
         yield f"not used, {reason}: {counted(paths)}"
-    yield from (f"note: {note}" for note in said["notes"] if not note.startswith("not used"))
+    yield from (f"note: {note}" for note in said["notes"] if not note.startswith("not used, "))
     yield f"exact copies: {said['exact_copies']}"
     yield f"near copies: {said['near_copies']}"
     if not found.copies.tells_near:

@@ -54,12 +54,12 @@ class Split:
         return replace(self, places=self.places[indices], labels=self.labels[indices], origins=origins)
 
 
-def whole(images: np.ndarray, labels: np.ndarray, size: int, in_colour: bool = True) -> Split:
+def whole(images: np.ndarray, labels: np.ndarray, size: int) -> Split:
     """A split of all of these images (uint8) or file names."""
     import tensorflow as tf
 
     with tf.device("CPU"):
-        return Split(tf.constant(images), np.arange(len(labels)), np.asarray(labels, np.int64), size, in_colour)
+        return Split(tf.constant(images), np.arange(len(labels)), np.asarray(labels, np.int64), size)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ FIXED_ORDER = "--xla_gpu_deterministic_ops=true"
 class Devices:
     """One device in one process, and what the others do differently. `join` and `activate` come first, in that order.
 
-    Kinds: this one, `mirrored.Mirrored` (TensorFlow, one machine) and `mesh.Mesh` (JAX, one process a machine).
+    Kinds: this one; `mirrored.Mirrored` (TensorFlow, one machine); `mesh.Mesh` (JAX, one process a machine);
+    `together.Together` (JAX, several seeds on one device).
     """
 
     seeds: int | None = None

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, 
 
 from common import command
 from common.config import Config
-from common.data.tfds_names import TFDS
+from common.data import folder_of
 from common.errors import ConfigError, positive
 from common.phase import Phase
 from common.runs import Run
@@ -35,8 +35,8 @@ if TYPE_CHECKING:  # `--help` does without
     from common.data.splits import Dataset
     from common.result import Result
 
-# Pixels of an image's side, where it is not 28.
-SIDES = {"digits": 8, "cifar10": 32, "cifar100": 32, "fer2013": 48}
+# Pixels of an image's side, so that a mistake is found before the images are read.
+SIDES = {"digits": 8, "mnist": 28, "notmnist": 28, "cifar10": 32, "cifar100": 32, "fer2013": 48}
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,9 @@ class PermutedConfig(Config):
         for field in ("block", "image_size"):
             if getattr(self, field) is not None:
                 positive(field.replace("_", "-"), getattr(self, field))
-        if self.image_size or not self.dataset.startswith(TFDS):  # whose side is known when it is read
-            self.check_side(self.image_size or SIDES.get(self.dataset, 28))
+        side = self.image_size or SIDES.get(self.dataset) or (self.FOLDER_SIDE if folder_of(self.dataset) else None)
+        if side:
+            self.check_side(side)
         for phase in self.phases:
             phase.check()
 

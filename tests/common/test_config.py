@@ -223,6 +223,16 @@ def test_missing_image_folder_says_where_it_looked(capsys, tmp_path, monkeypatch
     assert parsed("--dataset", "image_folder:frogs").dataset == "image_folder:frogs"
 
 
+def test_a_folder_has_one_name_however_it_is_written(tmp_path, monkeypatch):
+    """A run is found again by its name."""
+    (tmp_path / "frogs").mkdir()
+    (tmp_path / "pond").symlink_to("frogs")
+    monkeypatch.chdir(tmp_path / "frogs")
+    ways = (".", "../frogs", "../pond", tmp_path / "frogs", f"{tmp_path}/frogs/")
+    (name,) = {parsed("--dataset", f"image_folder:{way}").name() for way in ways}
+    assert "-frogs-" in name
+
+
 def test_strict_parsing_raises_for_the_launcher():
     with pytest.raises(ConfigError, match="batch-size is 0"):
         parse_strictly(PRESETS, "A task.", ["--batch-size", "0"])

@@ -125,6 +125,8 @@ def test_images_of_different_sizes_are_read_from_their_records_as_pil_reads_them
         "images of different sizes: their centred squares, resized to 32 pixels",
         "not used: extra (6 images)",
     )
+    found = inspection.inspect(config)
+    assert "note: not used: extra (6 images)" in list(inspection_report.lines(found, inspection_report.facts(found)))
     assert no_network == []
 
 

@@ -293,12 +293,13 @@ def test_the_loss_of_a_model_that_is_sure_and_wrong_is_that_of_training(measured
     assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_run_that_was_killed_before_its_last_history_writes_it_at_the_next_start(tmp_path, data):
+def test_a_run_that_was_killed_before_its_last_history_writes_it_at_the_next_start(tmp_path, data, capsys):
     history = train(tmp_path, data).run.folder / "history.csv"
     whole = history.read_text()
     history.write_text("".join(whole.splitlines(keepends=True)[:-1]))
     train(tmp_path, data)
     assert history.read_text() == whole
+    assert "resuming: phase full, after its last epoch\n" in capsys.readouterr().out
 
 
 # --- objectives, and what tasks add
@@ -654,7 +655,7 @@ def test_layers_of_a_run_go_into_another_model_by_their_names(one_phase):
     keras.utils.clear_session()
     other = small_model()
     before = {layer.name: layer.get_weights() for layer in other.layers}
-    load_layers(other, trainer.run.folder, "full", ["conv", "norm"])
+    load_layers(other, trainer.run.folder, "full", ["conv", "norm"], "best")
     for name in ("conv", "norm"):
         for ours, theirs in zip(other.get_layer(name).weights, trainer.model.get_layer(name).weights, strict=True):
             np.testing.assert_array_equal(np.array(ours), np.array(theirs))
@@ -668,14 +669,14 @@ def test_layers_that_are_not_in_a_run_are_told_of(one_phase):
     other = keras.Model(image, keras.layers.Conv2D(8, 3, name="convolution")(image))
     for model, name in ((wider, "conv"), (other, "convolution")):
         with pytest.raises(checkpoints.CheckpointError, match=f"no kernel of shape .* for the layer {name}"):
-            load_layers(model, one_phase.run.folder, "full", [name])
+            load_layers(model, one_phase.run.folder, "full", [name], "best")
 
 
 def test_a_run_without_its_checkpoints_is_told_of(tmp_path, one_phase):
     folder, model = shutil.copytree(one_phase.run.folder, tmp_path / "run"), one_phase.model
     with pytest.raises(checkpoints.CheckpointError, match="has no checkpoint of its phase head"):
-        load_layers(model, folder, "head", ["conv"])
+        load_layers(model, folder, "head", ["conv"], "best")
     for path in folder.glob("checkpoints/*"):
         path.unlink()
     with pytest.raises(checkpoints.CheckpointError, match="has no checkpoint of its phase full"):
-        load_layers(model, folder, "full", ["conv"])
+        load_layers(model, folder, "full", ["conv"], "best")

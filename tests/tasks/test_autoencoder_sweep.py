@@ -282,7 +282,7 @@ def test_the_classifier_encodes_as_the_autoencoder(finished, data):
     whole = networks.autoencoder(config(*SMALL), data)
     put(whole, best_weights(folder))
     model = networks.classifier(config(*TRANSFER), data)
-    load_layers(model, folder, "train", networks.ENCODER)
+    load_layers(model, folder, "train", networks.ENCODER, "best")
     images = pipeline.pictures(data.test, np.arange(60))
     codes = [keras.Model(m.input, m.get_layer("bottleneck").output).predict(images, verbose=0) for m in (whole, model)]
     assert codes[0].shape == (60, 6)

@@ -13,7 +13,7 @@ import pytest
 
 from common import explain
 from common.command_line import parse_strictly
-from common.data import pipeline, sources, splits
+from common.data import DATASETS, pipeline, sources, splits
 from common.errors import ConfigError
 from slurm.plan import load_task
 
@@ -173,8 +173,11 @@ def test_blocks_are_held_against_the_side_of_the_data_sets_images():
         parse_strictly(TASK.PRESETS, "", ["--dataset", "fer2013", "--block", "7"])
 
 
-def test_of_a_data_set_of_tfds_the_side_is_known_when_it_is_read():
-    own = config("--dataset", "tfds:kmnist", "--block", "8", "--padding", "same")
+@pytest.mark.parametrize("dataset", ["tfds:kmnist", "frogs"])
+def test_of_other_data_sets_the_side_is_known_when_they_are_read(monkeypatch, dataset):
+    """Of one of TFDS, or one of somebody's own."""
+    monkeypatch.setitem(DATASETS, "frogs", DATASETS["digits"])
+    own = config("--dataset", dataset, "--block", "8", "--padding", "same")
     own.check_side(32)
     with pytest.raises(ConfigError, match="block is 8, which does not divide the image's side of 28 pixels"):
         own.check_side(28)
