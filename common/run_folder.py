@@ -247,5 +247,6 @@ def meant(text: str, names: Collection[str], allowed: str, kind: str = "run", al
     if len(found) > 1:
         raise ConfigError(f"{kind} {text!r} fits {len(found)} runs: {', '.join(found[:5])}{' ...' * (len(found) > 5)}")
     if not found:
-        raise ConfigError(f"{kind} {text!r}: no such {'file or ' if also else ''}run; allowed: {also}{allowed}")
+        no_file = "file or " if "file" in also else ""
+        raise ConfigError(f"{kind} {text!r}: no such {no_file}run; allowed: {also}{allowed}")
     return found[0]

@@ -22,7 +22,7 @@ from common import command
 from common.config import Config
 from common.errors import ConfigError, positive
 from common.phase import Phase
-from common.run_folder import RunFolder, finished_run
+from common.run_folder import find_run, finished_run
 from common.runs import Run
 
 if TYPE_CHECKING:  # `--help` does without
@@ -55,7 +55,8 @@ class SweepConfig(Config):
     """Initial weights: Keras's (Glorot uniform, biases zero) or torch's (kernel and bias uniform within
     1/sqrt(fan_in))."""
     encoder: str = "random"
-    """classify: random; pretrained, which is the finished autoencoder of the same seed in --out; or a run directory."""
+    """classify: random; pretrained, which is the finished autoencoder of the same seed in --out; or a run, by its
+    folder or the end of its name in --out."""
     train_encoder: bool = True
     """classify: train the encoder too, or leave it as it is."""
     epochs: int = 10
@@ -79,21 +80,27 @@ class SweepConfig(Config):
 
     def name_parts(self) -> tuple[str, ...]:
         """Preset, data set, and the bottleneck or the encoder."""
-        last = f"k{self.k}" if self.task == "reconstruct" else f"{Path(self.encoder).name}-encoder"
+        last = f"k{self.k}" if self.task == "reconstruct" else f"{self.encoder_named()}-encoder"
         return (*super().name_parts(), last)
 
     def identity(self) -> dict:
         """Everything that the result depends on; an encoder's run by its name, wherever it lies."""
-        fields = super().identity()
-        return fields | {"encoder": Path(self.encoder).resolve().name if "/" in self.encoder else self.encoder}
+        return super().identity() | {"encoder": self.encoder_named()}
+
+    def encoder_named(self) -> str:
+        """random, pretrained, or the name of a run. Raises ConfigError if there is no such run."""
+        return self.encoder if self.encoder in ENCODERS else self.encoder_folder().resolve().name
+
+    def encoder_folder(self) -> Path:
+        """The folder of the run that `encoder` names. Raises ConfigError if there is none."""
+        return find_run(self.encoder, self.out, "encoder", f"{', '.join(ENCODERS)}, or ")
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""
         super().check()
         for field in ("k", "hidden"):
             positive(field, getattr(self, field))
-        if self.encoder not in ("random", "pretrained") and not RunFolder(Path(self.encoder)).is_run:
-            raise ConfigError(f"encoder {self.encoder!r}: allowed: random, pretrained, or the folder of a run")
+        self.encoder_named()
         if self.task == "reconstruct" and (self.encoder != "random" or not self.train_encoder):
             raise ConfigError("encoder and train-encoder are for --task classify")
         for name, rate in (("dropout", self.dropout), ("input-dropout", self.input_dropout)):
@@ -105,6 +112,7 @@ class SweepConfig(Config):
             phase.check()
 
 
+ENCODERS = ("random", "pretrained")  # which are no runs
 PRESETS = {
     "autoencoder": SweepConfig(preset="autoencoder", dataset="mnist", initialisation="torch", convention="torch"),
     "transfer": SweepConfig(
@@ -139,7 +147,7 @@ def encoder_run(config: SweepConfig) -> Path:
         )
         folder = config.out / "autoencoder_sweep" / own.name()
     else:
-        folder = Path(config.encoder)
+        folder = config.encoder_folder()
     return finished_run(
         folder,
         "autoencoder",

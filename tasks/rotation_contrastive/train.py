@@ -27,7 +27,7 @@ from common import command
 from common.config import Config
 from common.errors import ConfigError, positive
 from common.phase import Phase
-from common.run_folder import RunFolder, finished_run
+from common.run_folder import find_run, finished_run
 from common.runs import Run
 
 if TYPE_CHECKING:  # `--help` does without
@@ -54,7 +54,7 @@ class RotationConfig(Config):
     """transfer, reverse: train these blocks too, or leave them as they are."""
     pretext_run: str = "own"
     """transfer, reverse: own, which is the finished rotation run (reverse: base run) of the same seed in --out; or a
-    run directory."""
+    run, by its folder or the end of its name in --out."""
     margin: float = 2.0
     """contrastive: squared distance up to which images of different classes are pushed apart."""
     dropout: float = 0.25
@@ -91,9 +91,13 @@ class RotationConfig(Config):
 
     def identity(self) -> dict:
         """Everything that the result of this experiment depends on; a pretext run by its name, wherever it lies."""
-        named = self.pretext_run if self.pretext_run == "own" else Path(self.pretext_run).resolve().name
+        named = "own" if self.pretext_run == "own" else self.pretext_folder().resolve().name
         fields = super().identity() | {"pretext_run": named}
         return {key: value for key, value in fields.items() if self.experiment in ONLY_IN.get(key, (self.experiment,))}
+
+    def pretext_folder(self) -> Path:
+        """The folder of the run that `pretext_run` names. Raises ConfigError if there is none."""
+        return find_run(self.pretext_run, self.out, "pretext-run", "own, or ")
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""
@@ -103,8 +107,8 @@ class RotationConfig(Config):
         positive("margin", self.margin)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; allowed: 0 <= dropout < 1")
-        if self.pretext_run != "own" and not RunFolder(Path(self.pretext_run)).is_run:
-            raise ConfigError(f"pretext-run {self.pretext_run!r}: allowed: own, or the folder of a run")
+        if self.pretext_run != "own":
+            self.pretext_folder()
         for key, experiments in ONLY_IN.items():
             if self.experiment not in experiments and getattr(self, key) != getattr(RotationConfig, key):
                 raise ConfigError(f"{key.replace('_', '-')} is for --preset {' and '.join(experiments)}")
@@ -149,9 +153,10 @@ def pretext_run(config: RotationConfig) -> Path:
     experiment = PRETEXT[config.experiment]
     inert = {key: getattr(RotationConfig, key) for key, experiments in ONLY_IN.items() if experiment not in experiments}
     pretext = dataclasses.replace(config, preset=experiment, experiment=experiment, **inert)
-    folder = Path(config.pretext_run)
     if config.pretext_run == "own":
         folder = config.out / "rotation_contrastive" / pretext.name()
+    else:
+        folder = config.pretext_folder()
     return finished_run(
         folder,
         f"{experiment} run",

@@ -415,7 +415,9 @@ def test_a_run_has_one_name_however_the_folder_of_its_encoder_is_spelt(finished,
     _, folder = finished
     monkeypatch.chdir(folder.parent)
     whole, relative = (config(*TRANSFER, "--encoder", str(name)) for name in (folder, folder.name))
-    assert whole.name() == relative.name()
+    end = config(*TRANSFER, "--out", str(folder.parents[1]), "--encoder", folder.name[-8:])
+    assert whole.name() == relative.name() == end.name()
+    assert TASK.encoder_run(end) == folder
     assert str(folder) not in whole.setting(TASK.PRESETS)  # which tables and records hold
 
 
@@ -440,7 +442,7 @@ def test_an_autoencoder_of_other_images_is_one_line(finished, tmp_path, capsys):
     [
         (["--encoder", "pretrained"], "encoder and train-encoder are for --task classify"),
         (["--no-train-encoder"], "encoder and train-encoder are for --task classify"),
-        (["--preset", "transfer", "--encoder", "nowhere"], "encoder 'nowhere': allowed: random, pretrained, or the"),
+        (["--preset", "transfer", "--encoder", "nowhere"], "encoder 'nowhere': no such run; allowed: random, pre"),
         (["--k", "0"], "k is 0; it must be above zero"),
         (["--dropout", "1"], r"dropout is 1\.0; allowed: 0 <= dropout < 1"),
         (["--input-dropout", "1"], r"input-dropout is 1\.0; allowed: 0 <= input-dropout < 1"),

@@ -290,6 +290,14 @@ def test_the_reverse_transfer_trains_or_keeps_the_blocks_of_the_base_run(base, t
     assert [scores["class"] for scores in metrics_of(folder)["test"]["per_class"]] == ["upright", "turned"]
 
 
+def test_a_pretext_run_may_be_named_by_the_end_of_its_name(rotation):
+    out, source = rotation
+    names = (str(source), source.name[-8:])
+    whole, end = (config(*TRANSFER, "--out", str(out), "--pretext-run", name) for name in names)
+    assert TASK.pretext_run(end) == TASK.pretext_run(whole) == source
+    assert end.name() == whole.name()
+
+
 def test_each_transfer_needs_the_run_of_its_own_kind(rotation, tmp_path, capsys):
     assert call(tmp_path, *REVERSE) == 2
     line = in_process.one_error(capsys)
@@ -315,14 +323,14 @@ def test_flags_of_an_experiment_make_another_run():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--pretext-run", "."], "pretext-run '.': allowed: own, or the folder of a run"),
+        (["--pretext-run", "."], "pretext-run '.': no such run; allowed: own, or a finished run: its folder"),
         (["--blocks", "4"], "blocks is 4; allowed: 1 to 3"),
         (["--margin", "0"], "margin is 0.0; it must be above zero"),
         (["--margin", "3"], "margin is for --preset contrastive"),
         (["--preset", "rotation", "--blocks", "3"], "blocks is for --preset transfer and reverse"),
         (["--preset", "contrastive", "--no-train-blocks"], "train-blocks is for --preset transfer and reverse"),
         (["--preset", "contrastive", "--devices", "2"], "one device, or JAX"),
-        (["--preset", "transfer", "--pretext-run", "nowhere"], "pretext-run 'nowhere': allowed: own, or the folder"),
+        (["--preset", "transfer", "--pretext-run", "nowhere"], "pretext-run 'nowhere': no such run"),
         (["--dropout", "1"], "dropout is 1.0; allowed: 0 <= dropout < 1"),
     ],
 )
