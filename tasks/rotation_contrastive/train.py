@@ -153,10 +153,8 @@ def pretext_run(config: RotationConfig) -> Path:
     experiment = PRETEXT[config.experiment]
     inert = {key: getattr(RotationConfig, key) for key, experiments in ONLY_IN.items() if experiment not in experiments}
     pretext = dataclasses.replace(config, preset=experiment, experiment=experiment, **inert)
-    if config.pretext_run == "own":
-        folder = config.out / "rotation_contrastive" / pretext.name()
-    else:
-        folder = config.pretext_folder()
+    own = config.out / "rotation_contrastive" / pretext.name()
+    folder = own if config.pretext_run == "own" else config.pretext_folder()
     return finished_run(
         folder,
         f"{experiment} run",
