@@ -102,6 +102,11 @@ class Table:
     best: str = ""
     """The column whose best value is set in bold, if there is one."""
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a row that has what is of columns alone."""
+        if named := [name for name, row in self.rows.items() if row.over]:
+            raise ValueError(f"table {self.caption!r}, row {named[0]!r}: `over` is of a column")
+
 
 @dataclass(frozen=True)
 class Pictures:

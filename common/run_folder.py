@@ -230,23 +230,27 @@ def find_run(name: str, out: Path, kind: str = "run", also: str = "") -> Path:
     if RunFolder(Path(name)).is_run:
         return Path(name)
     runs = {f"{folder.parent.name}/{folder.name}": folder for folder in out.glob("*/*") if RunFolder(folder).is_run}
-    finished = (run for run in map(RunFolder, runs.values()) if run.is_finished)
-    newest = sorted(finished, key=RunFolder.finished_at, reverse=True)[:3]
+    finished = {key: RunFolder(folder) for key, folder in runs.items() if RunFolder(folder).is_finished}
+    newest = sorted(finished.values(), key=RunFolder.finished_at, reverse=True)[:3]
     there = f"; the newest: {', '.join(run.path.name for run in newest)}" if newest else ""
-    return runs[meant(name, runs, f"a finished run: its folder, or the end of its name in {out}{there}", kind, also)]
+    allowed = f"{also}a finished run: its folder, or the end of its name in {out}{there}"
+    # The run that asks for another one may itself have a name with this end.
+    return runs[meant(name, runs, allowed, kind, rather=finished)]
 
 
-def meant(text: str, names: Collection[str], allowed: str, kind: str = "run", also: str = "") -> str:
+def meant(
+    text: str, names: Collection[str], allowed: str, kind: str = "run", rather: Collection[str] = frozenset()
+) -> str:
     """The one of these names, task/run or run, that a user means: the run's whole name, or the only one with this end.
 
-    Raises ConfigError if there is none, or more than one. Its message calls the run a `kind`, and says what is
-    `allowed`, and `also`.
+    Of several with this end, those in `rather` count alone, if there are any. Raises ConfigError if there is none, or
+    more than one. Its message calls the run a `kind`, and says what is `allowed`.
     """
     whole = [name for name in names if text in (name, name.rpartition("/")[2])]
-    found = sorted(whole or (name for name in names if text and name.endswith(text)))
+    ends = [name for name in names if text and name.endswith(text)]
+    found = sorted(whole or [name for name in ends if name in rather] or ends)
     if len(found) > 1:
         raise ConfigError(f"{kind} {text!r} fits {len(found)} runs: {', '.join(found[:5])}{' ...' * (len(found) > 5)}")
     if not found:
-        no_file = "file or " if "file" in also else ""
-        raise ConfigError(f"{kind} {text!r}: no such {no_file}run; allowed: {also}{allowed}")
+        raise ConfigError(f"{kind} {text!r}: not found; allowed: {allowed}")
     return found[0]

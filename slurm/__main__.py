@@ -153,7 +153,9 @@ def main() -> None:
         also = "; the flags of train.py go through --set KEY=VALUE" if arguments.command == "submit" else ""
         fail(f"unknown arguments: {' '.join(unknown)}{also}; see python -m slurm {arguments.command} --help")
     try:
-        raise SystemExit(arguments.function(arguments))
+        code = arguments.function(arguments)
+        sys.stdout.flush()  # while a closed pipe is still caught
+        raise SystemExit(code)
     except Mistakes as mistakes:
         print("\n".join(mistakes.lines()), file=sys.stderr)
         raise SystemExit(2) from None

@@ -193,7 +193,7 @@ def hand_over(
         print(f"with KERAS_BACKEND={library}, as in {before.id}")
     with contextlib.nullcontext() if arguments.dry_run else submissions.alone():
         left = leave_out(runs, library)
-        check_waves(before.runs if before else runs, left)
+        check_waves(before.runs if before else runs, left, "resubmit without --failed" if before else "submit again")
         for run in left:
             print(f"  {run.name}  {run.label}")
         print(f"{len(left)} of {len(runs)} runs to do" if runs else "no run to do: all have finished")
@@ -246,14 +246,14 @@ def check_place(arguments: argparse.Namespace, profile: cluster.Profile | None, 
                 raise ConfigError(f"--{flag.replace('_', '-')} goes with --cluster slurm; this is for --cluster local")
 
 
-def check_waves(runs: Sequence[Planned], left: Sequence[Planned]) -> None:
-    """Raise ConfigError if runs that are left need others which have neither finished nor are among them."""
+def check_waves(runs: Sequence[Planned], left: Sequence[Planned], remedy: str) -> None:
+    """Raise ConfigError, with a remedy, if runs that are left need others that are neither finished nor among them."""
     last = max((run.wave for run in left), default=0)
     busy = [run for run in runs if run not in left and run.wave < last and not status.finished(run)]
     if busy:
         raise ConfigError(
             f"not finished yet, and needed by others of these: {count(len(busy), 'run')}; "
-            "once none of them is under way, submit again, or resubmit without --failed"
+            f"{remedy} once none of them is under way"
         )
 
 

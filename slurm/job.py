@@ -59,7 +59,7 @@ class Job:
     """File of the starts."""
     log: Path
     """Output of train.py, over all starts."""
-    backend: str | None = None
+    backend: str
     """KERAS_BACKEND, whatever the job's surroundings say."""
     child: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
     terminated: bool = field(default=False, init=False, repr=False)
@@ -140,7 +140,7 @@ class Job:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=dict(env or os.environ) | ({"KERAS_BACKEND": self.backend} if self.backend else {}),
+                env=dict(env or os.environ) | {"KERAS_BACKEND": self.backend},
                 start_new_session=start_new_session,
                 preexec_fn=end_with_parent if slurm_job() else None,
             )

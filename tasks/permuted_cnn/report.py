@@ -77,7 +77,10 @@ def drops_a_lot(runs: Runs) -> Finding:
 
 
 def times_the_errors(one: Side, other: Side) -> Finding:
-    """Whether one side makes at least twice as many errors as the other, of the seeds with which that makes any."""
+    """Whether one side makes at least twice as many errors as the other, seed by seed.
+
+    A seed with which the other makes none has no ratio, and is left out.
+    """
     shared = sorted(seed for seed in one.values.keys() & other.values.keys() if other.values[seed] < 100)
     ratios = [(100 - one.values[seed]) / (100 - other.values[seed]) for seed in shared]
     if not ratios:

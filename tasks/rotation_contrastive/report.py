@@ -69,7 +69,7 @@ def draw_transfer(axes: Axes, runs: Runs, metric: str) -> None:
         axes.axhline(mean, color="0.3", linestyle="-.", label=f"none taken: base (n = {len(base)})")
         if len(base) > 1:
             axes.axhspan(mean - deviation, mean + deviation, color="0.9")
-    best = printed(REFERENCES, {**CIFAR10, "preset": "transfer", "blocks": 2, "train_blocks": True}, metric)
+    best = printed(REFERENCES, {**CIFAR10, **TRANSFER_OF_TWO}, metric)
     axes.plot([2], [best], "D", **MARK, label="published: 2 blocks, trained further")
     none_taken = printed(REFERENCES, {**CIFAR10, "preset": "base"}, metric)
     axes.axhline(none_taken, color="0.3", linestyle=(0, (1, 2)), label="published: none taken")

@@ -169,7 +169,7 @@ def test_script_answers_a_mistake_with_one_plain_line_on_a_terminal():
         ("--checkpoint-minutes inf", "checkpoint-minutes is inf; it must be finite"),
         ("--seed -1", "seed is -1"),
         ("--seed 4294967296", "seed is 4294967296"),
-        ("--weights nowhere.safetensors", "weights 'nowhere.safetensors': no such file"),
+        ("--weights nowhere.safetensors", "weights 'nowhere.safetensors': not found"),
         ("--phases.0.epochs 0", "phase 'head': epochs is 0; it must be above zero"),
         ("--phases.0.epochs -2", "phase 'head': epochs is -2; it must be above zero"),
         ("--phases.0.rate nan", "rate is nan"),
@@ -467,9 +467,9 @@ def test_run_that_weights_cannot_take_is_one_line(tmp_path, capsys, run, said):
     ("name", "said"),
     [
         ("s0", "weights 's0' fits 2 runs: task/one-s0, task/two-s0"),
-        ("s1", "weights 's1': no such file or run; allowed: imagenet, none, a file, or a finished run"),
-        ("", "weights '': no such file or run"),
-        (".", "weights '.': no such file or run"),
+        ("s1", "weights 's1': not found; allowed: imagenet, none, a file, or a finished run"),
+        ("", "weights '': not found"),
+        (".", "weights '.': not found"),
     ],
 )
 def test_name_of_no_run_or_of_several_is_one_line(tmp_path, capsys, name, said):

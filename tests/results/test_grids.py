@@ -62,6 +62,11 @@ def test_the_smaller_standard_error_comes_first():
     assert grid.caption.endswith("10 or 25 test images (standard error of an accuracy: 9.8 to 15.5 points).")
 
 
+def test_a_row_shows_no_change_over_others():
+    with pytest.raises(ValueError, match="table 'Arms', row 'one': `over` is of a column"):
+        Table("Arms", rows={"one": Part(over={"arm": 2})}, columns={})
+
+
 def test_runs_that_differ_in_what_no_one_names_are_not_shown():
     usual, odd = {"data": "d", "arm": 1}, {"data": "d", "arm": 1, "batch": 9}
     (grid,), complaints = filled(ARMS, made(odd, 0.9), made(usual, 0.5), made({"data": "d", "arm": 2}, 0.4))

@@ -403,7 +403,7 @@ def one_error(capfd):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nothing-like-it"], "record 'nothing-like-it': no such run; allowed: a record: its file"),
+        (["nothing-like-it"], "record 'nothing-like-it': not found; allowed: a record: its file"),
         (["0"], "record '0' fits 2 runs: stub/other-0, stub/stub-s0"),
         ([NAME, "tub-s0"], f"record stub/{NAME} is named twice"),
         ([NAME, "--tolerance", "-1"], "tolerance is -1.0; allowed: 0 <= tolerance < 1"),

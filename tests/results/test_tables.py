@@ -215,10 +215,10 @@ def test_runs_are_compared_with_records(root, capsys):
     ("names", "said"),
     [
         (["1111-s0"], "--compare needs two runs or more"),
-        (["1111-s0", "nothing"], "run 'nothing': no such run; allowed: a finished run or a record"),
+        (["1111-s0", "nothing"], "run 'nothing': not found; allowed: a finished run or a record"),
         (
             ["1111-s0", ""],
-            "run '': no such run",
+            "run '': not found",
         ),
         (["1111-s0", "1111-s1"], "unfinished: cifar_phased/three_phase-cifar10-aaaa1111-s1"),
     ],

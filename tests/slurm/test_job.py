@@ -78,6 +78,7 @@ def make(tmp_path):
             "directory": tmp_path / "work",
             "record": tmp_path / "record.json",
             "log": tmp_path / "run-0.5-s0.log",
+            "backend": "tensorflow",
         }
         made.append(Job(**values | fields))
         return made[-1]
@@ -137,13 +138,12 @@ def test_completed_run_is_written_down(make, monkeypatch):
     assert job.log.read_text() == f"in {job.directory}\n"
 
 
-@pytest.mark.parametrize(("backend", "expected"), [("jax", "jax"), (None, "tensorflow")])
-def test_a_run_has_the_backend_of_its_submission(make, monkeypatch, backend, expected):
-    """Older submissions have none: theirs is that of the job's surroundings."""
+def test_a_run_has_the_backend_of_its_submission(make, monkeypatch):
+    """Not that of the job's surroundings."""
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
-    job = make("import os; print(os.environ['KERAS_BACKEND'])", backend=backend)
+    job = make("import os; print(os.environ['KERAS_BACKEND'])", backend="jax")
     job()
-    assert job.log.read_text() == f"{expected}\n"
+    assert job.log.read_text() == "jax\n"
 
 
 def test_record_says_running_while_it_runs(make, wait_for):

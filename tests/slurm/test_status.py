@@ -651,7 +651,7 @@ def test_reader_that_goes_away_is_no_traceback(launch, start_launcher, tree):
 def test_reader_that_goes_away_before_the_last_line_is_no_traceback(launch, start_launcher):
     """What is left in the buffer is not written at the end."""
     launch("submit", "toy", "--cluster", "local", "--set", "does=pass")
-    process = start_launcher("status")
+    process = start_launcher("status", "--json")
     process.stdout.close()
     errors = process.stderr.read()
     process.wait()

@@ -221,7 +221,7 @@ def test_ambiguous_end_names_the_candidates(three):
 
 @pytest.mark.parametrize("text", ["demo", "0a1b2c3d", "", "s"])
 def test_part_that_is_no_end_finds_nothing(three, text):
-    with pytest.raises(ConfigError, match="no such run"):
+    with pytest.raises(ConfigError, match="not found"):
         find_run(text)
 
 

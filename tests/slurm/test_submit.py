@@ -838,7 +838,9 @@ def test_resubmit_failed_does_not_overtake_what_its_runs_need(launch, fake_slurm
     fake_slurm.queue(_100="RUNNING|None")
     again = launch("resubmit", told.submission, "--failed")
     assert again.code == 2
-    assert "not finished yet, and needed by others of these: 1 run" in again.line
+    assert again.line.endswith(
+        "needed by others of these: 1 run; resubmit without --failed once none of them is under way"
+    )
 
 
 def test_resubmit_snapshot_goes_on_with_the_code_that_it_began_with(launch, fake_slurm, tree):

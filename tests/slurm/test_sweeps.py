@@ -5,7 +5,7 @@ import yaml
 
 from common.errors import ConfigError
 from common.seeds import parse_seeds
-from slurm import sweeps
+from slurm import commands, sweeps
 from slurm.sweeps import Sweep
 
 # Spellings
@@ -140,13 +140,15 @@ def test_a_key_in_set_and_in_grid_is_one_line(launch):
     assert told.line == "error: width is in --set and in --grid; leave it out of one of them"
 
 
-def test_a_comma_within_a_value_of_a_grid(launch, tree):
+def test_a_comma_within_a_value_of_a_grid(launch, tree, monkeypatch):
+    monkeypatch.setattr(commands, "REPOSITORY", tree)
     folder = tree / "a,b[1]~"
     folder.mkdir()
     command = ["submit", "toy", "--cluster", "local", "--dry-run", "--grid"]
-    told = launch(*command, f"dataset=image_folder:{folder},digits")
-    assert told.code == 2
-    assert told.err.splitlines()[-1].startswith(r"error: a comma within a value is written \,")
+    for also in ([], ["--until-decided"]):
+        told = launch(*command, f"dataset=image_folder:{folder},digits", *also)
+        assert told.code == 2
+        assert told.err.splitlines()[-1].startswith(r"error: a comma within a value is written \,")
     told = launch(*command, f"dataset=image_folder:{folder},digits".replace("a,b", r"a\,b"))
     assert told.out.splitlines()[-1] == "2 of 2 runs to do"
     assert f"dataset=image_folder:{folder}" in told.out

@@ -340,6 +340,13 @@ def test_an_encoder_may_come_from_a_run_by_its_folder(finished, cases, tmp_path)
     assert given["test"] == named["test"]
 
 
+def test_an_encoder_may_come_from_a_run_by_an_end_that_the_new_run_has_too(finished, tmp_path):
+    _, autoencoder = finished
+    shutil.copytree(autoencoder, tmp_path / "autoencoder_sweep" / autoencoder.name)
+    assert call(tmp_path, *TRANSFER, "--encoder", autoencoder.name.rpartition("-")[2], "--no-train-encoder") == 0
+    assert len(list(tmp_path.glob("*/*/metrics.json"))) == 2
+
+
 def test_a_fine_tuned_run_that_is_stopped_goes_on(finished, cases, tmp_path, monkeypatch, capsys):
     """The encoder must come from the checkpoint then, not from the autoencoder again."""
     out = tmp_path / "runs"
@@ -442,7 +449,7 @@ def test_an_autoencoder_of_other_images_is_one_line(finished, tmp_path, capsys):
     [
         (["--encoder", "pretrained"], "encoder and train-encoder are for --task classify"),
         (["--no-train-encoder"], "encoder and train-encoder are for --task classify"),
-        (["--preset", "transfer", "--encoder", "nowhere"], "encoder 'nowhere': no such run; allowed: random, pre"),
+        (["--preset", "transfer", "--encoder", "nowhere"], "encoder 'nowhere': not found; allowed: random, pre"),
         (["--k", "0"], "k is 0; it must be above zero"),
         (["--dropout", "1"], r"dropout is 1\.0; allowed: 0 <= dropout < 1"),
         (["--input-dropout", "1"], r"input-dropout is 1\.0; allowed: 0 <= input-dropout < 1"),

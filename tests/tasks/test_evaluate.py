@@ -158,7 +158,7 @@ def test_mistakes_are_one_line(run, labelled, tmp_path, capsys):
         ([run, tmp_path / "other"], "no class of the run: cat; allowed: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"),
         ([run, labelled, "--phase", "tail"], "has no phase 'tail'; allowed: train"),
         ([run, labelled, "--csv", tmp_path / "none" / "a.csv"], "there is no folder"),
-        (["nothing", labelled], "run 'nothing': no such run"),
+        (["nothing", labelled], "run 'nothing': not found"),
     ):
         assert call(*arguments) == 2
         printed = capsys.readouterr().err

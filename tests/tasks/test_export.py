@@ -348,7 +348,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_earlier_export(one_run, tmp_path
 def test_mistakes_are_one_line(one_run, tmp_path, capsys, monkeypatch):
     for arguments, said in (
         ([str(one_run), "--to", "onyx"], "invalid choice: 'onyx'"),
-        (["nothing", "--to", "keras"], "run 'nothing': no such run"),
+        (["nothing", "--to", "keras"], "run 'nothing': not found"),
         ([str(one_run), "--to", "keras", "--private"], "--private is for a repository; allowed: with --publish"),
         ([str(one_run), "--to", "keras", "--phase", "x"], "has no phase 'x'; allowed: train"),
     ):

@@ -203,7 +203,7 @@ def test_a_run_counts_copies(run):
         (["--rates.layer9", "1"], "rates.layer9"),
         (["--backbone", "resnet19"], "did you mean resnet18"),
         (["--image-size", "31"], "image-size is 31; the backbones need 32 or more"),
-        (["--weights", "nowhere"], "weights 'nowhere': no such file"),
+        (["--weights", "nowhere"], "weights 'nowhere': not found"),
         (["--epochs", "0"], "epochs is 0; it must be above zero"),
     ],
 )

@@ -53,6 +53,15 @@ def test_the_p_value_of_the_errors_is_against_twice_as_many():
     assert found.p == pytest.approx(stats.ttest_1samp(ratios, 2).pvalue, rel=1e-6)
 
 
+def test_a_seed_without_errors_on_images_as_they_are_has_no_ratio():
+    def told(*plain):
+        sides = (Side(made_groups.group("p", "", *accurate(*own)).records) for own in ((70, 70, 70), plain))
+        return report.times_the_errors(*sides)
+
+    assert told(100, 90, 85).told.endswith("; n = 2)")
+    assert told(100, 100, 100).word == "not tested"
+
+
 def test_the_claim_is_about_the_network_of_the_source_alone():
     others = [trained("mlp", block, *accurate(90, 91)) for block in (None, 1)]
     others += [

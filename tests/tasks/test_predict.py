@@ -206,7 +206,7 @@ def test_a_run_that_is_not_there_is_answered_by_the_newest_ones(tmp_path):
         for file in ("config.json", "metrics.json"):
             (tmp_path / "task" / name / file).write_text("{}")
         os.utime(tmp_path / "task" / name / "metrics.json", (10**9 - age, 10**9 - age))
-    with pytest.raises(ConfigError, match=r"no such run; allowed: .*; the newest: newest, new, newer$"):
+    with pytest.raises(ConfigError, match=r"not found; allowed: .*; the newest: newest, new, newer$"):
         find_run("nothing", tmp_path)
 
 
@@ -215,7 +215,7 @@ def test_a_run_that_is_not_there_is_answered_by_the_newest_ones(tmp_path):
     [
         (
             ["nothing", "{photos}"],
-            "run 'nothing': no such run; allowed: a finished run: its folder, or the end of",
+            "run 'nothing': not found; allowed: a finished run: its folder, or the end of",
         ),
         (["{run}", "nowhere"], "nowhere: no such file, folder or pattern of files"),
         (["{run}", "{photos}/more/*.jpg"], "no such file, folder or pattern of files"),

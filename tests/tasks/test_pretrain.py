@@ -177,4 +177,4 @@ def test_a_run_that_is_not_finished_or_fits_no_name_is_one_line(finished, tmp_pa
     assert call(*flags) == 2
     assert "no finished run in" in in_process.one_error(capsys)
     assert call(*flags[:-1], "no-such-run") == 2
-    assert "no such file or run" in in_process.one_error(capsys)
+    assert "not found" in in_process.one_error(capsys)

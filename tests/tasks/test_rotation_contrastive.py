@@ -323,14 +323,14 @@ def test_flags_of_an_experiment_make_another_run():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--pretext-run", "."], "pretext-run '.': no such run; allowed: own, or a finished run: its folder"),
+        (["--pretext-run", "."], "pretext-run '.': not found; allowed: own, or a finished run: its folder"),
         (["--blocks", "4"], "blocks is 4; allowed: 1 to 3"),
         (["--margin", "0"], "margin is 0.0; it must be above zero"),
         (["--margin", "3"], "margin is for --preset contrastive"),
         (["--preset", "rotation", "--blocks", "3"], "blocks is for --preset transfer and reverse"),
         (["--preset", "contrastive", "--no-train-blocks"], "train-blocks is for --preset transfer and reverse"),
         (["--preset", "contrastive", "--devices", "2"], "one device, or JAX"),
-        (["--preset", "transfer", "--pretext-run", "nowhere"], "pretext-run 'nowhere': no such run"),
+        (["--preset", "transfer", "--pretext-run", "nowhere"], "pretext-run 'nowhere': not found"),
         (["--dropout", "1"], "dropout is 1.0; allowed: 0 <= dropout < 1"),
     ],
 )
