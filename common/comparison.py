@@ -118,9 +118,9 @@ def p_value(gap: float, reach: Callable[[float], float]) -> float:
 @cache
 def quantile(share: float, freedom: int) -> float:
     """Of Student's t."""
-    from scipy.stats import t as student  # here, as it takes a second
+    from scipy.special import stdtrit  # scipy.stats has it too, but takes a second to load
 
-    return float(student.ppf(share, freedom))
+    return float(stdtrit(freedom, share))
 
 
 def holm(p: Sequence[float]) -> list[float]:
