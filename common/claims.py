@@ -18,12 +18,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, Protocol
 
-from common.comparison import Difference, Side, compare, difference, holm
+from common.comparison import LEVEL, Difference, Side, compare, difference, holm
 from common.measured import TEST_ACCURACY
 from common.selection import Fields, Group, Runs
 
 NOT_AFTER_HOLM = "no part fails after Holm's correction"
-LEVEL = 0.05  # of an interval, and of one false "fails" among the parts of a claim
 Word = Literal["holds", "fails", "undecided", "not comparable", "not tested"]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from common.measured import TEST_ACCURACY, by_name
 from common.outcomes import unpacked
 
+LEVEL = 0.05  # the chance of an interval that misses, of a false verdict, and of one among several (Holm)
 LEAST_P = 1e-9  # of a difference without any spread
 
 
@@ -101,7 +102,7 @@ def difference(each: Sequence[float], images: np.ndarray | None = None) -> Diffe
 
     mean = statistics.fmean(each)
     images_seen = len(images) if images is not None else None
-    return Difference(tuple(each), mean - reach(0.05), mean + reach(0.05), p_value(abs(mean), reach), images_seen)
+    return Difference(tuple(each), mean - reach(LEVEL), mean + reach(LEVEL), p_value(abs(mean), reach), images_seen)
 
 
 def p_value(gap: float, reach: Callable[[float], float]) -> float:

@@ -4,14 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from common.comparison import Difference, Side, compare, holm
+from common.comparison import LEVEL, Difference, Side, compare, holm
 from common.measured import TEST_ACCURACY, TEST_LOSS, Metric
 from common.report import Pair, title
 from common.selection import Group, Runs
 from results.records import looks_at
 
 MINUS = "\N{MINUS SIGN}"
-LEVEL = 0.05  # of the chance of one false "higher" or "lower" among the differences of a protocol
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Sequence
 
+from common.comparison import LEVEL
 from results.grids import Cell, Grid
 from results.judged import Judged, counted
-from results.pairs import LEVEL, MINUS, Compared
+from results.pairs import MINUS, Compared
 from results.rows import Row
 from results.tables import compact, joined
 

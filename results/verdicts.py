@@ -11,9 +11,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.comparison import quantile
+from common.comparison import LEVEL, quantile
 
-ERROR = 0.05  # of a false "reproduced" at a gap of the margin, and of a false "higher" or "lower" at no gap
 MOST_TRIED = 100  # seeds up to which it is worked out what would settle a case
 TOO_UNCERTAIN = "one published run is too uncertain for this margin"
 
@@ -25,7 +24,7 @@ class Gap:
     mean: float
     reach: float | None = None
     """Half the width of the interval; None for a single run."""
-    level: float = 1 - ERROR
+    level: float = 1 - LEVEL
     """Of the interval."""
 
 
@@ -49,7 +48,7 @@ class Distance:
     images: float
     """Standard error by the choice of test images; 0 if both sides saw the same ones."""
     margin: float
-    error: float = ERROR
+    error: float = LEVEL
 
     def reach(self, n: int, error: float) -> float:
         """Half the width of the interval after n runs that misses the true difference with this probability."""
@@ -84,7 +83,7 @@ def judge(values: Sequence[float], published: float, margin: float, looks: int =
     n, gap = len(values), statistics.fmean(values) - published
     if n < 2:
         return Verdict("undecided", "one run has no spread: two seeds at least", Gap(gap))
-    distance = Distance(gap, statistics.stdev(values), images, margin, ERROR / looks)
+    distance = Distance(gap, statistics.stdev(values), images, margin, LEVEL / looks)
     found = Gap(gap, distance.reach(n, distance.error), 1 - distance.error)
     if distance.is_within(n):
         return Verdict("reproduced", gap=found)

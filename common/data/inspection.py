@@ -12,9 +12,7 @@ import numpy as np
 from common.config import Config
 from common.data import folder_of, near_copies, pipeline, sources, tfrecords
 from common.data.listing import list_images
-from common.data.splits import Dataset, Split, digests
-
-SPLITS = ("train", "validation", "test")
+from common.data.splits import SPLITS, Dataset, digests
 
 
 @dataclass(frozen=True)
@@ -97,15 +95,10 @@ def inspect(config: Config) -> Inspection:
     return Inspection(data, file_sizes(readable) if readable else memory_sizes(data), unused, find_copies(data))
 
 
-def parts(data: Dataset) -> tuple[Split, Split, Split]:
-    """The splits, in the order of SPLITS."""
-    return data.train, data.validation, data.test
-
-
 def memory_sizes(data: Dataset) -> Counter[tuple[int, int]]:
     """Width and height of images in memory, and how many have them."""
     sizes: Counter[tuple[int, int]] = Counter()
-    for split in parts(data):
+    for split in data.splits:
         sizes[split.store.shape[2], split.store.shape[1]] += len(split)
     return sizes
 
@@ -129,15 +122,15 @@ def find_copies(data: Dataset) -> Copies:
     """Compare all images of all splits."""
     from tqdm import tqdm
 
-    splits = np.repeat(np.arange(len(SPLITS)), [len(split) for split in parts(data)])
-    contents = [digest for split in parts(data) for digest in digests(split)]
+    splits = np.repeat(np.arange(len(SPLITS)), [len(split) for split in data.splits])
+    contents = [digest for split in data.splits for digest in digests(split)]
     _, firsts, groups = np.unique(contents, return_index=True, return_inverse=True)
-    labels = np.concatenate([split.labels for split in parts(data)])
+    labels = np.concatenate([split.labels for split in data.splits])
     bar = tqdm(total=len(firsts), desc="reading images", unit="image", disable=None, leave=False)
     originals = np.sort(firsts)
 
     def batches() -> Iterator[np.ndarray]:
-        for number, split in enumerate(parts(data)):
+        for number, split in enumerate(data.splits):
             start = int(np.searchsorted(splits, number))
             own = originals[(originals >= start) & (originals < start + len(split))] - start
             if not len(own):

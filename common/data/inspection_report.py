@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from common.data import near_copies, pipeline, tfrecords
-from common.data.inspection import PUBLISHED, SPLITS, Inspection, parts
+from common.data.inspection import PUBLISHED, Inspection
 from common.data.listing import few, printable
+from common.data.splits import SPLITS
 from common.plots.data_sets import FEW_CLASSES, Pair, contact_sheet, copy_pairs
 
 LISTED_CLASSES = 30  # in the terminal; JSON has all
@@ -84,7 +85,7 @@ def place(found: Inspection, index: int) -> tuple[int, int]:
 def where(found: Inspection, index: int) -> dict[str, Any]:
     """Split, class, and the file or the number among the images that the split is made of."""
     split, inside = place(found, index)
-    own = parts(found.data)[split].take(np.array([inside]))
+    own = found.data.splits[split].take(np.array([inside]))
     number = int(own.places[0])
     image = shown(found.data.files[number]) if found.data.files else number
     return {"split": SPLITS[split], "class": found.data.class_names[own.labels[0]], "image": image}
@@ -242,7 +243,7 @@ def pair(found: Inspection, one: int, other: int, correlation: float | None) -> 
     images = []
     for index in (one, other):
         split, inside = place(found, index)
-        images.append(pipeline.pictures(parts(found.data)[split], np.array([inside]))[0])
+        images.append(pipeline.pictures(found.data.splits[split], np.array([inside]))[0])
     names = [f"{each['split']} {Path(str(each['image'])).name}: {each['class']}" for each in said]
     both = "exact copy" if correlation is None else f"correlation {correlation:.2f}"
     return Pair((images[0], images[1]), (names[0], names[1]), both, said[0]["class"] != said[1]["class"])

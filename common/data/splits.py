@@ -15,6 +15,8 @@ from common.errors import ConfigError
 if TYPE_CHECKING:
     import tensorflow as tf
 
+SPLITS = ("train", "validation", "test")
+
 
 @dataclass(frozen=True)
 class Split:
@@ -94,13 +96,18 @@ class Dataset:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     test_images_of: int | None = None
 
+    @property
+    def splits(self) -> tuple[Split, Split, Split]:
+        """In the order of SPLITS."""
+        return self.train, self.validation, self.test
+
     def fingerprint(self) -> dict[str, object]:
         """Which images these are: by names and sizes of their files, or else by their labels, in order."""
         if self.files:
             from common.data.tfrecords import file_of
 
             return fingerprint(self.files, [file_of(name) for name in self.files])
-        labels = [split.labels for split in (self.train, self.validation, self.test)]
+        labels = [split.labels for split in self.splits]
         found = hashlib.sha256(b"|".join(each.tobytes() for each in labels))
         return {"images": sum(map(len, labels)), "digest": found.hexdigest()[:16]}
 
@@ -112,8 +119,8 @@ class Dataset:
 
     def counts(self) -> dict[str, np.ndarray]:
         """Images per class, by split."""
-        splits = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: np.bincount(s.labels, minlength=len(self.class_names)) for name, s in splits.items()}
+        counts = [np.bincount(split.labels, minlength=len(self.class_names)) for split in self.splits]
+        return dict(zip(SPLITS, counts, strict=True))
 
 
 def check_loaded(name: str, loaded: object) -> None:
@@ -122,8 +129,8 @@ def check_loaded(name: str, loaded: object) -> None:
         raise ConfigError(
             f"{name}: its function returned a {type(loaded).__name__}; it must return a Loaded (splits.py)"
         )
-    if "train" not in loaded.splits or not loaded.splits.keys() <= {"train", "validation", "test"}:
-        raise ConfigError(f"{name} has the splits {', '.join(loaded.splits)}; allowed: train, validation, test")
+    if "train" not in loaded.splits or not loaded.splits.keys() <= set(SPLITS):
+        raise ConfigError(f"{name} has the splits {', '.join(loaded.splits)}; allowed: {', '.join(SPLITS)}")
     for split_name, split in loaded.splits.items():
         if split.in_files:
             continue

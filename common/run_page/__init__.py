@@ -14,7 +14,7 @@ import jinja2
 import numpy as np
 
 from common import calibration, files
-from common.data.splits import Dataset
+from common.data.splits import SPLITS, Dataset
 from common.metrics import cross_entropy
 from common.result import Predictions, Result, is_right
 from common.run_page import confusions
@@ -79,7 +79,7 @@ def facts(run: Run, data: Dataset) -> dict[str, str]:
     config, environment = run.files.config(), run.files.environment()
     backend, precision = environment["backend"], environment["precision"]
     commit = environment["commit"] or "unknown"
-    counts = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
+    counts = dict(zip(SPLITS, map(len, data.splits), strict=True))
     processor = f"{environment['processor']['name']} ({environment['cpus']} cores)"
     versions = [f"{name} {version}" for name, version in environment["versions"].items()]
     return {

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from results.verdicts import ERROR, MOST_TRIED, Distance, judge
+from common.comparison import LEVEL
+from results.verdicts import MOST_TRIED, Distance, judge
 
 STUDIES = 4000
 MARGIN = 1.0
 # Three Monte Carlo errors of a share of 5 %.
-LIMIT = ERROR + 3 * (ERROR * (1 - ERROR) / STUDIES) ** 0.5
+LIMIT = LEVEL + 3 * (LEVEL * (1 - LEVEL) / STUDIES) ** 0.5
 DEVIATIONS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
@@ -68,7 +69,7 @@ def test_small_spread_is_decided():
 def test_a_source_that_varies_twice_as_much_as_we_do_is_called_apart_too_often(n):
     """Assumed, and said: the source's deviation equals ours. If it is twice ours, this is the price."""
     wider = np.sqrt((2**2 + 1 / n) / (1 + 1 / n))
-    expected = 2 * stats.t.sf(stats.t.ppf(1 - ERROR / 2, n - 1) / wider, n - 1)  # 9, 14, 21 and 27 %
+    expected = 2 * stats.t.sf(stats.t.ppf(1 - LEVEL / 2, n - 1) / wider, n - 1)  # 9, 14, 21 and 27 %
     found = share(words(0.0, 10.0, n, 20.0), "higher", "lower")
     assert found == pytest.approx(expected, abs=3 * (expected * (1 - expected) / STUDIES) ** 0.5)
 
