@@ -20,3 +20,15 @@ def demos(tmp_path_factory):
         return finished[task, *flags]
 
     return demo
+
+
+@pytest.fixture
+def run(demos):
+    """A finished run, of a network that is quick to load."""
+    return demos("hinge_svm")
+
+
+@pytest.fixture
+def phased(demos):
+    """A finished run of three phases."""
+    return demos("cifar_phased")

@@ -17,18 +17,6 @@ from common.data import splits
 
 
 @pytest.fixture
-def run(demos):
-    """A finished run, of a network that is quick to load."""
-    return demos("hinge_svm")
-
-
-@pytest.fixture
-def phased(demos):
-    """A finished run of three phases."""
-    return demos("cifar_phased")
-
-
-@pytest.fixture
 def labelled(tmp_path):
     """Forty digits, of the classes 0 to 4 alone, in a folder for each."""
     digits = load_digits(n_class=5)

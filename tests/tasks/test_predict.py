@@ -24,18 +24,6 @@ from slurm.plan import load_task
 
 
 @pytest.fixture
-def run(demos):
-    """A finished run, of a network that is quick to load."""
-    return demos("hinge_svm")
-
-
-@pytest.fixture
-def phased(demos):
-    """A finished run of three phases."""
-    return demos("cifar_phased")
-
-
-@pytest.fixture
 def photos(tmp_path):
     """Five digits, grey, two of them in a folder below, and one file that is no image."""
     images = np.round(load_digits().images[:5] * (255 / 16)).astype(np.uint8)
