@@ -15,11 +15,11 @@ from made_groups import group, runs
 from scipy import stats
 
 from common import files
+from common.comparison import LEVEL
 from common.measured import loss
 from common.report import Report
 from results import records
 from results.rows import tabulate
-from results.verdicts import ERROR
 from slurm import commands, looks, status, submissions
 from slurm.sweeps import LOOKS
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STUDIES = 2000
 MARGIN = 1.0
 # Three Monte Carlo errors of a share of 5 %.
-LIMIT = ERROR + 3 * (ERROR * (1 - ERROR) / STUDIES) ** 0.5
+LIMIT = LEVEL + 3 * (LEVEL * (1 - LEVEL) / STUDIES) ** 0.5
 REPORT = Report(metrics=(loss("a"), loss("b")))
 
 
@@ -133,8 +133,8 @@ def test_only_what_more_seeds_may_decide_gets_them(values, known, unsettled, ver
 def test_a_look_has_a_third_of_the_error_whatever_the_runs_say():
     """The first runs may be there already; without the mark they would be judged at the whole error."""
     values = [0.0, 0.2, -0.2]
-    reach = {error: stats.t.ppf(1 - error, 2) * 0.2 * (1 + 1 / 3) ** 0.5 for error in (ERROR, ERROR / 3)}
-    assert reach[ERROR] < 1 < reach[ERROR / 3]
+    reach = {error: stats.t.ppf(1 - error, 2) * 0.2 * (1 + 1 / 3) ** 0.5 for error in (LEVEL, LEVEL / 3)}
+    assert reach[LEVEL] < 1 < reach[LEVEL / 3]
     assert settle(values, {"a": reference(0.0)}).unsettled == {"one"}
     made = group("p", "x=1", *(run(f"one-s{seed}", a=value) for seed, value in enumerate(values)))
     (row,) = tabulate(runs(made), {("p", "x=1", "a"): reference(0.0)}, REPORT)
@@ -440,7 +440,7 @@ def test_seeds_are_added_until_decided(repository):
     for n, decided in ((3, False), (5, True)):
         each = [losses[seed] for seed in range(n)]
         low, high = stats.t.interval(  # 90 %, with a third of the error
-            1 - 2 * ERROR / 3, n - 1, np.mean(each) - 0.206, np.std(each, ddof=1) * (1 + 1 / n) ** 0.5
+            1 - 2 * LEVEL / 3, n - 1, np.mean(each) - 0.206, np.std(each, ddof=1) * (1 + 1 / n) ** 0.5
         )
         assert (max(-low, high) <= 0.022) == decided
 
