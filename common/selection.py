@@ -57,6 +57,11 @@ class Group:
         return {key: part for key, part in self.parts.items() if key not in self.config}
 
     @property
+    def is_committed(self) -> bool:
+        """Whether the code of these runs is in a commit."""
+        return "code" not in self.parts
+
+    @property
     def completed(self) -> tuple[Mapping, ...]:
         """Those that did not diverge."""
         return tuple(record for record in self.records if record["metrics"]["status"] == "completed")

@@ -33,8 +33,9 @@ def judge(claims: Iterable[Claim], by_protocol: Sequence[Runs], current: int) ->
 
 
 def judge_one(claim: Claim, by_protocol: Sequence[Runs], current: int) -> Judged:
-    """One claim."""
+    """One claim. Runs of code that is in no commit do not count."""
     for runs in by_protocol:
+        runs = Runs(tuple(group for group in runs.groups if group.is_committed))
         finding = claim.judge(runs)
         if finding.word != "not tested":
             return Judged(claim, finding, runs.groups[0].protocol < current)

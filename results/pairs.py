@@ -28,7 +28,7 @@ class Compared:
     p: float = 1.0
     """After Holm's correction."""
     among: int = 1
-    """Differences of its task and protocol, which the correction is for."""
+    """Differences of its task and protocol, of committed code or not, which the correction is for."""
 
     @property
     def is_current(self) -> bool:
@@ -60,11 +60,16 @@ def comparisons(runs: Runs, pairs: Sequence[Pair]) -> list[Compared]:
     found = [one for pair in pairs for one in between(runs, pair)]
     found += [one for group in runs.groups for one in between_phases(group)]
     adjusted = []
-    for number in sorted({one.one.protocol for one in found}, reverse=True):
-        own = [one for one in found if one.one.protocol == number]
+    for family in sorted(set(map(family_of, found)), reverse=True):
+        own = [one for one in found if family_of(one) == family]
         values = holm([min(1.0, one.found.p * looks_at(one.one.records + one.other.records)) for one in own])
         adjusted += [replace(one, p=p, among=len(own)) for one, p in zip(own, values, strict=True)]
     return adjusted
+
+
+def family_of(compared: Compared) -> tuple[int, bool]:
+    """Protocol, and whether the code is in a commit: one's trials must not change what is recorded."""
+    return compared.one.protocol, compared.one.is_committed and compared.other.is_committed
 
 
 def for_readers(compared: Sequence[Compared]) -> list[Compared]:

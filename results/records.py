@@ -215,7 +215,9 @@ def find(task: str, runs: Path, records: Path, complaints: list[str]) -> tuple[l
         if name in here and record["metrics"]["status"] == "diverged":  # of a record, the table says it
             complaints.append(f"diverged: {task}/{name}: {record['metrics'].get('diverged', {}).get('reason', '')}")
         if reason := unknown_code(record):
-            complaints.append(f"uncommitted: {task}/{name}: {reason}; it stands apart as {UNCOMMITTED}")
+            complaints.append(
+                f"uncommitted: {task}/{name}: {reason}; it stands apart as {UNCOMMITTED}, and counts for no claim"
+            )
     return [every[name] for name in sorted(every)], list(here.values())
 
 

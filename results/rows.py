@@ -15,7 +15,7 @@ from common.report import Report
 from common.selection import Group, Runs
 from results.pairs import Compared
 from results.records import looks_at, natural
-from results.verdicts import TOO_UNCERTAIN, Gap, Verdict, judge
+from results.verdicts import Gap, Verdict, judge
 
 COLUMNS = ("preset", "setting", "metric", "mean", "std", "n", "published", "source", "verdict", "note")
 VERDICTS = ("reproduced", "higher", "lower", "undecided", "diverged", "not comparable", "not measured")
@@ -48,8 +48,8 @@ class Row:
     """A difference between two settings, seed by seed."""
     detail: bool = False
     """Left to the full table by a README, unless a source has published it."""
-    too_uncertain: bool = False
-    """Undecided, and no number of seeds would decide it."""
+    beyond_seeds: str = ""
+    """Why no number of seeds would decide it; empty if one may, or if it is decided."""
     arm: bool = False
     """Beside a published number that stands beside another setting too, and is counted there."""
 
@@ -156,7 +156,7 @@ def beside(
         margin=float(reference["margin"] or 0),
         gap=found.gap,
         notes=tuple(filter(None, [*reference["note"].split("; "), found.remedy, *row.notes])),
-        too_uncertain=found.remedy == TOO_UNCERTAIN,
+        beyond_seeds=found.remedy if found.beyond_seeds else "",
         arm=bool(reference.get("arm")),
     )
 
@@ -174,7 +174,8 @@ def verdict(metric: str, reference: Mapping[str, str], values: Sequence[float], 
     if part is None or not is_of_test_images(metric):
         return judge(values, published, margin, looks)
     if not metric.endswith("accuracy (%)"):
-        return Verdict("undecided", f"on {part[0]:,} test images, whose chance is known of an accuracy alone")
+        why = f"on {part[0]:,} test images, whose chance is known of an accuracy alone"
+        return Verdict("undecided", why, beyond_seeds=True)
     sides = ((statistics.fmean(values), part[0]), (published, part[1] or part[0]))
     images = math.sqrt(sum(share * (100 - share) / n for share, n in sides))
     return judge(values, published, margin, looks, images)

@@ -36,6 +36,8 @@ class Verdict:
     remedy: str = ""
     gap: Gap | None = None
     """None if it rests on no numbers."""
+    beyond_seeds: bool = False
+    """Whether no number of seeds would settle it."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,10 @@ class Distance:
         """Whether the interval leaves out zero."""
         return abs(self.mean) > self.reach(n, self.error)
 
-    def remedy(self, n: int) -> str:
-        """What would settle it after n runs, if mean and deviation stay as they are."""
-        for more in range(n + 1, MOST_TRIED + 1):
-            if self.is_within(more) or self.is_apart(more):
-                return f"about {more} seeds would settle it"
-        return TOO_UNCERTAIN
+    def seeds_needed(self, n: int) -> int | None:
+        """How many runs would settle it after n, if mean and deviation stay as they are; None if no number would."""
+        more = range(n + 1, MOST_TRIED + 1)
+        return next((number for number in more if self.is_within(number) or self.is_apart(number)), None)
 
 
 def judge(values: Sequence[float], published: float, margin: float, looks: int = 1, images: float = 0.0) -> Verdict:
@@ -89,4 +89,7 @@ def judge(values: Sequence[float], published: float, margin: float, looks: int =
         return Verdict("reproduced", gap=found)
     if distance.is_apart(n):
         return Verdict("higher" if gap > 0 else "lower", gap=found)
-    return Verdict("undecided", distance.remedy(n), found)
+    needed = distance.seeds_needed(n)
+    if needed is None:
+        return Verdict("undecided", TOO_UNCERTAIN, found, beyond_seeds=True)
+    return Verdict("undecided", f"about {needed} seeds would settle it", found)

@@ -112,7 +112,7 @@ def count_kill(submission: Submission, run: Planned) -> bool:
 def keep(name: str) -> None:
     """Submit killed runs of a submission again, and another keeper for as long as any of it is under way."""
     squeue.wait_until_back()
-    with submissions.load(name).alone():
+    with submissions.alone(), submissions.load(name).alone():  # in the order in which `submit` takes them
         submission = submissions.load(name)
         if submission.cancelled or submission.profile is None:
             return

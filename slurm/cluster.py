@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,6 +55,14 @@ SET_BY_KEYS = (
     "qos",
     "time",
 )
+LEFT_TO_THE_SITE = ("account", "constraint", "partition", "qos")  # keys that a profile may leave out
+# Variables of sbatch that are not called SBATCH_ and the option's name.
+VARIABLES = {
+    "array": ("ARRAY_INX",),
+    "gpus-per-node": ("GPUS", "GPUS_PER_NODE", "GPUS_PER_TASK"),
+    "mem": ("MEM_PER_NODE", "MEM_PER_CPU", "MEM_PER_GPU"),
+    "time": ("TIMELIMIT",),
+}
 ALL_VARIABLES = "export SLURM_EXPORT_ENV=ALL"  # if sbatch was told --export=NONE, srun would drop what is set here
 FOREVER = 10**6  # submitit's limit on timeouts; slurm/job.py has its own, which counts starts without progress
 
@@ -199,9 +207,11 @@ def chunks(runs: tuple[Planned, ...], longest: int) -> Iterator[tuple[Planned, .
 
 
 def max_array_size() -> int:
-    """How many jobs an array of this cluster may have; SLURM's default if it does not say."""
-    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", squeue.call("scontrol", "show", "config") or "", re.MULTILINE)
-    return int(match[1]) if match else 1001
+    """How many jobs an array of this cluster may have, 1 for no array; SLURM's default if it does not say."""
+    told = squeue.call("scontrol", "show", "config") or ""
+    size = re.search(r"^MaxArraySize\s*=\s*(\d+)", told, re.MULTILINE)  # 0: no arrays at all
+    tasks = re.search(r"^SchedulerParameters\s*=.*\bmax_array_tasks=(\d+)", told, re.MULTILINE)
+    return max(1, min([int(match[1]) for match in (size, tasks) if match], default=1001))
 
 
 def parameters(profile: Profile, nodes: int, devices: int, code: Path, name: str) -> dict[str, Any]:
@@ -269,6 +279,7 @@ def submit(submission: Submission, profile: Profile, runs: Sequence[Planned] | N
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     before: dict[str, str] = {}
+    heed_script(profile, profile.sbatch)
     try:
         folder = submission.folder / "submitit"
         executor = SlurmExecutor(folder, max_num_timeout=FOREVER, python=shlex.join(PYTHON))
@@ -314,6 +325,7 @@ def keep(submission: Submission, profile: Profile, jobs: Sequence[str]) -> Submi
     """
     from submitit.core.utils import CommandFunction, FailedJobError
 
+    heed_script(profile, profile.keeper)
     path = submission.folder / "keeper.sh"
     path.write_text(keeper_script(submission, profile, jobs))
     try:
@@ -331,8 +343,17 @@ def keeper_script(submission: Submission, profile: Profile, jobs: Sequence[str])
     """The batch script of the keeper; if it is killed itself, it is requeued."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    where: dict[str, Any] = {"partition": profile.partition, "account": profile.account, "qos": profile.qos}
-    options = {key.replace("-", "_"): value for key, value in profile.keeper.items()}
+    options = {
+        "time": 15,
+        "nodes": 1,
+        "cpus_per_task": 1,
+        "mem": "1G" if profile.memory else None,  # some clusters take no job that asks for memory
+        "requeue": True,
+        "partition": profile.partition,
+        "account": profile.account,
+        "qos": profile.qos,
+        **{key.replace("-", "_"): value for key, value in profile.keeper.items()},
+    }
     requeue = "until scontrol requeue $SLURM_JOB_ID; do sleep 10; done"
     return _make_sbatch_string(
         command=again("keep", submission.id),
@@ -342,15 +363,25 @@ def keeper_script(submission: Submission, profile: Profile, jobs: Sequence[str])
         setup=[*profile.setup, ALL_VARIABLES, import_from(submission.code)],
         teardown=[f"[ $? = 0 ] || [ ${{SLURM_RESTART_COUNT:-0}} -ge {KEEPER_RESTARTS} ] || {requeue}"],
         use_srun=False,
-        additional_parameters={"time": 15, "nodes": 1, "cpus_per_task": 1, "mem": "1G", "requeue": True}
-        | {key: value for key, value in where.items() if value}
-        | options,
+        additional_parameters={key: value for key, value in options.items() if value not in (None, "")},
     )
 
 
 def array_ids(jobs: Sequence[str]) -> list[str]:
     """Ids of the arrays that jobs are elements of."""
     return sorted({job.split("_")[0] for job in jobs}, key=int)
+
+
+def heed_script(profile: Profile, more: Collection[str]) -> None:
+    """Forget the variables of sbatch that it would heed in place of its script's options, and the one to wait.
+
+    `more` are options of the script beside those that all have.
+    """
+    optional = {"mem": profile.memory} | {name: getattr(profile, name) for name in LEFT_TO_THE_SITE}
+    unset = {option for option, value in optional.items() if not value}
+    for option in ({*SET_BY_LAUNCHER, *SET_BY_KEYS, "wait"} - unset) | set(more):
+        for name in VARIABLES.get(option, (option.upper().replace("-", "_"),)):
+            os.environ.pop(f"SBATCH_{name}", None)
 
 
 def outside_of_job() -> None:

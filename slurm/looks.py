@@ -17,7 +17,6 @@ from common.words import Word
 from results import collect, records, rows
 from results.rows import Row
 from results.tables import about, with_spread
-from results.verdicts import TOO_UNCERTAIN
 from slurm.sweeps import LOOKS
 
 
@@ -101,14 +100,14 @@ def names(group: Group) -> set[str]:
 
 def is_unsettled(row: Row) -> bool:
     """Whether more seeds may decide a row."""
-    return row.verdict == "undecided" and not row.too_uncertain
+    return row.verdict == "undecided" and not row.beyond_seeds
 
 
 def table(look: Look, words: Mapping[str, Word]) -> Table:
     """A look for the terminal; `words` are those of the task."""
     view = Table("setting", "metric", "measured", "published", "verdict", box=None, pad_edge=False, header_style="dim")
     for row in look.rows:
-        reason = f": {TOO_UNCERTAIN}" if row.too_uncertain else ""
+        reason = f": {row.beyond_seeds}" if row.beyond_seeds else ""
         verdict = f"{row.verdict}{reason}" if row.published else "none published"
         view.add_row(about(row, (), words), row.metric, with_spread(row), row.published, verdict)
     return view

@@ -5,12 +5,13 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from common.errors import ConfigError
 
-BAD = ("BOOT_FAIL", "CANCELLED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")
+OWN_FAULT = ("DEADLINE", "FAILED", "OUT_OF_MEMORY")
+BAD = (*OWN_FAULT, "BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "TIMEOUT")
 PATIENCE = 30  # seconds after which a SLURM command counts as failed
 AWAY = 600  # seconds for which a controller that is down is waited for
 PAUSE = 5  # seconds between two looks whether it is back
@@ -82,18 +83,18 @@ def wait_until_back() -> None:
         time.sleep(PAUSE)
 
 
-def ask() -> Entries:
-    """The user's jobs in the queue, one entry per array element."""
+def ask(users: Collection[int]) -> Entries:
+    """The jobs of these users, by their ids, in the queue: one entry per array element."""
     if is_away():
         return Entries(answered=False)
-    return listed()
+    return listed(users=users)
 
 
-def listed(*options: str) -> Entries:
-    """What squeue lists of the user's jobs, with further options."""
+def listed(*options: str, users: Collection[int] = ()) -> Entries:
+    """What squeue lists of the jobs of these users (none: whoever asks), with further options."""
     # By user, not by job: squeue fails if a single id has left the queue. --all: hidden partitions too.
-    user = str(os.getuid())
-    text = call("squeue", "--noheader", "--all", "--array", "--user", user, "--format", "%i|%T|%r", *options)
+    names = ",".join(map(str, sorted(users) or [os.getuid()]))
+    text = call("squeue", "--noheader", "--all", "--array", "--user", names, "--format", "%i|%T|%r", *options)
     if text is None:
         return Entries(answered=False)
     fields = [line.split("|", 2) for line in text.splitlines() if line.count("|") >= 2]  # sites' wrappers add lines
@@ -123,8 +124,10 @@ def restarts(job: str) -> int:
 def endings(jobs: Sequence[str]) -> dict[str, str]:
     """How jobs that have left the queue ended (OUT_OF_MEMORY, NODE_FAIL, ...); empty if sacct does not answer."""
     arrays = ",".join(sorted({job.split("_")[0] for job in jobs}))
-    command = ("sacct", "--noheader", "--parsable2", "--allocations", "--array", "--jobs", arrays)
-    text = call(*command, "--format", "JobID,State")
+    command = ("sacct", "--noheader", "--parsable2", "--allocations", "--jobs", arrays, "--format", "JobID,State")
+    text = call(*command, "--array")
+    if text is None:  # SLURM before 23.02 has no --array, and lists elements that have ended one by one anyway
+        text = call(*command)
     lines = [line.split("|") for line in (text or "").splitlines() if "|" in line]
     found = {job: state.split()[0] for job, state, *_ in lines if state.strip()}
     return {job: state for job, state in found.items() if state in BAD}

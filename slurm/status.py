@@ -44,6 +44,7 @@ LEAST_IMPORTANT = (
     "phase",
     "elapsed",
 )  # dropped in this order if the terminal is narrow
+MOVED = "it had finished; its folder holds no results any more"
 FOLDED = 20  # least width of a label
 FINISHED = ("completed", "diverged")
 ACTIVE = ("queued", "held", "running", "requeued")
@@ -85,7 +86,7 @@ def rows(chosen: Sequence[Submission], accounts: bool = False, sure: bool = Fals
     """
     pairs = list(latest_runs(chosen).values())
     jobs = [s.jobs[run.name] for s, run in pairs if run.name in s.jobs and not finished(run)]
-    entries = squeue.ask() if jobs else squeue.Entries()
+    entries = squeue.ask({submission.owner for submission, _ in pairs}) if jobs else squeue.Entries()
     if sure and not entries.answered:
         raise ConfigError("squeue does not answer, so nobody knows which runs are queued; try again later")
     found = [row(submission, run, entries) for submission, run in pairs]
@@ -162,6 +163,8 @@ def state_of(
         return "cancelled", reason
     if not entries.answered:
         return written or "queued", "squeue does not answer; this is the last state that the run wrote"
+    if written == "completed":
+        return "stopped", MOVED
     by_itself = written == "cancelled" or (written == "stopped" and not record.get("terminated"))
     keeper = entries.get(submission.keeper)
     if keeper and submission.job_log(job).is_file() and not by_itself:
@@ -186,7 +189,7 @@ def local_state(submission: Submission, record: Mapping) -> tuple[str, str]:
     if not written and (host := elsewhere(submission.runner)):
         return "cancelled", f"it had not begun; its launcher was started on {host}, and may still run there"
     if written == "completed":
-        return "lost", "it had finished; its folder holds no results any more"
+        return "stopped", MOVED
     if written == "killed":  # within a SLURM allocation; but nobody requeues what runs here
         return "failed", reason
     return written or "cancelled", reason or "the launcher ended before it started this run"
@@ -195,7 +198,8 @@ def local_state(submission: Submission, record: Mapping) -> tuple[str, str]:
 def ended(lost: Row, endings: Mapping[str, str]) -> Row:
     """A lost run with the reason from SLURM's accounting, otherwise with the last line of the job's own log."""
     if lost.job and (ending := endings.get(lost.job)):
-        return dataclasses.replace(lost, state="failed", reason=f"SLURM says {ending}")
+        state = "cancelled" if ending == "CANCELLED" else "failed" if ending in squeue.OWN_FAULT else "lost"
+        return dataclasses.replace(lost, state=state, reason=f"SLURM says {ending}")
     said = submissions.last_words(submissions.FOLDER / lost.submission, lost.job or "")
     return dataclasses.replace(lost, reason=f"{lost.reason}{said}")
 

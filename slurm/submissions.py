@@ -76,6 +76,11 @@ class Submission:
         return FOLDER / self.id
 
     @property
+    def owner(self) -> int:
+        """The user id of who made it."""
+        return self.folder.stat().st_uid
+
+    @property
     def code(self) -> Path:
         """The copy of the code that the jobs run."""
         return self.folder / "code"

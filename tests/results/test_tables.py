@@ -101,6 +101,33 @@ def test_no_difference_where_there_is_nothing_to_pair(root, rule, why):
     assert differences_in(root) == []
 
 
+def test_differences_of_uncommitted_code_do_not_count_among_the_others(root, rule):
+    make_pair(root, (0.75, 0.80, 0.70))
+    collect(root)
+    before = differences_in(root)
+    for path in list((root / "results" / "runs" / TASK).iterdir()):
+        copy = path.with_name(path.name.replace("-cifar10-", "-cifar10-trial-"))
+        shutil.copytree(path, copy)
+        edit(copy / "environment.json", dirty=True)
+    collect(root)
+    after = differences_in(root)
+    assert len(after) == 2 * len(before)
+    assert [row for row in after if "uncommitted" not in row["setting"]] == before
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_uncommitted_code_counts_for_no_claim(root, dirty):
+    judge = "greater(Pair({'backbone': 'resnet34'}, {'backbone': 'resnet18'}))"
+    write_report(root, f"claims=(Claim('000', 'It is better', {judge}),)")
+    readme = root / "tasks" / TASK / "README.md"
+    readme.write_text("<!-- results -->\n<!-- /results -->\n")
+    make_pair(root, (0.75, 0.80, 0.70))
+    for path in (root / "results" / "runs" / TASK).iterdir():
+        edit(path / "environment.json", dirty=dirty)
+    collect(root)
+    assert ("It is better: *not tested*" in readme.read_text()) == dirty
+
+
 def test_only_what_a_rule_names_is_compared(root, rule):
     for seed in (0, 1):
         make_run(root, seed)

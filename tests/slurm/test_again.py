@@ -1,6 +1,7 @@
 """Killed runs go on: by their own batch script, or by the keeper. SLURM's programs are fakes (conftest.py)."""
 
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -312,6 +313,22 @@ def test_keeper_leaves_alone_what_was_submitted_again_by_hand(killed, make_submi
     assert later.id != killed.id
     fake_slurm.queue(_9000="RUNNING|None")
     again.keep(killed.id)
+    assert fake_slurm.calls("sbatch") == []
+
+
+def test_keeper_and_submit_take_turns(killed, make_submission, fake_slurm, capfd, wait_for):
+    """Otherwise somebody who sees a killed run submits it while the keeper does."""
+    finish(killed.runs[1])
+    fake_slurm.queue(_9000="RUNNING|None")
+    keeper = threading.Thread(target=again.keep, args=(killed.id,))
+    said = ""
+    with submissions.alone():
+        keeper.start()
+        while "waiting for another process" not in said:
+            assert keeper.is_alive()
+            said += capfd.readouterr().out
+        make_submission(killed.runs[0], name="toy-20260131-130000", time="2026-01-31T13:00:00+00:00", jobs={})
+    keeper.join()
     assert fake_slurm.calls("sbatch") == []
 
 

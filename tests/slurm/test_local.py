@@ -360,7 +360,7 @@ def test_a_finished_run_whose_folder_was_deleted_is_made_again(launch):
     submission.changed(runner=this_process() | {"began": 0.0})  # the launcher has ended
     shutil.rmtree(submission.runs[0].folder)
     (row,) = json.loads(launch("status", "--json").out)
-    assert (row["state"], row["reason"]) == ("lost", "it had finished; its folder holds no results any more")
+    assert (row["state"], row["reason"]) == ("stopped", "it had finished; its folder holds no results any more")
     assert "1 of 1 runs to do" in launch("resubmit", told.submission, "--dry-run").out
 
 

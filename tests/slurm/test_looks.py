@@ -130,6 +130,16 @@ def test_only_what_more_seeds_may_decide_gets_them(values, known, unsettled, ver
     assert row.verdict == verdict
 
 
+def test_a_loss_on_a_part_of_the_test_images_gets_no_more_seeds():
+    """It is undecided whatever they say."""
+    metrics = {"test": {"n": 9, "loss": 0.3}, "test_images_of": 10}
+    made = group("p", "x=1", *(run(f"one-s{seed}") | {"metrics": metrics} for seed in (0, 1, 2)))
+    references = {("p", "x=1", "test loss"): reference(0.3)}
+    look = looks.standing(runs(made), {"one"}, references, REPORT)
+    (row,) = look.rows
+    assert (row.verdict, look.unsettled) == ("undecided", frozenset())
+
+
 def test_a_look_has_a_third_of_the_error_whatever_the_runs_say():
     """The first runs may be there already; without the mark they would be judged at the whole error."""
     values = [0.0, 0.2, -0.2]

@@ -305,6 +305,17 @@ def test_squeue_is_asked_once_and_for_this_user(make_submission, make_run, fake_
     assert "--array" in call
 
 
+def test_squeue_is_asked_for_those_who_submitted(make_submission, make_run, fake_slurm, monkeypatch):
+    """Several people may use one clone."""
+    monkeypatch.setattr(submissions.Submission, "owner", property(lambda made: 7 if "-13" in made.id else 8))
+    made = [
+        make_submission(make_run(name), name=f"toy-20260131-{hour}0000", jobs={name: f"{hour}0"})
+        for hour, name in ((12, "a"), (13, "b"))
+    ]
+    fake_slurm.add("squeue", 'case "$*" in *"--user 7,8 "*) echo "120|RUNNING|None"; echo "130|RUNNING|None";; esac')
+    assert [row.state for row in status.rows(made)] == ["running"] * 2
+
+
 def test_squeue_is_not_asked_when_all_is_done(one, fake_slurm):
     submission, run = one()
     write_run(run, result={"status": "completed"})
@@ -313,15 +324,35 @@ def test_squeue_is_not_asked_when_all_is_done(one, fake_slurm):
 
 
 @pytest.mark.parametrize(
-    ("told", "reason"),
-    [("OUT_OF_MEMORY", "OUT_OF_MEMORY"), ("NODE_FAIL", "NODE_FAIL"), ("CANCELLED by 1000", "CANCELLED")],
+    ("told", "state"),
+    [
+        ("OUT_OF_MEMORY", "failed"),
+        ("FAILED", "failed"),
+        ("NODE_FAIL", "lost"),
+        ("PREEMPTED", "lost"),
+        ("TIMEOUT", "lost"),
+        ("CANCELLED by 1000", "cancelled"),
+    ],
 )
-def test_sacct_says_how_a_lost_run_ended(one, fake_slurm, told, reason):
+@pytest.mark.parametrize("version", ["22.05", "23.02"])
+def test_sacct_says_how_a_lost_run_ended(one, fake_slurm, told, state, version):
+    """Before 23.02 it has no --array."""
     submission, _ = one()
-    fake_slurm.add("sacct", f"echo '100|{told}'")
+    old = 'case "$*" in *--array*) echo "sacct: unrecognized option" >&2; exit 1;; esac; ' * (version == "22.05")
+    fake_slurm.add("sacct", f"{old}echo '100|{told}'")
     row = row_of(submission)
-    assert row.state in ("failed", "cancelled")
-    assert reason in row.reason
+    assert (row.state, row.reason) == (state, f"SLURM says {told.split()[0]}")
+
+
+def test_a_finished_run_whose_folder_was_moved_is_not_lost(one, fake_slurm):
+    """Its keeper would begin it again."""
+    submission, run = one(keeper="9000")
+    fake_slurm.queue(_9000="PENDING|Dependency")
+    submission.job_log("100").parent.mkdir()
+    submission.job_log("100").touch()
+    write_record(submission, run, "completed", start(0, 60))
+    row = row_of(submission)
+    assert (row.state, row.reason) == ("stopped", "it had finished; its folder holds no results any more")
 
 
 def test_sacct_of_an_array_is_read_by_its_elements(make_submission, make_run, fake_slurm):
@@ -330,7 +361,7 @@ def test_sacct_of_an_array_is_read_by_its_elements(make_submission, make_run, fa
     fake_slurm.add("sacct", "echo '100_0|OUT_OF_MEMORY'; echo '100_1|TIMEOUT'")
     assert [(row.state, row.reason) for row in status.rows([submission], accounts=True)] == [
         ("failed", "SLURM says OUT_OF_MEMORY"),
-        ("failed", "SLURM says TIMEOUT"),
+        ("lost", "SLURM says TIMEOUT"),
         ("lost", "no longer in SLURM's queue, and it wrote no reason"),
     ]
     (call,) = fake_slurm.calls("sacct")

@@ -216,6 +216,26 @@ def test_rest_of_one_run_is_no_array(launch, fake_slurm, read_directives):
     assert list(submission.jobs.values()) == ["100_0", "100_1", "101"]
 
 
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        ("MaxArraySize = 0", 1),  # arrays are turned off
+        ("MaxArraySize = 1001\nSchedulerParameters = bf_continue,max_array_tasks=50,defer", 50),
+        ("MaxArraySize = 20\nSchedulerParameters = max_array_tasks=50", 20),
+        ("MaxArraySize = 1001\nSchedulerParameters = (null)", 1001),
+    ],
+)
+def test_the_limit_is_the_lower_of_two(fake_slurm, config, longest):
+    fake_slurm.add("scontrol", f"echo '{config}'")
+    assert cluster.max_array_size() == longest
+
+
+def test_without_arrays_each_run_is_a_job(launch, fake_slurm, read_directives):
+    fake_slurm.limit(0)
+    launch("submit", "toy", "--grid", "width=1,2")
+    assert ["array" in read_directives(text) for text in fake_slurm.scripts] == [False, False]
+
+
 @pytest.mark.parametrize("body", ["exit 1", "echo nothing of use"])
 def test_if_the_cluster_does_not_say_its_limit_it_is_slurms_default(fake_slurm, body):
     fake_slurm.add("scontrol", body)
@@ -344,6 +364,36 @@ def test_the_keepers_number_is_that_of_its_job(launch, fake_slurm, more):
     sbatch.write_text(sbatch.read_text().replace("job 9000", f"job 9000{more}"))
     launch("submit", "toy", "--set", "width=1")
     assert submissions.every()[0].keeper == "9000"
+
+
+def test_variables_of_sbatch_do_not_override_what_is_asked_for(launch, fake_slurm, tree, monkeypatch):
+    """For sbatch they rank above the options in a script."""
+    asked = {
+        "ACCOUNT": "theirs",
+        "ARRAY_INX": "0-9",
+        "GPUS_PER_NODE": "8",
+        "MEM_PER_CPU": "1G",
+        "NO_REQUEUE": "1",
+        "SIGNAL": "KILL@1",
+        "TIMELIMIT": "5",
+        "WAIT": "1",
+        "MAIL_TYPE": "NONE",
+    }
+    left = {"PARTITION": "small", "RESERVATION": "course"}  # of which nothing is said
+    for name, value in (asked | left).items():
+        monkeypatch.setenv(f"SBATCH_{name}", value)
+    sbatch = fake_slurm.bin / "sbatch"
+    sbatch.write_text(sbatch.read_text().replace("cd '", f"env >>'{fake_slurm.folder}/seen'; cd '", 1))
+    (tree / "mine.toml").write_text("account = 'ours'\n[sbatch]\nmail-type = 'FAIL'\n")
+    assert launch("submit", "toy", "--profile", "mine.toml").code == 0
+    seen = (fake_slurm.folder / "seen").read_text().splitlines()
+    assert {line for line in seen if line.startswith("SBATCH_")} == {f"SBATCH_{k}={v}" for k, v in left.items()}
+
+
+def test_the_keeper_asks_for_no_memory_if_the_runs_do_not(launch, fake_slurm, tree, read_directives):
+    (tree / "mine.toml").write_text("memory = ''\n[keeper]\nqos = ''\n")
+    launch("submit", "toy", "--profile", "mine.toml", "--qos", "long")
+    assert not read_directives(fake_slurm.keeper).keys() & {"mem", "qos"}
 
 
 def test_the_keeper_has_options_of_its_own(launch, fake_slurm, tree, read_directives):
