@@ -172,7 +172,7 @@ def not_damaged(folder: Path) -> Iterator[None]:
     try:
         yield
     except Damaged as error:
-        again = str(error).startswith("metrics.json") and any(RunFolder(folder).checkpoints.glob("step-*"))
+        again = str(error).startswith("metrics.json") and RunFolder(folder).can_resume
         remedy = "delete that file, and the same command makes it again" if again else "--overwrite starts from scratch"
         raise RunError(f"{folder} is damaged: {error}; {remedy}") from error
 
@@ -185,7 +185,7 @@ def known_faults(folders: Sequence[Path], config: Config, devices: Devices) -> I
         yield
     except ConfigError as error:
         for folder in new * devices.is_primary:  # unsuitable data, say: no command would continue this run
-            if not any(RunFolder(folder).checkpoints.glob("*")):
+            if not RunFolder(folder).can_resume:
                 shutil.rmtree(folder, ignore_errors=True)
         fail(str(error), 2)
     except InUse as error:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from common import data
 from common.backbones import BACKBONES, MIN_IMAGE_SIZE
 from common.config import Config, file_digest, short
 from common.errors import ConfigError
@@ -76,7 +77,11 @@ class FineTuning(Config):
         if self.weights in ("none", "imagenet") or Path(self.weights).is_file():
             return self.weights
         folder = find_run(self.weights, self.out, "weights", "imagenet, none, a file, or ")
-        finished_run(folder, "run", {"backbone": self.backbone}, "--weights takes a run that is completed")
+        remedy = "--weights takes a run that is completed"
+        finished_run(folder, "run", {"backbone": self.backbone}, remedy)
+        if data.identity(RunFolder(folder).config()["config"]["dataset"]) == data.identity(self.dataset):
+            # With another seed, or other images, it would have been trained on what validates here.
+            finished_run(folder, "run", {"seed": self.seed, "limit_train": self.limit_train}, remedy)
         file = RunFolder(folder).backbone_file
         if not file.is_file():
             raise ConfigError(f"run {folder} has no {file.name}: it was made by an older version of the code")

@@ -95,6 +95,11 @@ class RunFolder:
         """Whether a run has ended here, completed or diverged."""
         return os.path.isfile(self.metrics_file)  # noqa: PTH113 (as above)
 
+    @property
+    def can_resume(self) -> bool:
+        """Whether there is a checkpoint from which training goes on; best epochs are none."""
+        return any(self.checkpoints.glob("step-*.safetensors"))
+
     def config(self) -> dict:
         """Task, setting, protocol, digest, and the config itself. Raises Damaged."""
         return read_json(self.config_file, config=dict)

@@ -181,7 +181,7 @@ def settle(folder: Path) -> None:
     """End what `set_aside` began: the old run goes for good if the new one has a checkpoint, else it comes back."""
     aside, moving = folder / REPLACED, folder / MOVING
     if aside.is_dir():
-        if RunFolder(folder).is_finished or any(RunFolder(folder).checkpoints.glob("*")):
+        if RunFolder(folder).is_finished or RunFolder(folder).can_resume:
             shutil.rmtree(aside)
             return
         for path in contents(folder):

@@ -88,8 +88,8 @@ def environment(config: Config, devices: Devices, model: keras.Model) -> dict:
     """Facts of a compiled model's surroundings for environment.json."""
     return {
         "backend": keras.backend.backend(),
-        "devices": devices.names(),
-        "gpus": devices.gpus(),
+        "devices": (names := devices.names()),
+        "gpus": devices.gpus()[: len(names)],  # it may see more
         "precision": keras.config.dtype_policy().name,
         "jit_compile": bool(model.jit_compile),
         "op_determinism": is_deterministic(config),

@@ -1,7 +1,8 @@
 """Near copies among images: the same picture, re-encoded, brightened, recoloured, or moved by a pixel or two.
 
-Two steps. A perceptual hash (pHash: the signs of the 64 lowest frequencies) proposes pairs, generously. The fine detail
-of the pictures then decides: two pictures of similar things share coarse shapes, but not their detail.
+Two steps. A perceptual hash (pHash: which of the 64 lowest frequencies are above their median) proposes pairs,
+generously. The fine detail of the pictures then decides: two pictures of similar things share coarse shapes, but not
+their detail.
 """
 
 from collections.abc import Iterable, Iterator

@@ -57,7 +57,18 @@ def check(dataset: str, folder: Path) -> None:
 
     known = tfds.list_builders(with_community_datasets=False)
     if name.name in known:
-        configs: Sequence[str] = list(tfds.builder_cls(name.name).builder_configs)
+        try:
+            builder = tfds.builder_cls(name.name)
+        except ModuleNotFoundError as error:  # some sets need more than TFDS
+            raise ConfigError(f"dataset {dataset} needs {error.name}; pip install {error.name}") from error
+        configs: Sequence[str] = list(builder.builder_configs)
+        own = [builder.VERSION, *builder.SUPPORTED_VERSIONS]
+        own += [
+            version for each in builder.builder_configs.values() for version in (each.version, *each.supported_versions)
+        ]
+        versions = sorted({str(version) for version in own if version})
+        if name.version and versions and name.version not in versions:
+            raise ConfigError(f"dataset {dataset} has no such version; allowed: {', '.join(versions)}")
     elif (folder / name.name).is_dir():
         configs = sorted({p.parents[1].name for p in (folder / name.name).glob("*/*/dataset_info.json")})
     else:

@@ -53,7 +53,7 @@ class Devices:
         """The devices that this run computes on."""
         import keras
 
-        return keras.distribution.list_devices()
+        return keras.distribution.list_devices()[:1]
 
     def gpus(self) -> list[str]:
         """What the makers call the GPUs that this process sees."""

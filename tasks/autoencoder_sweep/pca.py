@@ -8,9 +8,11 @@ from common.data.splits import Dataset, Split
 
 
 def matrix(split: Split) -> np.ndarray:
-    """All images of a split: float32 (n, h * w * c) from 0 to 1."""
+    """All images of a split: float64 (n, h * w * c) from 0 to 1."""
     batches = [images.numpy() for images, _ in pipeline.evaluation(split, 1000)]
-    return np.concatenate(batches).reshape(len(split), -1).astype(np.float32) / 255
+    images = np.concatenate(batches).reshape(len(split), -1).astype(np.float64)  # in float32 small errors are noise
+    images /= 255
+    return images
 
 
 def curves(data: Dataset) -> dict[str, np.ndarray]:

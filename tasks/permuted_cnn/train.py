@@ -72,6 +72,11 @@ class PermutedConfig(Config):
         """The one phase."""
         return (Phase("train", self.epochs, "sgd", self.rate, momentum=self.momentum),)
 
+    @property
+    def folder_side(self) -> int:
+        """What the network sees."""
+        return self.image_size or self.FOLDER_SIDE
+
     def name_parts(self) -> tuple[str, ...]:
         """Preset, data set, network and block."""
         return (*super().name_parts(), self.network, f"block{self.block}")
@@ -82,7 +87,7 @@ class PermutedConfig(Config):
         for field in ("block", "image_size"):
             if getattr(self, field) is not None:
                 positive(field.replace("_", "-"), getattr(self, field))
-        side = self.image_size or SIDES.get(self.dataset) or (self.FOLDER_SIDE if folder_of(self.dataset) else None)
+        side = self.image_size or SIDES.get(self.dataset) or (self.folder_side if folder_of(self.dataset) else None)
         if side:
             self.check_side(side)
         for phase in self.phases:

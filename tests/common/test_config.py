@@ -455,6 +455,8 @@ def test_run_of_weights_counts_by_content_however_it_is_named(tmp_path, monkeypa
         ({"backbone": "resnet34"}, "has backbone resnet34; this run needs resnet18"),
         ({"backbone": None}, "has backbone None; this run needs resnet18"),
         ({"content": None}, "has no backbone.safetensors"),
+        ({"dataset": "cifar10", "seed": 1}, "has seed 1; this run needs 0"),  # trained on what validates here
+        ({"dataset": "cifar10", "limit_train": 9}, "has limit_train 9; this run needs None"),
     ],
 )
 def test_run_that_weights_cannot_take_is_one_line(tmp_path, capsys, run, said):

@@ -250,7 +250,12 @@ def test_one_device_is_alone():
     alone.leave(RuntimeError())  # goes on
     assert alone.steps(5) is None
     assert alone.replica_values([]) == []
-    assert len(alone.names()) >= 1
+    assert len(alone.names()) == 1
+
+
+def test_one_device_is_named_of_several(monkeypatch):
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0", "gpu:1"])
+    assert Devices().names() == ["gpu:0"]
 
 
 @pytest.mark.parametrize("tasks", [None, "1", "3"])

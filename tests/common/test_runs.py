@@ -56,6 +56,21 @@ def test_overwrite_gives_the_finished_run_back_if_training_has_not_begun(tmp_pat
     assert {path: path.stat().st_ino for path in folder.glob("**/*")} == before
 
 
+def test_overwrite_gives_the_finished_run_back_if_its_last_write_was_no_checkpoint(tmp_path):
+    """The weights of the best epoch are written before the checkpoint, which needs more room."""
+
+    def experiment(config, run):
+        (run.checkpoints / "best-train-0123.safetensors").touch()
+        (run.checkpoints / ".step-1.safetensors.9.tmp").touch()
+        raise OSError(errno.ENOSPC, "full")
+
+    assert code_of(tmp_path, complete) == 0
+    (metrics,) = tmp_path.glob("*/*/metrics.json")
+    before = metrics.read_bytes()
+    assert code_of(tmp_path, experiment, "--overwrite") == 75
+    assert metrics.read_bytes() == before
+
+
 def test_overwrite_that_was_killed_gives_back_or_goes_on(tmp_path):
     assert code_of(tmp_path, complete) == 0
     (folder,) = tmp_path.glob("*/*")

@@ -301,6 +301,7 @@ def test_the_supervised_keys_say_which_of_several_labels_is_meant():
         ("tfds:imagenette", "names no config; allowed: tfds:imagenette/"),
         ("tfds:imagenette/160", "has no config '160'; allowed: tfds:imagenette/"),
         ("tfds:mnist/small", "has no config 'small'; allowed: tfds:mnist"),
+        ("tfds:mnist:9.9.9", "dataset tfds:mnist:9.9.9 has no such version; allowed: 3.0.1"),
     ],
 )
 def test_unknown_names_are_refused_before_anything_else(folder, dataset, says, no_network):

@@ -10,6 +10,7 @@ import initial_weights
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from common import explain
 from common.command_line import parse_strictly
@@ -171,6 +172,17 @@ def test_blocks_are_held_against_the_side_of_the_data_sets_images():
         config("--dataset", dataset, "--block", str(side // 2))
     with pytest.raises(ConfigError, match="block is 7, which does not divide the image's side of 48 pixels"):
         parse_strictly(TASK.PRESETS, "", ["--dataset", "fer2013", "--block", "7"])
+
+
+@pytest.mark.parametrize(("flags", "side"), [((), 28), (("--image-size", "48"), 48), (("--image-size", "14"), 14)])
+def test_pictures_of_a_folder_are_decoded_at_the_side_that_the_network_sees(tmp_path, flags, side):
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        path = tmp_path / "frogs" / str(number % 2) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    own = config("--dataset", f"image_folder:{tmp_path / 'frogs'}", "--data-dir", str(tmp_path), *flags)
+    assert pipeline.pictures(sources.load(own).train, np.arange(3)).shape == (3, side, side, 3)
 
 
 @pytest.mark.parametrize("dataset", ["tfds:kmnist", "frogs"])
