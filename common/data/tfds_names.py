@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.data.listing import few
-from common.errors import ConfigError, within_reach
+from common.errors import ConfigError, first_line, within_reach
 
 TFDS = "tfds:"
 FORM = f"{TFDS}NAME[/CONFIG][:VERSION]"
@@ -60,7 +60,7 @@ def check(dataset: str, folder: Path) -> None:
         try:
             builder = tfds.builder_cls(name.name)
         except ModuleNotFoundError as error:  # some sets need more than TFDS
-            raise ConfigError(f"dataset {dataset} needs {error.name}; pip install {error.name}") from error
+            raise ConfigError(f"dataset {dataset}: {first_line(error)}, which TFDS needs for this set") from error
         configs: Sequence[str] = list(builder.builder_configs)
         own = [builder.VERSION, *builder.SUPPORTED_VERSIONS]
         own += [

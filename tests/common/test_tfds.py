@@ -309,6 +309,15 @@ def test_unknown_names_are_refused_before_anything_else(folder, dataset, says, n
     assert no_network == []
 
 
+def test_a_set_that_needs_another_package_is_one_line(tmp_path, monkeypatch):
+    def fail(name):
+        raise ModuleNotFoundError("No module named 'pandas'\nFailed importing pandas.")
+
+    monkeypatch.setattr(tfds, "builder_cls", fail)
+    said = refused(Config(dataset="tfds:qm9", data_dir=tmp_path).check)
+    assert said == "dataset tfds:qm9: No module named 'pandas', which TFDS needs for this set"
+
+
 def test_a_set_that_is_not_there_says_how_to_get_it(tmp_path, no_network):
     config = Config(dataset="tfds:oxford_flowers102", data_dir=tmp_path, offline=True)
     config.check()
