@@ -209,7 +209,7 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 NONE = Recipe()
-# Padding of 4 pixels at 32, as is usual for CIFAR; at the network's size as in source 000, which pads 224 pixels by 4.
+# Padding of 4 pixels at 32, as is usual for CIFAR; at the network's size 4 of 224, as source 000 prints no number.
 # Whole pixels at any size: 2 at 96, 1 below 84 down to the 32 that the backbones need at least.
 FLIP_CROP = Recipe(flip_horizontal=0.5, crop_padding=1 / 8, crop_padding_at_input=4 / 224)
 # Source 001.
