@@ -11,18 +11,18 @@ from markdown_it import MarkdownIt
 from common.files import read_text
 from common.measured import TEST_ACCURACY, TEST_LOSS, by_name
 from common.report import Figure
-from common.selection import protocol
+from common.selection import parts_of, protocol
 from results import pictures, scoreboard, tables
 from results.judged import WORDS
 from results.pairs import for_readers
 from results.pictures import Picture
 from results.records import unknown_code
-from results.rows import VERDICTS, verdicts
+from results.rows import VERDICTS, Row, verdicts
 from results.task import Task
 
 LIMIT = 2**20  # bytes, as of every file in git
 CURVES = ("loss", "val_loss", "accuracy", "val_accuracy")
-MOST_CURVES = 400  # with more runs, those of older protocols have none, or the page would be too large
+MOST_RUNS = 400  # with more, the page has no curves and metrics of older protocols, or it would be too large
 COLUMNS = (
     "Task",
     "Preset",
@@ -40,8 +40,9 @@ ANSWER = re.compile(r"^## Answer\n+(.+?)(?:\n\n|\n#|\Z)", re.DOTALL | re.MULTILI
 
 def html(tasks: Sequence[Task], root: Path, complaints: list[str]) -> str:
     """The page; of `root`, the repository, the tasks' READMEs and `results/figures` are read. Adds complaints."""
-    shown = [shown_of(task, root, complaints) for task in tasks]
     every = [(task, record) for task in tasks for record in task.runs]
+    whole = len(every) <= MOST_RUNS
+    shown = [shown_of(task, root, whole, complaints) for task in tasks]
     newest = {task.name: max(map(protocol, task.runs), default=0) for task in tasks}
     published = verdicts(row for task in tasks for row in task.rows)
     claimed = Counter[str](one.finding.word for task in tasks for one in task.claims)
@@ -58,17 +59,17 @@ def html(tasks: Sequence[Task], root: Path, complaints: list[str]) -> str:
         tasks=shown,
         runs=[row_of(record) for _, record in every],
         curves=[
-            curves_of(record) if len(every) <= MOST_CURVES or protocol(record) == newest[task.name] else None
-            for task, record in every
+            curves_of(record) if whole or protocol(record) == newest[task.name] else None for task, record in every
         ],
         columns=COLUMNS,
-        most_curves=MOST_CURVES,
+        whole=whole,
+        most_runs=MOST_RUNS,
         with_spread=tables.with_spread,
     )
 
 
-def shown_of(task: Task, root: Path, complaints: list[str]) -> dict:
-    """What the page says of one task."""
+def shown_of(task: Task, root: Path, whole: bool, complaints: list[str]) -> dict:
+    """What the page says of one task; `whole`: with the metrics of older protocols."""
     figures = root / "results" / "figures"
     readme = root / "tasks" / task.name / "README.md"
     text = read_text(readme) if readme.is_file() else ""
@@ -81,7 +82,7 @@ def shown_of(task: Task, root: Path, complaints: list[str]) -> dict:
         "figures": across(task, figures, complaints),
         "pictures": pictures.kept(task, figures, complaints),
         "pictured": pictures.run_of(task, figures),
-        "metrics": blocks(task),
+        "metrics": blocks([row for row in task.rows if whole or "protocol" not in parts_of(row.setting)]),
         "runs": len(task.runs),
     }
 
@@ -123,10 +124,10 @@ def caption(figure: Figure) -> str:
     return shows[:1].upper() + shows[1:]
 
 
-def blocks(task: Task) -> list[dict]:
-    """Every row of the full table, those of one setting together, with the notes that all of them have said once."""
+def blocks(every: Sequence[Row]) -> list[dict]:
+    """Rows of the full table, those of one setting together, with the notes that all of them have said once."""
     found = []
-    for (preset, setting), own in groupby(task.rows, key=lambda row: (row.preset, row.setting)):
+    for (preset, setting), own in groupby(every, key=lambda row: (row.preset, row.setting)):
         rows = [(row, row.notes) for row in own]
         shared = [note for note in rows[0][1] if all(note in notes for _, notes in rows)]
         rest = [(row, "; ".join(note for note in notes if note not in shared)) for row, notes in rows]

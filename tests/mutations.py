@@ -436,7 +436,7 @@ def at(root: Path) -> Iterator[None]:
             patch.setattr(module, "REPOSITORY", root)
         patch.setattr(submissions, "FOLDER", root / "results" / "submissions")
         patch.setattr(cluster, "PROFILES", root / "slurm/clusters")
-        patch.setattr(squeue, "ask", squeue.Entries)
+        patch.setattr(squeue, "ask", lambda users: squeue.Entries())
         patch.setattr(Figure, "savefig", one_pixel)
         patch.setattr(sys, "argv", sys.argv)
         yield

@@ -64,7 +64,7 @@ def test_damaged_metrics_are_made_again_once_they_are_deleted(tmp_path, capsys):
     (folder / "metrics.json").write_text("{")
     assert code_of(tmp_path, complete) == 1
     assert capsys.readouterr().err.endswith("; --overwrite starts from scratch\n")  # without a checkpoint
-    (folder / "checkpoints" / "step-00000010-ab").mkdir(parents=True)
+    (folder / "checkpoints" / "step-00000010-ab.safetensors").mkdir(parents=True)
     assert code_of(tmp_path, complete) == 1
     assert capsys.readouterr().err.endswith("; delete that file, and the same command makes it again\n")
 

@@ -161,15 +161,22 @@ def test_curves_have_three_digits_and_a_place_for_each_kind(root):
     assert curves(root) == [[[1.23, 2, 12300], None, [None, 1, 0], [0.5, 0.123, 0.7]]]
 
 
-def test_with_many_runs_those_of_older_protocols_have_no_curves(root, monkeypatch):
+def test_with_many_runs_those_of_older_protocols_have_no_curves_and_no_metrics(root, monkeypatch):
     make_run(root, 0)
     edit(make_run(root, 1, slug="three_phase-cifar10-bbbb1111") / "config.json", protocol=2)
+    (root / "tasks" / TASK / "train.py").write_text("class Config:\n    PROTOCOL = 2\n")
+    label = "</b> dataset=cifar10 backbone=resnet18 protocol=1"
     collect(root)
+    text = (root / "results" / "index.html").read_text()
     assert None not in curves(root)
-    monkeypatch.setattr(page, "MOST_CURVES", 1)
+    assert label in text
+    monkeypatch.setattr(page, "MOST_RUNS", 1)
     collect(root)
+    text = (root / "results" / "index.html").read_text()
     assert [one is None for one in curves(root)].count(True) == 1
-    assert "those of older protocols have no curves here" in (root / "results" / "index.html").read_text()
+    assert "those of older protocols have no curves here" in text
+    assert label not in text
+    assert f"of today's protocol; the others are in tables/{TASK}.csv" in text
 
 
 def test_the_page_has_room_for_twice_the_runs_that_git_has():
