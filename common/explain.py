@@ -105,12 +105,12 @@ def explained(
     from common.trained import probabilities
 
     below, head = last_stage(classifier.model)
-    if below.output_shape[1:3] == (1, 1):
+    features = below.predict_on_batch(images)
+    if features.shape[1:3] == (1, 1):
         raise ConfigError(
             "its last stage has one place for all of an image, so a map would say nothing; a network that is trained "
             "with larger images has more (--image-size)"
         )
-    features = below.predict_on_batch(images)
     kernel, bias = (np.asarray(value, np.float64) for value in head.get_weights())
     shares = probabilities(features.mean(axis=(1, 2), dtype=np.float64) @ kernel + bias)
     fixed = None if chosen is None else list(classifier.class_names).index(chosen)

@@ -147,13 +147,13 @@ def publish(folder: Path, repository: str, private: bool = False) -> None:
     Raises ConfigError if the hub refuses, and OSError if it cannot be reached.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     hub = HfApi()
     try:
         hub.create_repo(repository, exist_ok=True, private=private or None)
         told = hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Exported classifier")
-    except (HfHubHTTPError, HFValidationError) as error:
+    except (HfHubHTTPError, ValueError) as error:  # ValueError: a name, or a card, that the hub does not take
         raise ConfigError(f"--publish {repository}: {first_line(error)}") from error
     except HTTPError as error:
         raise OSError(f"--publish {repository}: the hub cannot be reached: {error}") from error

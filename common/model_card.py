@@ -1,5 +1,6 @@
 """The model card of an exported classifier: what it is, how well it does, and what it must not be taken for."""
 
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,8 +51,9 @@ def text(folder: Path, classifier: Trained, file: str, phase: str | None = None)
         **({"library_name": "keras"} if file == "model.keras" else {}),
         "pipeline_tag": "image-classification",
         "license": "other",
-        "license_name": licence(config),
-        "datasets": [dataset],
+        "license_name": slug(licence(config)),
+        # The hub takes ids of its own here, which have no colon.
+        **({} if ":" in dataset else {"datasets": [dataset]}),
         "metrics": ["accuracy", "f1"],
     }
     test = metrics["phases"][phase]["test"] if phase else metrics["test"]
@@ -82,11 +84,23 @@ def text(folder: Path, classifier: Trained, file: str, phase: str | None = None)
         f"{metrics['images']['train']:,} images of {classifier.side} pixels; images of another kind (size, light, "
         "source) were not tested. The probabilities are not calibrated.",
         "## Made by",
-        f"`{command}`, commit `{environment['commit']}`, {environment['backend']}, {environment['precision']}."
+        f"`{command}`, {code(environment)}, {environment['backend']}, {environment['precision']}."
         f"{first_weights(config)}",
         f"Licence of the weights that training began with: {licence(config)}.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def slug(text: str) -> str:
+    """A text as the hub wants names: small letters, digits, dots and dashes."""
+    return re.sub("[^a-z0-9.]+", "-", text.lower()).strip("-")
+
+
+def code(environment: Mapping) -> str:
+    """Which code trained the run."""
+    if not environment["commit"]:
+        return "code of no commit"
+    return f"commit `{environment['commit']}`" + " with uncommitted changes" * bool(environment["dirty"])
 
 
 def without_path(dataset: str) -> str:

@@ -101,7 +101,8 @@ def listed(names: Iterable[str]) -> tuple[list[Path], list[str]]:
     notes: list[str] = []
     for name in names:
         if name == "-":
-            lines = sys.stdin.buffer.read().replace(b"\0", b"\n").splitlines()  # of `find -print0` too
+            given = sys.stdin.buffer.read()
+            lines = given.split(b"\0") if b"\0" in given else given.splitlines()  # of `find -print0`
             paths += [Path(os.fsdecode(line)) for line in lines if line]
         elif Path(name).is_dir():
             listing = Listing(name)
@@ -214,7 +215,7 @@ def report(found: Sequence[dict], arguments: argparse.Namespace) -> None:
     rows = [[one["file"], *chain(*list(one["classes"].items())[:top])] for one in found]
     if arguments.csv:
         files.write_csv(arguments.csv, [heads, *rows])
-        print(f"{count(len(rows), 'image')}: {arguments.csv}")
+        print(f"{count(len(rows), 'image')}: {arguments.csv}", file=sys.stderr)  # the file may be /dev/stdout
     elif found:
         show(found, top)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from common.data import near_copies, pipeline, tfrecords
@@ -102,7 +103,7 @@ def show(found: Inspection, said: dict[str, Any], console: Console) -> None:
     summary = Table("split", Column("images", justify="right"), Column("images of a class", justify="right"))
     for name, counts in said["counts"].items():
         summary.add_row(name, f"{total[name]:,}", span(min(counts), max(counts)))
-    console.print(f"[bold]{printable(said['dataset'])}[/]: {len(said['classes']):,} classes", highlight=False)
+    console.print(f"[bold]{escape(printable(said['dataset']))}[/]: {len(said['classes']):,} classes", highlight=False)
     console.print(summary)
     console.print(classes(said))
     console.print(copies_table(said))
@@ -119,7 +120,7 @@ def classes(said: dict[str, Any]) -> Table:
     """Images of each class by split."""
     table = Table("class", *(Column(name, justify="right") for name in said["counts"]))
     for number, name in enumerate(said["classes"][:LISTED_CLASSES]):
-        table.add_row(name, *(f"{counts[number]:,}" for counts in said["counts"].values()))
+        table.add_row(escape(name), *(f"{counts[number]:,}" for counts in said["counts"].values()))
     if (more := len(said["classes"]) - LISTED_CLASSES) > 0:
         table.caption = f"and {more:,} more classes; --json lists them all"
     return table

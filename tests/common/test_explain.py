@@ -91,11 +91,13 @@ def test_maps_of_a_backbone_are_of_its_last_stage_and_add_up_to_the_score(name):
     np.testing.assert_allclose(explain.grad_cam(features[0], kernel[:, 1]), np.maximum(whole, 0), rtol=1e-4, atol=1e-6)
 
 
-def test_a_map_of_one_place_is_refused():
-    inputs = keras.Input((20, 20, 3), dtype="uint8", name="image")
+@pytest.mark.parametrize("side", [20, None])
+def test_a_map_of_one_place_is_refused(side):
+    """Also of a network for images of any size, as that of phases which differ in it."""
+    inputs = keras.Input((side, side, 3), dtype="uint8", name="image")
     model = keras.Model(inputs, layers.Dense(4)(networks.build("resnet18", 32).extract(inputs)))
     with pytest.raises(ConfigError, match="its last stage has one place for all of an image"):
-        explain.explained(Trained(model, ["a", "b", "c", "d"], 2), photos(model))
+        explain.explained(Trained(model, ["a", "b", "c", "d"], 2), np.zeros((2, 20, 20, 3), np.uint8))
 
 
 def test_the_colours_of_a_map_begin_at_nothing(tmp_path, monkeypatch):

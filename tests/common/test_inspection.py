@@ -219,6 +219,17 @@ def test_bad_input_is_one_line_and_exit_code_2(run, argv, said):
     assert (error[:7], error.count("\n")) == ("error: ", 1)
 
 
+def test_names_of_classes_with_brackets_are_printed_whole(run, folder, tmp_path):
+    """Rich takes [indoor] for a style."""
+    for split in ("train", "test"):
+        for old, new in (("class_0", "cat [indoor]"), ("class_1", "[b]")):
+            (folder / split / old).rename(folder / split / new)
+    code, told, _ = run(f"image_folder:{folder}", "--out", tmp_path / "out")
+    assert code == 0
+    assert "cat [indoor]" in told
+    assert "[b]" in told
+
+
 def test_an_image_of_any_number_of_pixels_is_counted(tmp_path):
     """Pillow opens no more than 179 million unless it is told to, and training decodes it."""
     path = tmp_path / "large.png"

@@ -171,9 +171,17 @@ def test_the_card_has_the_whole_command_and_no_path(run, network):
     with mock.patch.object(RunFolder, "config", return_value=content):
         card = model_card.text(run, network, "model.keras")
     assert "/home" not in card
+    assert "\ndatasets:" not in card  # of the hub's own ids
+    assert "\nlicense_name: see-the-source-of-w.safetensors\n" in card
     made = f"train.py --preset {config['config']['preset']} --dataset 'image_folder:my photos' --weights w.safetensors"
     assert f"{made} --limit-train None --no-fast --seed {config['config']['seed']}`" in card
     assert "`w.safetensors`: a file of weights, or a run's backbone, with the SHA-256 0123…" in card
+
+
+def test_the_card_says_which_code_trained_the_run():
+    assert model_card.code({"commit": "ab12", "dirty": False}) == "commit `ab12`"
+    assert model_card.code({"commit": "ab12", "dirty": True}) == "commit `ab12` with uncommitted changes"
+    assert model_card.code({"commit": None, "dirty": None}) == "code of no commit"
 
 
 # The others differ from these in depth and width alone.

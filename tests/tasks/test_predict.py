@@ -102,6 +102,10 @@ def test_folders_patterns_files_and_a_list_on_standard_input(run, photos, capsys
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed.replace("\n", "\0").encode())))
     assert call(run, "-", "--json") == 0  # of find -print0
     assert files_in(capsys.readouterr().out) == ["2.png", "3.png"]
+    shutil.copy(photos / "2.png", photos / "a\nb.png")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{photos}/a\nb.png\0".encode())))
+    assert call(run, "-", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)) == 1
 
 
 @pytest.mark.parametrize("name", ["foo", "torch"])
