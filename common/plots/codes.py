@@ -27,7 +27,7 @@ def embeddings(panels: Mapping[str, np.ndarray], labels: np.ndarray, class_names
         for number, name in enumerate(class_names):
             members = points[labels == number]
             colour = colours[number % len(colours)]
-            marker = "o^sDv"[number // len(colours) % 5]
+            marker = "o^sDv"[(number + number // len(colours)) % 5]  # colours alone are not told apart by everybody
             axes.scatter(*members.T, s=9, color=[colour], marker=marker, linewidths=0, alpha=0.7, label=short(name))
         axes.set(title=title, xlabel="First coordinate", ylabel="Second coordinate")
         centre = (points.min(axis=0) + points.max(axis=0)) / 2
