@@ -34,6 +34,12 @@ def leave_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
+def say(line: str) -> None:
+    """Write a line from a signal handler, if somebody reads it: not by print, which it may have interrupted."""
+    with suppress(OSError):
+        os.write(1, f"\n{line}\n".encode())
+
+
 class StopRequest:
     """What signals have asked of this process."""
 
@@ -53,9 +59,7 @@ class StopRequest:
             leave_terminal()
         if again or not self.deferring:
             self.heed()
-        # Not print: the signal may have interrupted one.
-        with suppress(OSError):
-            os.write(1, f"\n{self.signal.name}: saving at the end of this step\n".encode())
+        say(f"{self.signal.name}: saving at the end of this step")
 
     def heed(self) -> None:
         """Raise Interrupted if there is a request."""

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 
 from rich.console import Console
 
-from common.stopping import leave_terminal
+from common.stopping import leave_terminal, say
 from slurm import status
 from slurm.job import Job, RunFailed, wait
 from slurm.plan import Planned
@@ -96,8 +96,7 @@ class Runner:
             for child in self.running.values():
                 os.kill(child.pid, signal.SIGTERM)
         if not again:
-            # Not print: the signal may have interrupted one.
-            os.write(1, b"\nstopping: each run saves at the end of its step; once more stops at once\n")
+            say("stopping: each run saves at the end of its step; once more stops at once")
 
     def rows(self) -> list[status.Row]:
         """The current rows of the runs."""

@@ -156,6 +156,7 @@ def test_one_part_of_many_fails_only_after_holms_correction():
     fails, holds = Finding("fails", "-1", 0.02), Finding("holds", "+1", 0.03)
     assert combined([fails]).word == combined([fails, holds]).word == "fails"
     assert combined([fails, holds]).p == pytest.approx(0.04)
+    assert combined([fails, replace(holds, p=1e-9)]).p == pytest.approx(0.02)  # of what fails, not of what is sure
     assert combined([fails, holds, holds]).word == "undecided"
     assert combined([replace(fails, p=0.001), *[holds] * 20]).word == "fails"
     assert combined([Finding("fails", "true of 0 of 3 runs", 0.0), *[holds] * 20]).word == "fails"
@@ -189,6 +190,8 @@ def test_a_statement_is_true_of_each_run():
 
     assert [over(least)(every_run).word for least in (0.4, 0.55, 0.9)] == ["holds", "undecided", "fails"]
     assert over(0.55)(every_run).told == "true of 1 of 2 runs"
+    lost = {"metrics": {"status": "diverged"}}  # it has no accuracy
+    assert over(0.55)(runs(group("p", "kind=a", *accurate(0.5, 0.6), lost, kind="a"))).told == "true of 1 of 2 runs"
 
 
 def test_of_runs_that_agree_in_what_a_statement_is_about_one_counts():

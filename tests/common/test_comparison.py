@@ -116,6 +116,14 @@ def test_phases_are_compared_by_image_too():
     assert found.each == pytest.approx([100 * (np.mean(a) - np.mean(b)) for a, b in zip(last, first, strict=True)])
 
 
+def test_a_phase_is_compared_in_the_state_that_its_runs_report():
+    best, last = random_right(0.8, 0), random_right(0.3, 1)
+    record = run(best, best)
+    record["outcomes"] = packed(LABELS, LABELS, {"head/best": best, "head/last": last})
+    record["metrics"]["reported"] = "last"
+    np.testing.assert_array_equal(Side([{**record, "config": {"seed": 0}}], "head test accuracy (%)").right(0)[1], last)
+
+
 def test_one_seed_has_no_difference():
     records = group("p", "a", run(random_right(0.5, 0))).records
     assert compare(Side(records), Side(records)) is None

@@ -87,6 +87,13 @@ def test_limits_are_exact_stratified_and_include_validation():
     assert not set(data.train.places) & set(data.validation.places)
 
 
+def test_the_seed_chooses_which_training_images_are_left_and_no_test_images():
+    one, other = (load("digits", Path("unused"), limit_train=200, limit_test=50, seed=seed) for seed in (0, 1))
+    np.testing.assert_array_equal(one.test.places, other.test.places)
+    left = [{*data.train.places, *data.validation.places} for data in (one, other)]
+    assert len(left[0] & left[1]) < 100
+
+
 @pytest.mark.parametrize("limit", [31, 59, 62, 118, 1437])
 def test_limits_are_exact_whatever_their_share_of_all(limit):
     # 31 / 1797 * 1797 is above 31 in floating point.

@@ -73,6 +73,13 @@ def test_each_kind_of_file_has_the_values_that_it_was_made_of(kind):
         np.testing.assert_array_equal(found, wanted)
 
 
+def test_a_large_image_is_the_mean_of_what_its_pixels_show(tmp_path):
+    """A white line in four of a pixel gives a quarter of the light; of two pixels between which one lies, half."""
+    (tmp_path / "lines.png").write_bytes(saved(np.tile(np.uint8([0, 0, 0, 255]), (128, 32)), "PNG"))
+    found = image_files.read(tf.constant(str(tmp_path / "lines.png")), 16).numpy()
+    np.testing.assert_allclose(found[1:-1, 1:-1], 255 / 4, atol=1)
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 def test_four_inks_become_the_light_that_they_let_through(kind):
     image = Image.merge("CMYK", [Image.fromarray(INKS[..., i]) for i in range(4)])

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from common import loop
 from common.config import Config
 from common.data import sources
+from common.phase import Phase
 from common.stopping import Interrupted
 
 pytestmark = pytest.mark.usefixtures("float32_afterwards")
@@ -88,6 +89,21 @@ def test_elsewhere_lines_within_an_epoch_are_due_once_a_minute(data, tmp_path, c
     for name in EPOCHS:
         steps = re.findall(rf"^{name}  step (\d) of {STEPS}  loss [\d.]+$", said, re.MULTILINE)
         assert steps == [str(step) for step in range(1, STEPS + 1)]
+
+
+def test_what_is_left_is_the_epochs_that_follow_without_what_is_done_once(capsys):
+    lines = loop.PhaseLines(Phase("train", 5, "adam", 0.1), epochs=5, once=40.0)
+    for number, seconds, compiling in ((1, 160.0, 20.0), (2, 100.0, 0.0), (5, 100.0, 0.0)):
+        row = {
+            "phase": "train",
+            "epoch": number,
+            "loss": 1.0,
+            "val_loss": 1.0,
+            "seconds": seconds,
+            "images_per_second": 10.0,
+        }
+        lines.epoch(row, compiling)
+    assert re.findall(r"[\d:]+ left", capsys.readouterr().out) == ["6:40 left", "5:00 left", "0:00 left"]
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,11 @@ def test_fine_tuning_under_each_regime_is_that_of_torch(torch_steps, regime):
     assert moved == {"bn1": regime == "follow", "bn2": regime != "keep"}
 
 
+def test_a_network_does_not_say_on_how_many_devices_it_was_trained():
+    one, several = (BatchNormalization(name="norm", synchronized=value) for value in (False, True))
+    assert one.get_config() == several.get_config()
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_keeps_statistics_in_float32(policy):
     layer = BatchNormalization(dtype=policy)

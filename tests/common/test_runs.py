@@ -187,6 +187,20 @@ def test_a_run_goes_on_with_its_own_backend_alone(tmp_path, capsys, monkeypatch)
     assert code_of(tmp_path, complete, "--overwrite") == 0
 
 
+def test_other_code_than_that_of_the_start_before_is_said_once(tmp_path, capsys, monkeypatch):
+    said = []
+    for commit in "abba":
+        monkeypatch.setattr(runs, "git_state", lambda _, commit=commit: {"commit": commit, "dirty": False})
+
+        def begin(config, run):
+            runs.write_environment(run, backend=environment.backend(), precision="float32")
+            raise runs.RunError("stop")
+
+        assert code_of(tmp_path, begin) == 1
+        said.append("started by another version of the code" in capsys.readouterr().out)
+    assert said == [False, True, False, True]
+
+
 def test_leftovers_of_a_killed_write_are_cleared(tmp_path):
     code_of(tmp_path, fail_with(runs.RunError("stop")))
     leftover = next(tmp_path.glob("*/*/checkpoints")) / ".step.safetensors.1.tmp"

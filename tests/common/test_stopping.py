@@ -67,6 +67,17 @@ def test_a_signal_of_the_system_is_a_request():
         signal.signal(signal.SIGTERM, before)
 
 
+def test_a_reader_that_has_gone_does_not_keep_a_run_from_saving(monkeypatch):
+    def gone(*_):
+        raise BrokenPipeError
+
+    stop = StopRequest()
+    monkeypatch.setattr(os, "write", gone)
+    with stop.deferred():
+        stop.on_signal(signal.SIGTERM, None)
+    assert stop.signal == signal.SIGTERM
+
+
 def test_a_terminal_that_was_closed_does_not_keep_a_run_from_saving(tmp_path):
     """Each write to it fails; SIGHUP says that it is gone."""
     code = """

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import io
 import os
 import signal
@@ -11,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-from common import command
+from common import command, files
 from common.config import Config
 from common.data import sources
 from common.errors import ConfigError
@@ -261,6 +262,18 @@ def test_a_fault_of_one_seed_is_one_line_and_the_others_go_on(tmp_path, capsys):
     assert captured.err.count("\n") == 1
     assert [folder.is_finished for folder in folders(tmp_path).values()] == [True, False, True]
     assert train(tmp_path, "--seeds", "0:3") == 0
+
+
+def test_of_several_faults_a_full_disk_is_the_one_that_ends_it(tmp_path, capsys):
+    """Its code has the launcher wait and begin again."""
+
+    def fault(trainer):
+        return [At(15, lambda: end(trainer.run.config.seed))] if trainer.run.config.seed else []
+
+    def end(seed):
+        raise StorageError("cannot write") from OSError(errno.ENOSPC, "full") if seed == 2 else None
+
+    assert train(tmp_path, "--seeds", "0:3", callbacks=fault) == files.DISK_FULL
 
 
 def test_a_damaged_seed_is_started_from_scratch_alone(tmp_path, capsys):

@@ -536,6 +536,19 @@ def test_a_checkpoint_that_could_not_be_written_is_due_again_at_once(tmp_path):
         checkpointer.written = None
 
 
+def test_a_checkpoint_is_due_so_many_minutes_after_the_last(tmp_path, data, monkeypatch):
+    trainer = train(tmp_path, data, PHASES[:1])
+    now = time.monotonic()
+    run = runs.Run(tmp_path / "other", "test", Config(checkpoint_minutes=2.0))
+    run.checkpoints.mkdir(parents=True)
+    with Checkpointer(run, trainer.model, PHASES[:1], 6) as checkpointer:
+        for minutes, due in ((1, False), (1.9, False), (2.1, True), (60, True)):
+            monkeypatch.setattr(time, "monotonic", lambda minutes=minutes: now + 60 * minutes)
+            assert checkpointer.is_due() == due
+        checkpointer.save_step(trainer.model, dataclasses.replace(trainer.progress, phase=0))
+        assert not checkpointer.is_due()
+
+
 def test_a_phase_begins_while_the_last_checkpoint_of_the_one_before_is_written(tmp_path, data, monkeypatch):
     reached, save_step = threading.Event(), checkpoints.save_step
 
@@ -661,6 +674,22 @@ def test_layers_of_a_run_go_into_another_model_by_their_names(one_phase):
             np.testing.assert_array_equal(np.array(ours), np.array(theirs))
     for ours, old in zip(other.get_layer("head").get_weights(), before["head"], strict=True):
         np.testing.assert_array_equal(ours, old)
+
+
+def test_layers_are_those_of_the_epoch_that_is_asked_for(tmp_path, data):
+    """With a rate at which the validation loss rises again, the best epoch is not the last."""
+    folder = train(tmp_path, data, (SmallPhase("full", 6, "adam", 0.3),)).run.folder
+    newest = checkpoints.latest(folder / "checkpoints").data
+    assert newest["best"]["full"]["epoch"] < newest["last"]["full"]["epoch"] == 6
+    kernels = {}
+    for kind in ("best", "last"):
+        model = small_model()
+        load_layers(model, folder, "full", ["conv"], kind)
+        kernels[kind] = np.array(model.get_layer("conv").kernel)
+        arrays = checkpoints.load(folder / "checkpoints" / newest[kind]["full"]["file"]).arrays
+        (saved,) = (array for key, array in arrays.items() if key.endswith("/conv/kernel"))
+        np.testing.assert_array_equal(kernels[kind], saved)
+    assert (kernels["best"] != kernels["last"]).any()
 
 
 def test_layers_that_are_not_in_a_run_are_told_of(one_phase):

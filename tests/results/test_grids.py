@@ -55,6 +55,18 @@ def test_a_cell_has_what_its_row_and_its_column_ask_for():
     )
 
 
+def test_the_lowest_loss_is_the_best():
+    columns = {"loss": Part(metric="train loss")}
+    table = Table("Two", of={"data": "d"}, rows=ARMS.rows, columns=columns, best="loss")
+    low, high = ({"data": "d", "arm": arm} for arm in (1, 2))
+    groups = [
+        group("p", f"data=d arm={fields['arm']}", scored(0.5, train_loss=loss), **fields)
+        for fields, loss in ((low, 0.25), (high, 0.75))
+    ]
+    (grid,), _ = filled(table, *groups)
+    assert [(cells[0].text[:4], cells[0].bold) for _, cells in grid.rows] == [("0.25", True), ("0.75", False)]
+
+
 def test_the_smaller_standard_error_comes_first():
     """Of few images: 9.8 and 15.5 points, which as texts are the other way round."""
     groups = [group("p", f"data=d arm={arm}", scored(0.6, n=n), data="d", arm=arm) for arm, n in ((1, 25), (2, 10))]

@@ -354,6 +354,14 @@ def test_what_is_beyond_the_tolerance_is_named(finished, changes, far):
     assert line.startswith(f"{NAME}: NOT THE SAME within 0.02: {far} (" if far else f"{NAME}: the same within 0.02,")
 
 
+@pytest.mark.parametrize(("one", "other"), [(1.0, 1.25), (1.25, 1.0), (-1.25, -1.0)])
+def test_a_difference_is_a_share_of_the_larger_number_or_of_a_whole(one, other):
+    assert sameness.distance(one, other, None) == pytest.approx(0.2)
+    assert sameness.distance(one, other, 1.0) == pytest.approx(0.25)
+    assert sameness.distance(one, None, None) == float("inf")
+    assert sameness.distance(one, one, None) == 0
+
+
 def test_the_tolerance_can_be_chosen(finished):
     pair = finished({"environment.cpus": 64, "metrics.test.loss": 0.52, "metrics.test.accuracy": 0.79})
     assert [verdict(pair, tolerance)[1] for tolerance in (0, 0.02, 0.05)] == [False, False, True]

@@ -1,6 +1,8 @@
 """Killed runs go on: by their own batch script, or by the keeper. SLURM's programs are fakes (conftest.py)."""
 
 import json
+import os
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -119,11 +121,12 @@ def test_run_that_gets_on_is_requeued_for_ever(killed, fake_slurm):
 
 
 def test_controller_that_is_down_is_waited_for(killed, fake_slurm):
-    fails = "n=$(cat {0} 2>/dev/null || echo 0); echo $((n + 1)) >{0}; [ $n -lt 2 ] && exit 1"
-    fake_slurm.add("squeue", f"{fails.format('asked')}; echo 'RUNNING|None'")
-    fake_slurm.add("scontrol", f"[ $1 = ping ] && echo ctld is DOWN && exit; {fails.format('told')}; exit 0")
+    fails = "n=$(cat {0} 2>/dev/null || echo 0); echo $((n + 1)) >{0}; [ $n -lt {1} ] && exit 1"
+    fake_slurm.add("squeue", f"{fails.format('asked', 2)}; echo 'RUNNING|None'")
+    times = again.REFUSALS + 1  # a controller that is there would not be asked as often
+    fake_slurm.add("scontrol", f"[ $1 = ping ] && echo ctld is DOWN && exit; {fails.format('told', times)}; exit 0")
     again.requeue(killed, "100_0")
-    assert requeued(fake_slurm) == ["100_0"] * 3  # the last of which it heard
+    assert requeued(fake_slurm) == ["100_0"] * (times + 1)  # the last of which it heard
 
 
 def test_controller_that_refuses_is_not_asked_for_an_hour(killed, fake_slurm):
@@ -197,6 +200,18 @@ def test_keeper_is_not_lost_while_squeue_does_not_answer(killed, fake_slurm):
 
 
 # The keeper
+
+
+@pytest.mark.parametrize(("code", "restarts", "requeues"), [(0, 0, False), (1, 0, True), (1, 9, True), (1, 10, False)])
+def test_a_killed_keeper_is_requeued_ten_times(killed, fake_slurm, code, restarts, requeues):
+    """By the end of its batch script, which the controller may not hear at once."""
+    again.keep(killed.id)
+    (last,) = [line for line in fake_slurm.keeper.splitlines() if "scontrol requeue" in line]
+    fake_slurm.add("sleep", ":")
+    fake_slurm.add("scontrol", "[ -e heard ] || { touch heard; exit 1; }")
+    variables = os.environ | {"SLURM_JOB_ID": "9000", "SLURM_RESTART_COUNT": str(restarts)}
+    subprocess.run(["/bin/bash", "-c", f"(exit {code})\n{last}"], env=variables, cwd=fake_slurm.folder, check=False)
+    assert requeued(fake_slurm) == ["9000", "9000"] * requeues
 
 
 @pytest.mark.parametrize(

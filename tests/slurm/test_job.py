@@ -238,6 +238,8 @@ def test_killed_run_says_by_what(make):
         ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL (out of memory?)"),
         (f"raise SystemExit({files.IN_USE})", "another process holds the run directory"),
         (f"raise SystemExit({files.DISK_FULL})", "no space left on the disk, or the quota is used up"),
+        # Python's own code if what a process has said cannot be written as it ends.
+        ("raise SystemExit(120)", "no space left on the disk, or the quota is used up"),
     ],
 )
 def test_killed_run_has_not_failed_under_slurm(make, monkeypatch, end, reason):

@@ -183,6 +183,26 @@ def test_more_runs_than_gpus_share_them(run, programs, tmp_path):
     assert sorted(gpu for _, _, gpu in said(tmp_path).values()) == ["0", "0", "1", "1"]
 
 
+def test_runs_that_share_a_gpu_take_its_memory_as_they_need_it(programs, make_run, make_submission):
+    programs.add("nvidia-smi", gpu_listing(2))
+    planned = make_run("r-a-s0")
+    submission = make_submission(planned, cluster="local")
+    for at_once, shared in ((1, False), (2, False), (3, True)):
+        chosen = Runner(submission, at_once).environment(planned, 0)
+        assert (chosen.get("TF_FORCE_GPU_ALLOW_GROWTH") == "true") == shared
+        assert (chosen.get("XLA_PYTHON_CLIENT_PREALLOCATE") == "false") == shared
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored(run, tmp_path, capsys):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        rows = run({"a": "import signal; os.kill(os.getppid(), signal.SIGHUP); time.sleep(0.2)"}, 1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert rows["a"].state == "completed"
+    assert "stopping" not in capsys.readouterr().out
+
+
 def test_without_gpus_none_are_assigned(run, programs, tmp_path):
     run({"a": ""}, 1)
     assert said(tmp_path)["a"][2] is None

@@ -494,6 +494,17 @@ def printed(submission, width):
     return file.getvalue()
 
 
+def test_a_narrow_terminal_loses_the_least_important_columns_first(all_states):
+    rows, orders = status.rows([all_states]), []
+    for width in range(200, 60, -2):
+        columns = [column.header for column in status.one_table(rows, width).columns]
+        assert {"run", "what", "state", "epoch", "val. acc.", "left"} <= {*columns}
+        orders.append(tuple(name for name in status.LEAST_IMPORTANT if name in columns))
+    most = orders[0]
+    assert list(dict.fromkeys(orders)) == [most[n:] for n in range(len({*orders}))]
+    assert len(most) >= 3
+
+
 @pytest.mark.parametrize("width", [80, 120, 220])
 def test_names_and_states_are_whole_at_any_width(all_states, width):
     text = printed(all_states, width)

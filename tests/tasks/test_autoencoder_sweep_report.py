@@ -84,6 +84,18 @@ def test_the_loss_falls_no_more_if_no_larger_size_is_lower_by_the_margin():
     assert judged("and no more", *of_sizes({300: 0.0015})).word == "not tested"
 
 
+@pytest.mark.parametrize(
+    ("gaps", "word"),
+    [((1e-5, 2e-5, 0.0), "holds"), ((1.9e-4, 0.0, 0.0), "undecided"), ((2e-4, 1.9e-4, 2.1e-4), "fails")],
+)
+def test_a_loss_is_not_above_if_the_whole_interval_is_below_the_margin(gaps, word):
+    one = labelled("autoencoder", [0.0015 + gap for gap in gaps], k=1)
+    found = report.not_above(
+        *(Side(g.records, report.TEST) for g in (one, labelled("autoencoder", [0.0015] * 3, k=2))), 1e-4
+    )
+    assert found.word == word
+
+
 @pytest.mark.parametrize("losses", [(0.0016, 0.0017, 0.00175), (0.0014, 0.0016, 0.0015)])
 def test_the_p_value_of_a_loss_that_is_not_above_is_against_the_margin(losses):
     others = (0.0014, 0.0015, 0.0014)

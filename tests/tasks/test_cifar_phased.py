@@ -13,15 +13,16 @@ import initial_weights
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import yaml
 from PIL import Image
 from scipy import stats
 
-from common import checkpoints
+from common import checkpoints, trained
 from common.backbones import networks
 from common.command_line import parse_strictly
 from common.config import flat
-from common.data import splits
+from common.data import sources, splits
 from slurm import plan
 from slurm.plan import load_task
 from tasks.cifar_phased import figures
@@ -100,6 +101,13 @@ def test_the_run_directory_is_whole(finished):
     assert all(float(row["images_per_second"]) > 0 for row in rows)
     assert len(checkpoints.steps(folder / "checkpoints")) == 2
     assert list(folder.glob("tensorboard/full/**/events.out.tfevents.*"))
+
+
+def test_channels_are_those_of_the_training_images(finished):
+    _, folder = finished
+    model, data = trained.load(folder).model, sources.load(parse_strictly(load_task("cifar_phased").PRESETS, "", SHORT))
+    found = json.loads((folder / "metrics.json").read_text())["channels"]
+    assert found == figures.channels(model, data.train) != figures.channels(model, data.test)
 
 
 def test_metrics_follow_from_the_predictions(finished):
@@ -182,6 +190,31 @@ def test_jax_host_augmentation_and_an_image_folder(tmp_path):
     assert "note: not used, cannot be decoded: 1 (red/broken.png)" in done.stdout
     environment = json.loads(next(tmp_path.glob("runs/*/*/environment.json")).read_text())
     assert environment["backend"] == "jax"
+
+
+def test_each_seed_augments_in_its_own_way():
+    module, pictures = load_task("cifar_phased"), np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+    data = splits.Dataset("d", ("a", "b"), *[splits.whole(pictures, np.arange(8) % 2, 16)] * 3)
+    on_device, on_host = [], []
+    for seed in (0, 1, 0):
+        flags = [
+            "--preset",
+            "three_phase",
+            "--augmentation",
+            "affine_colour_blur",
+            "--augment-at",
+            "native",
+            "--seed",
+            str(seed),
+        ]
+        config = parse_strictly(module.PRESETS, "", flags)
+        layer = module.build(config, networks.build("resnet18", 32), data).get_layer("augment")
+        on_device.append(np.array(layer(pictures, training=True)))
+        changed = module.host_transform(parse_strictly(module.PRESETS, "", [*flags, "--augment-on", "host"]))
+        on_host.append(changed(tf.constant(pictures), tf.zeros(8), tf.constant([0, 0]))[0].numpy())
+    for first, other, again in (on_device, on_host):
+        np.testing.assert_array_equal(first, again)
+        assert (first != other).mean() > 0.5
 
 
 @pytest.mark.parametrize("recipe", ["none", "flip_crop"])

@@ -130,6 +130,17 @@ def test_faster_in_the_first_epochs():
     assert judge(made_groups.runs(*two[0], *two[1])).word == "fails"
 
 
+def test_the_first_epochs_are_three():
+    accuracies = [0.1, 0.2, 0.6, 0.9, 0.9]
+    assert judges.first_epochs({"history": [{"val_accuracy": value} for value in accuracies]}) == pytest.approx(30)
+
+
+def test_the_fall_of_the_loss_is_that_within_ten_epochs_of_the_first_phase():
+    history = [{"phase": "head", "loss": loss} for loss in (5.0, *[4.0] * 8, 3.0, 1.0)] + [{"phase": "full", "loss": 0}]
+    assert judges.fall_of_loss({"history": history}) == 2.0
+    assert judges.fall_of_loss({"history": [*history[:3], history[-1]]}) == 1.0
+
+
 def test_lower_loss_but_larger_gap_needs_both():
     judge = claim("On CIFAR-100 under full ResNet-18")
     wide, narrow = ([run(loss=loss + d, gap=gap + d) for d in (0, 0.001)] for loss, gap in ((0.1, 0.3), (0.5, 0.1)))

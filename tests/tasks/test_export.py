@@ -344,13 +344,16 @@ def test_a_full_disk_is_one_line_and_leaves_the_earlier_export(one_run, tmp_path
         path.write_text("half")
         raise RuntimeError(f"RESOURCE_EXHAUSTED: {path}; {os.strerror(errno.ENOSPC)}")  # as TensorFlow has it
 
-    monkeypatch.setattr(export, "save", full)
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        export.main([str(one_run), "--to", kind, "--out", str(out)])
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "save", full)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            export.main([str(one_run), "--to", kind, "--out", str(out)])
     assert stop.value.code == 1
     assert capsys.readouterr().err == f"error: cannot write {out / export.TARGETS[kind][0]}: no space left\n"
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    export.main([str(one_run), "--to", kind, "--out", str(out)])  # with space again, over the earlier one
+    assert {path for path in out.rglob("*") if path.is_file()} == before.keys()
 
 
 def test_mistakes_are_one_line(one_run, tmp_path, capsys, monkeypatch):

@@ -138,6 +138,8 @@ def test_a_horse_has_two_heads_if_it_is_more_symmetric_than_the_others():
     for mirror, word in ((0.4, "holds"), (0.0, "fails"), (0.1, "undecided")):
         found = judged("That of a horse", *templates(horse={"colour": [0, 0, 0], "mirror": mirror}))
         assert found.word == word, mirror
+    (record, *_), *_ = (group.records for group in templates(ship={"colour": [0, 0, 0], "mirror": 0.5}))
+    assert report.two_headed(record) == pytest.approx(0.1 - (3 * 0.1 + 0.5) / 4)  # the mean of all others
 
 
 # --- figures across runs

@@ -90,6 +90,17 @@ def test_a_task_of_ones_own_may_have_layers_of_its_own(run, photos, tmp_path, ca
         assert np.log(first / second) == pytest.approx(2 * np.log(best / next_best), rel=1e-3)
 
 
+def test_images_are_read_a_chunk_at_a_time_and_none_is_lost(run, photos, capsys, monkeypatch):
+    assert call(run, photos, "--json") == 0
+    whole = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr(predict, "CHUNK", 2)
+    assert call(run, photos, "--json", "--batch-size", "2") == 0
+    parts = json.loads(capsys.readouterr().out)
+    assert [one["file"] for one in parts] == [one["file"] for one in whole]
+    for one, other in zip(parts, whole, strict=True):
+        assert one["classes"] == pytest.approx(other["classes"], abs=1e-6)
+
+
 def test_folders_patterns_files_and_a_list_on_standard_input(run, photos, capsys, monkeypatch):
     assert call(run, photos, "--json") == 0
     assert files_in(capsys.readouterr().out) == ["0.png", "1.png", "2.png", "3.png", "4.png"]

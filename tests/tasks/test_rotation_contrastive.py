@@ -442,15 +442,21 @@ def test_a_linear_probe_parts_what_a_line_parts_and_nothing_else():
 
 
 def test_a_contrastive_run_ends_with_figures_of_both_embeddings(tmp_path, monkeypatch):
-    measured = []
+    measured, fitted = [], []
+
+    def scores(train, test, whole=embedding.scores):
+        fitted.append((len(train[1]), len(test[1])))
+        return whole(train, test)
 
     def noted(trainer, train, whole=Trainer.evaluate):
         measured.extend([trainer.data.train.places, train.places])
         return whole(trainer, train)
 
     monkeypatch.setattr(Trainer, "evaluate", noted)
+    monkeypatch.setattr(embedding, "scores", scores)
     flags = ["--preset", "contrastive", "--dataset", "digits", "--epochs", "8"]
     assert call(tmp_path, *flags) == 0
+    assert fitted == [(1293, 360)] * 2  # on training images; before and after
     as_stored, in_pairs = measured
     assert sorted(in_pairs) == sorted(as_stored)
     assert list(in_pairs) != list(as_stored)  # in a folder of images, neighbours are of one class
