@@ -11,7 +11,6 @@ codes: 0; 1 if an image could not be read, which is named and left out; 2 for ba
 
 import argparse
 import json
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,8 +29,6 @@ from common.words import count
 
 if TYPE_CHECKING:  # `--help` does without
     import numpy as np
-
-BY_CLASS = ("precision", "recall", "f1")
 
 
 def parser() -> Parser:
@@ -103,11 +100,6 @@ def evaluate(folder: Path, class_of: Mapping[Path, int], arguments: argparse.Nam
         return unreadable
     labels, probabilities = np.array([class_of[path] for path in found]), np.stack(list(found.values()))
     scores = metrics.evaluate(labels, probabilities, classifier.class_names)
-    there = [own for own in scores["per_class"] if own["support"]]
-    scores |= {f"macro_{name}": statistics.fmean(own[name] for own in there) for name in BY_CLASS}
-    for own in scores["per_class"]:
-        if not own["support"]:
-            own |= dict.fromkeys(BY_CLASS)  # null: zero would say that the network missed such images
     if arguments.csv:
         write(arguments.csv, list(found), labels, probabilities, classifier.class_names)
     if arguments.json:
@@ -136,7 +128,7 @@ def show(scores: Mapping, class_names: Sequence[str]) -> None:
     numbers = (Column(head, justify="right") for head in ("images", "precision", "recall", "F1"))
     table = Table("class", *numbers, "most often taken for", box=None)
     for place, own in there:
-        shares = (f"{own[key]:.1%}" for key in BY_CLASS)
+        shares = (f"{own[key]:.1%}" for key in ("precision", "recall", "f1"))
         table.add_row(
             own["class"], f"{own['support']:,}", *shares, mistaken(scores["confusion"][place], place, class_names)
         )

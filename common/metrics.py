@@ -8,6 +8,7 @@ from sklearn.metrics import precision_recall_fscore_support, top_k_accuracy_scor
 
 # Probabilities that others have computed, in 16 bits say, do not add up to exactly 1.
 SUM_TOLERANCE = 0.01
+BY_CLASS = ("precision", "recall", "f1")
 
 
 def evaluate(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]) -> dict:
@@ -23,14 +24,14 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequenc
         fractions from 0 to 1:
 
         - ``n``: number of images; ``accuracy``;
-        - ``macro_precision``, ``macro_recall``, ``macro_f1``: plain means over all classes;
+        - ``macro_precision``, ``macro_recall``, ``macro_f1``: plain means over the classes that have images;
         - ``weighted_precision``, ``weighted_recall``, ``weighted_f1``: means weighted by support;
         - ``per_class``: one ``{"class", "precision", "recall", "f1", "support"}`` per class, in class order;
         - ``confusion``: image counts, one list per true class, one column per predicted class;
         - ``top5_accuracy``: with more than 10 classes only.
 
-        A class without images or without predictions scores 0 where its score would be 0 / 0, and counts
-        in the macro means.
+        A class without predictions scores 0 where its precision would be 0 / 0. The scores of a class without images
+        are None: zero would say that its images were missed.
 
     Raises:
         ValueError: wrong shapes, no images, labels that are not integers or out of range, values that are not finite
@@ -40,22 +41,27 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequenc
     _check(labels, probabilities, class_names)
     labels, probabilities = labels.astype(np.int64), probabilities.astype(np.float64)
     predicted = probabilities.argmax(axis=1)
-    classes = np.arange(len(class_names))
+    classes, present = np.arange(len(class_names)), np.unique(labels)
 
     result: dict[str, object] = {"n": len(labels), "accuracy": float(np.mean(predicted == labels))}
     if len(classes) > 10:
         result["top5_accuracy"] = float(top_k_accuracy_score(labels, probabilities, k=5, labels=classes))
     for average in ("macro", "weighted"):
-        scores = precision_recall_fscore_support(labels, predicted, labels=classes, average=average, zero_division=0)
-        for name, score in zip(("precision", "recall", "f1"), scores[:3], strict=True):
+        scores = precision_recall_fscore_support(labels, predicted, labels=present, average=average, zero_division=0)
+        for name, score in zip(BY_CLASS, scores, strict=False):
             result[f"{average}_{name}"] = float(score)
     by_class = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
     result["per_class"] = [
-        {"class": str(name), "precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
-        for name, p, r, f, n in zip(class_names, *by_class, strict=True)
+        {"class": str(name), **_scores(own, images), "support": int(images)}
+        for name, *own, images in zip(class_names, *by_class, strict=True)
     ]
     result["confusion"] = confusion(labels, predicted, len(classes)).tolist()
     return result
+
+
+def _scores(values: Sequence[float], images: int) -> dict[str, float | None]:
+    """The scores of a class by name, each None if it has no images."""
+    return {name: float(value) if images else None for name, value in zip(BY_CLASS, values, strict=True)}
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

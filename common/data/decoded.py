@@ -169,12 +169,14 @@ def checksum(images: np.ndarray) -> int:
 
 
 def digest_of(names: Sequence[str], root: Path) -> str:
-    """SHA-256 of the names, their files' sizes and times of change, and the libraries that decode them."""
+    """SHA-256 of the names, their files' sizes and times of change, and the code and libraries that decode them."""
     import tensorflow as tf
 
+    from common.data import image_files
     from common.data.tfrecords import file_of
 
     found = hashlib.sha256(f"Pillow {PIL.__version__}, TensorFlow {tf.__version__}".encode())
+    found.update(Path(image_files.__file__).read_bytes())
     states: dict[str, str] = {}
     for name in names:
         file = file_of(name)

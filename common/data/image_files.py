@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from common.data import tfrecords
@@ -21,9 +21,10 @@ PHONES = re.compile(rb"....ftyp(heic|heix|heim|heis|hevc|mif1|msf1|avif|avis)", 
 # Where an orientation may be given: EXIF, or XMP in a JPEG and in a PNG file. Other bytes may look alike, at no harm.
 TURNED = rb"\C*(?i:exif|ns\.adobe\.com/xap|com\.adobe\.xmp)\C*"
 
-
 LARGEST = 2**29 // 3  # pixels: TensorFlow decodes no larger JPEG file
-Image.MAX_IMAGE_PIXELS = None  # Pillow warns of half as many
+# Pillow warns of half as many, and does not open a PNG file whose comments or colour profile are above a megabyte.
+Image.MAX_IMAGE_PIXELS = None
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**30
 
 
 class NotRead(ValueError):
@@ -138,6 +139,17 @@ def turned(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF: Pillow raises errors of many kinds
         return image
+
+
+def size(name: str) -> tuple[int, int]:
+    """Width and height of an image in a file, or in a part of one, as it is stored; the header alone is read."""
+    content = tfrecords.content(os.fsencode(name))
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.size
+    except Exception:  # Pillow raises errors of many kinds; of a damaged comment, say, where TensorFlow sees the image
+        height, width, _ = decode(tf.constant(content)).shape
+        return width, height
 
 
 def why_not(name: str) -> str:

@@ -1,7 +1,5 @@
 """What is in a data set: classes, counts, sizes, files that are not used, and copies within and across its splits."""
 
-import io
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from common.config import Config
-from common.data import folder_of, near_copies, pipeline, sources, tfrecords
+from common.data import folder_of, image_files, near_copies, pipeline, sources
 from common.data.listing import list_images
 from common.data.splits import SPLITS, Dataset, digests
 
@@ -106,16 +104,7 @@ def memory_sizes(data: Dataset) -> Counter[tuple[int, int]]:
 def file_sizes(names: list[str]) -> Counter[tuple[int, int]]:
     """Width and height of images in files, and how many have them; only the headers are decoded."""
     with ThreadPoolExecutor() as pool:
-        return Counter(pool.map(file_size, names))
-
-
-def file_size(name: str) -> tuple[int, int]:
-    """Width and height of an image in a file, or in a part of one."""
-    from PIL import Image
-
-    Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is for decoding, and training has none
-    with Image.open(io.BytesIO(tfrecords.content(os.fsencode(name)))) as image:
-        return image.size
+        return Counter(pool.map(image_files.size, names))
 
 
 def find_copies(data: Dataset) -> Copies:

@@ -194,18 +194,25 @@ def per_class_scores(per_class: Sequence[Mapping], path: Path) -> Path:
     """Draw precision, recall and F1 (%) of each class, the best F1 first.
 
     Args:
-        per_class: ``{"class": name, "precision": fraction, "recall": fraction, "f1": fraction}`` per class.
+        per_class: ``{"class": name, "precision": fraction, "recall": fraction, "f1": fraction}`` per class. A class
+            without images has None in their place, and is left out.
         path: the PNG to write.
     """
-    names = [entry["class"] for entry in per_class]
-    order = np.argsort([-entry["f1"] for entry in per_class], kind="stable")
-    figure, panels = class_panels(names, order, "Precision, recall and F1 by class, sorted by F1")
+    scored = [entry for entry in per_class if entry["f1"] is not None]
+    left_out = len(per_class) - len(scored)
+    title = "Precision, recall and F1 by class, sorted by F1"
+    order = np.argsort([-entry["f1"] for entry in scored], kind="stable")
+    figure, panels = class_panels(
+        [entry["class"] for entry in scored],
+        order,
+        f"{title} (left out, as they have no images: {left_out:,})" if left_out else title,
+    )
     # The thin mark of F1 lies between the other two and hides neither where all three are close.
     marks = (("precision", ">", ORANGE), ("recall", "<", BLUE), ("f1", "|", "black"))
-    least = min(100 * entry[score] for entry in per_class for score, _, _ in marks)
+    least = min(100 * entry[score] for entry in scored for score, _, _ in marks)
     for axes, members in panels:
         for score, marker, colour in marks:
-            values = [100 * per_class[index][score] for index in members]
+            values = [100 * scored[index][score] for index in members]
             label = "F1" if score == "f1" else score
             axes.plot(
                 values,

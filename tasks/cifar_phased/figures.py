@@ -23,7 +23,8 @@ def draw(config: PhasedConfig, run: Run, model: keras.Model, data: Dataset, resu
     plots.learning_rate(result.rows, folder / "learning_rate.png")
     plots.generalisation_gap(result.rows, folder / "generalisation_gap.png")
     plots.phase_bars(result.metrics["phases"], folder / "phases.png")
-    ranked = sorted(result.metrics["test"]["per_class"], key=lambda scores: scores["recall"])
+    there = [scores for scores in result.metrics["test"]["per_class"] if scores["support"]]
+    ranked = sorted(there, key=lambda scores: scores["recall"])
     weakest = [scores["class"] for scores in ranked[:WEAKEST] if scores["recall"] < 1] or [ranked[0]["class"]]
     chosen = CHOSEN.get(config.dataset, weakest)
     why = "" if config.dataset in CHOSEN else "the classes with the lowest recall"

@@ -201,7 +201,8 @@ def without_copies(data: "Dataset", test: "Predictions") -> tuple[dict, dict]:
 
 def by_class(test: dict) -> dict[str, float]:
     """F1 of each class on the test split: classes are of very different sizes here, which a mean would hide."""
-    return {f"test F1 of {scores['class']} (%)": 100 * scores["f1"] for scores in test["per_class"]}
+    there = [scores for scores in test["per_class"] if scores["support"]]
+    return {f"test F1 of {scores['class']} (%)": 100 * scores["f1"] for scores in there}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pictures import picture, write_class
 from PIL import Image
 
 from common.config import Config
-from common.data import decoded, pipeline, sources
+from common.data import decoded, image_files, pipeline, sources
 from common.data.listing import CACHE, list_images
 from common.devices import Devices
 from common.errors import ConfigError
@@ -187,6 +187,15 @@ def test_nothing_is_decoded_again_until_a_file_changes(damaged, tmp_path, monkey
     data = load(damaged, tmp_path)
     assert "not used, cannot be decoded: 3 (ant/text.png, ant/truncated.jpg, bee/23.png)" in data.notes
     assert len(list((tmp_path / CACHE).glob("*.npy"))) == 1
+
+
+def test_code_that_reads_images_in_another_way_decodes_again(damaged, tmp_path, monkeypatch):
+    load(damaged, tmp_path)
+    (tmp_path / "other.py").touch()
+    monkeypatch.setattr(image_files, "__file__", str(tmp_path / "other.py"))
+    monkeypatch.setattr(decoded, "decode_all", lambda *_: pytest.fail("decoded again"))
+    with pytest.raises(pytest.fail.Exception, match="decoded again"):
+        load(damaged, tmp_path)
 
 
 def test_the_data_folder_may_be_the_image_folder(tmp_path):

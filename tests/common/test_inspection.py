@@ -4,13 +4,15 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from matplotlib.text import Text
 from PIL import Image, ImageEnhance
+from PIL.PngImagePlugin import PngInfo
 from sklearn.datasets import load_digits
 
 from common import errors
 from common.data import __main__ as command
-from common.data import inspection, near_copies
+from common.data import image_files, inspection, near_copies
 from common.plots.data_sets import Pair, contact_sheet, copy_pairs
 
 
@@ -235,6 +237,24 @@ def test_an_image_of_any_number_of_pixels_is_counted(tmp_path):
     path = tmp_path / "large.png"
     Image.new("1", (18_000, 10_000)).save(path)
     assert dict(inspection.file_sizes([str(path)])) == {(18_000, 10_000): 1}
+
+
+@pytest.mark.parametrize("chunk", ["zTXt", "iTXt", "iCCP", "damaged"])
+def test_a_png_that_pillow_would_not_open_is_counted_and_read(tmp_path, chunk):
+    """For a comment or a colour profile of more than a megabyte, or for a checksum that is not that of the comment."""
+    pixels, path, info = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8), tmp_path / "a.png", PngInfo()
+    if chunk == "zTXt":
+        info.add_text("Comment", "x" * 2_000_000, zip=True)
+    elif chunk == "iTXt":
+        info.add_itxt("XML:com.adobe.xmp", "x" * 2_000_000, zip=True)
+    elif chunk == "damaged":
+        info.add_text("Comment", "hello")
+    profile = {"icc_profile": bytes(2_000_000)} if chunk == "iCCP" else {}
+    Image.fromarray(pixels).save(path, pnginfo=info, **profile)
+    if chunk == "damaged":
+        path.write_bytes(path.read_bytes().replace(b"hello", b"hallo"))
+    assert dict(inspection.file_sizes([str(path)])) == {(30, 20): 1}
+    np.testing.assert_array_equal(image_files.decode(tf.constant(path.read_bytes())), pixels)
 
 
 def test_a_reader_that_has_gone_is_one_line(run, monkeypatch, tmp_path):

@@ -636,6 +636,15 @@ def test_per_class_scores_are_sorted_and_none_is_cut_off(figures, tmp_path):
         assert panel.get_xlim()[1] > 100
 
 
+def test_a_class_without_images_has_no_scores_to_draw(figures, tmp_path):
+    per_class = make_per_class(10)
+    per_class[3] |= dict.fromkeys(("precision", "recall", "f1"))
+    plots.per_class_scores(per_class, tmp_path / "p.png")
+    names = [text.get_text() for panel in figures[0].axes for text in panel.get_yticklabels()]
+    assert sorted(names) == sorted(entry["class"] for entry in per_class if entry["f1"] is not None)
+    assert figures[0].get_suptitle().endswith("sorted by F1 (left out, as they have no images: 1)")
+
+
 def test_of_thousands_of_classes_figures_show_as_many_as_there_is_room_for(drawn, tmp_path):
     names = [f"class {number}" for number in range(3000)]
     scores = [
