@@ -46,10 +46,15 @@ def empty_figure(width: float, height: float) -> Figure:
 
 
 def short(name: str, limit: int = 24) -> str:
-    """Cut a long name, keep matplotlib from reading dollar signs as mathematics, and spell out what no font has."""
+    """Cut the middle out of a long name, whose ends tell it from others, and spell out what no font has.
+
+    Matplotlib does not read dollar signs in it as mathematics.
+    """
     signs = [sign if has_glyph(sign) else f"\\u{ord(sign):04x}" for sign in name]
-    while len("".join(signs)) > limit:
-        signs = [*signs[: -2 if signs[-1] == "…" else -1], "…"]
+    if sum(map(len, signs)) > limit:
+        while sum(map(len, signs)) >= limit:
+            del signs[len(signs) // 2]
+        signs.insert((len(signs) + 1) // 2, "…")
     return "".join(signs).replace("$", r"\$")
 
 

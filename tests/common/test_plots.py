@@ -684,7 +684,20 @@ def test_names_are_cut_and_never_read_as_mathematics(figures, tmp_path):
     plots.confusion_matrix([[1, 2], [3, 4]], names, tmp_path / "p.png")
     assert_readable(figures[0])
     drawn = [text.get_text() for text in figures[0].axes[0].get_yticklabels()]
-    assert drawn == [r"\$x\$ and \$y^2\$", "a class name that is fa…"]
+    assert drawn == [r"\$x\$ and \$y^2\$", "a class name…awn in full"]
+
+
+def test_a_long_name_keeps_both_ends():
+    """What tells it from others may stand at either: a class and its number of images, a file and its class."""
+    assert base.short("a photograph of something long (1,234)", 24) == "a photograph…ong (1,234)"
+    for length in range(1, 40):
+        name = "abcdefghijklmnopqrstuvwxyz0123456789ABC"[:length]
+        cut = base.short(name)
+        assert len(cut) == min(length, 24)
+        start, _, end = cut.partition("…")
+        assert name.startswith(start)
+        assert name.endswith(end)
+        assert cut == name if length <= 24 else len(start) - len(end) in (0, 1)
 
 
 LONG = ["x" * 30, *(f"W{i:02d} wide words of a name" for i in range(99))]
@@ -737,7 +750,7 @@ def test_signs_that_no_font_has_are_spelt_out_and_the_title_says_so(figures, tmp
     label, note = drawn_without_boxes(f"a {MISSING} b", figures, tmp_path / "p.png")
     assert label.get_text() == r"a \ue0fff b"
     assert "code point" in note
-    assert base.short(10 * MISSING) == r"\ue0fff\ue0fff\ue0fff…"
+    assert base.short(10 * MISSING) == r"\ue0fff\ue0fff…\ue0fff"
 
 
 def test_neither_keras_nor_pyplot_is_imported():
