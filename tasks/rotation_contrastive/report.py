@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from common import words
 from common.claims import Claim, Judge, about, every, greater, positive
 from common.measured import TEST_ACCURACY, TEST_LOSS, percent
 from common.plots import across
@@ -194,9 +195,9 @@ def further(preset: str) -> Pair:
 KEPT = ("blocks trained further", "blocks frozen")
 
 
-def against(preset: str, without: str, trained: bool, **fields: object) -> Pair:
+def against(preset: str, without: str, trained: bool, **fields: Any) -> Pair:
     """A network with blocks of another one, against the same network with none."""
-    blocks = f"{fields.get('blocks', BLOCKS[-1])} blocks {TRAINED[trained][0]}"
+    blocks = f"{words.count(fields.get('blocks', BLOCKS[-1]), 'block')} {TRAINED[trained][0]}"
     return Pair(
         {"preset": preset, "train_blocks": trained, **fields},
         {"preset": without},
