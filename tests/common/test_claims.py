@@ -18,6 +18,7 @@ from common.claims import (
     every,
     greater,
     more,
+    on_equal_terms,
     positive,
     rising,
     tally,
@@ -45,6 +46,7 @@ def both(ours, theirs):
         ((0.8, 0.81, 0.79), (0.5, 0.52, 0.5), "holds"),
         ((0.5, 0.52, 0.5), (0.8, 0.81, 0.79), "fails"),
         ((0.5, 0.6, 0.4), (0.5, 0.5, 0.5), "undecided"),
+        ((0.5, 0.6), (0.5, 0.6), "undecided"),
         ((0.8,), (0.5,), "undecided"),
     ],
 )
@@ -77,6 +79,19 @@ def test_runs_of_the_sources_size_decide_alone_if_they_can(at_size, word):
     small = [arm("a", 64, 0.3, 0.31, 0.29), arm("b", 64, 0.6, 0.6, 0.6)]
     large = [arm("a", 224, *at_size), arm("b", 224, *[0.5] * len(at_size))] if at_size else []
     assert at_source_size({"size": 224}, greater(PAIR))(runs(*small, *large)).word == word
+
+
+def test_sides_on_other_terms_are_shown_and_not_compared():
+    def arm(kind, size, *shares):
+        return group("p", f"kind={kind} size={size}", *accurate(*shares), kind=kind, size=size)
+
+    small, large = ([arm("a", size, 0.6, 0.61, 0.62), arm("b", size, 0.3, 0.31, 0.3)] for size in (64, 224))
+    judge = on_equal_terms({"size": 224}, greater(PAIR))
+    assert judge(runs(*small, *large)) == greater(PAIR)(runs(*large))
+    shown = judge(runs(*small))
+    assert (shown.word, shown.p) == ("not comparable", 1.0)
+    assert shown.told == greater(PAIR)(runs(*small)).told
+    assert judge(runs()) == NOT_TESTED
 
 
 def test_of_several_settings_each_is_named_by_what_it_does_not_share():

@@ -116,6 +116,18 @@ def test_phases_are_compared_by_image_too():
     assert found.each == pytest.approx([100 * (np.mean(a) - np.mean(b)) for a, b in zip(last, first, strict=True)])
 
 
+def test_losses_are_compared_over_seeds_alone():
+    records = [run(random_right(0.5, seed)) for seed in range(3)]
+    sides = []
+    for losses in ((1.0, 1.2, 1.1), (0.9, 1.0, 1.2)):
+        own = [{**r, "metrics": r["metrics"] | {"test": {"loss": x}}} for r, x in zip(records, losses, strict=True)]
+        sides.append(Side(group("p", "a", *own).records, "test loss"))
+    found = compare(*sides)
+    assert found.each == pytest.approx([0.1, 0.2, -0.1])
+    assert found == difference(found.each)
+    assert sides[0].right(0) is None
+
+
 def test_a_phase_is_compared_in_the_state_that_its_runs_report():
     best, last = random_right(0.8, 0), random_right(0.3, 1)
     record = run(best, best)
