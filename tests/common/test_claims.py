@@ -172,6 +172,7 @@ def test_one_part_of_many_fails_only_after_holms_correction():
     assert combined([fails]).word == combined([fails, holds]).word == "fails"
     assert combined([fails, holds]).p == pytest.approx(0.04)
     assert combined([fails, replace(holds, p=1e-9)]).p == pytest.approx(0.02)  # of what fails, not of what is sure
+    assert combined([replace(fails, p=0.001), fails]).p == pytest.approx(0.002)  # the surest
     assert combined([fails, holds, holds]).word == "undecided"
     assert combined([replace(fails, p=0.001), *[holds] * 20]).word == "fails"
     assert combined([Finding("fails", "true of 0 of 3 runs", 0.0), *[holds] * 20]).word == "fails"
