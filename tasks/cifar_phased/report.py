@@ -407,7 +407,7 @@ OF_000: tuple[tuple[str, Judge], ...] = (
     ),
     (
         "Confusions are semantic: apple within food; woman within girl, man, boy; frog within cat, deer, bird, truck "
-        "(share of the class's wrong predictions minus what chance gives)",
+        "(their share together of the class's wrong predictions, minus what chance gives)",
         of_recipe(SEMANTIC),
     ),
     (

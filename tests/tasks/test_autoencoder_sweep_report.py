@@ -109,19 +109,26 @@ def test_the_p_value_of_a_loss_that_is_not_above_is_against_the_margin(losses):
     ("count", "floor", "word"),
     [(331, 300, "holds"), (260, 300, "holds"), (240, 300, "fails"), (240, 200, "holds"), (331, 200, "fails")],
 )
-def test_principal_components_agree_if_the_loss_falls_until_the_nearest_size(count, floor, word):
-    def sizes(shown, floor):
+def test_principal_components_agree_if_the_loss_falls_to_the_nearest_size_and_no_further(count, floor, word):
+    def sizes(shown, spread):
         loss = {k: 0.001 + 0.0002 * max(0, floor - k) / 100 - 0.00009 * (k == 700) for k in shown}
-        run = {k: {"by_name": {"test loss": loss[k], "components for 99 % of the variance": count}} for k in shown}
         return [
-            made_groups.group("autoencoder", f"dataset=mnist k={k}", {"metrics": run[k]}, dataset="mnist", k=k)
+            made_groups.group(
+                "autoencoder", f"dataset=mnist k={k}", *runs(loss[k], spread * shown.index(k)), dataset="mnist", k=k
+            )
             for k in shown
         ]
 
-    found = judged("Principal components", *sizes(report.SIZES, floor))
+    def runs(loss, spread):
+        by_name = [{"test loss": own, "components for 99 % of the variance": count} for own in about(loss, spread)]
+        return [{"metrics": {"by_name": own}} for own in by_name]
+
+    found = judged("Principal components", *sizes(report.SIZES, 1e-7))
     assert found.word == word
-    assert found.told.startswith(f"{floor} by the loss, ")
-    assert judged("Principal components", *sizes(report.SIZES[:-1], floor)).word == "not tested"
+    nearest = 300 if count > 250 else 200
+    assert found.told.startswith(f"{count} components, nearest size {nearest}; no more from {nearest}: ")
+    assert judged("Principal components", *sizes(report.SIZES, 1e-4)).word == "undecided"
+    assert judged("Principal components", *sizes(report.SIZES[:9], 1e-7)).word == "not tested"
 
 
 def with_dropout(**losses):
