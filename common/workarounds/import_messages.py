@@ -39,7 +39,7 @@ class Finder(importlib.abc.MetaPathFinder):
                 with filtered():
                     load(module)
 
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # of this loader alone
         return spec
 
 
