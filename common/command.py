@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -15,7 +16,7 @@ from common import files, garbage
 from common.command_line import C, parse
 from common.config import Config
 from common.data import folder_of
-from common.data.listing import fingerprint, list_images
+from common.data.listing import fingerprint, list_images, printable
 from common.devices import Devices, choose
 from common.environment import backend, git_state
 from common.errors import ConfigError, fail
@@ -23,6 +24,11 @@ from common.files import CheckpointError, Damaged
 from common.run_folder import RunFolder
 from common.runs import InUse, Run, RunError, check_config, follow_run, open_run, other_images
 from common.stopping import Interrupted, leave_output
+
+# What TensorFlow says of an image file that is gone, closed, or on a disk that fails, while a run reads it.
+UNREADABLE = re.compile(
+    r"((?:(?!: |}} |\n).)+); (No such file or directory|Permission denied|Input/output error)\n.*ReadFile", re.DOTALL
+)
 
 
 def summary(folder: Path, result: Mapping) -> str:
@@ -203,6 +209,8 @@ def known_faults(folders: Sequence[Path], config: Config, devices: Devices) -> I
         print(f"stopped by {number.name}; {again} goes on", file=sys.stderr, flush=True)
         raise SystemExit(128 + number) from None
     except Exception as error:
+        if gone := UNREADABLE.search(str(error)):  # of TensorFlow, which has no class for a file
+            fail(f"{printable(gone[1])} cannot be read any more ({gone[2]}); with it back, the same command goes on", 1)
         if not devices.is_peer_lost(error):
             raise
         fail("another process of this run has ended, so this one cannot go on; the same command resumes", 1)

@@ -11,6 +11,7 @@ codes: 0; 1 if an image could not be read, which is named and left out; 2 for ba
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,10 +75,10 @@ def labelled(root: Path, class_names: Sequence[str]) -> tuple[dict[Path, int], l
         )
     found: dict[Path, int] = {}
     above = [listing.root]
-    for place, name in enumerate(class_names):
-        if name in folders:
-            found |= dict.fromkeys(map(Path, images_below(listing, folders[name], above)), place)
-            above.append(folders[name])  # a link to it would count its images again
+    there = [(place, folders[name]) for place, name in enumerate(class_names) if name in folders]
+    for place, path in sorted(there, key=lambda each: os.path.islink(each[1])):  # noqa: PTH114 (it is no Path)
+        found |= dict.fromkeys(map(Path, images_below(listing, path, above)), place)
+        above.append(path)  # a link to it would count its images again, and of another class
     notes = [f"{root}: {note}" for note in listing.notes()]
     if not found:
         allowed = f"a folder for each class, with images ({', '.join(sorted(SUFFIXES))})"

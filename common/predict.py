@@ -105,22 +105,28 @@ def listed(names: Iterable[str]) -> tuple[list[Path], list[str]]:
             lines = given.split(b"\0") if b"\0" in given else given.splitlines()  # of `find -print0`
             paths += [Path(os.fsdecode(line)) for line in lines if line]
         elif Path(name).is_dir():
-            listing = Listing(name)
-            inside = images_below(listing, name, above=())
-            notes += (f"{name}: {note}" for note in listing.unused_notes())
-            if not inside:
-                raise ConfigError(f"{name} has no images ({', '.join(sorted(SUFFIXES))})")
-            paths += map(Path, inside)
+            paths += below(Path(name), notes)
         elif Path(name).exists():
             paths.append(Path(name))
         else:
             matched = sorted(Path(match) for match in glob.glob(name, recursive=True))  # noqa: PTH207 (any root)
             if not matched:
                 raise ConfigError(f"{name}: no such file, folder or pattern of files")
-            paths += matched
+            for match in matched:
+                paths += [match] if not match.is_dir() else [] if "**" in name else below(match, notes)
     if not paths:
         raise ConfigError("no images were named")
     return paths, notes
+
+
+def below(folder: Path, notes: list[str]) -> list[Path]:
+    """The images in a folder and in those within; `notes` gets what else it holds. Raises ConfigError if none."""
+    listing = Listing(str(folder))
+    inside = images_below(listing, str(folder), above=())
+    notes += (f"{folder}: {note}" for note in listing.unused_notes())
+    if not inside:
+        raise ConfigError(f"{folder} has no images ({', '.join(sorted(SUFFIXES))})")
+    return [Path(path) for path in inside]
 
 
 def loading(folder: Path) -> None:

@@ -250,7 +250,7 @@ def write_environment(run: Run, **facts: object) -> None:
             f"{run.folder} was begun with precision {before['precision']}, this would go on with "
             f"{facts['precision']}; choose the same, or --overwrite"
         )
-    if change := other_images(before, facts.get("data")):
+    if change := other_images(before, facts.get("data")) or others_unread(before, facts.get("unread")):
         raise RunError(f"{run.folder} {change}; bring them back, or --overwrite starts from scratch")
     starts = before["starts"]
     code = git_state(run.task)
@@ -272,6 +272,15 @@ def write_environment(run: Run, **facts: object) -> None:
         "starts": [*starts, start],
     }
     files.write_json(path, content)
+
+
+def others_unread(environment: Mapping, unread: Any) -> str:
+    """How the images that cannot be read differ from those of the start before; empty if they do not."""
+    before = environment.get("unread") or unread  # older code did not write it down
+    if before == unread:
+        return ""
+    numbers = [f"{each['images']:,}" for each in (before, unread)]
+    return f"was begun without {numbers[0]} of its images, which could not be read; now it is {numbers[1]}, or others"
 
 
 def other_images(environment: Mapping, data: Any) -> str:

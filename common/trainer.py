@@ -150,6 +150,7 @@ class Trainer:
         facts = setup.environment(self.run.config, devices, fitted)
         facts["epochs"] = sum(phase.epochs for phase in self.phases)
         facts |= {"steps_per_execution": execution_steps, "data": self.data.fingerprint()}
+        facts["unread"] = self.data.unread()
         if devices.seeds:
             facts["seeds_together"] = devices.seeds
         write_environment(self.run, **facts)

@@ -14,9 +14,10 @@ import sys
 from pathlib import Path
 
 from common.backbones import BACKBONES
-from common.command_line import Parser
+from common.command_line import Parser, at_home
 from common.config import Config
 from common.data import DATASETS, FOLDER, NAMES, tfds_names
+from common.data.listing import printable
 from common.errors import ConfigError, choice, command, fail, in_one_line
 
 ALLOWED = ", ".join([*DATASETS, tfds_names.FORM])
@@ -61,7 +62,7 @@ def inspect(arguments: argparse.Namespace) -> None:
 
     name = arguments.dataset
     folder = arguments.out or Path("inspection") / called(name)
-    config = Config(dataset=name, data_dir=arguments.data_dir, seed=arguments.seed)
+    config = at_home(Config(dataset=name, data_dir=arguments.data_dir, seed=arguments.seed))
     config.check()
     from common.data import inspection, inspection_report  # now, as they take a second
 
@@ -75,7 +76,7 @@ def inspect(arguments: argparse.Namespace) -> None:
         return
     inspection_report.show(found, said, Console() if sys.stdout.isatty() else Console(width=WIDE))
     for path in drawn:
-        print(f"figure: {path}")
+        print(f"figure: {printable(str(path))}")
 
 
 def called(name: str) -> str:
@@ -87,7 +88,7 @@ def called(name: str) -> str:
 
 def prepare(arguments: argparse.Namespace) -> None:
     """Fetch or check each name; exit code 1 if one is missing."""
-    folder = Config(data_dir=arguments.data_dir).data_folder
+    folder = at_home(Config(data_dir=arguments.data_dir)).data_folder
     for name in arguments.names:
         if name.startswith(tfds_names.TFDS):
             tfds_names.check(name, folder)

@@ -10,7 +10,7 @@ import numpy as np
 import PIL
 
 from common.config import GIGABYTE
-from common.data.listing import CACHE, unopened
+from common.data.listing import CACHE, UNOPENED, unopened
 from common.data.splits import Split
 from common.errors import ConfigError
 from common.files import alone, read_json, write_json
@@ -117,7 +117,8 @@ class Cache:
                 aside.replace(self.images)
         finally:
             aside.unlink(missing_ok=True)
-        write_json(self.facts, {"files": self.digest, "left_out": left_out, "checksum": total if fits else None})
+        if not any(reason.startswith(UNOPENED) for reason in left_out.values()):  # which may pass by itself
+            write_json(self.facts, {"files": self.digest, "left_out": left_out, "checksum": total if fits else None})
         images = np.load(self.images, mmap_mode="r") if fits else None
         return {self.names[place]: reason for place, reason in left_out.items()}, images
 

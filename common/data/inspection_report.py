@@ -196,6 +196,11 @@ def draw(found: Inspection, folder: Path, seed: int) -> list[Path]:
     return drawn + [path for path in [draw_pairs(found, folder / "copies.png")] if path]
 
 
+def title_of(found: Inspection) -> str:
+    """A data set's name in a figure, where two dollar signs would begin mathematics."""
+    return printable(found.data.name).replace("$", r"\$")
+
+
 def draw_sheet(found: Inspection, path: Path, seed: int) -> Path:
     """Draw some training images of each class, drawn by the seed."""
     train, names = found.data.train, found.data.class_names
@@ -206,7 +211,7 @@ def draw_sheet(found: Inspection, path: Path, seed: int) -> Path:
     images = np.split(pipeline.pictures(train, np.concatenate(chosen)), np.cumsum([len(c) for c in chosen])[:-1])
     captions = [f"{name} ({len(places):,})" for name, places in zip(names, own, strict=True)]
     return contact_sheet(
-        images, captions, f"{found.data.name}: training images of each class, drawn by seed {seed} (of how many)", path
+        images, captions, f"{title_of(found)}: training images of each class, drawn by seed {seed} (of how many)", path
     )
 
 
@@ -220,7 +225,7 @@ def draw_pairs(found: Inspection, path: Path) -> Path | None:
         path.unlink(missing_ok=True)  # of an earlier inspection
         return None
     shown = pairs if len(pairs) <= 2 * SHOWN_PAIRS else pairs[:SHOWN_PAIRS] + pairs[-SHOWN_PAIRS:]
-    title = f"{found.data.name}: {len(pairs):,} pairs of copies across splits"
+    title = f"{title_of(found)}: {len(pairs):,} pairs of copies across splits"
     if len(shown) < len(pairs):
         title += f"; the {SHOWN_PAIRS} most alike, then the {SHOWN_PAIRS} least alike that count"
     return copy_pairs([pair(found, *each) for each in shown], f"{title} (in colour: of two classes)", path)

@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,7 @@ LEFTOVERS = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "
 SUFFIXES = frozenset(
     (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 )
+UNOPENED = "cannot be opened"
 # Of formats that are not read: phones' and cameras' own.
 FOREIGN = frozenset((".arw", ".avif", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef"))
 CACHE = ".decoded"  # of decoded images, in the data folder, which may be the image folder itself
@@ -123,6 +124,7 @@ def list_images(root: Path) -> Listing:
         )
     listing.class_names = tuple(sorted(classes["train"], key=natural))
     for split, folders in classes.items():
+        check_for_links(folders)
         if extra := sorted(folders.keys() - classes["train"].keys(), key=natural):
             raise ConfigError(f"{printable(parts[split])} has a class that train does not have: {extra[0]}")
         listing.splits[split] = [
@@ -170,7 +172,7 @@ def content(folder: str) -> Content:
 
 def unopened(error: OSError) -> str:
     """The reason for leaving out what the system does not open."""
-    return f"cannot be opened ({error.strerror})"
+    return f"{UNOPENED} ({error.strerror})"
 
 
 def split_folders(listing: Listing) -> dict[str, str]:
@@ -181,6 +183,7 @@ def split_folders(listing: Listing) -> dict[str, str]:
     names = ", ".join(entry.name for entry in called)
     others = [entry.name for entry in inside.folders if entry not in called]
     if not called:
+        check_for_splits(inside.folders, root)
         return {"train": listing.root}
     misspelt = {
         entry.name: f"did you mean {near[0]}?"
@@ -218,6 +221,27 @@ def split_folders(listing: Listing) -> dict[str, str]:
     return {split: parts[split] for split in SPELLINGS if split in parts}
 
 
+def check_for_splits(folders: Sequence[os.DirEntry[str]], root: str) -> None:
+    """Raise ConfigError if folders called as splits are, with more to their names, hold folders of the same names."""
+    found: dict[str, str] = {}
+    for entry in folders:
+        words = SPLIT_OF.keys() & re.split(r"[\W_]+", entry.name.lower())
+        found |= {SPLIT_OF[word]: entry.path for word in words}
+    if len(found) > 1 and set.intersection(*map(inner_names, found.values())):
+        names = ", ".join(printable(os.path.basename(path)) for path in found.values())  # noqa: PTH119 (as above)
+        raise ConfigError(
+            f"image folder {root} has {names}, with class folders of the same names, which would be taken for classes; "
+            f"allowed: {', '.join(found)} as their names, with the class folders in them"
+        )
+
+
+def inner_names(folder: str) -> set[str]:
+    """Names of the folders in a folder, or of those in the only one, as archives often wrap them."""
+    inside = content(folder).folders
+    within = folder_names(inside[0].path) if len(inside) == 1 else set()
+    return within or {entry.name for entry in inside}
+
+
 def folder_names(folder: str) -> set[str]:
     """Names of the folders in a folder."""
     return {entry.name for entry in content(folder).folders}
@@ -234,6 +258,19 @@ def class_folders(listing: Listing, folder: str) -> dict[str, str]:
             raise ConfigError(f"{printable(folder)} has two class folders called {name}; allowed: one of them")
         classes[name] = entry.path
     return classes
+
+
+def check_for_links(classes: Mapping[str, str]) -> None:
+    """Raise ConfigError if two classes are one folder, to which a link leads: each image would be of both."""
+    seen: dict[tuple[int, int], str] = {}
+    for name, folder in classes.items():
+        try:
+            own = identity(folder)
+        except OSError:  # as it is closed, which is told later
+            continue
+        if own in seen:
+            raise ConfigError(f"the class folders {seen[own]} and {name} are one, by a link; allowed: one of them")
+        seen[own] = name
 
 
 def images_below(listing: Listing, folder: str, above: Sequence[str]) -> list[str]:

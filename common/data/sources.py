@@ -1,6 +1,6 @@
 """Named data sets, split into train, validation and test."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,22 +48,25 @@ def load(config: Config) -> Dataset:
     if "test" not in splits:
         splits["train"], splits["test"], said = hold_out_test(config, splits["train"], class_names)
         notes += said
-    elif folder_of(name) and loaded.decoded is not None:  # to read all files again would take minutes
-        test, others = (replace(splits[split], store=loaded.decoded) for split in ("test", "train"))
-        if copies := len(test) - len(without_copies(test, others)):
-            notes.append(f"{copies:,} of {count(len(test), 'test image')} are training images too")
-            print(f"warning: {notes[-1]}", flush=True)
-    train = limited(splits["train"], config.limit_train, config.seed, "train")
+    if folder_of(name) and loaded.decoded is not None:  # to read all files again would take minutes
+        for note in shared({split: replace(loaded.splits[split], store=loaded.decoded) for split in loaded.splits}):
+            notes.append(note)
+            print(f"warning: {note}", flush=True)
+    train = limited(splits["train"], config.limit_train, config.seed, "train", class_names)
     if "validation" not in splits:
         train, splits["validation"], said = hold_out_validation(config, train, class_names)
         notes += said
-    validation, test = splits["validation"], limited(splits["test"], config.limit_test, TEST_SEED, "test")
+    validation, test = splits["validation"], splits["test"]
+    test = limited(test, config.limit_test, TEST_SEED, "test", class_names)
     if folder_of(name) and len(validation) < FEW:
         share = f"one of them is {100 / len(validation):.0f} points of accuracy, so the best epoch is a guess"
         notes.append(f"only {count(len(validation), 'validation image')}: {share}")
         print(f"note: {notes[-1]}", flush=True)
     for label in absent(train, class_names):
-        raise ConfigError(f"{name}: class {label!r} has no training image")
+        limit = (
+            "" if label in absent(splits["train"], class_names) else f" among the {config.limit_train} of --limit-train"
+        )
+        raise ConfigError(f"{name}: class {label!r} has no training image{limit}")
     for split_name, split in (("validation", validation), ("test", test)):
         if missing := absent(split, class_names):
             notes.append(f"classes without a {split_name} image: {len(missing):,} ({few(missing)})")
@@ -83,6 +86,16 @@ def stored(config: Config) -> Loaded:
     loaded = DATASETS.load(name)(name, config.data_folder)
     check_loaded(name, loaded)
     return loaded
+
+
+def shared(given: Mapping[str, Split]) -> Iterator[str]:
+    """What to say of images that lie in two of the splits that a folder has."""
+    for one, other in (("test", "train"), ("validation", "train"), ("validation", "test")):
+        if one in given and other in given:
+            images = given[one]
+            if copies := len(images) - len(without_copies(images, given[other])):
+                told = "training" if other == "train" else other
+                yield f"{copies:,} of {count(len(images), f'{one} image')} are {told} images too"
 
 
 def hold_out_test(config: Config, images: Split, class_names: Sequence[str]) -> tuple[Split, Split, list[str]]:

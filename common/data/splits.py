@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.data import folder_of
-from common.data.listing import fingerprint, printable
+from common.data.listing import fingerprint, printable, unopened
 from common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -111,6 +111,11 @@ class Dataset:
         found = hashlib.sha256(b"|".join(each.tobytes() for each in labels))
         return {"images": sum(map(len, labels)), "digest": found.hexdigest()[:16]}
 
+    def unread(self) -> dict[str, object]:
+        """How many of its files could not be read, and a digest of which."""
+        places = [place for place, name in enumerate(self.files) if name in self.unreadable]
+        return {"images": len(places), "digest": hashlib.sha256(str(places).encode()).hexdigest()[:16]}
+
     def names(self, split: Split) -> list[str]:
         """The files of a split's images, seen from the image folder; none if the data set is no image folder."""
         folder = folder_of(self.name)
@@ -204,7 +209,7 @@ def with_copies(labels: np.ndarray, originals: np.ndarray, order: np.ndarray, si
     return np.concatenate([np.empty(0, np.int64), *taken])
 
 
-def limited(split: Split, limit: int | None, seed: int, name: str) -> Split:
+def limited(split: Split, limit: int | None, seed: int, name: str, class_names: Sequence[str] = ()) -> Split:
     """A stratified part of `limit` images; all if None. Raises ConfigError for a number that is not possible."""
     if limit is None or limit == len(split):
         return split
@@ -213,7 +218,8 @@ def limited(split: Split, limit: int | None, seed: int, name: str) -> Split:
         raise ConfigError(
             f"limit-{name} is {limit}; allowed: {classes} to {len(split) - classes}, or all {len(split)} images"
         )
-    return stratified(split, limit, seed, f"limited {name}")[1]
+    remedy = f"--limit-{name} None"
+    return stratified(split, limit, seed, f"limited {name}", class_names=class_names, remedy=remedy)[1]
 
 
 def sizes_of(split: Split) -> np.ndarray:
@@ -228,8 +234,13 @@ def digests(split: Split) -> list[bytes]:
     from common.data import tfrecords
 
     rows = np.asarray(split.store)[split.places]
-    contents = map(tfrecords.content, rows) if split.in_files else rows
-    return [hashlib.sha256(content).digest() for content in contents]
+    try:
+        contents = map(tfrecords.content, rows) if split.in_files else rows
+        return [hashlib.sha256(content).digest() for content in contents]
+    except OSError as error:  # it could be read a moment ago, or by an earlier run
+        raise ConfigError(
+            f"{printable(str(error.filename))} {unopened(error)}; allowed: files that can be read"
+        ) from error
 
 
 def firsts(split: Split) -> np.ndarray:

@@ -10,7 +10,7 @@ from common.data.listing import few
 from common.data.splits import Loaded, Split
 from common.data.tfds_names import TFDS, parsed, tfds_folder
 from common.errors import ConfigError, first_line
-from common.files import alone
+from common.files import StorageError, alone, is_full
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -74,6 +74,8 @@ def fetch_tfds(name: str, folder: Path) -> Path:
     except ConfigError:
         raise
     except Exception as error:  # TFDS's own errors have no common class, and a builder is code of its author
+        if is_full(error):
+            raise StorageError(f"cannot write {folder}: no space left") from error
         raise ConfigError(f"could not fetch {name}: {first_line(error)}. {how_to_get(name, folder)}") from error
     prepared = tfds_folder(name, folder)
     assert prepared is not None  # the builder has made it

@@ -147,7 +147,6 @@ def cropping(features: Features, side: int) -> list[str]:
 def into_memory(builder: "DatasetBuilder", split: str, features: Features, side: int) -> tuple[np.ndarray, np.ndarray]:
     """One split, whose images have one shape: the centred squares, uint8 (n, side, side, c), and labels, int64 (n,)."""
     height, width = features.size or (side, side)
-    top, left = (height - side) // 2, (width - side) // 2
     images = np.empty((builder.info.splits[split].num_examples, side, side, features.channels), np.uint8)
     labels = np.empty(len(images), np.int64)
     start = 0
@@ -157,16 +156,24 @@ def into_memory(builder: "DatasetBuilder", split: str, features: Features, side:
     # Looking for the format of each would take CIFAR-10 3 s.
     decode_one = tf.io.decode_png if features.are_png else decode
 
+    def square(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
+        top, left = (height - side) // 2, (width - side) // 2
+        return tf.ensure_shape(image, (height, width, features.channels))[top : top + side, left : left + side]
+
     def decoded(one: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         image = decode_one(one[features.image], features.channels)
-        return tf.ensure_shape(image, (height, width, features.channels)), one[features.label]
+        if features.are_png or height == width:
+            return square(image, height, width), one[features.label]
+        is_turned = tf.shape(image)[0] == width  # as its EXIF orientation says
+        turned = tf.cond(is_turned, lambda: square(image, width, height), lambda: square(image, height, width))
+        return turned, one[features.label]
 
     stored = stored.map(decoded, tf.data.AUTOTUNE)
     for own, own_labels in stored.batch(512).prefetch(1).as_numpy_iterator():
         end = start + len(own_labels)
         if end > len(images):
             raise OSError(f"{split} has more than {len(images):,} images")
-        images[start:end] = own[:, top : top + side, left : left + side]
+        images[start:end] = own
         labels[start:end] = own_labels
         start = end
     return images[:start], labels[:start]

@@ -6,6 +6,7 @@ import json
 import signal
 
 import pytest
+import tensorflow as tf
 from toy_command import code_of, complete, fail_with
 
 from common import command, environment, files, runs
@@ -160,6 +161,16 @@ def test_known_faults_are_one_line(tmp_path, capsys, error, code, line):
     assert captured.startswith(line)
     assert captured.count("\n") == 1
     assert not list(tmp_path.glob("*/*/metrics.json"))
+
+
+def test_an_image_that_is_gone_is_one_line(tmp_path, capsys):
+    def read(config, run):
+        names = tf.data.Dataset.from_tensors(tf.constant(str(tmp_path / "a photo.png")))
+        next(iter(names.map(tf.io.read_file)))
+
+    assert code_of(tmp_path, read) == 1
+    said = f"error: {tmp_path}/a photo.png cannot be read any more (No such file or directory); with it back, "
+    assert capsys.readouterr().err == f"{said}the same command goes on\n"
 
 
 def test_a_run_that_was_begun_anew_goes_on_without_that_flag(tmp_path, capsys):

@@ -1,6 +1,8 @@
 """Folders of images as data sets: decoded once or in every epoch, to the same bits; what cannot be decoded is named."""
 
+import errno
 import json
+import os
 import tempfile
 import threading
 import time
@@ -14,7 +16,7 @@ from pictures import picture, write_class
 from PIL import Image
 
 from common.config import Config
-from common.data import decoded, image_files, pipeline, sources
+from common.data import decoded, image_files, listing, pipeline, sources, tfrecords
 from common.data.listing import CACHE, list_images
 from common.devices import Devices
 from common.errors import ConfigError
@@ -198,6 +200,56 @@ def test_code_that_reads_images_in_another_way_decodes_again(damaged, tmp_path, 
         load(damaged, tmp_path)
 
 
+def test_validation_images_that_are_the_test_images_are_told(tmp_path, capsys):
+    for i, name in enumerate(("ant", "bee")):
+        write_class(tmp_path / "all" / "train" / name, 20, first=40 * i, size=(8, 8))
+        write_class(tmp_path / "all" / "test" / name, 10, first=40 * i + 20, size=(8, 8))
+    (tmp_path / "all" / "val").symlink_to(tmp_path / "all" / "test")
+    data = load(tmp_path / "all", tmp_path)
+    assert data.notes[0] == "20 of 20 validation images are test images too"
+    assert f"warning: {data.notes[0]}\n" in capsys.readouterr().out
+
+
+def test_an_image_that_could_not_be_opened_for_a_while_comes_back(tmp_path, monkeypatch):
+    for i, name in enumerate(("ant", "bee")):
+        write_class(tmp_path / "all" / name, 20, first=20 * i, size=(8, 8))
+    shut = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "all" / "ant" / "03.png"))
+
+    def but_one(names, shape, whole=decoded.decode_all):
+        for name, image in zip(names, whole(names, shape), strict=True):
+            yield listing.unopened(shut) if name == shut.filename else image
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoded, "decode_all", but_one)
+        before = load(tmp_path / "all", tmp_path)
+    assert "not used, cannot be opened (Permission denied): 1 (ant/03.png)" in before.notes
+    after = load(tmp_path / "all", tmp_path)
+    assert not after.unreadable
+    assert [data.unread()["images"] for data in (before, after)] == [1, 0]
+    assert before.unread() != after.unread()
+
+    def refuse(name, whole=tfrecords.content):
+        if os.fsdecode(name) == shut.filename:
+            raise shut
+        return whole(name)
+
+    monkeypatch.setattr(tfrecords, "content", refuse)  # and now the decoded images are there, but it is asked for
+    with pytest.raises(ConfigError, match=r"03\.png cannot be opened \(Permission denied\);"):
+        load(tmp_path / "all", tmp_path)
+
+
+def test_a_limit_that_leaves_a_class_nothing_says_so(tmp_path):
+    sizes = {"train/a": 60, "train/b": 60, "train/c": 3, "val/a": 1, "test/a": 1}
+    for i, (name, n) in enumerate(sizes.items()):
+        write_class(tmp_path / "all" / name, n, first=100 * i, size=(8, 8))
+    with pytest.raises(ConfigError, match=r"class 'c' has no training image among the 6 of --limit-train$"):
+        load(tmp_path / "all", tmp_path, limit_train=6)
+    (tmp_path / "all" / "train" / "c" / "200.png").unlink()
+    (tmp_path / "all" / "train" / "c" / "201.png").unlink()
+    with pytest.raises(ConfigError, match=r"class 'c' has 1; what helps: --limit-train None$"):
+        load(tmp_path / "all", tmp_path, limit_train=50)
+
+
 def test_the_data_folder_may_be_the_image_folder(tmp_path):
     for i, name in enumerate(("ant", "bee")):
         write_class(tmp_path / name, 20, first=20 * i, size=(8, 8))
@@ -296,12 +348,19 @@ def test_image_folder_mistakes_are_named(tmp_path):
         load(tmp_path / "nowhere", tmp_path)
 
 
-def test_a_class_without_a_test_image_is_told(tmp_path):
+SHARED = (("test", "training"), ("validation", "training"), ("validation", "test"))
+
+
+def test_a_class_without_a_test_image_is_told_and_so_are_copies_in_two_splits(tmp_path, capsys):
     for name, n in {"train/a": 20, "train/b": 20, "train/c": 20, "test/a": 2, "val/a": 1, "val/c": 1}.items():
         write_class(tmp_path / "all" / name, n, size=(8, 8))
     data = load(tmp_path / "all", tmp_path / "cache")
+    said = capsys.readouterr().out
     absent = ("classes without a validation image: 1 (b)", "classes without a test image: 2 (b, c)")
-    assert data.notes == ("2 of 2 test images are training images too", *absent)
+    copies = [f"2 of 2 {one} images are {other} images too" for one, other in SHARED]
+    assert data.notes == (*copies, *absent)
+    for one, other in SHARED:
+        assert f"warning: 2 of 2 {one} images are {other} images too\n" in said
 
 
 def test_file_names_that_are_no_utf8_are_read(tmp_path):

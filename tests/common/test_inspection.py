@@ -1,6 +1,8 @@
 import io
 import json
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -287,13 +289,24 @@ def test_names_of_classes_stand_apart_on_the_contact_sheet(drawn, tmp_path, clas
     )
     figure = drawn[0]
     figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in figure.findobj(Text) if text.get_text().startswith("a class")]
+    boxes = [text.get_window_extent() for text in figure.findobj(Text) if text.get_text().endswith("00)")]
     assert len(boxes) == classes
     edges = np.array([box.extents for box in boxes])
     apart = (edges[:, None, 2:] <= edges[None, :, :2]).any(-1) | (edges[None, :, 2:] <= edges[:, None, :2]).any(-1)
     assert (apart | np.eye(classes, dtype=bool)).all()
     assert (edges[:, :2] >= 0).all()
     assert (edges[:, 2:] <= figure.bbox.size).all()
+
+
+def test_a_folder_of_any_name_has_figures(run, tmp_path):
+    """One that is no UTF-8, and with signs that would begin mathematics."""
+    root = Path(os.fsdecode(os.fsencode(str(tmp_path)) + b"/caf\xe9 $x$ ${"))
+    for number in range(20):
+        (root / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photographs(1, 16, number)[0]).save(root / "ab"[number % 2] / f"{number}.png")
+    code, told, _ = run(f"image_folder:{root}", "--out", tmp_path / "out")
+    assert code == 0
+    assert "contact_sheet.png" in told
 
 
 def test_pairs_say_what_they_are(drawn, tmp_path):

@@ -60,6 +60,7 @@ def test_common_spellings_of_the_splits(tmp_path, train, validation, test):
         (("train/1.png", "bus/1.png"), ["bus", "train"], "taken for classes, not for splits, as bus lies beside them"),
         (("train/1.png", "test/1.png"), ["test", "train"], "as they hold no folders: test, train"),
         (("train/x/1.png", "Test/y/1.png", "more/2.png"), ["Test", "more", "train"], "as more lies beside them"),
+        (("freight train/1.png", "test car/x/1.png"), ["freight train", "test car"], "folders within class folders"),
     ],
 )
 def test_what_is_called_like_a_split_may_be_a_class_and_is_told(tmp_path, names, classes, note):
@@ -89,6 +90,17 @@ def test_what_is_called_like_a_split_may_be_a_class_and_is_told(tmp_path, names,
         (("x/1.png",), "has 1 class folder; at least two are needed"),
         (("data/train/x/1.png", "__MACOSX/data/x"), "did you mean image_folder:.*/data\\?"),
         (("1.png",), "has 0 class folders"),
+        (
+            (
+                "seg_train/seg_train/x/1.png",
+                "seg_train/seg_train/y/1.png",
+                "seg_test/seg_test/x/1.png",
+                "more/2.png",
+            ),
+            "has seg_test, seg_train, with class folders of the same names, which would be taken for classes; "
+            "allowed: test, train as their names",
+        ),
+        (("train_images/x/1.png", "test-images/x/1.png"), "has test-images, train_images, with class folders"),
     ],
 )
 def test_a_folder_that_says_two_things_is_refused_in_one_line(tmp_path, names, says):
@@ -174,6 +186,13 @@ def test_links_are_followed_once(tmp_path):
     assert again == sorted(
         f"{part}/{path}" for part in ("train", "val") for path in ("x/all", "x/here", "x/up", "y/store")
     )
+
+
+def test_one_folder_is_not_of_two_classes(tmp_path):
+    make(tmp_path, "bee/1.png", "cow/2.png")
+    (tmp_path / "ant").symlink_to(tmp_path / "bee")
+    with pytest.raises(ConfigError, match="the class folders ant and bee are one, by a link; allowed: one of them"):
+        list_images(tmp_path)
 
 
 def test_a_folder_that_cannot_be_opened_is_named(tmp_path, monkeypatch):

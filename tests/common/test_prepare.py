@@ -1,9 +1,13 @@
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from common.data import tfds_sets
+from common.files import StorageError
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,6 +112,15 @@ def test_check_says_what_is_there_and_asks_no_one(prepare, tmp_path):
     done = prepare("prepare", "cifar10", "--weights", "mobilenet_v2", "--check")
     assert (done.returncode, done.stderr, done.attempts) == (0, "", [])
     assert [line.split()[2:] for line in done.stdout.splitlines()] == [[str(version)], [str(file)]]
+
+
+def test_a_disk_that_fills_up_while_a_set_is_made_is_no_missing_archive(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tfds_sets.tfds, "builder", full)
+    with pytest.raises(StorageError, match=f"^cannot write {tmp_path}: no space left$"):
+        tfds_sets.fetch_tfds("cifar10", tmp_path)
 
 
 def test_digits_need_nothing(prepare):

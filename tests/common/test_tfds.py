@@ -94,6 +94,29 @@ def folder(tmp_path_factory):
     return made
 
 
+def test_an_image_of_one_shape_that_stands_on_its_side_is_its_own_centred_square(tmp_path):
+    rng, shape = np.random.default_rng(0), (30, 40, 3)
+    pictures = [Image.fromarray(rng.integers(0, 256, shape, np.uint8)) for _ in range(60)]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    files = []
+    for number, one in enumerate(pictures):
+        file = io.BytesIO()
+        one.save(file, "JPEG", **({"exif": exif} if number == 5 else {}))
+        files.append(file.getvalue())
+    image = tfds.features.Image(shape=shape, encoding_format="jpeg")
+    write(tmp_path, "sideways", {"train": files[:40], "test": files[40:]}, image=image)
+    data = load("tfds:sideways", tmp_path)
+    assert not data.train.in_files
+    held = {*data.train.places} | {*data.validation.places}
+    assert held == {*range(40)}
+    part = next(part for part in (data.train, data.validation) if 5 in part.places)
+    found = np.asarray(part.store)[5]
+    upright = image_files.with_pillow(files[5])
+    assert upright.shape == (40, 30, 3)
+    np.testing.assert_array_equal(found, upright[5:35])
+
+
 GREY = tfds.features.Image(shape=(None, None, 1))
 
 

@@ -76,6 +76,18 @@ def test_a_damaged_fingerprint_is_no_traceback(train, tmp_path, capsys, data):
     assert train() in (0, 1)
 
 
+def test_a_run_does_not_go_on_with_images_that_it_could_not_read_before(train, photos, tmp_path, capsys):
+    content = (photos / "a" / "0.png").read_bytes()
+    (photos / "a" / "0.png").write_bytes(b"x" * len(content))
+    assert train() == 0
+    (folder,) = tmp_path.glob("out/*/*")
+    (folder / "metrics.json").unlink()
+    (photos / "a" / "0.png").write_bytes(content)
+    assert train() == 1
+    said = "was begun without 1 of its images, which could not be read; now it is 0, or others; bring them back"
+    assert said in in_process.one_error(capsys)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

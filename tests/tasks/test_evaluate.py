@@ -108,12 +108,17 @@ def test_if_no_image_can_be_read_each_is_named(run, tmp_path, capsys):
     assert printed.err == f"not read, left out: {tmp_path / 'bad' / '0' / 'a.png'}: cannot be decoded\n"
 
 
-def test_a_link_to_a_class_does_not_count_its_images_twice(run, labelled, capsys):
-    (labelled / "7").symlink_to(labelled / "0")
+@pytest.mark.parametrize(("link", "to"), [("7", "0"), ("0", "7")])
+def test_a_link_to_a_class_does_not_count_its_images_again_or_as_its_own(run, labelled, capsys, link, to):
+    if to == "7":
+        (labelled / "0").rename(labelled / "7")
+    (labelled / link).symlink_to(labelled / to)
     assert call(run, labelled, "--json") == 0
     printed = capsys.readouterr()
-    assert json.loads(printed.out)["n"] == 40
-    assert "a link to a folder that is read already: 1 (7)" in printed.err
+    found = json.loads(printed.out)
+    assert found["n"] == 40
+    assert found["per_class"][int(to)]["support"] > 0 == found["per_class"][int(link)]["support"]
+    assert f"a link to a folder that is read already: 1 ({link})" in printed.err
 
 
 def test_output_that_nobody_reads_is_one_line(run, labelled):

@@ -90,6 +90,13 @@ def test_a_task_of_ones_own_may_have_layers_of_its_own(run, photos, tmp_path, ca
         assert np.log(first / second) == pytest.approx(2 * np.log(best / next_best), rel=1e-3)
 
 
+def test_a_pattern_may_match_folders(run, photos, capsys):
+    assert call(run, photos / "mor*", "--json") == 0
+    assert files_in(capsys.readouterr().out) == ["3.png", "4.png"]
+    assert call(run, photos / "**" / "*", "--json") in (0, 1)  # a file that is no image is named
+    assert files_in(capsys.readouterr().out) == ["0.png", "1.png", "2.png", "3.png", "4.png"]
+
+
 def test_images_are_read_a_chunk_at_a_time_and_none_is_lost(run, photos, capsys, monkeypatch):
     assert call(run, photos, "--json") == 0
     whole = json.loads(capsys.readouterr().out)
