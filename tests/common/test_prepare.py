@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorflow_datasets
 
 from common.data import tfds_sets
 from common.files import StorageError
@@ -118,7 +119,7 @@ def test_a_disk_that_fills_up_while_a_set_is_made_is_no_missing_archive(tmp_path
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(tfds_sets.tfds, "builder", full)
+    monkeypatch.setattr(tensorflow_datasets, "builder", full)
     with pytest.raises(StorageError, match=f"^cannot write {tmp_path}: no space left$"):
         tfds_sets.fetch_tfds("cifar10", tmp_path)
 
