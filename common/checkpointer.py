@@ -56,6 +56,10 @@ class Checkpointer:
         """The checkpoint to go on from: the one that the primary process finds, for all."""
         devices = self.run.devices
         found = checkpoints.latest(self.run.checkpoints) if devices.is_primary else None
+        if found and not found.arrays:
+            raise checkpoints.CheckpointError(
+                f"{self.run.folder} was finished and pruned, so training cannot go on; --overwrite starts from scratch"
+            )
         name = devices.broadcast(found.path.name if found else "")
         return checkpoints.load(self.run.checkpoints / name) if name and not found else found
 
@@ -143,6 +147,7 @@ class Checkpointer:
         kinds: Sequence[str],
     ) -> None:
         """What `save` begins: the weights, then the checkpoint that names them, then history.csv."""
+        self.run.check_held()
         phase = self.phases[saved.phase].name
         if weights:
             # No times in its data: the file of a run that was stopped and resumed has the same digest.

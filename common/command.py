@@ -191,8 +191,7 @@ def known_faults(folders: Sequence[Path], config: Config, devices: Devices) -> I
         yield
     except ConfigError as error:
         for folder in new * devices.is_primary:  # unsuitable data, say: no command would continue this run
-            if not RunFolder(folder).can_resume:
-                shutil.rmtree(folder, ignore_errors=True)
+            discard(folder)
         fail(str(error), 2)
     except InUse as error:
         # A node that has failed may hold it for a while: slurm/job.py takes this code for killed, so it is requeued.
@@ -204,7 +203,8 @@ def known_faults(folders: Sequence[Path], config: Config, devices: Devices) -> I
         fail("nobody reads the output any more, as behind `| head`; the same command goes on", 1)
     except (Interrupted, KeyboardInterrupt) as stop:
         number = getattr(stop, "number", signal.SIGINT)
-        cleared = config.overwrite and isinstance(stop, Interrupted)  # which comes of training alone
+        # What was there has come back unless the new training has a checkpoint.
+        cleared = config.overwrite and isinstance(stop, Interrupted) and any(map(is_begun, folders))
         again = "the same command without --overwrite" if cleared else "the same command"
         print(f"stopped by {number.name}; {again} goes on", file=sys.stderr, flush=True)
         raise SystemExit(128 + number) from None
@@ -214,6 +214,20 @@ def known_faults(folders: Sequence[Path], config: Config, devices: Devices) -> I
         if not devices.is_peer_lost(error):
             raise
         fail("another process of this run has ended, so this one cannot go on; the same command resumes", 1)
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether the same command goes on with what is in a folder."""
+    return RunFolder(folder).can_resume and not RunFolder(folder).is_finished
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder that was made for nothing, unless another process is at work in it or has left something."""
+    with contextlib.suppress(OSError):  # it is not there, or another process has the lock
+        if not (RunFolder(folder).can_resume or RunFolder(folder).is_finished) and folder.is_dir():
+            with (folder / ".lock").open("a+") as lock:
+                files.take(lock)
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def perform(experiment: Callable[[C, Run], None], config: C, run: Run) -> None:

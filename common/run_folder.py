@@ -6,6 +6,7 @@
 metrics.json comes last: a directory that has it is finished. Fine-tuning tasks leave backbone.safetensors too.
 """
 
+import contextlib
 import os
 import re
 import zipfile
@@ -97,8 +98,8 @@ class RunFolder:
 
     @property
     def can_resume(self) -> bool:
-        """Whether there is a checkpoint from which training goes on; best epochs are none."""
-        return any(self.checkpoints.glob("step-*.safetensors"))
+        """Whether there is a checkpoint from which training goes on; best epochs are none, nor is what `prune` left."""
+        return any(map(has_arrays, self.checkpoints.glob("step-*.safetensors")))
 
     def config(self) -> dict:
         """Task, setting, protocol, digest, and the config itself. Raises Damaged."""
@@ -225,6 +226,13 @@ def find_classifier(name: str, out: Path, phase: str | None = None) -> Path:
     folder = find_run(name, out)
     check_classifier(RunFolder(folder), phase)
     return folder
+
+
+def has_arrays(checkpoint: Path) -> bool:
+    """Whether anything follows the header of a safetensors file, whose length is in its first eight bytes."""
+    with contextlib.suppress(OSError), checkpoint.open("rb") as file:
+        return os.fstat(file.fileno()).st_size > 8 + int.from_bytes(file.read(8), "little")
+    return False
 
 
 def find_run(name: str, out: Path, kind: str = "run", also: str = "") -> Path:

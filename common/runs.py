@@ -44,6 +44,8 @@ class Run:
     devices: Devices = field(default_factory=Devices)
     primary: Path | None = None
     stop: StopRequest = field(default_factory=StopRequest, init=False)
+    lock: IO | None = field(default=None, init=False)
+    """Its lock, held."""
     write_page: Callable[[Mapping], None] | None = field(default=None, init=False)
     """Writes report.html, given the metrics; the trainer sets it, on the primary process, when it has measured."""
 
@@ -66,6 +68,16 @@ class Run:
     def result(self) -> dict | None:
         """Metrics of a finished run."""
         return self.files.metrics() if self.files.is_finished else None
+
+    def check_held(self) -> None:
+        """Raise RunError if the folder was removed meanwhile: another process may have made it again, and write it."""
+        if self.lock:
+            try:
+                is_ours = os.path.samestat(os.fstat(self.lock.fileno()), (self.folder / ".lock").stat())
+            except FileNotFoundError:
+                is_ours = False
+            if not is_ours:
+                raise RunError(f"{self.folder} was removed while this run wrote it, so nothing more is written there")
 
     def write_history(self, rows: Sequence[Mapping]) -> None:
         """Write history.csv; a row an epoch."""
@@ -90,6 +102,7 @@ class Run:
     def finish(self, metrics: Mapping, status: str = "completed") -> None:
         """Write the page of a run that was measured, then metrics.json, which marks the run as finished."""
         content = {"status": status, "task": self.task, "seed": self.config.seed, **metrics}
+        self.check_held()
         if self.write_page:
             self.write_page(content)
         files.write_json(self.files.metrics_file, content)
@@ -117,6 +130,7 @@ def open_run(config: Config, task: str, setting: str, devices: Devices | None = 
     with lock:
         with storage(run.folder):
             hold(lock, run.folder, LOCK_PATIENCE if "SLURM_JOB_ID" in os.environ else 0.0)
+            run.lock = lock
             lock.truncate(0)
             print(f"process {os.getpid()} on {socket.gethostname()}", file=lock, flush=True)
             settle(run.folder)

@@ -12,7 +12,7 @@ from common import command
 from common.command_line import C
 from common.config import Config
 from common.devices import Devices
-from common.files import is_full
+from common.files import CheckpointError, is_full
 from common.run_folder import RunFolder
 from common.runs import InUse, Run, RunError, check_config, open_run
 from common.seeds import parse_seeds
@@ -73,7 +73,7 @@ def alone(config: Config) -> Iterator[None]:
         yield
     except InUse:
         raise
-    except RunError as error:
+    except (RunError, CheckpointError) as error:
         if "--overwrite" not in str(error):
             raise
         raise RunError(f"{error} (with --seed {config.seed} in place of --seeds: that seed alone)") from error

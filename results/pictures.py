@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from common import files
 from common.run_folder import RunFolder
+from results.records import Unusable, read_run
 from results.task import Task
 
 LARGEST = 300_000  # bytes of a picture
@@ -93,15 +94,23 @@ def shown(task: Task) -> Mapping[str, str]:
 
 
 def run_to_show(task: Task, folder: Path) -> RunFolder | None:
-    """The run whose figures are kept: of the newest protocol that has one in a folder, that of the lowest seed."""
+    """The run whose figures are kept: of the newest protocol that has one in its folder, that of the lowest seed."""
     wanted = task.report.pictures
     if wanted is None:
         return None
     for runs in task.by_protocol:
-        found = [record for record in runs.completed.chosen(wanted.of) if (folder / record["run"]).is_dir()]
+        found = [record for record in runs.completed.chosen(wanted.of) if is_of(folder / record["run"], record)]
         if found:
             return RunFolder(folder / min(found, key=lambda record: record["config"]["seed"])["run"])
     return None
+
+
+def is_of(folder: Path, record: Mapping) -> bool:
+    """Whether a run directory holds the run of a record: it may have been begun again, by other code."""
+    try:
+        return folder.is_dir() and read_run(folder)["metrics"] == record["metrics"]
+    except Unusable:
+        return False
 
 
 def smallest(path: Path) -> tuple[str, bytes]:

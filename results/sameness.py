@@ -88,6 +88,8 @@ def reasons(recorded: Mapping, here: Mapping) -> list[str]:
         found.append("the record names no processor")
     if not recorded.get("op_determinism"):
         found.append("its operations were not deterministic")
+    if len({start.get("processor") for start in recorded.get("starts", ())}) > 1:
+        found.append("it went on on another processor")
     others = [key for key in SURROUNDINGS if relevant(recorded, key) != relevant(here, key)]
     return found + [f"{key} not as recorded" for key in others]
 

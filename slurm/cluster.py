@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from common.errors import ConfigError, choice
-from common.files import Damaged, read_text
+from common.files import Damaged, StorageError, read_text
 from common.words import count
 from slurm import squeue
 from slurm.job import Job
@@ -270,6 +270,15 @@ def script(array: Array, folder: Path) -> str:
     return _make_sbatch_string(command=command, folder=folder, map_count=several, **array.parameters)
 
 
+def with_jobs(submission: Submission, ids: Mapping[str, str]) -> Submission:
+    """A submission that has these jobs, by run; they are cancelled if that cannot be written, as on a full disk."""
+    try:
+        return submission.changed(jobs={**submission.jobs, **ids})
+    except StorageError:
+        cancel(list(ids.values()))
+        raise
+
+
 def submit(submission: Submission, profile: Profile, runs: Sequence[Planned] | None = None) -> Submission:
     """Submit all runs to SLURM, or some of them again. Raises ConfigError with SLURM's own message if it refuses them.
 
@@ -288,7 +297,7 @@ def submit(submission: Submission, profile: Profile, runs: Sequence[Planned] | N
             own = [Job.of(submission, run) for run in array.runs]
             jobs = patiently(functools.partial(executor.submit_array, own))
             ids = {run.name: submitted.job_id for run, submitted in zip(array.runs, jobs, strict=True)}
-            submission = submission.changed(jobs={**submission.jobs, **ids})
+            submission = with_jobs(submission, ids)
             # One array after the other: max_parallel then limits all of them, and a wave waits for the one before.
             before = {"dependency": f"afterany:{jobs[0].job_id.split('_')[0]}"}
     except (FailedJobError, FailedSubmissionError, RuntimeError) as error:

@@ -368,13 +368,14 @@ def status_(arguments: argparse.Namespace) -> int:
 
 def prune_(arguments: argparse.Namespace) -> int:
     """Show what finished runs hold and need no more, and remove it with --yes."""
-    from common import checkpoints  # here, as no other command needs NumPy
-    from slurm import prune
+    from slurm import prune  # here, as no other command needs NumPy
 
     if arguments.what is None or arguments.what in plan.tasks():
         folders = sorted((REPOSITORY / "results" / "runs").glob(f"{arguments.what or '*'}/*"))
     else:
-        folders = [Path(run.folder) for run in submissions.load(arguments.what).runs]
+        submission = submissions.load(arguments.what)
+        submissions.check_root(submission)
+        folders = [Path(run.folder) for run in submission.runs]
     found = prune.held(folders)
     if not found:
         print("nothing to remove: no finished run holds checkpoints of its training")
@@ -388,7 +389,7 @@ def prune_(arguments: argparse.Namespace) -> int:
     failed = 0
     for one in found:
         try:
-            checkpoints.prune(RunFolder(one.run).checkpoints)
+            prune.remove(one.run)
         except (CheckpointError, StorageError) as error:
             failed += 1
             print(f"left as it is: {one.run.parent.name}/{one.run.name}: {error}", file=sys.stderr, flush=True)

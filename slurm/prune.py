@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from common import checkpoints
-from common.files import Damaged
+from common import checkpoints, files
+from common.files import Damaged, StorageError
 from common.run_folder import RunFolder
 
 MEGABYTE = 2**20
@@ -32,6 +32,19 @@ def held(folders: Iterable[Path]) -> list[Held]:
         for folder in finished
     )
     return [one for one in found if one.removable >= MEGABYTE]
+
+
+def remove(folder: Path) -> None:
+    """Remove what a finished run needs no more. Raises StorageError if it is none any more, as it was begun again."""
+    run = RunFolder(folder)
+    try:
+        with (folder / ".lock").open("a+") as lock:
+            files.take(lock)
+            if not run.is_finished:
+                raise StorageError("it is not finished any more")
+            checkpoints.prune(run.checkpoints)
+    except BlockingIOError:
+        raise StorageError("another process has it") from None
 
 
 def is_finished(run: RunFolder) -> bool:

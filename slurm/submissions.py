@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ def create(
         task=task,
         cluster=cluster,
         title=title,
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        time=time_of_creation(),
         directory=str(Path.cwd()),
         root=str(FOLDER.parents[1]),
         runs=tuple(runs),
@@ -148,6 +148,15 @@ def create(
         backend=backend,
         profile=profile,
     ).changed()
+
+
+def time_of_creation() -> str:
+    """Now or, if the clock was set back since, a second after the newest submission: the last is to be the last."""
+    times = [datetime.now(UTC)]
+    for path in FOLDER.glob("*/submission.json"):
+        with contextlib.suppress(Damaged):  # `every` names it
+            times.append(datetime.fromisoformat(read(path).time) + timedelta(seconds=1))
+    return max(times).isoformat(timespec="seconds")
 
 
 @contextlib.contextmanager

@@ -7,12 +7,13 @@ import signal
 
 import pytest
 import tensorflow as tf
-from toy_command import code_of, complete, fail_with
+from toy_command import code_of, complete, fail_with, leave_checkpoint
 
-from common import command, environment, files, runs
+from common import command, environment, files, runs, together
 from common.config import Config
 from common.devices import Devices
 from common.errors import ConfigError
+from common.files import CheckpointError
 from common.progress import Diverged
 from common.stopping import Interrupted
 
@@ -65,7 +66,7 @@ def test_damaged_metrics_are_made_again_once_they_are_deleted(tmp_path, capsys):
     (folder / "metrics.json").write_text("{")
     assert code_of(tmp_path, complete) == 1
     assert capsys.readouterr().err.endswith("; --overwrite starts from scratch\n")  # without a checkpoint
-    (folder / "checkpoints" / "step-00000010-ab.safetensors").mkdir(parents=True)
+    leave_checkpoint(folder)
     assert code_of(tmp_path, complete) == 1
     assert capsys.readouterr().err.endswith("; delete that file, and the same command makes it again\n")
 
@@ -174,11 +175,30 @@ def test_an_image_that_is_gone_is_one_line(tmp_path, capsys):
 
 
 def test_a_run_that_was_begun_anew_goes_on_without_that_flag(tmp_path, capsys):
-    assert code_of(tmp_path, fail_with(Interrupted(signal.SIGINT)), "--overwrite") == 130
+    def train(config, run):
+        leave_checkpoint(run.folder)
+        raise Interrupted(signal.SIGINT)
+
+    assert code_of(tmp_path, train, "--overwrite") == 130
     assert capsys.readouterr().err == "stopped by SIGINT; the same command without --overwrite goes on\n"
     while_fetching = fail_with(KeyboardInterrupt())  # nothing has been thrown away yet
     assert code_of(tmp_path, complete, "--overwrite", provide=lambda config: while_fetching(0, 0)) == 130
     assert capsys.readouterr().err == "stopped by SIGINT; the same command goes on\n"
+
+
+def test_stopped_before_its_first_checkpoint_the_run_that_was_there_is_back(tmp_path, capsys):
+    assert code_of(tmp_path, complete) == 0
+    capsys.readouterr()
+    assert code_of(tmp_path, fail_with(Interrupted(signal.SIGINT)), "--overwrite") == 130
+    assert capsys.readouterr().err == "stopped by SIGINT; the same command goes on\n"
+    assert list(tmp_path.glob("*/*/metrics.json"))
+
+
+@pytest.mark.parametrize("error", [CheckpointError, runs.RunError])
+def test_of_several_seeds_the_remedy_is_for_one(error):
+    said = r"from scratch \(with --seed 3 in place of --seeds: that seed alone\)"
+    with pytest.raises(runs.RunError, match=said), together.alone(Config(seed=3)):
+        raise error("no checkpoint is intact; --overwrite starts from scratch")
 
 
 def test_a_diverged_run_is_a_result(tmp_path, capsys):

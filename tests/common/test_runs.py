@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +11,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from toy_command import code_of, complete, fail_with
+from toy_command import RESULT, code_of, complete, fail_with, leave_checkpoint
 
-from common import environment, runs
+from common import command, environment, files, runs
 from common.config import Config
 from common.errors import ConfigError
 from common.stopping import Interrupted
@@ -80,8 +81,7 @@ def test_overwrite_that_was_killed_gives_back_or_goes_on(tmp_path):
     assert code_of(tmp_path, fail_with(AssertionError("trained again"))) == 0
     assert (folder / "metrics.json").read_bytes() == before
     runs.set_aside(folder)
-    (folder / "checkpoints").mkdir()
-    (folder / "checkpoints" / "step-1.safetensors").touch()
+    leave_checkpoint(folder)
     assert code_of(tmp_path, complete) == 0
     assert {path.name for path in folder.iterdir()} >= {"checkpoints", "config.json", "metrics.json"}
     assert not (folder / ".replaced").exists()
@@ -185,6 +185,43 @@ def test_a_run_goes_on_with_its_own_backend_alone(tmp_path, capsys, monkeypatch)
     remedy = "KERAS_BACKEND=jax goes on with it, --overwrite starts from scratch"
     assert capsys.readouterr().err.endswith(f"was begun with jax, and KERAS_BACKEND is tensorflow; {remedy}\n")
     assert code_of(tmp_path, complete, "--overwrite") == 0
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_run_whose_folder_was_removed_writes_nothing_into_one_that_was_made_again(tmp_path, capsys, again):
+    def experiment(config, run):
+        shutil.rmtree(run.folder)
+        if again:
+            assert code_of(tmp_path, complete) == 0
+            capsys.readouterr()
+        run.finish({"test": RESULT, "phases": {}, "notes": ["of the first"]})
+
+    assert code_of(tmp_path, experiment) == 1
+    assert "was removed while this run wrote it, so nothing more is written there" in capsys.readouterr().err
+    found = [json.loads(path.read_text())["notes"] for path in tmp_path.glob("*/*/metrics.json")]
+    assert found == [["a note"]] * again
+
+
+def test_a_start_with_bad_input_leaves_the_folder_of_another_process(tmp_path, capsys):
+    made = tmp_path / "common" / "default-digits-86022b53-s0"
+
+    def provide(config):
+        made.mkdir(parents=True)
+        lock = (made / ".lock").open("a+")
+        files.take(lock)
+        held.append(lock)
+        raise ConfigError("no data")
+
+    held = []
+    assert code_of(tmp_path, complete, provide=provide) == 2
+    assert made.is_dir()
+    held.pop().close()
+    (made / "metrics.json").write_text("{}")
+    command.discard(made)
+    assert made.is_dir()
+    (made / "metrics.json").unlink()
+    command.discard(made)
+    assert not made.exists()
 
 
 def test_other_code_than_that_of_the_start_before_is_said_once(tmp_path, capsys, monkeypatch):

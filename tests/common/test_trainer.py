@@ -25,6 +25,7 @@ from common.optimizers import WarmupCosine
 from common.outcomes import unpacked
 from common.phase import Phase
 from common.progress import Diverged, Progress
+from common.run_folder import RunFolder
 from common.stopping import Interrupted
 from common.workarounds.executions import steps_per_execution
 
@@ -661,6 +662,15 @@ def test_resumes_exactly_with_rates_by_variable(tmp_path, data, one_phase, preci
     assert untimed(resumed.progress.rows) == untimed(whole.progress.rows)
     assert_same_state(whole, resumed)
     assert any((array != state(one_rate.model)[name]).any() for name, array in state(whole.model).items())
+
+
+def test_a_run_that_was_pruned_does_not_go_on(tmp_path, data):
+    folder = train(tmp_path, data, PHASES[:1]).run.folder
+    assert RunFolder(folder).can_resume
+    checkpoints.prune(folder / "checkpoints")
+    assert not RunFolder(folder).can_resume
+    with pytest.raises(checkpoints.CheckpointError, match=r"was finished and pruned, .*; --overwrite starts"):
+        train(tmp_path, data, PHASES[:1])
 
 
 def test_layers_of_a_run_go_into_another_model_by_their_names(one_phase):

@@ -55,6 +55,22 @@ def test_they_are_those_of_the_lowest_seed_that_is_as_the_report_says(root, name
     assert (pixels(found["one"]) == noise(20, 1)).all()  # seed 1, and nothing is lost
 
 
+@pytest.mark.parametrize("how", ["begun again", "by other code"])
+def test_a_folder_that_does_not_hold_the_run_of_the_record_takes_nothing_away(root, named, how):
+    folder = make(root, 1)
+    collect(root, "--keep")
+    before = {path: path.read_bytes() for path in kept(root).values()}
+    if how == "begun again":
+        (folder / "metrics.json").unlink()
+    else:
+        edit(folder / "environment.json", dirty=True)
+        edit(folder / "metrics.json", test={"accuracy": 0.1, "n": 400})
+    for path in (folder / "figures").iterdir():
+        Image.fromarray(noise(20, 9)).save(path) if how == "by other code" else path.unlink()
+    collect(root, "--keep")
+    assert {path: path.read_bytes() for path in kept(root).values()} == before
+
+
 def test_a_run_that_diverged_has_none_to_keep(root, named):
     make(root, 1)
     edit(make_run(root, 0) / "metrics.json", status="diverged")

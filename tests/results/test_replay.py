@@ -354,6 +354,13 @@ def test_what_is_beyond_the_tolerance_is_named(finished, changes, far):
     assert line.startswith(f"{NAME}: NOT THE SAME within 0.02: {far} (" if far else f"{NAME}: the same within 0.02,")
 
 
+def test_a_run_that_went_on_on_another_processor_need_not_have_the_same_bits():
+    environment = {"processor": {"name": "b"}, "op_determinism": True, "backend": "jax"}
+    starts = [{"processor": "a"}, {"processor": "b"}]
+    assert sameness.reasons({**environment, "starts": starts[1:]}, environment) == []
+    assert sameness.reasons({**environment, "starts": starts}, environment) == ["it went on on another processor"]
+
+
 @pytest.mark.parametrize(("one", "other"), [(1.0, 1.25), (1.25, 1.0), (-1.25, -1.0)])
 def test_a_difference_is_a_share_of_the_larger_number_or_of_a_whole(one, other):
     assert sameness.distance(one, other, None) == pytest.approx(0.2)

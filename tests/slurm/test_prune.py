@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common import checkpoints
+from common import checkpoints, files
 from slurm import __main__, commands, prune
 
 FINISHED = '{"status": "completed"}'
@@ -71,6 +71,26 @@ def test_finished_runs_keep_the_weights_of_their_epochs(runs, monkeypatch, capsy
     capsys.readouterr()
     assert call(monkeypatch) == 0
     assert capsys.readouterr().out.startswith("nothing to remove")
+
+
+def test_a_run_that_was_begun_again_meanwhile_keeps_its_checkpoints(runs, monkeypatch, capsys):
+    """Between the look at all of them and its turn."""
+    busy, again = runs / "hinge_svm" / "done-s0", runs / "permuted_cnn" / "done-s2"
+    before, held = sizes(runs), prune.held
+
+    def look(folders):
+        found = held(folders)
+        (again / "metrics.json").unlink()
+        return found
+
+    monkeypatch.setattr(prune, "held", look)
+    with (busy / ".lock").open("a+") as lock:
+        files.take(lock)
+        assert call(monkeypatch, "--yes") == 1
+    told = capsys.readouterr().err
+    assert "left as it is: hinge_svm/done-s0: another process has it" in told
+    assert "left as it is: permuted_cnn/done-s2: it is not finished any more" in told
+    assert sizes(runs) == before
 
 
 def test_one_task(runs, monkeypatch):

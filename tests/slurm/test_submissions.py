@@ -230,6 +230,13 @@ def test_run_of_several_submissions_is_that_of_the_last(three, make_submission, 
     assert find_run("ffff0000-s0")[0].id == again.id
 
 
+def test_the_last_submission_is_the_last_even_if_the_clock_was_set_back(make_submission, make_run):
+    made = make_submission(make_run("a-s0"), name="toy-20990101-000000", time="2099-01-01T00:00:00+00:00")
+    assert submissions.time_of_creation() == "2099-01-01T00:00:01+00:00"
+    (made.folder / "submission.json").write_text("{")
+    assert submissions.time_of_creation() < "2099"
+
+
 # Processes
 
 

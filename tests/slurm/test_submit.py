@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from common import files
 from common.errors import ConfigError
+from common.files import StorageError
 from slurm import cluster, submissions
 from slurm.__main__ import parser
 from slurm.cluster import Profile, minutes
@@ -356,6 +358,19 @@ def test_runs_that_slurm_never_took_are_submitted_again(launch, fake_slurm):
     assert [row["state"] for row in rows[:6]] == ["running"] * 6
     # They have never been in the queue: "not in SLURM's queue any more" would be wrong.
     assert not [row for row in rows if "any more" in row["reason"]]
+
+
+def test_jobs_that_cannot_be_written_down_are_cancelled(make_submission, make_run, fake_slurm, monkeypatch):
+    """Else they would train what the next `submit` trains too."""
+    made = make_submission(make_run("a-s0"), cluster="slurm")
+
+    def full(*_):
+        raise StorageError("cannot write submission.json: no space left")
+
+    monkeypatch.setattr(files, "write_json", full)
+    with pytest.raises(StorageError):
+        cluster.with_jobs(made, {"a-s0": "100_0", "a-s1": "100_1"})
+    assert fake_slurm.calls("scancel") == [["100"]]
 
 
 @pytest.mark.parametrize("more", [" on cluster gpu2", "\nBalance: 5000 GPUh"])
