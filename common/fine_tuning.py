@@ -10,6 +10,7 @@ from common import data
 from common.backbones import BACKBONES, MIN_IMAGE_SIZE
 from common.config import Config, file_digest, short
 from common.errors import ConfigError
+from common.files import Damaged
 from common.run_folder import RunFolder, find_run, finished_run
 from common.words import TRAINED_ON
 
@@ -92,10 +93,14 @@ def weights_label(path: Path) -> str:
     """What a file of weights is called in names and tables: of a run what made it, elsewhere the file's name.
 
     Of a run from random weights it names the data set too: `common.words` reads there what weights were trained on.
+    Raises ConfigError if the run's config.json is damaged.
     """
     files = RunFolder(path.parent)
     if path != files.backbone_file or not files.is_run:
         return path.name
-    run = files.config()["config"]
-    made = f"{run['preset']}-{run['backbone']}-s{run['seed']}"
+    try:
+        run = files.config()["config"]
+        made = f"{run['preset']}-{run['backbone']}-s{run['seed']}"
+    except (Damaged, KeyError) as error:
+        raise ConfigError(f"weights are of a run whose {files.config_file} is damaged: {error}") from error
     return f"{made}{TRAINED_ON}{short(run['dataset'])}" if run.get("weights") == "none" else made

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from common import words
+from common import fine_tuning, words
 from common.command_line import parse, parse_strictly
 from common.config import Config
 from common.errors import ConfigError
@@ -420,6 +420,13 @@ def test_weights_of_a_run_are_named_by_the_data_they_were_trained_on(tmp_path, d
     write_run(tmp_path / "task" / "run", dataset=dataset, weights=started_from)
     label = parsed("--weights", str(tmp_path / "task" / "run")).identity()["weights"]
     assert words.weights(label) == said
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"config": {"preset": "pretrain"}}'])
+def test_weights_beside_a_damaged_config_are_one_line(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"^weights are of a run whose .*config\.json is damaged: "):
+        fine_tuning.weights_label(tmp_path / "backbone.safetensors")
 
 
 def test_weights_of_older_names_are_said_as_before():
