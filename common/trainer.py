@@ -34,6 +34,15 @@ MakeCut = Callable[[Any], features.Cut | None]
 Measured = dict[str, tuple[dict, Predictions | None]]
 
 
+def position(checkpoint: checkpoints.Checkpoint) -> Progress:
+    """Where a checkpoint was written. Raises CheckpointError if code of other fields wrote it."""
+    try:
+        return Progress(**checkpoint.data)
+    except TypeError as error:
+        said = "was written by another version of the code, which goes on with it; --overwrite starts from scratch"
+        raise checkpoints.CheckpointError(f"{checkpoint.path} {said}") from error
+
+
 class Trainer:
     """Trains a model of uint8 images through all phases, from the last checkpoint if there is one, and measures it.
 
@@ -88,7 +97,7 @@ class Trainer:
         with Checkpointer(self.run, self.model, phases, self.steps) as checkpointer:
             checkpoint = checkpointer.latest()
             if checkpoint:
-                self.progress = Progress(**checkpoint.data)
+                self.progress = position(checkpoint)
             elif self.run.files.history_file.is_file():
                 print("note: the checkpoints of this run are gone, so it begins again from the start", flush=True)
             first = self.progress.phase

@@ -673,6 +673,16 @@ def test_a_run_that_was_pruned_does_not_go_on(tmp_path, data):
         train(tmp_path, data, PHASES[:1])
 
 
+def test_a_checkpoint_of_newer_code_is_one_line(tmp_path, data):
+    folder = train(tmp_path, data, PHASES[:1]).run.folder / "checkpoints"
+    newest = checkpoints.latest(folder)
+    checkpoints.save(folder, "step-000000099", newest.arrays, newest.data | {"mood": "good"})
+    with pytest.raises(
+        checkpoints.CheckpointError, match=r"step-000000099.* was written by another version of the code"
+    ):
+        train(tmp_path, data, PHASES[:1])
+
+
 def test_layers_of_a_run_go_into_another_model_by_their_names(one_phase):
     trainer = one_phase
     keras.utils.clear_session()
