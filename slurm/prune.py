@@ -35,16 +35,20 @@ def held(folders: Iterable[Path]) -> list[Held]:
 
 
 def remove(folder: Path) -> None:
-    """Remove what a finished run needs no more. Raises StorageError if it is none any more, as it was begun again."""
+    """Remove what a finished run needs no more. Raises StorageError if it is none any more, or cannot be written."""
     run = RunFolder(folder)
     try:
-        with (folder / ".lock").open("a+") as lock:
+        lock = (folder / ".lock").open("a+")
+    except OSError as error:
+        raise StorageError(f"cannot write {folder}: {error.strerror}") from error
+    with lock:
+        try:
             files.take(lock)
-            if not run.is_finished:
-                raise StorageError("it is not finished any more")
-            checkpoints.prune(run.checkpoints)
-    except BlockingIOError:
-        raise StorageError("another process has it") from None
+        except BlockingIOError:
+            raise StorageError("another process has it") from None
+        if not run.is_finished:
+            raise StorageError("it is not finished any more")
+        checkpoints.prune(run.checkpoints)
 
 
 def is_finished(run: RunFolder) -> bool:

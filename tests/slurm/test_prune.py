@@ -93,6 +93,12 @@ def test_a_run_that_was_begun_again_meanwhile_keeps_its_checkpoints(runs, monkey
     assert sizes(runs) == before
 
 
+def test_a_run_that_may_not_be_written_is_one_line(runs, monkeypatch, capsys):
+    (runs / "hinge_svm" / "done-s0" / ".lock").mkdir()  # as root may write everything else
+    assert call(monkeypatch, "--yes") == 1
+    assert "left as it is: hinge_svm/done-s0: cannot write " in capsys.readouterr().err
+
+
 def test_one_task(runs, monkeypatch):
     before = sizes(runs)
     assert call(monkeypatch, "hinge_svm", "--yes") == 0
