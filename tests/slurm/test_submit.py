@@ -870,7 +870,7 @@ def test_resubmit_refuses_runs_that_the_code_now_calls_otherwise(launch, fake_sl
     assert on.runs == first.runs
 
 
-@pytest.mark.parametrize("command", ["resubmit", "cancel"])
+@pytest.mark.parametrize("command", ["resubmit", "cancel", "prune"])
 def test_a_submission_of_a_copy_of_the_project_is_refused(launch, fake_slurm, command):
     """Its runs are in the folders of the original."""
     told = launch("submit", "toy", "--set", "width=1")
