@@ -45,7 +45,7 @@ class Run:
     primary: Path | None = None
     stop: StopRequest = field(default_factory=StopRequest, init=False)
     lock: IO | None = field(default=None, init=False)
-    """Its lock, held."""
+    """Its lock, while it is held."""
     write_page: Callable[[Mapping], None] | None = field(default=None, init=False)
     """Writes report.html, given the metrics; the trainer sets it, on the primary process, when it has measured."""
 
@@ -145,6 +145,7 @@ def open_run(config: Config, task: str, setting: str, devices: Devices | None = 
             check_backend(run)
             yield run
         finally:
+            run.lock = None
             with storage(run.folder):
                 settle(run.folder)
 
