@@ -1,5 +1,8 @@
 """What several tests of tasks need."""
 
+import contextlib
+import io
+
 import in_process
 import pytest
 
@@ -15,7 +18,8 @@ def demos(tmp_path_factory):
         if (task, *flags) not in finished:
             out = tmp_path_factory.mktemp(task)
             command = ["--out", str(out), *in_process.short(task), *flags]
-            assert in_process.call(plan.load_task(task), *command, drawn=True) == 0
+            with contextlib.redirect_stdout(io.StringIO()):  # a test reads what its own commands print
+                assert in_process.call(plan.load_task(task), *command, drawn=True) == 0
             finished[task, *flags] = in_process.folder_in(out)
         return finished[task, *flags]
 
