@@ -223,11 +223,10 @@ def is_begun(folder: Path) -> bool:
 
 def discard(folder: Path) -> None:
     """Remove a folder that was made for nothing, unless another process is at work in it or has left something."""
-    with contextlib.suppress(OSError):  # it is not there, or another process has the lock
-        if not (RunFolder(folder).can_resume or RunFolder(folder).is_finished) and folder.is_dir():
-            with (folder / ".lock").open("a+") as lock:
-                files.take(lock)
-                shutil.rmtree(folder, ignore_errors=True)
+    run = RunFolder(folder)
+    with contextlib.suppress(OSError), run.held():  # unless it is not there, or another process has it
+        if not (run.can_resume or run.is_finished):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def perform(experiment: Callable[[C, Run], None], config: C, run: Run) -> None:

@@ -6,17 +6,17 @@
 metrics.json comes last: a directory that has it is finished. Fine-tuning tasks leave backbone.safetensors too.
 """
 
-import contextlib
 import os
 import re
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import ConfigError, positive
-from common.files import LARGEST, Damaged, holding, read_csv, read_json
+from common.files import LARGEST, Damaged, holding, read_csv, read_json, take
 
 STATUSES = ("completed", "diverged")
 
@@ -97,9 +97,29 @@ class RunFolder:
         return os.path.isfile(self.metrics_file)  # noqa: PTH113 (as above)
 
     @property
+    def has_metrics(self) -> bool:
+        """Whether a run has ended here, and what it measured can be read; if not, its next start says what to do."""
+        try:
+            return self.is_finished and bool(self.metrics())
+        except Damaged:
+            return False
+
+    @property
     def can_resume(self) -> bool:
         """Whether there is a checkpoint from which training goes on; best epochs are none, nor is what `prune` left."""
         return any(map(has_arrays, self.checkpoints.glob("step-*.safetensors")))
+
+    @property
+    def lock_file(self) -> Path:
+        """Whoever writes here holds its lock."""
+        return self.path / ".lock"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock. Raises BlockingIOError if another process has it, OSError if the folder cannot be written."""
+        with self.lock_file.open("a+") as lock:
+            take(lock)
+            yield
 
     def config(self) -> dict:
         """Task, setting, protocol, digest, and the config itself. Raises Damaged."""
@@ -118,9 +138,10 @@ class RunFolder:
 
     def environment(self) -> dict:
         """Versions, processor, devices and starts. Raises Damaged."""
-        content = read_json(self.environment_file, starts=list, epochs=int | None, data=dict | None)
-        if content.get("data"):
-            holding(content["data"], f"data in {self.environment_file.name}", images=int, digest=str)
+        content = read_json(self.environment_file, starts=list, epochs=int | None, data=dict | None, unread=dict | None)
+        for key in ("data", "unread"):
+            if content.get(key):
+                holding(content[key], f"{key} in {self.environment_file.name}", images=int, digest=str)
         for start in content["starts"]:
             holding(start, f"a start in {self.environment_file.name}")
         return content
@@ -230,7 +251,7 @@ def find_classifier(name: str, out: Path, phase: str | None = None) -> Path:
 
 def has_arrays(checkpoint: Path) -> bool:
     """Whether anything follows the header of a safetensors file, whose length is in its first eight bytes."""
-    with contextlib.suppress(OSError), checkpoint.open("rb") as file:
+    with suppress(OSError), checkpoint.open("rb") as file:
         return os.fstat(file.fileno()).st_size > 8 + int.from_bytes(file.read(8), "little")
     return False
 

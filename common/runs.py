@@ -73,7 +73,7 @@ class Run:
         """Raise RunError if the folder was removed meanwhile: another process may have made it again, and write it."""
         if self.lock:
             try:
-                is_ours = os.path.samestat(os.fstat(self.lock.fileno()), (self.folder / ".lock").stat())
+                is_ours = os.path.samestat(os.fstat(self.lock.fileno()), self.files.lock_file.stat())
             except FileNotFoundError:
                 is_ours = False
             if not is_ours:
@@ -126,7 +126,7 @@ def open_run(config: Config, task: str, setting: str, devices: Devices | None = 
     run = Run(config.out / task / config.name(), task, config, devices or Devices())
     with storage(run.folder):
         run.folder.mkdir(parents=True, exist_ok=True)
-        lock = (run.folder / ".lock").open("a+")
+        lock = run.files.lock_file.open("a+")
     with lock:
         with storage(run.folder):
             hold(lock, run.folder, LOCK_PATIENCE if "SLURM_JOB_ID" in os.environ else 0.0)

@@ -99,9 +99,9 @@ def run_to_show(task: Task, folder: Path) -> RunFolder | None:
     if wanted is None:
         return None
     for runs in task.by_protocol:
-        found = [record for record in runs.completed.chosen(wanted.of) if is_of(folder / record["run"], record)]
-        if found:
-            return RunFolder(folder / min(found, key=lambda record: record["config"]["seed"])["run"])
+        for record in sorted(runs.completed.chosen(wanted.of), key=lambda record: record["config"]["seed"]):
+            if is_of(folder / record["run"], record):
+                return RunFolder(folder / record["run"])
     return None
 
 

@@ -136,7 +136,7 @@ def until_decided(arguments: argparse.Namespace, title: str, sweep: Sweep, fixed
 def wait_for(runs: Sequence[Planned], console: Console) -> int:
     """Wait until none of these runs is queued or running; exit code 1 if one has not finished, 130 after Ctrl-C."""
     latest = submissions.latest_runs(submissions.every())
-    folders = [run.folder for run in runs if not status.finished(run)]
+    folders = [run.folder for run in runs if not RunFolder(Path(run.folder)).has_metrics]
     if not folders:
         return 0
     chosen = list({submission.id: submission for submission, _ in map(latest.__getitem__, folders)}.values())
@@ -294,7 +294,7 @@ def leave_out(runs: Sequence[Planned], library: str) -> list[Planned]:
     left = []
     skipped: dict[str, int] = {}
     for run in runs:
-        if status.finished(run):
+        if RunFolder(Path(run.folder)).has_metrics:
             why = f"finished{of_another_backend(run, library)}"
         elif run.folder in states:
             why = f"{states[run.folder].state} in {states[run.folder].submission}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from common import checkpoints, files
+from common import checkpoints
 from common.files import Damaged, StorageError
 from common.run_folder import RunFolder
 
@@ -38,17 +38,16 @@ def remove(folder: Path) -> None:
     """Remove what a finished run needs no more. Raises StorageError if it is none any more, or cannot be written."""
     run = RunFolder(folder)
     try:
-        lock = (folder / ".lock").open("a+")
+        with run.held():
+            if not run.is_finished:
+                raise StorageError("it is not finished any more")
+            checkpoints.prune(run.checkpoints)
+    except BlockingIOError:
+        raise StorageError("another process has it") from None
+    except StorageError:
+        raise
     except OSError as error:
         raise StorageError(f"cannot write {folder}: {error.strerror}") from error
-    with lock:
-        try:
-            files.take(lock)
-        except BlockingIOError:
-            raise StorageError("another process has it") from None
-        if not run.is_finished:
-            raise StorageError("it is not finished any more")
-        checkpoints.prune(run.checkpoints)
 
 
 def is_finished(run: RunFolder) -> bool:

@@ -96,12 +96,8 @@ def rows(chosen: Sequence[Submission], accounts: bool = False, sure: bool = Fals
 
 
 def finished(run: Planned) -> bool:
-    """Whether a run is finished: it has its metrics.json. If that is damaged, the run's next start says what to do."""
-    files = RunFolder(Path(run.folder))
-    try:
-        return files.is_finished and bool(files.metrics())
-    except Damaged:
-        return False
+    """Whether a run is finished: it has its metrics.json."""
+    return RunFolder(Path(run.folder)).is_finished
 
 
 def row(submission: Submission, run: Planned, entries: squeue.Entries) -> Row:

@@ -16,6 +16,7 @@ from common.data.splits import (
     Split,
     check_labels,
     check_loaded,
+    digests,
     firsts,
     limited,
     stratified,
@@ -90,12 +91,14 @@ def stored(config: Config) -> Loaded:
 
 def shared(given: Mapping[str, Split]) -> Iterator[str]:
     """What to say of images that lie in two of the splits that a folder has."""
-    for one, other in (("test", "train"), ("validation", "train"), ("validation", "test")):
-        if one in given and other in given:
-            images = given[one]
-            if copies := len(images) - len(without_copies(images, given[other])):
-                told = "training" if other == "train" else other
-                yield f"{copies:,} of {count(len(images), f'{one} image')} are {told} images too"
+    pairs = [("test", "train"), ("validation", "train"), ("validation", "test")]
+    pairs = [(one, other) for one, other in pairs if one in given and other in given]
+    contents = {split: digests(given[split]) for split in {split for pair in pairs for split in pair}}
+    for one, other in pairs:
+        known = set(contents[other])
+        if copies := sum(digest in known for digest in contents[one]):
+            told = "training" if other == "train" else other
+            yield f"{copies:,} of {count(len(contents[one]), f'{one} image')} are {told} images too"
 
 
 def hold_out_test(config: Config, images: Split, class_names: Sequence[str]) -> tuple[Split, Split, list[str]]:

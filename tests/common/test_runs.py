@@ -150,7 +150,9 @@ def test_a_directory_of_another_configuration_is_refused(tmp_path, capsys):
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": 1}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"config": 1}', '{"starts": [], "unread": {"images": "many", "digest": "0"}}']
+)
 @pytest.mark.parametrize("name", ["config", "environment", "metrics"])
 def test_a_damaged_file_is_one_line_and_overwrite_heals_it(tmp_path, capsys, name, content):
     def experiment(config, run):

@@ -494,15 +494,6 @@ def printed(submission, width):
     return file.getvalue()
 
 
-@pytest.mark.parametrize(("content", "is_finished"), [('{"status": "completed"}', True), ("{", False), (None, False)])
-def test_a_run_with_damaged_metrics_is_not_finished(make_run, content, is_finished):
-    run = make_run("a-s0")
-    Path(run.folder).mkdir(parents=True)
-    if content:
-        (Path(run.folder) / "metrics.json").write_text(content)
-    assert status.finished(run) == is_finished
-
-
 def test_a_narrow_terminal_loses_the_least_important_columns_first(all_states):
     rows, orders = status.rows([all_states]), []
     for width in range(200, 60, -2):

@@ -360,6 +360,16 @@ def test_runs_that_slurm_never_took_are_submitted_again(launch, fake_slurm):
     assert not [row for row in rows if "any more" in row["reason"]]
 
 
+@pytest.mark.parametrize(("content", "to_do"), [('{"status": "completed"}', 0), ("{", 1)])
+def test_a_run_with_damaged_metrics_is_no_finished_one(launch, fake_slurm, content, to_do):
+    """Its next start says what to do."""
+    first = submissions.load(launch("submit", "toy", "--set", "width=1").submission)
+    fake_slurm.queue()
+    Path(first.runs[0].folder).mkdir(parents=True)
+    (Path(first.runs[0].folder) / "metrics.json").write_text(content)
+    assert f"{to_do} of 1 runs to do" in launch("submit", "toy", "--set", "width=1").out
+
+
 def test_jobs_that_cannot_be_written_down_are_cancelled(make_submission, make_run, fake_slurm, monkeypatch):
     """Else they would train what the next `submit` trains too."""
     made = make_submission(make_run("a-s0"), cluster="slurm")
