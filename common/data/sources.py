@@ -63,11 +63,7 @@ def load(config: Config) -> Dataset:
         share = f"one of them is {100 / len(validation):.0f} points of accuracy, so the best epoch is a guess"
         notes.append(f"only {count(len(validation), 'validation image')}: {share}")
         print(f"note: {notes[-1]}", flush=True)
-    for label in absent(train, class_names):
-        limit = (
-            "" if label in absent(splits["train"], class_names) else f" among the {config.limit_train} of --limit-train"
-        )
-        raise ConfigError(f"{name}: class {label!r} has no training image{limit}")
+    check_every_class(config, train, splits["train"], class_names)
     for split_name, split in (("validation", validation), ("test", test)):
         if missing := absent(split, class_names):
             notes.append(f"classes without a {split_name} image: {len(missing):,} ({few(missing)})")
@@ -127,6 +123,13 @@ def hold_out_validation(config: Config, images: Split, class_names: Sequence[str
 def more_images(config: Config, folder: str) -> str:
     """What helps if a split cannot be held out."""
     return f"more images{f', or a folder `{folder}` beside a folder `train`' if folder_of(config.dataset) else ''}"
+
+
+def check_every_class(config: Config, train: Split, whole: Split, class_names: Sequence[str]) -> None:
+    """Raise ConfigError for a class without a training image; `whole` is the split before its limit."""
+    for label in absent(train, class_names):
+        limit = f" among the {config.limit_train} of --limit-train" if label not in absent(whole, class_names) else ""
+        raise ConfigError(f"{config.dataset}: class {label!r} has no training image{limit}")
 
 
 def absent(split: Split, class_names: Sequence[str]) -> list[str]:
