@@ -265,7 +265,9 @@ def write_environment(run: Run, **facts: object) -> None:
             f"{run.folder} was begun with precision {before['precision']}, this would go on with "
             f"{facts['precision']}; choose the same, or --overwrite"
         )
-    if change := other_images(before, facts.get("data")) or others_unread(before, facts.get("unread")):
+    if change := others_unread(before, facts.get("unread")):
+        raise RunError(f"{run.folder} {change}; --overwrite starts from scratch")
+    if change := other_images(before, facts.get("data")):
         raise RunError(f"{run.folder} {change}; bring them back, or --overwrite starts from scratch")
     starts = before["starts"]
     code = git_state(run.task)
@@ -294,8 +296,8 @@ def others_unread(environment: Mapping, unread: Any) -> str:
     before = environment.get("unread") or unread  # older code did not write it down
     if before == unread:
         return ""
-    numbers = [f"{each['images']:,}" for each in (before, unread)]
-    return f"was begun without {numbers[0]} of its images, which could not be read; now it is {numbers[1]}, or others"
+    now = f"{unread['images']:,}" if unread["images"] != before["images"] else "others"
+    return f"was begun when {before['images']:,} of its images could not be read; now {now} cannot"
 
 
 def other_images(environment: Mapping, data: Any) -> str:

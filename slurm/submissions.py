@@ -151,7 +151,7 @@ def create(
 
 
 def time_of_creation() -> str:
-    """Now or, if the clock was set back since, a second after the newest submission: the last is to be the last."""
+    """Now or, if the clock was set back, a second after the newest submission, so that the last stays the last."""
     times = [datetime.now(UTC)]
     for path in FOLDER.glob("*/submission.json"):
         with contextlib.suppress(Damaged):  # `every` names it

@@ -222,7 +222,7 @@ def split_folders(listing: Listing) -> dict[str, str]:
 
 
 def check_for_splits(folders: Sequence[os.DirEntry[str]], root: str) -> None:
-    """Raise ConfigError if folders called as splits are, with more to their names, hold folders of the same names."""
+    """Raise ConfigError if folders named after splits, as seg_train and seg_test, hold the same class folders."""
     found: dict[str, str] = {}
     for entry in folders:
         words = SPLIT_OF.keys() & re.split(r"[\W_]+", entry.name.lower())
@@ -266,7 +266,7 @@ def check_for_links(classes: Mapping[str, str]) -> None:
     for name, folder in classes.items():
         try:
             own = identity(folder)
-        except OSError:  # as it is closed, which is told later
+        except OSError:  # it is closed, which `images_below` says
             continue
         if own in seen:
             raise ConfigError(f"the class folders {seen[own]} and {name} are one, by a link; allowed: one of them")

@@ -84,8 +84,11 @@ def test_a_run_does_not_go_on_with_images_that_it_could_not_read_before(train, p
     (folder / "metrics.json").unlink()
     (photos / "a" / "0.png").write_bytes(content)
     assert train() == 1
-    said = "was begun without 1 of its images, which could not be read; now it is 0, or others; bring them back"
+    said = "was begun when 1 of its images could not be read; now 0 cannot; --overwrite starts from scratch"
     assert said in in_process.one_error(capsys)
+    (photos / "a" / "2.png").write_bytes(b"x" * (photos / "a" / "2.png").stat().st_size)
+    assert train() == 1
+    assert "was begun when 1 of its images could not be read; now others cannot; " in in_process.one_error(capsys)
 
 
 @pytest.mark.parametrize(
