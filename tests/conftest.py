@@ -13,10 +13,10 @@ import pytest
 # Before TensorFlow: as it is imported it closes what absl logs to, which then is pytest's capture of this process.
 import submitit  # noqa: F401
 from browser import CHROMIUM
-from matplotlib.figure import Figure
 
 import common  # noqa: F401  its settings of TensorFlow, before a test imports that
 from common.backbones import BACKBONES
+from common.plots import base
 
 # On JAX the same small network is compiled in test after test, and in processes that tests start: here it is only once.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -47,7 +47,7 @@ def no_waiting_for_the_disk():
 def drawn(monkeypatch):
     """The figures that are saved; their files stay empty, since drawing takes most of the time."""
     figures = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    monkeypatch.setattr(base, "png", lambda figure: figures.append(figure) or b"")
     return figures
 
 

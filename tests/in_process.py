@@ -6,12 +6,13 @@ import signal
 import keras
 import pytest
 from matplotlib.figure import Figure
-from PIL import Image
 
 from common import command
 from common.config import flat
+from common.plots import base
 from slurm import plan
 
+ONE_PIXEL = base.png(Figure((0.01, 0.01)))
 # Facts that environment.json must hold.
 ENVIRONMENT = {"versions", "backend", "devices", "gpus", "precision", "jit_compile", "commit", "dirty"}
 
@@ -26,7 +27,7 @@ def call(task, *flags, experiment=None, drawn=False):
     try:
         with pytest.MonkeyPatch.context() as patch:
             if not drawn:
-                patch.setattr(Figure, "savefig", lambda figure, to, **_: Image.new("L", (1, 1)).save(to, "png"))
+                patch.setattr(base, "png", lambda _: ONE_PIXEL)
             command.main(task.PRESETS, task.__doc__, task.provide, experiment or task.experiment, list(flags))
     except SystemExit as stop:
         return stop.code

@@ -42,6 +42,7 @@ from common import checkpoints, environment, model_card, weights
 from common.data import archives
 from common.errors import ConfigError
 from common.files import CheckpointError, Damaged
+from common.plots import base
 from common.run_folder import RunFolder
 from results import collect, compare, page, pictures, records, replay
 from results.task import Task
@@ -49,6 +50,7 @@ from slurm import __main__ as launcher
 from slurm import cluster, commands, plan, squeue, submissions, sweeps
 from slurm.plan import Planned
 
+ONE_PIXEL = base.png(Figure((0.01, 0.01)))  # in place of figures, as drawing takes most of the time
 VALUES = (
     *(None, True, False, 0, -1, 1, 2**63, 10**400, -0.5, 1e30, 1e308, float("nan"), float("inf")),
     *("", "0.5", "no", "..", "/", "[/red]", "[bold", "a\nb", "\x1b[31m", "\0", "\udce9", "ä" * 300, "x" * 5000),
@@ -423,11 +425,6 @@ class Repository:
         return read
 
 
-def one_pixel(figure: Figure, to: object, **_: object) -> None:
-    """In place of drawing, which takes most of the time."""
-    Image.new("L", (1, 1)).save(to, "png")
-
-
 @contextlib.contextmanager
 def at(root: Path) -> Iterator[None]:
     """Let the launcher take this folder for the repository, and the queue for empty; figures are of one pixel."""
@@ -437,7 +434,7 @@ def at(root: Path) -> Iterator[None]:
         patch.setattr(submissions, "FOLDER", root / "results" / "submissions")
         patch.setattr(cluster, "PROFILES", root / "slurm/clusters")
         patch.setattr(squeue, "ask", lambda users: squeue.Entries())
-        patch.setattr(Figure, "savefig", one_pixel)
+        patch.setattr(base, "png", lambda _: ONE_PIXEL)
         patch.setattr(sys, "argv", sys.argv)
         yield
 

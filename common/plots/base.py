@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager
 from matplotlib.ft2font import FT2Font
@@ -33,11 +34,16 @@ def save_figure(figure: Figure, path: Path) -> Path:
     Raises StorageError where it cannot be written.
     """
     choose_fonts(figure)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, content.getvalue())
+    files.write(path, png(figure))
     return path
+
+
+def png(figure: Figure) -> bytes:
+    """Draw a figure as the content of a PNG file: once, whereas `savefig` draws it twice, first to lay it out."""
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})
+    return content.getvalue()
 
 
 def empty_figure(width: float, height: float) -> Figure:
@@ -76,8 +82,9 @@ def has_glyph(sign: str) -> bool:
 def choose_fonts(figure: Figure) -> None:
     """Give every text with signs that matplotlib's default font lacks a font that has them; say what is spelt out."""
     texts = figure.findobj(Text)
+    known = glyphs(default_font())
     for text in texts:
-        lacking = {sign for sign in text.get_text() if not sign.isspace()} - glyphs(default_font())
+        lacking = {sign for sign in text.get_text() if not sign.isspace()} - known
         others = dict.fromkeys(filter(None, map(font_with, sorted(lacking))))
         if others:
             text.set_fontfamily([*FontProperties().get_family(), *others])

@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from matplotlib.figure import Figure
 
 from common import explain, plots
 from common.backbones import networks
@@ -100,14 +99,11 @@ def test_a_map_of_one_place_is_refused(side):
         explain.explained(Trained(model, ["a", "b", "c", "d"], 2), np.zeros((2, 20, 20, 3), np.uint8))
 
 
-def test_the_colours_of_a_map_begin_at_nothing(tmp_path, monkeypatch):
+def test_the_colours_of_a_map_begin_at_nothing(tmp_path, drawn):
     """Its least value is not drawn as nothing: a map that is the same everywhere is all of the brightest colour."""
-    saved = []
-    save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *to, **how: saved.append(figure) or save(figure, *to, **how))
     maps = np.array([[[0.5, 0.5], [0.5, 0.5]], [[0.2, 0.4], [0.6, 0.8]], [[0.0, 0.0], [0.0, 0.0]]])
     plots.heat_maps(np.zeros((3, 8, 8, 3), np.uint8), maps, ["a", "b", "c"], tmp_path / "maps.png")
-    drawn = [image for axes in saved[0].axes for image in axes.images if image.get_cmap().name == "plasma"]
+    drawn = [image for axes in drawn[0].axes for image in axes.images if image.get_cmap().name == "plasma"]
     shades = [image.norm(image.get_array()) for image in drawn]
     np.testing.assert_allclose(shades, [np.ones((2, 2)), maps[1] / 0.8, np.zeros((2, 2))])
 
