@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata
 from importlib.util import find_spec
@@ -57,6 +58,14 @@ def installed() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return versions
+
+
+def other_versions(environment: Mapping, here: Mapping[str, str]) -> list[str]:
+    """Packages whose version here is not that of a run's last start; JAX counts if it is the backend."""
+    recorded = environment.get("versions", {})
+    names = [name for name in recorded if name != "jax" or environment.get("backend") == "jax"]
+    others = [name for name in names if here.get(name) != recorded[name]]
+    return [f"{name} {here.get(name, 'none')} in place of {recorded[name]}" for name in others]
 
 
 def processor() -> dict:

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 from common import files
 from common.config import REPOSITORY, Config, flat
 from common.devices import Devices
-from common.environment import backend, git_state, installed, processor
+from common.environment import backend, git_state, installed, other_versions, processor
 from common.run_folder import RunFolder
 from common.stopping import StopRequest
 from common.words import count
@@ -274,13 +274,13 @@ def write_environment(run: Run, **facts: object) -> None:
     if said := code.get("git"):
         remedy = f"`git config --global --add safe.directory {REPOSITORY}` lets it"
         print(f"note: no commit is recorded, as git does not say it ({said}); {remedy}", flush=True)
-    here = {"host": socket.gethostname(), "processor": processor()["name"]}
+    here = {"host": socket.gethostname(), "processor": processor()["name"], "versions": installed()}
     start = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **here, **code}
-    if starts and starts[-1]["commit"] != start["commit"]:
-        print("warning: this run was started by another version of the code", flush=True)
+    for change in changes(before, start):
+        print(f"warning: this run was started {change}", flush=True)
     content = {
         "python": platform.python_version(),
-        "versions": installed(),
+        "versions": here["versions"],
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "processor": processor(),
@@ -289,6 +289,19 @@ def write_environment(run: Run, **facts: object) -> None:
         "starts": [*starts, start],
     }
     files.write_json(path, content)
+
+
+def changes(environment: Mapping, start: Mapping) -> list[str]:
+    """What differs between this start and the one before it, of what results depend on; older code wrote less."""
+    if not environment["starts"]:
+        return []
+    before = environment["starts"][-1]
+    said = ["by another version of the code"] if before["commit"] != start["commit"] else []
+    if others := other_versions(environment, start["versions"]):
+        said.append(f"with other versions: now {', '.join(others)}")
+    if before.get("processor", start["processor"]) != start["processor"]:
+        said.append(f"on another processor: now {start['processor']} in place of {before['processor']}")
+    return said
 
 
 def others_unread(environment: Mapping, unread: Any) -> str:

@@ -111,11 +111,11 @@ def check_kinds(record: Mapping) -> None:
     holding(record, "the record", metrics=dict, history=list, **if_there(record, outcomes=dict, looks=int))
     config, environment, metrics = record["config"], record["environment"], record["metrics"]
     holding(config, "config", preset=str, dataset=str, seed=int, limit_test=int | None, **if_there(config, weights=str))
-    known = if_there(environment, backend=str, precision=str, versions=dict, processor=dict)
+    known = if_there(environment, backend=str, precision=str, processor=dict)
     holding(environment, "environment", starts=list, **known)
     for state in (environment, *environment["starts"]):
-        holding(state, "environment", commit=str | None, dirty=bool | None)
-    each(environment.get("versions", {}), "versions", str)
+        holding(state, "environment", commit=str | None, dirty=bool | None, **if_there(state, versions=dict))
+        each(state.get("versions", {}), "versions", str)
     known = if_there(
         metrics, images=dict, notes=list, by_name=dict, phases=dict, reported=str, diverged=dict, test_images_of=int
     )

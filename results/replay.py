@@ -26,7 +26,6 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
@@ -34,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 
 from common.command_line import Parser
 from common.config import REPOSITORY, flat
+from common.environment import installed, other_versions
 from common.errors import ConfigError, command, fail
 from common.run_folder import meant
 from results import records
@@ -174,23 +174,12 @@ def check(record: Mapping, any_versions: bool) -> str:
         raise NotReplayed(f"its commit is {commits[0]!r}, which is not the name of one")
     if record["config"]["dataset"].startswith("image_folder:"):
         raise NotReplayed("it was trained on a folder of images, and a record does not say where they lie")
-    others = other_versions(environment)
-    if others and not any_versions:
-        raise NotReplayed(f"other versions are installed: {', '.join(others)}; --any-versions replays it all the same")
+    others = other_versions(environment, installed())
+    starts = {json.dumps(start["versions"]) for start in environment["starts"] if "versions" in start}
+    if (others or len(starts) > 1) and not any_versions:
+        reason = f"other versions are installed: {', '.join(others)}" if others else "its starts had different versions"
+        raise NotReplayed(f"{reason}; --any-versions replays it all the same")
     return commits[0]
-
-
-def other_versions(environment: Mapping) -> list[str]:
-    """Packages that are installed in another version than a run had; JAX counts if it was the backend."""
-    others = []
-    for package, recorded in environment["versions"].items():
-        try:
-            here = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            here = "none"
-        if here != recorded and (package != "jax" or environment["backend"] == "jax"):
-            others.append(f"{package} {here} in place of {recorded}")
-    return others
 
 
 def check_out(root: Path, commit: str, code: Path) -> None:

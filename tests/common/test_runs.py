@@ -240,6 +240,35 @@ def test_other_code_than_that_of_the_start_before_is_said_once(tmp_path, capsys,
     assert said == [False, True, False, True]
 
 
+def test_other_versions_or_another_processor_than_those_of_the_start_before_are_said_once(
+    tmp_path, capsys, monkeypatch
+):
+    """Those that a start had are written down with it."""
+    made_with = [({"keras": "3.1", "jax": "0.1"}, "A"), ({"keras": "3.2", "jax": "0.2"}, "A"), ({"keras": "3.2"}, "B")]
+    said = []
+    for versions, name in (*made_with, made_with[-1]):
+        monkeypatch.setattr(runs, "installed", lambda versions=versions: versions)
+        monkeypatch.setattr(runs, "processor", lambda name=name: {"name": name, "instruction_sets": []})
+
+        def begin(config, run):
+            runs.write_environment(run, backend="tensorflow", precision="float32")
+            raise runs.RunError("stop")
+
+        assert code_of(tmp_path, begin) == 1
+        said.append([line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")])
+    assert said == [
+        [],
+        ["warning: this run was started with other versions: now keras 3.2 in place of 3.1"],  # its backend is not JAX
+        ["warning: this run was started on another processor: now B in place of A"],
+        [],
+    ]
+    environment = json.loads(next(tmp_path.glob("*/*/environment.json")).read_text())
+    assert [start["versions"] for start in environment["starts"]] == [
+        *(versions for versions, _ in made_with),
+        versions,
+    ]
+
+
 def test_leftovers_of_a_killed_write_are_cleared(tmp_path):
     code_of(tmp_path, fail_with(runs.RunError("stop")))
     leftover = next(tmp_path.glob("*/*/checkpoints")) / ".step.safetensors.1.tmp"

@@ -231,7 +231,7 @@ def test_the_config_is_that_of_the_record(root, record, capfd):
 
 
 def test_backend_and_kernels_are_those_of_the_record(root, record, monkeypatch, capfd):
-    monkeypatch.setattr(replay.metadata, "version", lambda package: {"jax": "0.0.1"}.get(package, KERAS))
+    monkeypatch.setattr(replay, "installed", lambda: {"keras": KERAS, "jax": "0.0.1"})
     record(backend="jax", onednn="0")
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -523,6 +523,16 @@ def test_other_versions_if_asked_for(root, record, capfd):
     kept(root, found)
     assert called(root, NAME, "--any-versions") == 0
     assert "the same within 0.02, where bits need not be: versions not as recorded" in capfd.readouterr().out
+
+
+def test_a_run_that_went_on_with_other_versions(root, record, capfd):
+    found = record()
+    state = {key: found["environment"][key] for key in ("commit", "dirty")}
+    put(found, "environment.starts", [state | {"versions": {"keras": keras}} for keras in ("1.0", KERAS)])
+    kept(root, found)
+    assert called(root, NAME) == 1
+    assert "its starts had different versions; --any-versions replays it all the same" in one_error(capfd)
+    assert called(root, NAME, "--any-versions") == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
