@@ -11,6 +11,7 @@ import fcntl
 import io
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import UnionType
@@ -79,6 +80,9 @@ def alone(path: Path) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as lock:
+        about, group = os.fstat(lock.fileno()), path.parent.stat().st_mode & stat.S_IWGRP
+        if about.st_uid == os.geteuid():
+            os.fchmod(lock.fileno(), stat.S_IMODE(about.st_mode) | group)  # whoever may write beside it may take it
         try:
             take(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

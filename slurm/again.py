@@ -38,6 +38,7 @@ def watch(name: str) -> None:
     squeue.wait_until_back()
     submission, known = submissions.load(name), squeue.listed("--states=all")
     release(submission, known)
+    write_down_cancelled(submission, known)
     if not is_lost(submission, known):
         return
     with submissions.load(name).alone():
@@ -58,6 +59,20 @@ def release(submission: Submission, known: squeue.Entries) -> None:
         if entry and entry.reason.replace("_", " ") == HELD:
             print(f"{run}: job {job} is held as its launch failed; releasing it", flush=True)
             squeue.call("scontrol", "release", job)
+
+
+def write_down_cancelled(submission: Submission, known: squeue.Entries) -> None:
+    """Write down which runs were cancelled while SLURM says it: it forgets that minutes later, before the keeper looks.
+
+    One that is cancelled while it waits after a requeue leaves no other trace.
+    """
+    for run in submission.runs:
+        entry = known.get(submission.jobs.get(run.name))
+        if entry and entry.state == "CANCELLED" and not status.finished(run):
+            path = submission.record(run.name)
+            record = submissions.recorded(path)
+            if record.get("state") not in ("cancelled", "failed"):
+                write_patiently(path, record | {"state": "cancelled", "reason": CANCELLED})
 
 
 def is_lost(submission: Submission, known: squeue.Entries) -> bool:
@@ -155,16 +170,13 @@ def forget(submission: Submission, runs: Sequence[Planned], before: Mapping[str,
 def was_cancelled(submission: Submission, row: status.Row, record: Mapping, known: squeue.Entries) -> bool:
     """Whether somebody cancelled a run whose job is gone; if not, it was killed.
 
-    SLURM forgets a job after minutes. Then the run's record knows: a job that was cancelled has no reason to end. Nor
-    has one that its batch script requeues since it was killed, if the controller then forgets that.
+    SLURM forgets a job after minutes. Then the run's record knows: a job that was cancelled has no reason to end.
     """
     job = row.job or ""
     entry = known.get(job)
     state = entry.state if entry else squeue.endings([job]).get(job)
     begun = submission.job_log(job).is_file()
-    requeued = record.get("again_after") == len(record.get("starts", []))
-    ended_for_no_reason = record.get("state") == "stopped" and record.get("why") == "None" and not requeued
-    return state == "CANCELLED" or (state is None and (ended_for_no_reason or not begun))
+    return state == "CANCELLED" or (state is None and (status.ended_for_no_reason(record) or not begun))
 
 
 def main() -> None:

@@ -5,10 +5,12 @@ import dataclasses
 import functools
 import io
 import itertools
+import locale
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,15 +18,18 @@ import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.errors import ConfigError, choice
 from common.files import Damaged, StorageError, read_text
 from common.words import count
 from slurm import squeue
-from slurm.job import Job
+from slurm.job import Job, blocked
 from slurm.plan import Planned
 from slurm.submissions import Submission
+
+if TYPE_CHECKING:
+    from submitit import SlurmExecutor
 
 T = TypeVar("T")
 PROFILES = Path(__file__).parent / "clusters"
@@ -115,7 +120,14 @@ class Profile:
         if self.gpus and asked:
             raise ConfigError(f"[sbatch] has {asked[0]}, and gpus is {self.gpus}: use gpus and gpu_type, or gpus = 0")
         check_options("keeper", self.keeper, SET_BY_LAUNCHER)
+        if type(self.time) not in (int, str):  # TOML has a type for a time of day
+            raise ConfigError(f'time is {self.time}; allowed: minutes, or a text in quotes such as "8:00:00"')
         minutes(self.time)
+        if not "".join(self.setup).isascii() and locale.getencoding().lower() != "utf-8":
+            here = locale.getencoding()
+            raise ConfigError(
+                f"setup has letters that are not ASCII, so it needs a locale of UTF-8; this one is {here}"
+            )
 
     def signal_before(self) -> int:
         """Seconds before the limit at which SLURM signals; at most about half of it, so that a start gets work done.
@@ -270,6 +282,13 @@ def script(array: Array, folder: Path) -> str:
     return _make_sbatch_string(command=command, folder=folder, map_count=several, **array.parameters)
 
 
+def submit_array(executor: "SlurmExecutor", submission: Submission, runs: Sequence[Planned]) -> Submission:
+    """Submit one array, and write down its jobs: one that nobody knows would run in vain, so signals wait for that."""
+    with blocked(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        jobs = executor.submit_array([Job.of(submission, run) for run in runs])
+        return with_jobs(submission, {run.name: job.job_id for run, job in zip(runs, jobs, strict=True)})
+
+
 def with_jobs(submission: Submission, ids: Mapping[str, str]) -> Submission:
     """A submission that has these jobs, by run; they are cancelled if that cannot be written, as on a full disk."""
     try:
@@ -287,19 +306,18 @@ def submit(submission: Submission, profile: Profile, runs: Sequence[Planned] | N
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    before: dict[str, str] = {}
-    heed_script(profile, profile.sbatch)
+    begun: list[str] = []
     try:
         folder = submission.folder / "submitit"
         executor = SlurmExecutor(folder, max_num_timeout=FOREVER, python=shlex.join(PYTHON))
         for array in arrays(runs or submission.runs, profile, submission.code, submission.task):
-            executor.update_parameters(**array.parameters, **before)
-            own = [Job.of(submission, run) for run in array.runs]
-            jobs = patiently(functools.partial(executor.submit_array, own))
-            ids = {run.name: submitted.job_id for run, submitted in zip(array.runs, jobs, strict=True)}
-            submission = with_jobs(submission, ids)
-            # One array after the other: max_parallel then limits all of them, and a wave waits for the one before.
-            before = {"dependency": f"afterany:{jobs[0].job_id.split('_')[0]}"}
+            # One array after the other: max_parallel then limits all of them, and a wave waits for those before it.
+            # After all of them, not the last alone: that may be cancelled while the others run.
+            after = {"dependency": f"afterany:{':'.join(array_ids(begun))}"} if begun else {}
+            executor.update_parameters(**array.parameters, **after)
+            with script_alone(profile, profile.sbatch):
+                submission = patiently(functools.partial(submit_array, executor, submission, array.runs))
+            begun += [submission.jobs[run.name] for run in array.runs]
     except (FailedJobError, FailedSubmissionError, RuntimeError) as error:
         if not submission.jobs:
             shutil.rmtree(submission.folder)
@@ -334,11 +352,11 @@ def keep(submission: Submission, profile: Profile, jobs: Sequence[str]) -> Submi
     """
     from submitit.core.utils import CommandFunction, FailedJobError
 
-    heed_script(profile, profile.keeper)
     path = submission.folder / "keeper.sh"
-    path.write_text(keeper_script(submission, profile, jobs))
+    path.write_text(keeper_script(submission, profile, jobs), "utf-8")
     try:
-        told = patiently(CommandFunction(["sbatch", str(path)], verbose=False))
+        with script_alone(profile, profile.keeper):
+            told = patiently(CommandFunction(["sbatch", str(path)], verbose=False))
         if not (number := re.search(r"job (\d+)", told)):
             raise FailedJobError(f"sbatch says {told!r}")
         return submission.changed(keeper=number[1])
@@ -381,16 +399,21 @@ def array_ids(jobs: Sequence[str]) -> list[str]:
     return sorted({job.split("_")[0] for job in jobs}, key=int)
 
 
-def heed_script(profile: Profile, more: Collection[str]) -> None:
-    """Forget the variables of sbatch that it would heed in place of its script's options, and the one to wait.
+@contextlib.contextmanager
+def script_alone(profile: Profile, more: Collection[str]) -> Iterator[None]:
+    """Hide the variables of sbatch that it would heed in place of its script's options, and the one to wait.
 
     `more` are options of the script beside those that all have.
     """
     optional = {"mem": profile.memory} | {name: getattr(profile, name) for name in LEFT_TO_THE_SITE}
     unset = {option for option, value in optional.items() if not value}
-    for option in ({*SET_BY_LAUNCHER, *SET_BY_KEYS, "wait"} - unset) | set(more):
-        for name in VARIABLES.get(option, (option.upper().replace("-", "_"),)):
-            os.environ.pop(f"SBATCH_{name}", None)
+    options = ({*SET_BY_LAUNCHER, *SET_BY_KEYS, "wait"} - unset) | set(more)
+    names = [f"SBATCH_{name}" for o in options for name in VARIABLES.get(o, (o.upper().replace("-", "_"),))]
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def outside_of_job() -> None:
@@ -404,7 +427,8 @@ def cancel(jobs: Sequence[str], keeper: str | None = None) -> None:
     """Cancel jobs and their keeper; those that are running save and stop. Raises ConfigError if SLURM refuses."""
     if jobs:
         # By array: a thousand elements would be a long list, and scancel fails for an id that has left the queue.
-        done = subprocess.run(["scancel", *array_ids(jobs)], capture_output=True, text=True, check=False)
+        command = ["scancel", *array_ids(jobs)]
+        done = subprocess.run(command, **squeue.by_itself(), capture_output=True, text=True, check=False)
         if done.returncode:
             raise ConfigError(f"scancel failed: {done.stderr.strip()}")
     if keeper:

@@ -287,17 +287,17 @@ def leave_out(runs: Sequence[Planned], library: str) -> list[Planned]:
 
     `library` is the backend that is asked for.
     """
-    folders = {run.folder for run in runs}
+    folders = {place(run.folder) for run in runs}
     # Others may have jobs of a SLURM that cannot be asked here.
-    known = [every for every in submissions.every() if folders & {run.folder for run in every.runs}]
-    states = {row.folder: row for row in status.rows(known, sure=True) if row.state in status.ACTIVE}
+    known = [every for every in submissions.every() if folders & {place(run.folder) for run in every.runs}]
+    states = {place(row.folder): row for row in status.rows(known, sure=True) if row.state in status.ACTIVE}
     left = []
     skipped: dict[str, int] = {}
     for run in runs:
         if RunFolder(Path(run.folder)).has_metrics:
             why = f"finished{of_another_backend(run, library)}"
-        elif run.folder in states:
-            why = f"{states[run.folder].state} in {states[run.folder].submission}"
+        elif row := states.get(place(run.folder)):
+            why = f"{row.state} in {row.submission}"
         else:
             left.append(run)
             continue
@@ -305,6 +305,11 @@ def leave_out(runs: Sequence[Planned], library: str) -> list[Planned]:
     for why, number in skipped.items():
         print(f"left out: {number} {why}")
     return left
+
+
+def place(folder: str) -> str:
+    """Where a folder lies, however the way to it is written. Jobs get it as written, since nodes may have no other."""
+    return os.path.realpath(folder)
 
 
 def of_another_backend(run: Planned, library: str) -> str:

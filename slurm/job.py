@@ -254,9 +254,9 @@ def asked_slurm() -> squeue.Entry | None:
 
 
 @contextlib.contextmanager
-def blocked(number: signal.Signals) -> Iterator[None]:
-    """Block a signal here, and for good in processes that are started meanwhile."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+def blocked(*numbers: signal.Signals) -> Iterator[None]:
+    """Block signals here, and for good in processes that are started meanwhile."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:

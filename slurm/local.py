@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from queue import SimpleQueue
 
 from rich.console import Console
@@ -49,7 +50,8 @@ class Runner:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        return self.rows()
+        # Nothing starts any more what has not begun.
+        return [replace(row, state="cancelled") if row.state == "queued" else row for row in self.rows()]
 
     def one(self, run: Planned) -> None:
         """Make one run, from start to end."""

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from common.errors import ConfigError
 
@@ -47,15 +48,22 @@ def call(*command: str) -> str | None:
     """Output of a command; None if it does not exist, fails, or takes longer than `PATIENCE`."""
     if shutil.which(command[0]) is None:
         return None
-    # A user's SQUEUE_STATES, SQUEUE_PARTITION and so on would hide jobs.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, errors="replace", check=False, timeout=PATIENCE
+            command, **by_itself(), capture_output=True, text=True, errors="replace", check=False, timeout=PATIENCE
         )
     except subprocess.TimeoutExpired:
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def by_itself() -> dict[str, Any]:
+    """How to start a SLURM command so that it does what its arguments say, and asks nobody.
+
+    A user's SQUEUE_STATES or SCANCEL_PARTITION would hide jobs, SCANCEL_INTERACTIVE would wait for an answer.
+    """
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SCANCEL_"))}
+    return {"env": own, "stdin": subprocess.DEVNULL}
 
 
 def is_away() -> bool:

@@ -108,7 +108,7 @@ def row(submission: Submission, run: Planned, entries: squeue.Entries) -> Row:
         environment = files.environment() if files.environment_file.is_file() else {}
         result = files.metrics() if files.is_finished else {}
         history = files.history()
-    except Damaged as error:
+    except (Damaged, PermissionError) as error:  # the folder of another user may be closed
         reason = f"damaged: {error}"
         return Row(run.name, submission.id, run.label, run.seed, "damaged", reason, folder=run.folder)
     last = history[-1] if history else {}
@@ -165,6 +165,8 @@ def state_of(
         return written or "queued", "squeue does not answer; this is the last state that the run wrote"
     if written == "completed":
         return "stopped", MOVED
+    if ended_for_no_reason(record):
+        return "cancelled", reason
     by_itself = written == "cancelled" or (written == "stopped" and not record.get("terminated"))
     keeper = entries.get(submission.keeper)
     if keeper and submission.job_log(job).is_file() and not by_itself:
@@ -174,6 +176,15 @@ def state_of(
     if written in ("stopped", "cancelled"):
         return written, reason
     return "lost", "no longer in SLURM's queue, and it wrote no reason"
+
+
+def ended_for_no_reason(record: Mapping) -> bool:
+    """Whether SLURM has ended a run for no reason that it gives, as it does if somebody cancels the job.
+
+    One that its batch script requeues since it was killed has none either, if the controller then forgets that.
+    """
+    requeued = record.get("again_after") == len(record.get("starts", []))
+    return record.get("state") == "stopped" and record.get("why") == "None" and not requeued
 
 
 def local_state(submission: Submission, record: Mapping) -> tuple[str, str]:

@@ -98,6 +98,18 @@ def test_a_file_system_without_locks_is_said_and_gone_on_with(tmp_path, capsys, 
     assert told == f"note: no lock in {tmp_path}: Function not implemented; do not start the same there twice at once\n"
 
 
+@pytest.mark.parametrize(("folder", "lock"), [(0o2775, 0o664), (0o755, 0o644)])
+def test_whoever_may_write_into_the_folder_may_take_the_lock(tmp_path, folder, lock):
+    """Whatever the umask of who was the first."""
+    tmp_path.chmod(folder)
+    before = os.umask(0o022)
+    try:
+        with files.alone(tmp_path / "a.lock"):
+            assert (tmp_path / "a.lock").stat().st_mode & 0o777 == lock
+    finally:
+        os.umask(before)
+
+
 def test_another_fault_of_a_lock_is_raised(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EIO, "Input/output error")

@@ -231,12 +231,33 @@ def test_keeper_tells_a_killed_batch_script_from_scancel(killed, fake_slurm, slu
     write(killed, killed.runs[0], state="stopped", terminated=True, why=why)
     told = f"echo '100_0|{slurm_says}|None'" if slurm_says else ":"
     fake_slurm.add("squeue", f"case \"$*\" in *--states=all*) {told};; esac; echo '9000|RUNNING|None'")
-    assert states(killed)[0] == "killed"
+    # If there was no reason to end, nobody has to wait for the keeper to learn that it was cancelled.
+    assert states(killed)[0] == ("cancelled" if why == "None" else "killed")
     again.keep(killed.id)
     assert len(fake_slurm.scripts) == (state == "queued")
     fake_slurm.queue()
     fake_slurm.add("squeue", "echo '100|PENDING|Priority'")
     assert states(killed)[0] == ("requeued" if state == "queued" else state)
+
+
+def test_what_was_cancelled_is_written_down_before_slurm_forgets_it(killed, fake_slurm):
+    """A job that was requeued, and cancelled while it waited, has left a record that knows of the requeue alone."""
+    for run in killed.runs:
+        write(killed, run, state="stopped", terminated=True, why="requeued")
+    fake_slurm.queue(_100_0="CANCELLED|None", _100_1="RUNNING|None", _9000="PENDING|Dependency")
+    again.watch(killed.id)
+    fake_slurm.queue(_9000="RUNNING|None")  # minutes later, in the keeper
+    assert states(killed) == ["cancelled", "killed"]
+    again.keep(killed.id)
+    assert len(fake_slurm.scripts) == 1
+    assert submissions.load(killed.id).jobs[killed.runs[0].name] == "100_0"
+
+
+def test_a_run_that_failed_stays_failed_if_its_job_is_cancelled(killed, fake_slurm):
+    write(killed, killed.runs[0], state="failed", reason="a fault of its own")
+    fake_slurm.queue(_100_0="CANCELLED|None", _9000="PENDING|Dependency")
+    again.watch(killed.id)
+    assert submissions.recorded(killed.record(killed.runs[0].name))["reason"] == "a fault of its own"
 
 
 def test_a_run_that_its_batch_script_requeued_is_not_taken_for_cancelled(killed, fake_slurm):

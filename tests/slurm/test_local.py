@@ -296,6 +296,8 @@ def test_stop_and_go_on(start_launcher, launch, tree, wait_for, number):
     assert err == ""
     (submission,) = submissions.every()
     assert f"python -m slurm resubmit {submission.id}" in out
+    assert "2 cancelled" in out
+    assert "queued" not in out
     records = [submission.record(run.name) for run in submission.runs]
     states = [json.loads(path.read_text())["state"] if path.exists() else None for path in records]
     assert states == ["completed", "stopped", "stopped", None, None]

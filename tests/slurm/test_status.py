@@ -1,6 +1,7 @@
 """`status` and `logs`: what they say of runs, from folders that are made here."""
 
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -256,6 +257,24 @@ def test_damaged_record_of_starts_is_shown_as_that(one, fake_slurm, content):
     assert row.state == "damaged"
     assert row.reason.startswith("damaged: ")
     assert f"{run.name}.json" in row.reason
+
+
+@pytest.mark.parametrize("closed", ["folder", "record"])
+def test_files_that_another_user_has_closed_are_shown_as_that(one, fake_slurm, monkeypatch, closed):
+    """As with a umask of 077; root, who may run the tests, can read everything."""
+    submission, run = one()
+    path = {"folder": Path(run.folder) / "environment.json", "record": submission.record(run.name)}[closed]
+    is_file = Path.is_file
+
+    def refuse(asked):
+        if asked == path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(asked))
+        return is_file(asked)
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    row = row_of(submission)
+    assert row.state == "damaged"
+    assert row.reason.endswith(f"Permission denied: {str(path)!r}")
 
 
 def test_names_that_look_like_markup_are_shown_as_they_are(make_submission, make_run, capsys, monkeypatch, fake_slurm):

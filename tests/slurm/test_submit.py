@@ -205,7 +205,8 @@ def test_arrays_are_split_at_the_limit_of_the_cluster(launch, fake_slurm, read_d
     launch("submit", "toy", "--sweep", "colours", "--max-parallel", "2")
     arrays = [read_directives(text)["array"].strip("'") for text in fake_slurm.scripts]
     assert arrays == ["0-2%2", "0-2%2", "0-1%2"]
-    assert afters(fake_slurm, read_directives) == [None, "afterany:100", "afterany:101"]
+    # Of the middle one alone the last would begin if that is cancelled, beside the first.
+    assert afters(fake_slurm, read_directives) == [None, "afterany:100", "afterany:100:101"]
     (submission,) = submissions.every()
     assert list(submission.jobs.values()) == ["100_0", "100_1", "100_2", "101_0", "101_1", "101_2", "102_0", "102_1"]
 
@@ -408,11 +409,37 @@ def test_variables_of_sbatch_do_not_override_what_is_asked_for(launch, fake_slur
     for name, value in (asked | left).items():
         monkeypatch.setenv(f"SBATCH_{name}", value)
     sbatch = fake_slurm.bin / "sbatch"
-    sbatch.write_text(sbatch.read_text().replace("cd '", f"env >>'{fake_slurm.folder}/seen'; cd '", 1))
+    sbatch.write_text(sbatch.read_text().replace("cd '", f"(echo begins; env) >>'{fake_slurm.folder}/seen'; cd '", 1))
     (tree / "mine.toml").write_text("account = 'ours'\n[sbatch]\nmail-type = 'FAIL'\n")
     assert launch("submit", "toy", "--profile", "mine.toml").code == 0
-    seen = (fake_slurm.folder / "seen").read_text().splitlines()
-    assert {line for line in seen if line.startswith("SBATCH_")} == {f"SBATCH_{k}={v}" for k, v in left.items()}
+    runs, keeper = (fake_slurm.folder / "seen").read_text().split("begins\n")[1:]
+    for seen, heeded in (runs, left), (keeper, left | {"MAIL_TYPE": "NONE"}):  # which is the profile's for runs alone
+        found = {line for line in seen.splitlines() if line.startswith("SBATCH_")}
+        assert found == {f"SBATCH_{name}={value}" for name, value in heeded.items()}
+    # The next look of `--until-decided` is of the same process.
+    assert {name: os.environ.get(f"SBATCH_{name}") for name in asked} == asked
+
+
+def test_ctrl_c_while_sbatch_answers_leaves_no_job_that_nobody_knows(tree, fake_slurm, monkeypatch):
+    """It would wait for what submitit writes once sbatch has answered, and nothing could cancel it."""
+    sbatch = fake_slurm.bin / "sbatch"
+    sbatch.write_text(sbatch.read_text().replace("cd '", "kill -INT $PPID; sleep 0.5; cd '", 1))
+    # A test run in the background may have handed down that Ctrl-C is ignored.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from slurm.__main__ import main; "
+    code += "import sys; sys.argv = ['slurm', 'submit', 'toy', '--set', 'width=1']; main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert len(fake_slurm.scripts) == 1
+    (path,) = (tree / "results" / "submissions").glob("*/submission.json")
+    assert list(json.loads(path.read_text())["jobs"].values()) == ["100"]
+
+
+def test_another_way_to_the_same_folder_is_the_same_run(launch, fake_slurm, tree):
+    (tree / "link").symlink_to(tree / "out")
+    assert launch("submit", "toy", "--set", "out=out/runs").code == 0
+    fake_slurm.queue(_100="RUNNING|None")
+    for way in ("link/runs", f"../{tree.name}/out/runs"):
+        assert "left out: 1 running in toy-" in launch("submit", "toy", "--set", f"out={way}").out
 
 
 def test_the_keeper_asks_for_no_memory_if_the_runs_do_not(launch, fake_slurm, tree, read_directives):
@@ -479,6 +506,8 @@ def test_without_srun_it_is_one_line(launch, fake_slurm):
         ("time = 'soon'", "time is 'soon'"),
         ("time = 0", "above zero"),
         ("time = 1.5", "time is 1.5"),
+        ("time = 08:00:00", "time is 08:00:00; allowed: minutes, or a text in quotes"),
+        ("time = true", "time is True"),
         ("memory = 'much'", "memory is 'much'"),
         ("memory = '3.5G'", "memory"),
         ("cpus = 0", "cpus is 0"),
@@ -512,6 +541,16 @@ def test_mistake_in_a_profile_is_one_line(launch, tree, text, told):
     assert answer.code == 2
     assert answer.line.startswith("error: ")
     assert told in answer.line
+
+
+def test_setup_that_this_locale_cannot_write_is_one_line(launch, tree, monkeypatch):
+    """Scripts are written in the locale's encoding."""
+    (tree / "mine.toml").write_text("setup = ['cd /Łódź']", "utf-8")
+    assert launch("submit", "toy", "--profile", "mine.toml", "--dry-run").code == 0
+    monkeypatch.setattr(cluster.locale, "getencoding", lambda: "ISO-8859-1")
+    answer = launch("submit", "toy", "--profile", "mine.toml", "--dry-run")
+    assert answer.code == 2
+    assert "it needs a locale of UTF-8; this one is ISO-8859-1" in answer.line
 
 
 def test_profile_that_is_no_text_is_one_line(launch, tree):
@@ -784,6 +823,18 @@ def test_cancel_names_the_arrays_that_have_something_left(launch, fake_slurm):
     assert "2 queued" in answer.out
     assert "1 running" in answer.out
     assert submissions.load(told.submission).cancelled
+
+
+@pytest.mark.parametrize("variable", ["INTERACTIVE", "STATE", "PARTITION"])
+def test_cancel_heeds_no_variable_of_scancel_and_asks_nobody(launch, fake_slurm, monkeypatch, variable):
+    """It would wait for an answer, or report success and leave the jobs that the variable excludes."""
+    told = launch("submit", "toy", "--set", "width=1")
+    fake_slurm.queue(_100="RUNNING|None")
+    monkeypatch.setenv(f"SCANCEL_{variable}", "true")
+    fake_slurm.add("scancel", "env >>seen; readlink /proc/self/fd/0 >>input")
+    assert launch("cancel", told.submission).code == 0
+    assert "SCANCEL_" not in (fake_slurm.folder / "seen").read_text()
+    assert (fake_slurm.folder / "input").read_text() == "/dev/null\n" * 2
 
 
 def test_cancelled_runs_are_shown_as_cancelled(launch, fake_slurm):
