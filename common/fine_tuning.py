@@ -80,7 +80,7 @@ class FineTuning(Config):
         folder = find_run(self.weights, self.out, "weights", "imagenet, none, a file, or ")
         remedy = "--weights takes a run that is completed"
         finished_run(folder, "run", {"backbone": self.backbone}, remedy)
-        if data.identity(RunFolder(folder).config()["config"]["dataset"]) == data.identity(self.dataset):
+        if data.images_of(RunFolder(folder).config()["config"]["dataset"]) == data.images_of(self.dataset):
             # With another seed, or other images, it would have been trained on what validates here.
             finished_run(folder, "run", {"seed": self.seed, "limit_train": self.limit_train}, remedy)
         file = RunFolder(folder).backbone_file

@@ -13,6 +13,7 @@ from keras import layers, ops
 from common import weights as weight_files
 from common.backbones import BACKBONES, MIN_IMAGE_SIZE, STAGES
 from common.normalisation import BatchNormalization
+from common.workarounds.resizing import Resizing
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -53,13 +54,14 @@ class Backbone:
     ) -> keras.KerasTensor:
         """Turn images (batch, h, w, 1 or 3) of 0 to 255 into features (batch, `features`).
 
-        The images are resized bilinearly, grey is repeated as three channels, and the result is normalised, all in
-        float32 under any policy, by layers named resize, grey_to_colour and normalise. `side` is the input size of a
-        network that takes any size. `augment` gets the resized images, float32 of 0 to 255.
+        The images are resized bilinearly (antialiased if they get smaller), grey is repeated as three channels, and the
+        result is normalised, all in float32 under any policy, by layers named resize, grey_to_colour and normalise.
+        `side` is the input size of a network that takes any size. `augment` gets the resized images, float32 of 0 to
+        255.
         """
         side = self.model.input_shape[1] or side
         images = ops.cast(images, "float32")  # resizing integers would return integers on JAX
-        x = layers.Resizing(side, side, dtype="float32", name="resize")(images)
+        x = Resizing(side, side, dtype="float32", name="resize")(images)
         if augment is not None:
             x = augment(x)
         if images.shape[-1] == 1:

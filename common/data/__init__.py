@@ -53,3 +53,8 @@ def identity(dataset: str) -> str:
     """The name of a data set wherever one stands; of a folder its whole path."""
     folder = folder_of(dataset)
     return dataset if folder is None else f"{FOLDER}{folder.resolve()}"
+
+
+def images_of(dataset: str) -> str:
+    """What has the same images has the same name: `identity`, without `tfds:` and the version. Raises ConfigError."""
+    return str(tfds_names.parsed(dataset).folder) if dataset.startswith(tfds_names.TFDS) else identity(dataset)

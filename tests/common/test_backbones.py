@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from common import weights
@@ -124,6 +125,23 @@ def test_model_sees_images_at_the_size_that_is_set():
         expected = keras.Model(image, fixed.extract(image)).predict(images, verbose=0)
         np.testing.assert_allclose(outputs[size], expected, rtol=1e-5, atol=1e-5)
     assert np.abs(outputs[32] - outputs[48]).max() > 1e-2
+
+
+@pytest.mark.parametrize("side", [32, 40, 63])
+@pytest.mark.parametrize("size", [64, 96])
+def test_images_that_get_smaller_are_antialiased_as_pil_has_it(size, side, tmp_path):
+    """As those of files are; for a network that is saved and loaded, too, and with each size that is set."""
+    images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
+    backbone = build("resnet18", 32, any_size=True)
+    inputs = keras.Input((size, size, 3), dtype="uint8")
+    model = keras.Model(inputs, backbone.extract(inputs, 32))
+    networks.set_image_size(model, side)
+    model.save(tmp_path / "m.keras")
+    for made in (model, keras.models.load_model(tmp_path / "m.keras")):
+        until = keras.Model(made.input, made.get_layer("resize").output)
+        expected = [Image.fromarray(each).resize((side, side), Image.Resampling.BILINEAR) for each in images]
+        # PIL rounds twice, after the rows and after the columns.
+        np.testing.assert_allclose(until(images), np.array(expected), atol=1.01)
 
 
 def test_what_is_exported_is_what_torch_had(backbone_and_file, tmp_path):

@@ -463,6 +463,8 @@ def test_run_of_weights_counts_by_content_however_it_is_named(tmp_path, monkeypa
         ({"backbone": None}, "has backbone None; this run needs resnet18"),
         ({"content": None}, "has no backbone.safetensors"),
         ({"dataset": "cifar10", "seed": 1}, "has seed 1; this run needs 0"),  # trained on what validates here
+        ({"dataset": "tfds:cifar10", "seed": 1}, "has seed 1; this run needs 0"),
+        ({"dataset": "tfds:cifar10:3.0.2", "seed": 1}, "has seed 1; this run needs 0"),
         ({"dataset": "cifar10", "limit_train": 9}, "has limit_train 9; this run needs None"),
     ],
 )

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.workarounds import grouped_convolution, max_pooling, optimizer_variables, step_logs
+from common.workarounds import grouped_convolution, max_pooling, optimizer_variables, resizing, step_logs
 
 # autotuner, batch_norm_kernel, dense, max_pooling, update_kernels: with a newer version run the benchmark of each.
 TRIED_WITH = {"keras": "3.15.1", "tensorflow": "2.21.0"}
@@ -294,3 +294,14 @@ def test_maximum_of_slices_keeps_what_is_not_a_number():
     pooled = np.asarray(max_pooling.by_slices(tf.constant(images), (2, 2), (2, 2)))
     assert np.isnan(pooled[0, 0, 0, 0])
     assert np.isfinite(pooled).sum() == 3
+
+
+def test_xla_cannot_compile_keras_antialiased_resize():
+    images = np.zeros((1, 8, 8, 1), "float32")
+
+    def compiled(layer):
+        return tf.function(layer, jit_compile=True)(images)
+
+    assert compiled(resizing.Resizing(4, 4)).shape == (1, 4, 4, 1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="ScaleAndTranslate"):
+        compiled(keras.layers.Resizing(4, 4, antialias=True))

@@ -151,6 +151,14 @@ def test_the_seed_alone_draws_it(block):
     assert any((TASK.permutation(28, block, seed) != first).any() for seed in (2, 3))
 
 
+def test_a_block_smaller_than_the_image_always_moves_something():
+    """Four blocks have 24 orders; seeds 1 and 33 to 46 draw the one in which all stay, first."""
+    for seed in range(100):
+        order = TASK.permutation(28, 14, seed)
+        assert sorted(order) == list(range(784))
+        assert (order != WHOLE).any()
+
+
 def test_single_pixels_have_no_favourite_place():
     """The mean place of each of 16 pixels over 2000 seeds: 7.5, with deviation sqrt((16^2 - 1) / 12 / 2000)."""
     orders = np.stack([TASK.permutation(4, 1, seed) for seed in range(2000)])
