@@ -11,6 +11,7 @@ could not be read, which is named and left out; 2 for bad input.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,12 +86,21 @@ def explain(folder: Path, paths: Sequence[Path], arguments: argparse.Namespace) 
         pixels = np.stack(list(images.values()))
         maps, probabilities = explained(classifier, pixels, arguments.chosen)
         titles = [
-            f"{printable(path.name)}\n{classifier.class_names[place]} ({share:.0%})"
-            for path, (place, share) in zip(images, probabilities, strict=True)
+            f"{printable(name)}\n{classifier.class_names[place]} ({share:.0%})"
+            for name, (place, share) in zip(short_names(list(images)), probabilities, strict=True)
         ]
         plots.heat_maps(pixels, maps, titles, arguments.out)
         print(arguments.out)
     return unreadable
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The names of files; if two have the same, their paths below the folder that holds all of them."""
+    names = [path.name for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    folder = os.path.commonpath([path.absolute().parent for path in paths])
+    return [str(path.absolute().relative_to(folder)) for path in paths]
 
 
 def explained(

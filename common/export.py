@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +108,7 @@ def export(folder: Path, kind: str, out: Path, phase: str | None = None) -> None
     from common.forecast import leaves
 
     classifier = trained.load(folder, phase)
-    model = with_probabilities(classifier.model)
+    model = with_probabilities(classifier.model, kind)
     if kind == "keras" and (own := [layer.name for layer in leaves(model) if not is_stock(layer)]):
         others = ", ".join(to for to in TARGETS if to != kind)
         raise ConfigError(f"layers of the task's own ({few(own)}) need its code; allowed: --to {others}")
@@ -160,11 +160,11 @@ def publish(folder: Path, repository: str, private: bool = False) -> None:
     print(f"published {told.commit_url}")
 
 
-def with_probabilities(model: "keras.Model") -> "keras.Model":
-    """A classifier in float32 of Keras's own layers, with a softmax at its end."""
+def with_probabilities(model: "keras.Model", kind: str) -> "keras.Model":
+    """A classifier in float32 of Keras's own layers, with a softmax at its end, to be written as a kind of file."""
     import keras
 
-    plain = keras.saving.deserialize_keras_object(in_stock_layers(keras.saving.serialize_keras_object(model)))
+    plain = keras.saving.deserialize_keras_object(in_stock_layers(keras.saving.serialize_keras_object(model), kind))
     plain.set_weights(model.get_weights())
     image = keras.Input(plain.input_shape[1:], dtype="uint8", name="image")
     # Said here for good: exporters call a network without it, and batch norm would use the batch's statistics.
@@ -177,16 +177,20 @@ def is_stock(layer: "keras.layers.Layer") -> bool:
     return type(layer).__module__.partition(".")[0] == "keras"
 
 
-def in_stock_layers(config: Any) -> Any:
+def in_stock_layers(config: Any, kind: str) -> Any:
     """The description of a model with Keras's layers in place of ours, in float32 and without augmentation."""
     if isinstance(config, list):
-        return [in_stock_layers(part) for part in config]
+        return [in_stock_layers(part, kind) for part in config]
     if not isinstance(config, dict):
         return config
-    config = {key: in_stock_layers(part) for key, part in config.items()}
+    config = {key: in_stock_layers(part, kind) for key, part in config.items()}
     if config.get("class_name") == "DTypePolicy":
         return config | {"config": {"name": "float32"}}
     if str(config.get("registered_name")).startswith("keras_studies>"):
+        if config["class_name"] == "Resizing" and shrinks(config):
+            if kind != "keras":  # they hold what it computes, and have nothing for Keras's own antialiasing
+                return config
+            config["config"]["antialias"] = True
         config |= {"module": "keras.layers", "registered_name": None}
         if config["class_name"] == "Augment":
             ours = config["config"]
@@ -197,6 +201,12 @@ def in_stock_layers(config: Any) -> Any:
         if config["class_name"] == "GroupedConv2D":
             config |= {"class_name": "Conv2D"}
     return config
+
+
+def shrinks(config: Mapping) -> bool:
+    """Whether a `Resizing` of this description makes a side smaller."""
+    sides = config["build_config"]["input_shape"][1:3]
+    return sides[0] > config["config"]["height"] or sides[1] > config["config"]["width"]
 
 
 if __name__ == "__main__":

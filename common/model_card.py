@@ -36,7 +36,10 @@ from PIL import Image, ImageOps
 photo = ImageOps.exif_transpose(Image.open("photo.jpg"))
 if photo.mode.startswith("I;16"):  # of 16-bit values the high byte, which Pillow would clip
     photo = Image.fromarray((np.asarray(photo) >> 8).astype("uint8"))
-photo = ImageOps.fit(photo.convert("{mode}"), ({side}, {side}), Image.Resampling.BILINEAR)
+shorter = min(photo.size)
+left, top = ((length - shorter) // 2 for length in photo.size)
+photo = photo.convert("{mode}").crop((left, top, left + shorter, top + shorter))
+photo = photo.resize(({side}, {side}), Image.Resampling.BILINEAR)
 images = np.asarray(photo).reshape(1, {side}, {side}, -1)"""
 
 
@@ -57,8 +60,7 @@ def text(folder: Path, classifier: Trained, file: str, phase: str | None = None)
         "metrics": ["accuracy", "f1"],
     }
     test = metrics["phases"][phase]["test"] if phase else metrics["test"]
-    named = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "loss"}
-    scores = ", ".join(f"{name} {test[key]:.4f}" for key, name in named.items() if key in test)
+    scores = f"accuracy {test['accuracy']:.4f}, macro F1 {test['macro_f1']:.4f}"
     flags = " ".join(flag(key, value) for key, value in stated(setting).items())
     command = f"python tasks/{about['task']}/train.py --preset {config['preset']} {flags} --seed {config['seed']}"
     preparing = PREPARING.format(side=classifier.side, mode="RGB" if classifier.channels == 3 else "L")
@@ -69,8 +71,8 @@ def text(folder: Path, classifier: Trained, file: str, phase: str | None = None)
         f"`{config['preset']}`, on `{dataset}`{f', after its phase `{phase}`' if phase else ''}.",
         "## Use",
         "A photograph is turned as its EXIF says, cut to a centred square and made "
-        f"{classifier.side} pixels wide by bilinear interpolation. Training used TensorFlow's, which rounds "
-        "differently, so probabilities may differ by some hundredths:",
+        f"{classifier.side} pixels wide by bilinear interpolation, as for training up to one level of grey "
+        "(JPEG files may be decoded to others, too):",
         f"```python\n{preparing}\n\n{LOADING[file]}\n```",
         f"`images`: uint8 (batch, {classifier.side}, {classifier.side}, {classifier.channels}), 0 to 255, any batch. "
         f"`probabilities`: float32 (batch, {len(classifier.class_names)}). The classes, in their order, which "

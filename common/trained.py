@@ -26,9 +26,10 @@ from common.runs import Run
 from common.workarounds.dense import Dense
 from common.workarounds.grouped_convolution import GroupedConv2D
 from common.workarounds.max_pooling import MaxPooling2D
+from common.workarounds.resizing import Resizing
 
 # What a file may name; to import them is to register them.
-KNOWN = (Augment, BatchNormalization, Dense, GroupedConv2D, MaxPooling2D)
+KNOWN = (Augment, BatchNormalization, Dense, GroupedConv2D, MaxPooling2D, Resizing)
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common import checkpoints, files
-from common.backbones import BACKBONES
 from common.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     import keras  # not loaded by `locate`
 
-REPOSITORIES = {name: f"timm/{name}.tv_in1k" for name in BACKBONES} | {"mobilenet_v2": "timm/mobilenetv2_100.ra_in1k"}
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "wide_resnet50_2")
+# A backbone that is not here has no ImageNet weights.
+REPOSITORIES = {name: f"timm/{name}.tv_in1k" for name in RESNETS} | {"mobilenet_v2": "timm/mobilenetv2_100.ra_in1k"}
 
 # torch's name for each variable of a Keras layer; "weight" belongs to both convolution and batch normalisation.
 TORCH_NAMES = {
@@ -183,7 +184,8 @@ def _surplus(name: str) -> bool:
 
 def _repository(name: str) -> str:
     if name not in REPOSITORIES:
-        raise WeightsError(f"unknown backbone {name!r}: one of {', '.join(REPOSITORIES)}")
+        allowed = "none, a file or a run; a backbone with ImageNet weights"
+        raise WeightsError(f"there are no ImageNet weights of {name}; allowed: {allowed} ({', '.join(REPOSITORIES)})")
     return REPOSITORIES[name]
 
 

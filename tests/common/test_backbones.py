@@ -43,7 +43,7 @@ def torch_outputs():
     return arrays
 
 
-@pytest.fixture(scope="module", params=tuple(BACKBONES))
+@pytest.fixture(scope="module", params=tuple(PARAMETERS))
 def backbone_and_file(request, torch_outputs, tmp_path_factory):
     """Give a backbone for 64 pixels and the file with its random weights, once for all tests of a name."""
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
@@ -82,8 +82,9 @@ def values(backbone, stage):
     return {v.path: np.asarray(v).copy() for layer in layers for v in layer.weights}
 
 
-def test_command_line_knows_the_same_names():
-    assert set(BACKBONES) == set(PARAMETERS)
+def test_every_backbone_with_imagenet_weights_is_compared_with_torch():
+    assert set(PARAMETERS) <= set(BACKBONES)
+    assert set(weights.REPOSITORIES) == set(PARAMETERS), "add its parameters, and torch's outputs to fixtures/"
 
 
 def test_outputs_at_64_pixels_are_those_of_torch(backbone_and_file, torch_outputs):

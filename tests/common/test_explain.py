@@ -108,6 +108,19 @@ def test_the_colours_of_a_map_begin_at_nothing(tmp_path, drawn):
     np.testing.assert_allclose(shades, [np.ones((2, 2)), maps[1] / 0.8, np.zeros((2, 2))])
 
 
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/1.png", "b/2.png"], ["1.png", "2.png"]),
+        (["x/a/1.png", "x/b/1.png", "x/b/2.png"], ["a/1.png", "b/1.png", "b/2.png"]),
+        (["x/a/1.png", "x/1.png"], ["a/1.png", "1.png"]),
+        (["x/1.png"], ["1.png"]),
+    ],
+)
+def test_images_of_one_name_are_told_apart_by_their_folders(paths, names):
+    assert explain.short_names([Path(path) for path in paths]) == names
+
+
 @pytest.mark.parametrize("count", [1, 2, 4, 5])
 def test_the_title_fits_into_the_figure(tmp_path, drawn, count):
     plots.heat_maps(np.zeros((count, 8, 8, 3), np.uint8), np.ones((count, 20, 20)), ["a"] * count, tmp_path / "m.png")

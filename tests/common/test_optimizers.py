@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import keras
 import numpy as np
@@ -266,3 +267,8 @@ def test_momentum_goes_on_at_the_rate_of_each():
             velocity = 0.9 * velocity - 0.1 * factor * gradient
             weight = weight + velocity
         np.testing.assert_allclose(np.array(model.get_layer(name).kernel), weight, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("convention", get_args(get_type_hints(Phase)["convention"]))
+def test_every_optimizer_that_a_phase_may_name_can_be_made(convention):
+    assert set(optimizers.MAKERS[convention]) == set(get_args(get_type_hints(Phase)["optimizer"]))

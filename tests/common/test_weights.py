@@ -259,5 +259,5 @@ def test_locate_takes_none_or_a_path(tmp_path):
     message = r"^no weights file imagnet: give 'imagenet', 'none' or the path of a \.safetensors file$"
     with pytest.raises(WeightsError, match=message):
         weights.locate("resnet18", "imagnet", offline=True)
-    with pytest.raises(WeightsError, match=r"^unknown backbone 'vgg': one of resnet18, "):
+    with pytest.raises(WeightsError, match=r"^there are no ImageNet weights of vgg; allowed: .* \(resnet18, "):
         weights.locate("vgg", "imagenet", offline=True)

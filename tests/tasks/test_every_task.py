@@ -350,7 +350,7 @@ def test_readme_has_a_figure_a_table_and_no_dead_link(task):
     assert text.startswith(f"# {task}")
     assert re.search("<!-- results -->.*<!-- /results -->", text, re.DOTALL)
     if any((REPOSITORY / "results" / "records" / task).glob("*.json")):
-        assert re.search(r"!\[[^\]]+\]\([^)]+\.png\)", text), "no figure"
+        assert re.search(r"!\[[^\]]+\]\([^)]+\.(png|webp)\)", text), "show one of results/figures/"
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     assert [link for link in links if not (folder / link).exists()] == []
     if any((REPOSITORY / "results" / "records" / task).glob("*.json")):  # the overview names it

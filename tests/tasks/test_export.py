@@ -16,12 +16,13 @@ import in_process
 import keras
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
 from common import export, model_card, trained
 from common.backbones import BACKBONES
 from common.data.image_files import reader
 from common.run_folder import RunFolder
+from common.workarounds.resizing import Resizing
 
 # Every task whose run has a classifier, and the flags that the demo needs for one.
 CLASSIFIERS = {
@@ -143,7 +144,7 @@ def test_another_runtime_gives_the_same_probabilities(
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(code, names)  # as it stands there, from top to bottom
-    photo = ImageOps.fit(Image.open("photo.jpg"), images.shape[1:3], Image.Resampling.BILINEAR)
+    photo = Image.open("photo.jpg")
     same = trained.probabilities(network.model.predict(np.asarray(photo).reshape(1, *images.shape[1:]), verbose=0))
     np.testing.assert_allclose(names["probabilities"], same, atol=1e-4)
 
@@ -158,6 +159,22 @@ def test_the_card_prepares_an_image_of_16_bits_as_predict_reads_it(tmp_path, mon
     names: dict = {}
     exec(code, names)
     np.testing.assert_array_equal(names["images"][0], read)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(
+    ("width", "height", "side"), [(9, 8, 8), (8, 9, 8), (31, 32, 32), (17, 16, 8), (101, 80, 32), (40, 41, 64)]
+)
+def test_the_card_prepares_an_image_as_training_does(tmp_path, monkeypatch, width, height, side, mode):
+    """To one level of grey: the same square, to the pixel, also of a length that is odd."""
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    Image.fromarray(values).convert(mode).save(tmp_path / "photo.png")
+    (read,) = reader(side, len(mode))([str(tmp_path / "photo.png")])
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(model_card.PREPARING.format(side=side, mode=mode).replace("photo.jpg", "photo.png"), names)
+    assert names["images"].dtype == np.uint8
+    np.testing.assert_allclose(names["images"][0].astype(int), read, atol=1)
 
 
 def test_the_card_has_the_whole_command_and_no_path(run, network):
@@ -184,6 +201,26 @@ def test_the_card_says_which_code_trained_the_run():
     assert model_card.code({"commit": None, "dirty": None}) == "code of no commit"
 
 
+@pytest.mark.parametrize(
+    ("kind", "loaded"),
+    [("keras", by_keras), ("savedmodel", by_tensorflow), ("onnx", by_onnx_runtime), ("litert", by_litert)],
+)
+def test_a_network_that_shrinks_its_images_is_exported_with_the_antialiasing(tmp_path, only_keras, kind, loaded):
+    def network(layer):
+        inputs = keras.Input((96, 96, 3), dtype="uint8", name="image")
+        small = layer(32, 32, dtype="float32", name="resize")(keras.ops.cast(inputs, "float32"))
+        return keras.Model(inputs, keras.layers.Flatten()(keras.layers.AveragePooling2D(16)(small)))
+
+    model, images = network(Resizing), np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3)).astype(np.uint8)
+    expected = trained.probabilities(np.asarray(model(images)))
+    assert np.abs(expected - trained.probabilities(np.asarray(network(keras.layers.Resizing)(images)))).max() > 0.1
+    plain = export.with_probabilities(model, kind)
+    plain(images)
+    path = tmp_path / export.TARGETS[kind][0]
+    export.save(plain, kind, path)
+    np.testing.assert_allclose(loaded(path, images, only_keras), expected, atol=1e-4)
+
+
 # The others differ from these in depth and width alone.
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d", "mobilenet_v2"])
 def test_every_backbone_is_of_stock_layers(name):
@@ -196,7 +233,7 @@ def test_every_backbone_is_of_stock_layers(name):
         inputs = keras.Input((20, 20, 3), dtype="uint8", name="image")
         outputs = keras.layers.Dense(4, dtype="float32")(backbone.extract(inputs))
         model = keras.Model(inputs, outputs)
-        plain = export.with_probabilities(model)
+        plain = export.with_probabilities(model, "keras")
     finally:
         keras.config.set_dtype_policy("float32")
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from typing import get_args, get_type_hints
 
 import in_process
 import keras
@@ -288,3 +289,7 @@ def test_summary_has_colour_and_symmetry():
     )
     assert found["horse"]["mirror"] == 1
     np.testing.assert_allclose(found["horse"]["colour"], 0, atol=1e-4)
+
+
+def test_every_loss_that_the_command_line_takes_is_there():
+    assert set(get_args(get_type_hints(load_task("hinge_svm").SVMConfig)["loss"])) == set(hinge.LOSSES)
