@@ -13,6 +13,7 @@ FAST := tests/test_readmes.py tests/test_fuzz.py \
 # Tests in as many processes as the machine has processors, up to 4: each takes 2 GB. One that has no more to do takes
 # over half of what another has left, from the end; files stay together as far as that goes, and so do their fixtures.
 SIDE_BY_SIDE := --numprocesses logical --maxprocesses 4 --dist worksteal
+QUICK := --xla_backend_optimization_level=0 # compiles faster, and runs slower
 
 .PHONY: help demo test test-fast test-slurm test-chaos chromium test-page test-mutations test-fuzz lint format lock clean
 .DEFAULT_GOAL := help
@@ -25,7 +26,7 @@ demo: .venv/installed ## set up, then train cifar_phased on the embedded digits 
 
 test: lint ## set up, lint, and run every test; the loop and the augmentation on JAX too
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
-	KERAS_BACKEND=jax $(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/common/test_trainer.py tests/common/test_objective.py tests/common/test_optimizers.py tests/common/test_augment.py tests/common/test_together.py
+	KERAS_BACKEND=jax XLA_FLAGS=$(QUICK) $(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/common/test_trainer.py tests/common/test_objective.py tests/common/test_optimizers.py tests/common/test_augment.py tests/common/test_together.py
 
 test-fast: lint ## set up, lint, and run the tests that train nothing, before each commit (under 2 minutes)
 	$(BIN)/python -m pytest -m "not trains" $(FAST)
