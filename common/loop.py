@@ -136,7 +136,7 @@ class PhaseLines:
             f"{row['phase']} {row['epoch']}/{self.phase.epochs}  "
             f"loss {row['loss']:.4f}{accuracy}  validation loss {row['val_loss']:.4f}{val_accuracy}  "
             f"{row['images_per_second']:,.0f} images/s  {row['seconds']:.0f} s  "
-            f"at this pace {words.duration(left)} left",
+            f"{words.duration(left)} left",
             flush=True,
         )
 

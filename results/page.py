@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from common.files import read_text
 from common.measured import TEST_ACCURACY, TEST_LOSS, by_name
 from common.report import Figure
-from common.selection import parts_of, protocol
+from common.selection import Group, parts_of, protocol
 from results import pictures, scoreboard, tables
 from results.judged import WORDS
 from results.pairs import for_readers
@@ -35,12 +35,12 @@ COLUMNS = (
     "Backend",
     "Commit",
 )
-ANSWER = re.compile(r"^## Answer\n+(.+?)(?:\n\n|\n#|\Z)", re.DOTALL | re.MULTILINE)
+ANSWER = re.compile(r"^## Answer\n+(.+?)\n*(?:^#|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def html(tasks: Sequence[Task], root: Path, complaints: list[str]) -> str:
     """The page; of `root`, the repository, the tasks' READMEs and `results/figures` are read. Adds complaints."""
-    every = [(task, record) for task in tasks for record in task.runs]
+    every = [(task, group, record) for task in tasks for group in task.runs.groups for record in group.records]
     whole = len(every) <= MOST_RUNS
     shown = [shown_of(task, root, whole, complaints) for task in tasks]
     newest = {task.name: max(map(protocol, task.runs), default=0) for task in tasks}
@@ -57,9 +57,9 @@ def html(tasks: Sequence[Task], root: Path, complaints: list[str]) -> str:
         claimed=claimed.total(),
         claimed_told=scoreboard.sentence(claimed, WORDS),
         tasks=shown,
-        runs=[row_of(record) for _, record in every],
+        runs=[row_of(group, record) for _, group, record in every],
         curves=[
-            curves_of(record) if whole or protocol(record) == newest[task.name] else None for task, record in every
+            curves_of(record) if whole or protocol(record) == newest[task.name] else None for task, _, record in every
         ],
         columns=COLUMNS,
         whole=whole,
@@ -94,13 +94,13 @@ def question(readme: str) -> str:
 
 
 def answer(readme: str, task: str) -> str:
-    """The first paragraph after the heading `Answer` of a README as HTML; empty if there is none."""
+    """What stands below the heading `Answer` of a README as HTML; empty if there is none."""
     found = ANSWER.search(readme)
     return markdown(found[1], f"../tasks/{task}/") if found else ""
 
 
 def markdown(text: str, folder: str) -> str:
-    """A paragraph of a folder's README as HTML, with links from the page."""
+    """Paragraphs of a folder's README as HTML, with links from the page."""
 
     def link(url: str) -> str:
         if re.match(r"\w+:", url):
@@ -109,7 +109,7 @@ def markdown(text: str, folder: str) -> str:
 
     parser = MarkdownIt("commonmark", {"html": False})
     parser.normalizeLink = link  # type: ignore[method-assign] # how the library lets links be changed
-    return parser.renderInline(text)
+    return parser.render(text)
 
 
 def across(task: Task, folder: Path, complaints: list[str]) -> list[Picture]:
@@ -135,16 +135,16 @@ def blocks(every: Sequence[Row]) -> list[dict]:
     return found
 
 
-def row_of(record: Mapping) -> dict:
-    """One run for the list of runs, with a cell for each of COLUMNS."""
+def row_of(group: Group, record: Mapping) -> dict:
+    """One run for the list of runs, with a cell for each of COLUMNS; `words` are what figures call its setting."""
     metrics = record["metrics"]
     values = by_name(metrics)
     accuracy, loss = values.get(TEST_ACCURACY.name), values.get(TEST_LOSS.name)
     status = f"{metrics['status']}{', code uncommitted' if unknown_code(record) else ''}"
     cells = (
         record["task"],
-        record["config"]["preset"],
-        re.sub(r"@sha256:\w+", "", record["setting"]),
+        group.preset,
+        re.sub(r"@sha256:\w+", "", group.setting),
         record["config"]["seed"],
         status,
         "" if accuracy is None else f"{accuracy:.2f}",
@@ -153,17 +153,25 @@ def row_of(record: Mapping) -> dict:
         record["environment"].get("backend", ""),
         str(record["environment"].get("commit"))[:10],
     )
-    return {"id": f"{record['task']}/{record['run']}", "status": status, "cells": cells}
+    words = "" if "protocol" in group.parts else ", ".join(group.said())
+    return {"name": record["run"], "status": status, "cells": cells, "words": words}
 
 
 def curves_of(record: Mapping) -> list[list[float | None] | None] | None:
-    """The curves of a run in the order of CURVES, with three digits; None for fewer than two epochs."""
+    """The curves of a run in the order of CURVES, accuracies in percent; None for fewer than two epochs."""
     history = record["history"]
     if len(history) < 2:
         return None
-    return [[rounded(row.get(key)) for row in history] if key in history[0] else None for key in CURVES]
+    scales = [100 if "accuracy" in key else 1 for key in CURVES]
+    return [
+        [rounded(row.get(key), scale) for row in history] if key in history[0] else None
+        for key, scale in zip(CURVES, scales, strict=True)
+    ]
 
 
-def rounded(value: float | None) -> float | None:
-    """A number with three digits, finer than a curve is drawn."""
-    return None if value is None else float(f"{value:.3g}")
+def rounded(value: float | None, scale: int) -> float | int | None:
+    """A number with three digits, finer than a curve is drawn, and short."""
+    if value is None:
+        return None
+    short = float(f"{scale * value:.3g}")
+    return int(short) if short.is_integer() else short

@@ -46,8 +46,9 @@ class Compared:
     def told(self) -> str:
         """The mean with its interval, as a reader sees it."""
         digits = 1 if self.metric.unit else self.metric.decimals([abs(value) for value in self.found.each])
-        if any(0 < abs(end) < 0.5 * 10**-digits for end in (self.found.low, self.found.high)):
-            digits += 1  # an interval that leaves out zero must not look as if it ended there
+        shown = (self.found.mean, self.found.low, self.found.high)
+        if any(0 < abs(value) < 0.5 * 10**-digits for value in shown):
+            digits += 1  # neither the mean nor an end of its interval must look like zero if it is not
         ends = f"{self.found.low:z.{digits}f} to {self.found.high:z.{digits}f}"
         seen = "" if self.found.images else ", seeds alone"
         older = "" if self.is_current else ", older protocol"

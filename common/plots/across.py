@@ -137,7 +137,9 @@ def draw_row(part: SubFigure, lines: Sequence[Line], published_label: str) -> No
         label_epochs(axes, "Epoch, counted through all phases" if several else "Epoch")
     marked = [line for line in lines if line.published is not None]
     for line in marked:
-        panels[-1].axhline(line.published, color=line.colour, linestyle=(0, (1, 2)), linewidth=1.5)
+        is_shared = [other.published for other in marked].count(line.published) > 1
+        shade = "0.3" if is_shared else line.colour
+        panels[-1].axhline(line.published, color=shade, linestyle=(0, (1, 2)), linewidth=1.5)
     handles, labels = panels[0].get_legend_handles_labels()
     if marked:
         handles = [*handles, Line2D([], [], color="0.3", linestyle=(0, (1, 2)), linewidth=1.5)]

@@ -22,7 +22,7 @@ mpl.rcdefaults()  # whatever a matplotlibrc of the user's says: the same figures
 # The palette of Okabe and Ito, made to be told apart with any kind of colour vision.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE = "#56B4E9", "#CC79A7"
-SPLIT_COLOURS = {"train": GREEN, "validation": BLUE, "test": ORANGE}
+SPLIT_COLOURS = {"train": ORANGE, "validation": BLUE, "test": VERMILION}
 TEST_REPORTED = "test, at the epoch that is reported"
 NAMED_CLASSES = 200  # most that a figure shows one by one: with thousands of rows it would not fit into memory
 LEGEND_BELOW: dict[str, Any] = {"loc": "outside lower center", "frameon": False, "fontsize": 9}

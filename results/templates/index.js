@@ -9,7 +9,7 @@ function filter() {
   const words = byId("words").value.toLowerCase().split(/\s+/).filter(Boolean);
   let shown = 0;
   for (const row of rows) {
-    const text = row.textContent.toLowerCase();
+    const text = `${row.textContent} ${row.dataset.words}`.toLowerCase();
     row.hidden = !words.every(word => text.includes(word))
       || (byId("task").value && cell(row, 0) !== byId("task").value)
       || (byId("status").value && cell(row, 4) !== byId("status").value);
@@ -59,10 +59,10 @@ function chart(title, lines, epochs) {
 
 function open(row) {
   const columns = curves[row.dataset.place];
-  byId("large-title").textContent = row.id;
-  const panels = [["Loss", 0, 1], ["Accuracy (%)", 2, 100]].map(([title, first, scale]) => {
+  byId("large-title").textContent = `${cell(row, 0)}/${row.dataset.run}`;
+  const panels = [["Loss", 0], ["Accuracy (%)", 2]].map(([title, first]) => {
     const lines = [["train", columns[first]], ["valid", columns[first + 1]]].filter(([, values]) => values)
-      .map(([kind, values]) => ({kind, values: values.map(v => v === null ? null : scale * v)}));
+      .map(([kind, values]) => ({kind, values}));
     return lines.length ? chart(title, lines, lines[0].values.length) : "";
   });
   byId("charts").innerHTML = panels.join("");
@@ -72,6 +72,7 @@ function open(row) {
 
 rows.forEach((row, place) => {
   row.dataset.place = place;
+  row.dataset.words ??= rows[place - 1].dataset.words;  // written once for all seeds
   if (curves[place]) spark(row, curves[place][3] || curves[place][1] || []);
 });
 heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => sort(column)));

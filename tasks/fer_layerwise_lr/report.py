@@ -62,7 +62,7 @@ def published(arm: str, metric: str) -> float | None:
 
 
 def curves(runs: Runs, path: Path) -> None:
-    """Draw losses and validation accuracy by epoch: a row a network, a line an arm; what is published dotted."""
+    """Draw losses and validation accuracy by epoch, a row a network and regime, a line an arm (published: dotted)."""
     rows = []
     for name, own in networks(runs).items():
         lines = []
@@ -75,7 +75,7 @@ def curves(runs: Runs, path: Path) -> None:
 
 
 def arms(runs: Runs, path: Path) -> None:
-    """Draw the F1 of each class in the arms of fer_layerwise_lr (mean and standard deviation), a panel a network."""
+    """Draw the F1 of each class in each arm (mean and standard deviation), a panel a network and regime."""
     panels = networks(runs)
     if not panels:
         return
