@@ -267,3 +267,42 @@ def test_a_number_of_each_run_is_compared_seed_by_seed_and_named():
     assert more(PAIR, number)(both((0.8,), (0.2,))).told == "+0.6 (n = 1)"
     assert about("squares", more(PAIR, number))(both((0.8,), (0.2,))).told == "squares: +0.6 (n = 1)"
     assert about("squares", more(PAIR, number))(runs()) == NOT_TESTED
+
+
+def test_alike_fails_on_either_side():
+    """Far below is as unlike as far above."""
+    pair, far, near = Pair({"kind": "a"}, {"kind": "b"}), (0.1, 0.11, 0.12), (0.51, 0.52, 0.51)
+
+    def own(shares, kind):
+        return group("p", f"kind={kind}", *(scored(test={"accuracy": share}) for share in shares), kind=kind)
+
+    assert stats.ttest_1samp(100 * (np.array(far) - near), -5, alternative="less").pvalue < 0.025
+    for ours, theirs in ((far, near), (near, far)):
+        assert alike(pair, margin=5)(runs(own(ours, "a"), own(theirs, "b"))).word == "fails"
+
+
+def test_that_all_hold_is_as_sure_as_the_least_sure():
+    """Intersection-union test (Berger 1982): the largest p-value."""
+    assert combined([Finding("holds", "", 0.01), Finding("holds", "", 0.03)]).p == 0.03
+
+
+def test_a_run_that_diverged_counts_for_no_number():
+    diverged = {"metrics": {"status": "diverged"}}
+    there = group("p", "kind=a", *(scored(test={"accuracy": a}) for a in (0.5, 0.6, 0.7)), diverged, kind="a")
+    found = positive(lambda record: record["metrics"].get("test", {"accuracy": -9.0})["accuracy"], of={"kind": "a"})
+    assert found(runs(there)).word == "holds"
+    assert found(runs(there)).told.endswith("n = 3)")
+
+
+def test_each_phase_is_compared_with_the_one_before():
+    """Up by 30 points, then down by 10, in every seed."""
+
+    def run(more):
+        phases = {
+            name: {"images_per_second": 1, "validation": {"accuracy": share}, "test": {"accuracy": share + more}}
+            for name, share in (("head", 0.5), ("block", 0.8), ("full", 0.7))
+        }
+        return {"metrics": {"phases": phases, "test": {"accuracy": 0.7}}}
+
+    own = runs(group("p", "kind=a", *map(run, (0, 0.001, 0.002)), kind="a"))
+    assert rising("head", "block", "full", of={"kind": "a"})(own).word == "fails"

@@ -605,3 +605,15 @@ def test_a_path_that_one_may_not_look_at_is_one_line(tmp_path, as_nobody, flags)
     argv = ["--preset=demo", *(flag.format(closed=closed, secret=secret) for flag in flags)]
     with as_nobody(), pytest.raises(ConfigError, match=f"^{tmp_path}/.*: Permission denied$"):
         parse_strictly(PRESETS, "", argv)
+
+
+@pytest.mark.parametrize("field", ["weight_decay", "final_rate", "warmup_epochs"])
+def test_nothing_of_a_phase_is_below_zero(field):
+    phase = Phase("p", 5, "adam", 1e-3, schedule="warmup_cosine", **{field: -1})
+    with pytest.raises(ConfigError, match=f"{field} is -1"):
+        phase.check()
+
+
+def test_momentum_is_not_below_zero():
+    with pytest.raises(ConfigError, match=r"momentum is -0\.5"):
+        Phase("p", 5, "sgd", 1e-3, momentum=-0.5).check()

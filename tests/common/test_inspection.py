@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import tensorflow as tf
 from matplotlib.text import Text
 from PIL import Image, ImageEnhance
@@ -313,3 +314,29 @@ def test_pairs_say_what_they_are(drawn, tmp_path):
     image = np.zeros((8, 8, 1), np.uint8)
     copy_pairs([Pair((image, image), ("test 1: cat", "train 2: dog"), "exact copy", True)], "title", tmp_path / "a.png")
     assert "test 1: cat\ntrain 2: dog\nexact copy" in [text.get_text() for text in drawn[0].findobj(Text)]
+
+
+def test_pictures_that_are_moved_by_two_pixels_in_any_direction_correlate():
+    whole = scipy.ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(60, 60)), 1)
+    whole = np.clip(128 + 120 * whole / np.abs(whole).max(), 0, 255).astype(np.uint8)
+    side = near_copies.SIDE
+    middle = whole[10 : 10 + side, 10 : 10 + side]
+    for y in range(-3, 4):
+        for x in range(-3, 4):
+            other = whole[10 + y : 10 + y + side, 10 + x : 10 + x + side]
+            (found,) = near_copies.correlations(np.stack([middle, other]), np.array([[0, 1]]))
+            assert (found > 0.9) == (max(abs(y), abs(x)) <= 2), (y, x, found)
+
+
+def test_the_detail_of_a_picture_is_its_own():
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 32, 32), np.uint8)
+    for picture, found in zip(pictures, near_copies.detail(pictures), strict=True):
+        expected = picture - scipy.ndimage.gaussian_filter(picture.astype("float32"), 2.0)
+        np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_deviations_are_those_of_a_normal_distribution(monkeypatch):
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(near_copies, "correlations", lambda _, pairs: np.tanh(rng.normal(0.2, 0.08, len(pairs))))
+    found = near_copies.deviations(np.zeros((100, 32, 32), np.uint8), np.arange(100) % 4)
+    assert found == pytest.approx((np.arctanh(0.7) - 0.2) / 0.08, rel=0.1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.measured import SPEED, TEST_ACCURACY, TEST_LOSS, Metric, by_name, declared, loss, measured, percent
+from common.measured import METRICS, SPEED, TEST_ACCURACY, TEST_LOSS, Metric, by_name, declared, loss, measured, percent
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,25 @@ def test_everything_measured_has_a_direction_but_what_no_one_declares():
 
 def test_one_phase_has_a_speed_and_no_accuracies_of_its_own():
     assert measured({"phases": {"train": {"images_per_second": 7}}}) == {SPEED: 7.0}
+
+
+def test_every_metric_stands_under_its_own_name():
+    metrics = {
+        "test": {"accuracy": 0.1, "macro_f1": 0.2, "weighted_f1": 0.3, "loss": 0.4},
+        "validation": {"accuracy": 0.5, "loss": 0.6},
+        "train": {"accuracy": 0.7, "loss": 0.8},
+        "running": {"loss": 0.9},
+    }
+    named = {
+        "test accuracy (%)": 10,
+        "test macro F1 (%)": 20,
+        "test weighted F1 (%)": 30,
+        "test loss": 0.4,
+        "validation accuracy (%)": 50,
+        "validation loss": 0.6,
+        "train accuracy (%)": 70,
+        "train loss": 0.8,
+        "running train loss": 0.9,
+    }
+    assert by_name(metrics) == pytest.approx(named)
+    assert {m.name: m.better for m in METRICS.values()} == {n: "lower" if "loss" in n else "higher" for n in named}

@@ -6,6 +6,7 @@ import pytest
 from made_groups import group, runs, scored
 
 from common.config import Config
+from common.published import printed
 from common.report import Headline, Pair, Report, title
 
 RUN = {"metrics": {}}
@@ -242,3 +243,22 @@ def test_a_field_that_is_gone_is_not_in_a_label():
     config = Decaying(preset="p", dataset="digits").identity() | {"gone": 3}
     record = {"protocol": 2, "config": config, "setting": "dataset=digits"}
     assert Report(presets={"p": Decaying(preset="p", dataset="digits")}).renew(record) == record
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_published_number_is_that_of_exactly_these_fields(order):
+    written = [("p", "data=d", "60"), ("p", "data=d arm=1", "7"), ("q", "data=d", "8"), ("p", "", "9")]
+    references = {(preset, setting, "m"): {"published": value} for preset, setting, value in written[::order]}
+    for fields, value in (
+        ({"preset": "p", "data": "d"}, 60),
+        ({"preset": "p", "data": "d", "arm": 1}, 7),
+        ({"preset": "q", "data": "d"}, 8),
+        ({"preset": "p"}, 9),
+    ):
+        assert printed(references, fields, "m") == value
+
+
+def test_a_name_that_begins_as_another_is_not_within_it():
+    nothing = {"metrics": {}}
+    assert runs(group("p", "rate=1 rates.head=9", nothing)).as_preset("rate").groups == ()
+    assert len(runs(group("p", "rate.head=9", nothing)).as_preset("rate").groups) == 1

@@ -1,5 +1,6 @@
 """Tables as a report lays them out, differences and claims, as a README shows them."""
 
+import numpy as np
 import pytest
 from made_groups import group, runs
 from made_runs import ACCURACIES, REFERENCE, SETTING, TASK, collect, make_run, write_report
@@ -7,7 +8,7 @@ from scipy import stats
 
 from common.measured import Metric, loss, percent
 from common.report import Pair, Part, Report, Table
-from results import pairs
+from results import pairs, rows
 from results.grids import Source, grids, with_deviation
 from results.rows import row_of
 
@@ -200,3 +201,61 @@ def test_differences_allow_for_the_looks_too():
         assert ("3 looks share the error" in row_of(found).notes[1]) == (looks == 3)
     one = stats.ttest_rel((0.50, 0.52, 0.54), (0.47, 0.48, 0.49)).pvalue
     assert p == {1: (pytest.approx(one), "higher"), 3: (pytest.approx(3 * one), "undecided")}
+
+
+def arms(shares, protocol=2):
+    """A group a setting with these test accuracies, by the name of its arm."""
+    mark = f" protocol={protocol}" if protocol < 2 else ""
+
+    def run(share):
+        return {"protocol": protocol, "environment": {}, "metrics": {"test": {"accuracy": share, "n": 9}}}
+
+    return [group("p", f"arm={arm}{mark}", *map(run, own), arm=arm) for arm, own in shares.items()]
+
+
+ONE_OTHER = [Pair({"arm": "a"}, {"arm": "b"})]
+
+
+def test_differences_of_two_protocols_are_two_families():
+    """Each protocol has one difference, so Holm's correction changes neither p-value."""
+    shares = {"a": (0.50, 0.52, 0.54), "b": (0.47, 0.48, 0.49)}
+    found = pairs.comparisons(runs(*arms(shares, 1), *arms(shares)), ONE_OTHER)
+    one = stats.ttest_rel(*shares.values()).pvalue
+    assert [(each.p, each.among) for each in found] == [(pytest.approx(one), 1)] * 2
+
+
+def test_an_older_difference_is_shown_if_there_is_no_newer():
+    found = pairs.comparisons(runs(*arms({"a": (0.5, 0.6), "b": (0.5, 0.6)}, 1)), ONE_OTHER)
+    assert pairs.for_readers(found) == found != []
+
+
+def test_a_difference_below_zero_is_lower():
+    shares = {"a": (0.47, 0.48, 0.49), "b": (0.50, 0.52, 0.54)}
+    (found,) = pairs.comparisons(runs(*arms(shares)), ONE_OTHER)
+    assert stats.ttest_rel(*shares.values()).pvalue < 0.05
+    assert found.verdict == "lower"
+
+
+def test_a_difference_that_is_not_zero_does_not_look_like_it():
+    (found,) = pairs.comparisons(runs(*arms({"a": (0.47, 0.48, 0.49), "b": (0.4701, 0.4798, 0.4904)})), ONE_OTHER)
+    assert found.told.startswith("−0.01 (")
+
+
+@pytest.mark.parametrize(("whole", "size"), [(400, 400), (None, 100)])
+def test_a_part_of_the_test_images_has_its_own_chance_and_the_sources(whole, size):
+    """Ours are 100 images: the standard errors are sqrt(p q / 100), and sqrt(p q / size) for the source."""
+    values = [60.0, 64.0, 59.0]
+    said = {"test_images_of": whole} if whole else {}
+    each = [{"metrics": {"test": {"n": 100, "accuracy": value / 100}, **said}} for value in values]
+    own = group("p", "a", *each, **({} if whole else {"limit_test": 100}))
+    reach = stats.t.ppf(0.95, 2) * np.hypot(
+        np.std(values, ddof=1) * np.sqrt(4 / 3), np.sqrt(61 * 39 / 100 + 61 * 39 / size)
+    )
+    for margin, word in ((reach + 0.1, "reproduced"), (reach - 0.1, "undecided")):
+        reference = {"published": "61", "margin": str(margin), "source": "1", "note": ""}
+        assert rows.verdict("test accuracy (%)", reference, values, own).word == word
+
+
+def test_a_mixture_of_backends_is_told_of():
+    each = [{"environment": {"backend": name, "precision": "float32", "commit": "a"}} for name in ("jax", "tensorflow")]
+    assert rows.doubts([group("p", "a", *each)]) == ["runs differ in backend: jax, tensorflow"]

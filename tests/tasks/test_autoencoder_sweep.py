@@ -10,6 +10,7 @@ import initial_weights
 import keras
 import numpy as np
 import pytest
+from stopped_before import Enough, until_enough
 
 from common import checkpoints
 from common.checkpointer import load_layers
@@ -531,3 +532,16 @@ def test_the_demo_beats_the_mean_image(tmp_path, data):
     assert metrics["images"] == {"train": 1293, "validation": 144, "test": 360}
     variance_of_pixels = flat(data.test).var(axis=0).mean()
     assert metrics["test"]["loss"] < variance_of_pixels / 2
+
+
+def test_what_is_transferred_is_the_last_epoch_as_the_source_reports_it(tmp_path, monkeypatch):
+    kinds = []
+
+    def load(model, folder, phase, names, kind):
+        kinds.append(kind)
+        raise Enough
+
+    monkeypatch.setattr("common.checkpointer.load_layers", load)
+    monkeypatch.setitem(TASK.experiment.__globals__, "encoder_run", lambda config: tmp_path)
+    until_enough(TASK, tmp_path, "--preset", "transfer", "--dataset", "digits")
+    assert kinds == ["last"]

@@ -13,6 +13,7 @@ import initial_weights
 import keras
 import numpy as np
 import pytest
+import stopped_before
 import tensorflow as tf
 import yaml
 from PIL import Image
@@ -314,3 +315,22 @@ def test_two_phase_starts_its_head_by_hes_rule_and_its_bias_as_torch_does(heads)
     bound = 1 / np.sqrt(512)
     assert np.abs(bias).max() <= bound * (1 + 1e-6)
     assert stats.kstest(bias, stats.uniform(-bound, 2 * bound).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("regime", "by_batch"),
+    [("layer", [[False] * 5, [False] * 4 + [True], [True] * 5]), ("follow", [[True] * 5] * 3)],
+)
+def test_each_phase_trains_what_it_says_as_it_says(tmp_path, monkeypatch, tiny_backbone, regime, by_batch):
+    seen = stopped_before.phases(load_task("cifar_phased"), tmp_path, monkeypatch, "--batch-norm", regime)
+    assert [phase["dropout"] for phase in seen] == [[0.3], [0.2], [0.1]]
+    every = ["head", "layer1", "layer2", "layer3", "layer4", "stem"]
+    assert [phase["trained"] for phase in seen] == [["head"], ["head", "layer4"], every]
+    assert [phase["by batch"] for phase in seen] == by_batch
+
+
+@pytest.mark.parametrize(("at", "side"), [("native", 8), ("input", 32)])
+def test_images_are_augmented_at_the_size_that_is_asked_for(tmp_path, monkeypatch, tiny_backbone, at, side):
+    flags = ["--augmentation", "flip_crop", "--augment-at", at]
+    model = stopped_before.phases(load_task("cifar_phased"), tmp_path, monkeypatch, *flags)[0]["model"]
+    assert model.get_layer("augment").output.shape[1:3] == (side, side)

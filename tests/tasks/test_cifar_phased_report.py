@@ -448,3 +448,23 @@ def test_optimisers_of_001_are_lines_a_row_a_length(drawn, tmp_path):
         [text.partition(" in phase 2")[0] for text in plain(own.legends[0].get_texts())] for own in drawn[0].subfigs
     )
     assert whole == short == list(report.OPTIMISERS)
+
+
+def test_the_gap_is_that_of_the_epoch_that_is_reported():
+    history = [
+        {"phase": "full", "epoch": epoch, "loss": loss, "accuracy": own, "val_accuracy": validation}
+        for epoch, loss, own, validation in ((1, 2.0, 0.5, 0.4), (2, 1.0, 0.8, 0.6), (3, 0.5, 0.9, 0.55))
+    ]
+    epochs = {"best": {"epoch": 2}, "last": {"epoch": 3}}
+    for kind, gap, loss in (("best", 20, 1.0), ("last", 35, 0.5)):
+        record = {"history": history, "metrics": {"reported": kind, "phases": {"full": epochs}}}
+        assert judges.generalisation_gap(record) == pytest.approx(gap)
+        assert judges.training_loss(record) == loss
+    assert judges.unsteadiness_of_gap(record) == pytest.approx(np.std([10, 20, 35], ddof=1))
+    old = {"history": history, "metrics": {"phases": {"full": {"best_epoch": 2}}}}
+    assert judges.generalisation_gap(old) == pytest.approx(20)
+
+
+def test_test_above_validation_is_in_points():
+    metrics = {"test": {"accuracy": 0.75}, "validation": {"accuracy": 0.7}}
+    assert judges.test_above_validation({"metrics": metrics}) == pytest.approx(5)

@@ -10,6 +10,7 @@ import initial_weights
 import keras
 import numpy as np
 import pytest
+import stopped_before
 
 from common import checkpoints
 from common.backbones import STAGES, networks
@@ -218,3 +219,10 @@ def test_the_demo_reads_digits(tmp_path):
     assert in_process.call(TASK, "--preset", "demo", "--out", str(tmp_path)) == 0
     (folder,) = tmp_path.glob("*/*")
     assert json.loads((folder / "metrics.json").read_text())["test"]["accuracy"] > 0.8
+
+
+@pytest.mark.parametrize(("regime", "by_batch"), [("layer", [False] * 2 + [True] * 3), ("follow", [True] * 5)])
+def test_batch_norm_is_that_of_the_flag(tmp_path, monkeypatch, tiny_backbone, regime, by_batch):
+    flags = ["--rates.stem", "0", "--rates.layer1", "0", "--batch-norm", regime]
+    (seen,) = stopped_before.phases(load_task("fer_layerwise_lr"), tmp_path, monkeypatch, *flags)
+    assert seen["by batch"] == by_batch

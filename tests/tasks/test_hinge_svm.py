@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import in_process
@@ -15,8 +16,10 @@ from sklearn.datasets import load_digits
 from sklearn.svm import LinearSVC
 
 from common.command_line import parse_strictly
+from common.data import pipeline, splits
 from common.errors import ConfigError
 from common.loop import Loop
+from common.progress import Progress
 from slurm.plan import load_task
 from tasks.hinge_svm import hinge
 
@@ -293,3 +296,36 @@ def test_summary_has_colour_and_symmetry():
 
 def test_every_loss_that_the_command_line_takes_is_there():
     assert set(get_args(get_type_hints(load_task("hinge_svm").SVMConfig)["loss"])) == set(hinge.LOSSES)
+
+
+def small(side, channels):
+    """Twenty images by chance, as each split."""
+    images = np.random.default_rng(0).integers(0, 256, (20, side, side, channels), np.uint8)
+    split = splits.whole(images, np.arange(20) % 10, side)
+    return splits.Dataset("small", tuple("0123456789"), split, split, split)
+
+
+def test_a_template_has_the_weights_of_one_class_pixel_by_pixel():
+    task, data = load_task("hinge_svm"), small(4, 3)
+    model = task.build(parse_strictly(task.PRESETS, "", ["--preset", "demo"]), data)
+    wanted = np.random.default_rng(1).normal(size=(10, 4, 4, 3)).astype("float32")
+    model.get_layer("scores").set_weights([wanted.reshape(10, -1).T, np.zeros(10)])
+    np.testing.assert_array_equal(task.templates_of(model, data), wanted)
+
+
+def test_a_reading_of_the_validation_loss_has_the_norm():
+    """By NumPy, of weights at hand and lambda = 5."""
+    task, data = load_task("hinge_svm"), small(4, 1)
+    model = task.build(parse_strictly(task.PRESETS, "", ["--preset", "demo", "--regularisation", "5"]), data)
+    kernel = np.random.default_rng(1).normal(size=(16, 10)).astype("float32")
+    model.get_layer("scores").set_weights([kernel, np.zeros(10)])
+    images = pipeline.pictures(data.validation, np.arange(20)).reshape(20, -1).astype(float)
+    scores = (images - images.mean(0)) @ kernel
+    right = scores[np.arange(20), data.validation.labels]
+    expected = (np.maximum(0, 1 + scores - right[:, None]).sum(1) - 1).mean() + 5 * np.square(kernel).sum()
+    trainer = SimpleNamespace(
+        progress=Progress(), data=data, batch_size=10, steps=2, predict=lambda _: scores.astype("float32")
+    )
+    callback = hinge.ValidationLoss(trainer, hinge.WestonWatkins(), 1)
+    callback.set_model(model)
+    assert callback.read() == pytest.approx(expected, rel=1e-5)

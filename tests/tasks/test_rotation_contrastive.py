@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from stopped_before import Enough, until_enough
 
 from common import checkpoints
 from common.command_line import parse_strictly
@@ -497,3 +498,78 @@ def test_the_demo_reads_digits(tmp_path):
     assert call(tmp_path, "--preset", "demo") == 0
     (folder,) = tmp_path.glob("*/*")
     assert metrics_of(folder)["test"]["accuracy"] > 0.9
+
+
+def by_chance(n=20):
+    """Grey images by chance, as each split."""
+    images = np.random.default_rng(0).integers(0, 256, (n, 8, 8, 1), np.uint8)
+    split = splits.whole(images, np.arange(n) % 10, 8)
+    return splits.Dataset("by chance", tuple("0123456789"), split, split, split)
+
+
+@pytest.mark.parametrize("preset", ["base", "contrastive"])
+def test_every_hidden_layer_has_a_relu_and_the_last_has_none(preset):
+    """Each by NumPy, from what it is given."""
+    data = by_chance()
+    make = networks.embedder if preset == "contrastive" else networks.classifier
+    model = make(parse_strictly(TASK.PRESETS, "", ["--preset", preset]), data)
+    images = pipeline.pictures(data.train, np.arange(20))
+    weighted = [layer for layer in model.layers if layer.weights]
+    for layer in weighted:
+        own = keras.Model(model.input, [layer.input, layer.output])(images, training=False)
+        given, found = (np.asarray(part, float) for part in own)
+        kernel, bias = (np.asarray(weights, float) for weights in layer.get_weights())
+        if kernel.ndim == 2:
+            expected = given @ kernel + bias
+        else:
+            padded = np.pad(given, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+            expected = np.einsum("bhwcij,ijco->bhwo", windows, kernel) + bias
+        if layer is not weighted[-1]:
+            assert expected.min() < 0
+            expected = np.maximum(expected, 0)
+        np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=layer.name)
+
+
+def test_the_margin_is_that_of_the_flag(tmp_path, monkeypatch):
+    losses = []
+
+    def begin(self, run, model, data, objective, **more):
+        losses.append(objective.loss)
+        raise Enough
+
+    monkeypatch.setattr(Trainer, "__init__", begin)
+    until_enough(TASK, tmp_path, "--preset", "contrastive", "--dataset", "digits", "--margin", "50")
+    # Two points of two classes at a distance of 3: 50 - 9, for either as the one before.
+    points = np.array([[0.0, 0.0], [3.0, 0.0]], "float32")
+    assert float(losses[0](np.array([0, 1]), points)) == pytest.approx(41)
+
+
+@pytest.mark.parametrize("preset", ["transfer", "reverse"])
+def test_what_is_transferred_is_the_last_epoch_as_the_source_reports_it(tmp_path, monkeypatch, preset):
+    kinds = []
+
+    def load(model, folder, phase, names, kind):
+        kinds.append(kind)
+        raise Enough
+
+    monkeypatch.setattr("common.checkpointer.load_layers", load)
+    monkeypatch.setitem(TASK.experiment.__globals__, "pretext_run", lambda config: tmp_path)
+    until_enough(TASK, tmp_path, "--preset", preset, "--dataset", "digits")
+    assert kinds == ["last"]
+
+
+def test_the_linear_probe_does_not_depend_on_the_units_of_the_plane():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 300)
+    points = np.array([[0, 0], [2, 0], [0, 2]])[labels] + rng.normal(size=(300, 2))
+    found = [
+        embedding.scores((units * points[:200], labels[:200]), (units * points[200:], labels[200:]))
+        for units in (1.0, 1e-3)
+    ]
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_train_and_validation_are_turned_by_draws_of_their_own():
+    turned = pretext.half_turned(by_chance(40), 3)  # one split thrice
+    assert (turned.train.labels != turned.validation.labels).any()
