@@ -18,7 +18,7 @@ from common.weights import REPOSITORIES
 LICENCES = {"tv_in1k": "BSD-3-Clause", "ra_in1k": "Apache-2.0"}  # of torchvision's and timm's weights
 LOADING = {
     "model.keras": 'import keras\n\nmodel = keras.saving.load_model("model.keras")\n'
-    "probabilities = model.predict(images)",
+    "probabilities = keras.ops.convert_to_numpy(model(images))",
     "saved_model": 'import tensorflow as tf\n\nmodel = tf.saved_model.load("saved_model")\n'
     "probabilities = model.serve(images)",
     "model.onnx": 'import onnxruntime\n\nsession = onnxruntime.InferenceSession("model.onnx")\n'
@@ -71,8 +71,8 @@ def text(folder: Path, classifier: Trained, file: str, phase: str | None = None)
         f"`{config['preset']}`, on `{dataset}`{f', after its phase `{phase}`' if phase else ''}.",
         "## Use",
         "A photograph is turned as its EXIF says, cut to a centred square and made "
-        f"{classifier.side} pixels wide by bilinear interpolation, as for training up to one level of grey "
-        "(JPEG files may be decoded to others, too):",
+        f"{classifier.side} pixels wide by bilinear interpolation: as for training, but for one level of grey "
+        "(and a few more if JPEG files are decoded by another library):",
         f"```python\n{preparing}\n\n{LOADING[file]}\n```",
         f"`images`: uint8 (batch, {classifier.side}, {classifier.side}, {classifier.channels}), 0 to 255, any batch. "
         f"`probabilities`: float32 (batch, {len(classifier.class_names)}). The classes, in their order, which "

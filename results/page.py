@@ -35,7 +35,7 @@ COLUMNS = (
     "Backend",
     "Commit",
 )
-ANSWER = re.compile(r"^## Answer\n+(.+?)\n*(?:^#|\Z)", re.DOTALL | re.MULTILINE)
+ANSWER = re.compile(r"^## Answer\n+(?!#{1,6} )(.+?)\n*(?:^#{1,6} |\Z)", re.DOTALL | re.MULTILINE)
 
 
 def html(tasks: Sequence[Task], root: Path, complaints: list[str]) -> str:
@@ -82,9 +82,14 @@ def shown_of(task: Task, root: Path, whole: bool, complaints: list[str]) -> dict
         "figures": across(task, figures, complaints),
         "pictures": pictures.kept(task, figures, complaints),
         "pictured": pictures.run_of(task, figures),
-        "metrics": blocks([row for row in task.rows if whole or "protocol" not in parts_of(row.setting)]),
+        "metrics": blocks([row for row in task.rows if not row.paired and (whole or is_current(row))]),
         "runs": len(task.runs),
     }
+
+
+def is_current(row: Row) -> bool:
+    """Whether its runs followed today's protocol."""
+    return "protocol" not in parts_of(row.setting)
 
 
 def question(readme: str) -> str:

@@ -11,6 +11,7 @@ from common.selection import Group, Runs
 from results.records import looks_at
 
 MINUS = "\N{MINUS SIGN}"
+MOST_DIGITS = 6  # of a difference
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ class Compared:
         """The mean with its interval, as a reader sees it."""
         digits = 1 if self.metric.unit else self.metric.decimals([abs(value) for value in self.found.each])
         shown = (self.found.mean, self.found.low, self.found.high)
-        if any(0 < abs(value) < 0.5 * 10**-digits for value in shown):
-            digits += 1  # neither the mean nor an end of its interval must look like zero if it is not
+        # Neither the mean nor an end of its interval must look like zero if it is not.
+        while digits < MOST_DIGITS and any(0 < abs(value) < 0.5 * 10**-digits for value in shown):
+            digits += 1
         ends = f"{self.found.low:z.{digits}f} to {self.found.high:z.{digits}f}"
         seen = "" if self.found.images else ", seeds alone"
         older = "" if self.is_current else ", older protocol"

@@ -37,7 +37,7 @@ from common.environment import installed, other_versions
 from common.errors import ConfigError, command, fail
 from common.run_folder import meant
 from results import records
-from results.sameness import TOLERANCE, compare, differing, show
+from results.sameness import TOLERANCE, compare, differing, show, went_on_with_other_versions
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Prints the presets of a train.py, the code of any commit, as JSON data.
@@ -175,8 +175,8 @@ def check(record: Mapping, any_versions: bool) -> str:
     if record["config"]["dataset"].startswith("image_folder:"):
         raise NotReplayed("it was trained on a folder of images, and a record does not say where they lie")
     others = other_versions(environment, installed())
-    starts = {json.dumps(start["versions"]) for start in environment["starts"] if "versions" in start}
-    if (others or len(starts) > 1) and not any_versions:
+    went_on = went_on_with_other_versions(environment)
+    if (others or went_on) and not any_versions:
         reason = f"other versions are installed: {', '.join(others)}" if others else "its starts had different versions"
         raise NotReplayed(f"{reason}; --any-versions replays it all the same")
     return commits[0]

@@ -90,15 +90,28 @@ def reasons(recorded: Mapping, here: Mapping) -> list[str]:
         found.append("its operations were not deterministic")
     if len({start.get("processor") for start in recorded.get("starts", ())}) > 1:
         found.append("it went on on another processor")
+    if went_on_with_other_versions(recorded):
+        found.append("it went on with other versions")
     others = [key for key in SURROUNDINGS if relevant(recorded, key) != relevant(here, key)]
     return found + [f"{key} not as recorded" for key in others]
 
 
 def relevant(environment: Mapping, key: str) -> object:
     """A fact of an environment, as far as bits depend on it."""
-    if key == "versions" and environment["backend"] != "jax":
-        return {package: version for package, version in environment[key].items() if package != "jax"}
-    return environment.get(key)
+    found = environment.get(key)
+    return counting(found or {}, environment["backend"]) if key == "versions" else found
+
+
+def counting(versions: Mapping[str, str], backend: str) -> dict[str, str]:
+    """The versions that bits depend on: JAX's only if it is the backend."""
+    return {package: version for package, version in versions.items() if package != "jax" or backend == "jax"}
+
+
+def went_on_with_other_versions(environment: Mapping) -> bool:
+    """Whether the starts of a run had different versions; older code did not write them down."""
+    starts = [start["versions"] for start in environment.get("starts", ()) if "versions" in start]
+    own = [counting(versions, environment["backend"]) for versions in starts]
+    return any(versions != own[0] for versions in own)
 
 
 def rows(record: Mapping, again: Mapping, tolerance: float) -> Iterator[Row]:

@@ -136,9 +136,10 @@ def keep(name: str) -> None:
         known = squeue.listed("--states=all")
         before: dict[str, dict] = {}
         for row in rows:
-            if row.state in ("killed", "lost"):
-                path = submission.record(row.run)
-                record = submissions.recorded(path)
+            path = submission.record(row.run)
+            record = submissions.recorded(path)
+            # `status` takes what ended for no reason for cancelled; SLURM may know better, if it has not forgotten.
+            if row.state in ("killed", "lost") or (row.state == "cancelled" and status.ended_for_no_reason(record)):
                 if was_cancelled(submission, row, record, known):
                     write_patiently(path, record | {"state": "cancelled", "reason": CANCELLED})
                 else:

@@ -123,11 +123,9 @@ class Profile:
         if type(self.time) not in (int, str):  # TOML has a type for a time of day
             raise ConfigError(f'time is {self.time}; allowed: minutes, or a text in quotes such as "8:00:00"')
         minutes(self.time)
-        if not "".join(self.setup).isascii() and locale.getencoding().lower() != "utf-8":
-            here = locale.getencoding()
-            raise ConfigError(
-                f"setup has letters that are not ASCII, so it needs a locale of UTF-8; this one is {here}"
-            )
+        encoding = locale.getpreferredencoding(False)  # in which the scripts are written
+        if not "".join(self.setup).isascii() and encoding.lower() != "utf-8":
+            raise ConfigError(f"setup has letters that are not ASCII: it needs a locale of UTF-8, not of {encoding}")
 
     def signal_before(self) -> int:
         """Seconds before the limit at which SLURM signals; at most about half of it, so that a start gets work done.

@@ -135,13 +135,13 @@ def until_decided(arguments: argparse.Namespace, title: str, sweep: Sweep, fixed
 
 def wait_for(runs: Sequence[Planned], console: Console) -> int:
     """Wait until none of these runs is queued or running; exit code 1 if one has not finished, 130 after Ctrl-C."""
-    latest = submissions.latest_runs(submissions.every())
-    folders = [run.folder for run in runs if not RunFolder(Path(run.folder)).has_metrics]
-    if not folders:
+    latest = {place(folder): found for folder, found in submissions.latest_runs(submissions.every()).items()}
+    left = [latest[place(run.folder)] for run in runs if not RunFolder(Path(run.folder)).has_metrics]
+    if not left:
         return 0
-    chosen = list({submission.id: submission for submission, _ in map(latest.__getitem__, folders)}.values())
+    chosen = list({submission.id: submission for submission, _ in left}.values())
     try:
-        rows = watch(chosen, console, folders)
+        rows = watch(chosen, console, [run.folder for _, run in left])
     except KeyboardInterrupt:
         print("the runs go on; the same command goes on from there: what is finished, queued or running is left out")
         return 128 + signal.SIGINT
@@ -261,8 +261,14 @@ def to_slurm(submission: Submission, profile: cluster.Profile) -> Submission:
     """Submit the jobs of a submission and their keeper, and print what they are."""
     cluster.outside_of_job()
     with submission.alone():
-        submission = cluster.submit(submission, profile)
-        submission = cluster.keep(submission, profile, list(submission.jobs.values()))
+        try:
+            submission = cluster.submit(submission, profile)
+            submission = cluster.keep(submission, profile, list(submission.jobs.values()))
+        except KeyboardInterrupt:
+            if taken := submissions.load(submission.id).jobs:
+                what = f"{count(len(taken), 'run')} submitted before that, without a job that submits killed ones again"
+                print(f"{what}; `python -m slurm cancel {submission.id}` ends them", flush=True)
+            raise
     arrays = cluster.array_ids(list(submission.jobs.values()))
     print(f"jobs {' '.join(arrays)}; `python -m slurm status {submission.id}` shows their state")
     print(f"submission {submission.id}")

@@ -112,7 +112,7 @@ def test_the_page_has_question_answer_verdicts_figures_and_runs(page_of):
     assert "3 are undecided, 1 is diverged, 1 is not comparable and 1 is not measured." in text
     assert "Of 2 claims, 1 holds and 1 is not tested." in text
     assert "<caption>Ours and theirs. Mean ± standard deviation over 3 seeds" in text
-    assert "last_block minus head" in text
+    assert "last block minus head" in text
     assert "One run: three_phase, CIFAR-10, ResNet-18, seed 0" in text
     assert "Which class is taken for which" in text
     assert "&lt;b&gt;&amp; few&lt;/b&gt; images" in text

@@ -361,6 +361,13 @@ def test_a_run_that_went_on_on_another_processor_need_not_have_the_same_bits():
     assert sameness.reasons({**environment, "starts": starts}, environment) == ["it went on on another processor"]
 
 
+@pytest.mark.parametrize(("backend", "said"), [("jax", ["it went on with other versions"]), ("tensorflow", [])])
+def test_a_run_that_went_on_with_another_backend_of_its_own_need_not_have_the_same_bits(backend, said):
+    environment = {"processor": {"name": "a"}, "op_determinism": True, "backend": backend, "versions": {}}
+    starts = [{"versions": {"keras": "3.1", "jax": version}} for version in ("0.1", "0.2")]
+    assert sameness.reasons({**environment, "starts": starts}, environment) == said
+
+
 @pytest.mark.parametrize(("one", "other"), [(1.0, 1.25), (1.25, 1.0), (-1.25, -1.0)])
 def test_a_difference_is_a_share_of_the_larger_number_or_of_a_whole(one, other):
     assert sameness.distance(one, other, None) == pytest.approx(0.2)

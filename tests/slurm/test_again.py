@@ -219,6 +219,7 @@ def test_a_killed_keeper_is_requeued_ten_times(killed, fake_slurm, code, restart
     [
         ("FAILED", "JobLaunchFailure", "queued"),
         ("CANCELLED", "None", "cancelled"),
+        ("NODE_FAIL", "None", "queued"),
         (None, "None", "cancelled"),
         (None, "JobLaunchFailure", "queued"),
         (None, "requeued", "queued"),  # and its next start was killed before it was written down

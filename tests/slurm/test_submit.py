@@ -6,14 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from common import files
 from common.errors import ConfigError
 from common.files import StorageError
-from slurm import cluster, submissions
+from slurm import cluster, commands, submissions
 from slurm.__main__ import parser
 from slurm.cluster import Profile, minutes
 
@@ -428,7 +430,8 @@ def test_ctrl_c_while_sbatch_answers_leaves_no_job_that_nobody_knows(tree, fake_
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from slurm.__main__ import main; "
     code += "import sys; sys.argv = ['slurm', 'submit', 'toy', '--set', 'width=1']; main()"
     done = subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
+    assert done.returncode == 130
+    assert "1 run submitted before that, without a job that submits killed ones again" in done.stdout
     assert len(fake_slurm.scripts) == 1
     (path,) = (tree / "results" / "submissions").glob("*/submission.json")
     assert list(json.loads(path.read_text())["jobs"].values()) == ["100"]
@@ -440,6 +443,15 @@ def test_another_way_to_the_same_folder_is_the_same_run(launch, fake_slurm, tree
     fake_slurm.queue(_100="RUNNING|None")
     for way in ("link/runs", f"../{tree.name}/out/runs"):
         assert "left out: 1 running in toy-" in launch("submit", "toy", "--set", f"out={way}").out
+
+
+def test_runs_are_waited_for_whatever_the_way_to_their_folder(make_submission, make_run, fake_slurm, tmp_path, capsys):
+    run = make_run("demo-s0")
+    make_submission(run, jobs={run.name: "100"})
+    (tmp_path / "link").symlink_to(Path(run.folder).parent)
+    other = replace(run, folder=str(tmp_path / "link" / run.name))
+    assert commands.wait_for([other], Console()) == 1  # it has left the queue unfinished
+    assert f"  {run.name}  " in capsys.readouterr().out
 
 
 def test_the_keeper_asks_for_no_memory_if_the_runs_do_not(launch, fake_slurm, tree, read_directives):
@@ -546,11 +558,12 @@ def test_mistake_in_a_profile_is_one_line(launch, tree, text, told):
 def test_setup_that_this_locale_cannot_write_is_one_line(launch, tree, monkeypatch):
     """Scripts are written in the locale's encoding."""
     (tree / "mine.toml").write_text("setup = ['cd /Łódź']", "utf-8")
+    monkeypatch.setattr(cluster.locale, "getpreferredencoding", lambda _: "UTF-8")
     assert launch("submit", "toy", "--profile", "mine.toml", "--dry-run").code == 0
-    monkeypatch.setattr(cluster.locale, "getencoding", lambda: "ISO-8859-1")
+    monkeypatch.setattr(cluster.locale, "getpreferredencoding", lambda _: "ISO-8859-1")
     answer = launch("submit", "toy", "--profile", "mine.toml", "--dry-run")
     assert answer.code == 2
-    assert "it needs a locale of UTF-8; this one is ISO-8859-1" in answer.line
+    assert "it needs a locale of UTF-8, not of ISO-8859-1" in answer.line
 
 
 def test_profile_that_is_no_text_is_one_line(launch, tree):
@@ -832,7 +845,14 @@ def test_cancel_heeds_no_variable_of_scancel_and_asks_nobody(launch, fake_slurm,
     fake_slurm.queue(_100="RUNNING|None")
     monkeypatch.setenv(f"SCANCEL_{variable}", "true")
     fake_slurm.add("scancel", "env >>seen; readlink /proc/self/fd/0 >>input")
-    assert launch("cancel", told.submission).code == 0
+    own, terminal = os.dup(0), os.pipe()
+    os.dup2(terminal[0], 0)  # what this process reads is no /dev/null
+    try:
+        assert launch("cancel", told.submission).code == 0
+    finally:
+        os.dup2(own, 0)
+        for file in (own, *terminal):
+            os.close(file)
     assert "SCANCEL_" not in (fake_slurm.folder / "seen").read_text()
     assert (fake_slurm.folder / "input").read_text() == "/dev/null\n" * 2
 
