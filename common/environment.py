@@ -61,11 +61,15 @@ def installed() -> dict[str, str]:
 
 
 def other_versions(environment: Mapping, here: Mapping[str, str]) -> list[str]:
-    """Packages whose version here is not that of a run's last start; JAX counts if it is the backend."""
-    recorded = environment.get("versions", {})
-    names = [name for name in recorded if name != "jax" or environment.get("backend") == "jax"]
-    others = [name for name in names if here.get(name) != recorded[name]]
+    """Packages whose version here is not that of a run's last start, as far as bits depend on it."""
+    recorded = counting(environment.get("versions", {}), environment.get("backend"))
+    others = [name for name in recorded if here.get(name) != recorded[name]]
     return [f"{name} {here.get(name, 'none')} in place of {recorded[name]}" for name in others]
+
+
+def counting(versions: Mapping[str, str], backend: str | None) -> dict[str, str]:
+    """The versions that bits depend on: JAX's only if it is the backend."""
+    return {package: version for package, version in versions.items() if package != "jax" or backend == "jax"}
 
 
 def processor() -> dict:

@@ -274,7 +274,8 @@ def write_environment(run: Run, **facts: object) -> None:
     if said := code.get("git"):
         remedy = f"`git config --global --add safe.directory {REPOSITORY}` lets it"
         print(f"note: no commit is recorded, as git does not say it ({said}); {remedy}", flush=True)
-    here = {"host": socket.gethostname(), "processor": processor()["name"], "versions": installed()}
+    own = processor()
+    here = {"host": socket.gethostname(), "processor": own["name"], "versions": installed()}
     start = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **here, **code}
     for change in changes(before, start):
         print(f"warning: this run was started {change}", flush=True)
@@ -283,7 +284,7 @@ def write_environment(run: Run, **facts: object) -> None:
         "versions": here["versions"],
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "processor": processor(),
+        "processor": own,
         **facts,
         **code,
         "starts": [*starts, start],

@@ -67,6 +67,11 @@ class Group:
         return tuple(record for record in self.records if record["metrics"]["status"] == "completed")
 
     @property
+    def is_current(self) -> bool:
+        """Whether these runs followed today's protocol."""
+        return "protocol" not in self.parts
+
+    @property
     def protocol(self) -> int:
         """The protocol of its task that these runs followed."""
         return protocol(self.records[0])

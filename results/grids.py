@@ -136,7 +136,7 @@ def measured_change(fields: Fields, before: Fields, metric: str, kind: str, sour
     each = [changed(found[0].values[seed], found[1].values[seed], kind) for seed in seeds]
     digits = 1 if kind == "%" or metric.endswith("(%)") else significant(max(map(abs, each)))
     deviation = f" ± {statistics.stdev(each):.{digits}f}" if len(each) > 1 else ""
-    older = any("protocol" in group.parts for group in groups)
+    older = not all(group.is_current for group in groups)
     return Cell(signed(f"{statistics.fmean(each):+.{digits}f}{deviation}", kind), n=len(each), older=older)
 
 
@@ -167,7 +167,7 @@ def chosen(fields: Fields, source: Source, place: str) -> Group | None:
 
 def measured_cell(group: Group, name: str, source: Source) -> Cell:
     """A metric of a group."""
-    older = "protocol" in group.parts
+    older = not group.is_current
     if not group.completed:
         return Cell("diverged", n=len(group.records), older=older)
     each = [measured(record["metrics"], source.report.metrics) for record in group.completed]

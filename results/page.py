@@ -158,7 +158,7 @@ def row_of(group: Group, record: Mapping) -> dict:
         record["environment"].get("backend", ""),
         str(record["environment"].get("commit"))[:10],
     )
-    words = "" if "protocol" in group.parts else ", ".join(group.said())
+    words = ", ".join(group.said()) if group.is_current else ""
     return {"name": record["run"], "status": status, "cells": cells, "words": words}
 
 

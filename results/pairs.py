@@ -34,7 +34,7 @@ class Compared:
     @property
     def is_current(self) -> bool:
         """Whether its runs followed today's protocol."""
-        return "protocol" not in self.one.parts
+        return self.one.is_current
 
     @property
     def verdict(self) -> str:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.config import flat
+from common.environment import counting
 from common.measured import measured
 
 # On one core, or with oneDNN's kernels for AVX2, four demos stay within 0.004. That of a ResNet-18 with random weights
@@ -100,11 +101,6 @@ def relevant(environment: Mapping, key: str) -> object:
     """A fact of an environment, as far as bits depend on it."""
     found = environment.get(key)
     return counting(found or {}, environment["backend"]) if key == "versions" else found
-
-
-def counting(versions: Mapping[str, str], backend: str) -> dict[str, str]:
-    """The versions that bits depend on: JAX's only if it is the backend."""
-    return {package: version for package, version in versions.items() if package != "jax" or backend == "jax"}
 
 
 def went_on_with_other_versions(environment: Mapping) -> bool:

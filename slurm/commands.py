@@ -135,8 +135,8 @@ def until_decided(arguments: argparse.Namespace, title: str, sweep: Sweep, fixed
 
 def wait_for(runs: Sequence[Planned], console: Console) -> int:
     """Wait until none of these runs is queued or running; exit code 1 if one has not finished, 130 after Ctrl-C."""
-    latest = {place(folder): found for folder, found in submissions.latest_runs(submissions.every()).items()}
-    left = [latest[place(run.folder)] for run in runs if not RunFolder(Path(run.folder)).has_metrics]
+    latest = submissions.latest_runs(submissions.every())
+    left = [latest[submissions.place(run.folder)] for run in runs if not RunFolder(Path(run.folder)).has_metrics]
     if not left:
         return 0
     chosen = list({submission.id: submission for submission, _ in left}.values())
@@ -293,16 +293,16 @@ def leave_out(runs: Sequence[Planned], library: str) -> list[Planned]:
 
     `library` is the backend that is asked for.
     """
-    folders = {place(run.folder) for run in runs}
+    folders = {submissions.place(run.folder) for run in runs}
     # Others may have jobs of a SLURM that cannot be asked here.
-    known = [every for every in submissions.every() if folders & {place(run.folder) for run in every.runs}]
-    states = {place(row.folder): row for row in status.rows(known, sure=True) if row.state in status.ACTIVE}
+    known = [every for every in submissions.every() if folders & {submissions.place(run.folder) for run in every.runs}]
+    states = {submissions.place(row.folder): row for row in status.rows(known, sure=True) if row.state in status.ACTIVE}
     left = []
     skipped: dict[str, int] = {}
     for run in runs:
         if RunFolder(Path(run.folder)).has_metrics:
             why = f"finished{of_another_backend(run, library)}"
-        elif row := states.get(place(run.folder)):
+        elif row := states.get(submissions.place(run.folder)):
             why = f"{row.state} in {row.submission}"
         else:
             left.append(run)
@@ -311,11 +311,6 @@ def leave_out(runs: Sequence[Planned], library: str) -> list[Planned]:
     for why, number in skipped.items():
         print(f"left out: {number} {why}")
     return left
-
-
-def place(folder: str) -> str:
-    """Where a folder lies, however the way to it is written. Jobs get it as written, since nodes may have no other."""
-    return os.path.realpath(folder)
 
 
 def of_another_backend(run: Planned, library: str) -> str:

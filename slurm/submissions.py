@@ -328,8 +328,13 @@ def every() -> list[Submission]:
 
 
 def latest_runs(chosen: Sequence[Submission]) -> dict[str, tuple[Submission, Planned]]:
-    """Each run directory with the last submission that has it."""
-    return {run.folder: (submission, run) for submission in chosen for run in submission.runs}
+    """Each run directory, by its `place`, with the last submission that has it."""
+    return {place(run.folder): (submission, run) for submission in chosen for run in submission.runs}
+
+
+def place(folder: str) -> str:
+    """Where a folder lies, however the way to it is written. Jobs get it as written, since nodes may have no other."""
+    return os.path.realpath(folder)
 
 
 def find_run(text: str) -> tuple[Submission, Planned]:

@@ -143,34 +143,37 @@ REVERSE = Table(
 )
 LONGER = {"preset": "base", "epochs": 44}  # as long as the blocks of a transfer have been trained in all
 TRANSFER_OF_TWO = {"preset": "transfer", "blocks": 2, "train_blocks": True}
-BEST_TRANSFER = Table(
+
+
+def beside_base(caption: str, of: Mapping[str, object], more: Mapping[str, Part]) -> Table:
+    """The transfer that the source reports against the base network; `more` are columns before ours of the change."""
+    base, transfer = {"preset": "base", **of}, {**TRANSFER_OF_TWO, **of}
+    return Table(
+        caption,
+        of=CIFAR10,
+        rows=AS_PRINTED,
+        columns={
+            "source: base": Part(base, shows="published"),
+            "source: transfer": Part(transfer, shows="published"),
+            "source: change": Part(transfer, shows="published", over=base),
+            "ours: base": Part(base),
+            "ours: transfer": Part(transfer),
+            **more,
+            "ours: change": Part(transfer, over=base),
+        },
+    )
+
+
+BEST_TRANSFER = beside_base(
     "The transfer that the source reports: two blocks of the rotation network, trained further, against "
     "the base network",
-    of=CIFAR10,
-    rows=AS_PRINTED,
-    columns={
-        "source: base": Part({"preset": "base"}, shows="published"),
-        "source: transfer": Part(TRANSFER_OF_TWO, shows="published"),
-        "source: change": Part(TRANSFER_OF_TWO, shows="published", over={"preset": "base"}),
-        "ours: base": Part({"preset": "base"}),
-        "ours: transfer": Part(TRANSFER_OF_TWO),
-        "ours: base, 44 epochs": Part(LONGER),
-        "ours: change": Part(TRANSFER_OF_TWO, over={"preset": "base"}),
-    },
+    of={},
+    more={"ours: base, 44 epochs": Part(LONGER)},
 )
-DECAY = {"weight_decay": 0.002}
-WITH_DECAY = Table(
+WITH_DECAY = beside_base(
     "The same with a weight decay of 0.002 in all networks, chosen by the training loss of the base network alone",
-    of=CIFAR10,
-    rows=AS_PRINTED,
-    columns={
-        "source: base": Part({"preset": "base", **DECAY}, shows="published"),
-        "source: transfer": Part({**TRANSFER_OF_TWO, **DECAY}, shows="published"),
-        "source: change": Part({**TRANSFER_OF_TWO, **DECAY}, shows="published", over={"preset": "base", **DECAY}),
-        "ours: base": Part({"preset": "base", **DECAY}),
-        "ours: transfer": Part({**TRANSFER_OF_TWO, **DECAY}),
-        "ours: change": Part({**TRANSFER_OF_TWO, **DECAY}, over={"preset": "base", **DECAY}),
-    },
+    of={"weight_decay": 0.002},
+    more={},
 )
 SIX_TRANSFERS = Table(
     "The first blocks of the rotation network, trained further or frozen",

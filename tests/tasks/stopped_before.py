@@ -22,6 +22,20 @@ def until_enough(task, out, *flags):
         task.experiment(config, run)
 
 
+def epochs_taken(task, out, monkeypatch, made, preset):
+    """Which epoch's weights a transfer takes from another run, which `made` of the task finds: best or last."""
+    kinds = []
+
+    def load(model, folder, phase, names, kind):
+        kinds.append(kind)
+        raise Enough
+
+    monkeypatch.setattr("common.checkpointer.load_layers", load)
+    monkeypatch.setitem(task.experiment.__globals__, made, lambda config: out)
+    until_enough(task, out, "--preset", preset, "--dataset", "digits")
+    return kinds
+
+
 def phases(task, out, monkeypatch, *flags):
     """What each phase would train and how, on the digits and a backbone of five convolutions.
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from stopped_before import Enough, until_enough
+from stopped_before import Enough, epochs_taken, until_enough
 
 from common import checkpoints
 from common.command_line import parse_strictly
@@ -547,16 +547,7 @@ def test_the_margin_is_that_of_the_flag(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("preset", ["transfer", "reverse"])
 def test_what_is_transferred_is_the_last_epoch_as_the_source_reports_it(tmp_path, monkeypatch, preset):
-    kinds = []
-
-    def load(model, folder, phase, names, kind):
-        kinds.append(kind)
-        raise Enough
-
-    monkeypatch.setattr("common.checkpointer.load_layers", load)
-    monkeypatch.setitem(TASK.experiment.__globals__, "pretext_run", lambda config: tmp_path)
-    until_enough(TASK, tmp_path, "--preset", preset, "--dataset", "digits")
-    assert kinds == ["last"]
+    assert epochs_taken(TASK, tmp_path, monkeypatch, "pretext_run", preset) == ["last"]
 
 
 def test_the_linear_probe_does_not_depend_on_the_units_of_the_plane():
