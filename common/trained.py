@@ -24,12 +24,14 @@ from common.normalisation import BatchNormalization
 from common.run_folder import RunFolder, check_classifier
 from common.runs import Run
 from common.workarounds.dense import Dense
+from common.workarounds.few_pixels import Conv2D
 from common.workarounds.grouped_convolution import GroupedConv2D
 from common.workarounds.max_pooling import MaxPooling2D
 from common.workarounds.resizing import Resizing
+from common.workarounds.strided_depthwise import DepthwiseConv2D
 
 # What a file may name; to import them is to register them.
-KNOWN = (Augment, BatchNormalization, Dense, GroupedConv2D, MaxPooling2D, Resizing)
+KNOWN = (Augment, BatchNormalization, Conv2D, Dense, DepthwiseConv2D, GroupedConv2D, MaxPooling2D, Resizing)
 
 
 @dataclass(frozen=True)

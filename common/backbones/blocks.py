@@ -9,7 +9,9 @@ import keras
 from keras import layers
 
 from common.normalisation import BatchNormalization
+from common.workarounds.few_pixels import Conv2D
 from common.workarounds.grouped_convolution import GroupedConv2D
+from common.workarounds.strided_depthwise import DepthwiseConv2D
 
 Tensor: TypeAlias = keras.KerasTensor
 # torch's momentum of 0.1 is the weight of the new value, Keras's the weight of the old one.
@@ -22,11 +24,11 @@ def conv_norm(x: Tensor, channels: int, kernel: int, stride: int, conv: str, nor
     # initialiser for each layer: one that is called twice returns the same numbers.
     initializer = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
     if 1 < groups == channels == x.shape[-1]:
-        convolution = layers.DepthwiseConv2D(
+        convolution = DepthwiseConv2D(
             kernel, stride, padding(stride), use_bias=False, depthwise_initializer=initializer, name=conv
         )
     else:
-        kind = layers.Conv2D if groups == 1 else GroupedConv2D
+        kind = Conv2D if groups == 1 else GroupedConv2D
         convolution = kind(
             channels,
             kernel,

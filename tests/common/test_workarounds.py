@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from common.workarounds import grouped_convolution, max_pooling, optimizer_variables, resizing, step_logs
 
-# autotuner, batch_norm_kernel, dense, max_pooling, update_kernels: with a newer version run the benchmark of each.
+# autotuner, batch_norm_kernel, dense, few_pixels, max_pooling, strided_depthwise, update_kernels: with a newer version
+# run the benchmark of each.
 TRIED_WITH = {"keras": "3.15.1", "tensorflow": "2.21.0"}
 FOLDER = Path(step_logs.__file__).parent
 REPOSITORY = FOLDER.parents[1]

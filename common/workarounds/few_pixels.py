@@ -1,0 +1,74 @@
+"""TensorFlow 2.21's convolutions of images of a few pixels, which oneDNN computes slowly.
+
+The last stage of a ResNet has 2 x 2 pixels if the image has 64. There one product of matrices, for the output and for
+each gradient, is 1.4 to 2.8 times as fast on 2 cores (tests/benchmarks/convolutions.py).
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+import keras
+from keras import layers
+
+from common.workarounds.grouped_convolution import has_accelerator
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Tensor: TypeAlias = keras.KerasTensor
+MOST_PIXELS = 9  # of an output; with 4 x 4 oneDNN is the faster one in float32
+
+
+@keras.saving.register_keras_serializable(package="keras_studies")
+class Conv2D(layers.Conv2D):
+    """A `Conv2D` of one group that TensorFlow computes as a product on a CPU if its output has few pixels.
+
+    The same function and gradients to rounding. Other backends, devices and sizes have Keras's own.
+    """
+
+    def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        """Convolve `inputs` (batch, rows, columns, channels) with `kernel` (h, w, channels, filters)."""
+        rows, columns = self.compute_output_shape(inputs.shape)[1:3]
+        few = None not in (rows, columns) and rows * columns <= MOST_PIXELS and self.kernel_size != (1, 1)
+        if few and keras.backend.backend() == "tensorflow" and not has_accelerator():
+            zeros = kernel.shape[0] // 2 if self.padding == "same" else 0
+            return as_product(inputs, kernel, self.strides[0], zeros)
+        return super().convolution_op(inputs, kernel)
+
+
+def as_product(images: "tf.Tensor", kernel: "tf.Tensor", stride: int, zeros: int) -> "tf.Tensor":
+    """Convolve images (b, h, w, c), with `zeros` around them, with a square kernel (k, k, c, f)."""
+    import tensorflow as tf
+
+    size, _, channels, filters = kernel.shape
+    height, width = images.shape[1:3]
+    rows, columns = ((side + 2 * zeros - size) // stride + 1 for side in (height, width))
+    taps = list(itertools.product(range(size), repeat=2))
+
+    @tf.custom_gradient
+    def convolved(
+        images: tf.Tensor, kernel: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
+        framed = tf.pad(images, ((0, 0), (zeros, zeros), (zeros, zeros), (0, 0)))
+        seen = [framed[:, i : i + stride * rows : stride, j : j + stride * columns : stride] for i, j in taps]
+        patches = tf.reshape(tf.concat(seen, axis=-1), (-1, len(taps) * channels))
+
+        def gradients(above: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            above = tf.reshape(above, (-1, filters))
+            by_tap = tf.matmul(above[None], tf.reshape(kernel, (-1, channels, filters)), transpose_b=True)
+            gap = (0, stride - 1)  # the stride puts zeros between the pixels
+            by_tap = tf.reshape(by_tap, (len(taps), -1, rows, 1, columns, 1, channels))
+            by_tap = tf.pad(by_tap, ((0, 0), (0, 0), (0, 0), gap, (0, 0), gap, (0, 0)))
+            by_tap = tf.reshape(by_tap, (len(taps), -1, stride * rows, stride * columns, channels))
+            placed = [
+                tf.pad(part, ((0, 0), (i, size - 1 - i), (j, size - 1 - j), (0, 0)))
+                for part, (i, j) in zip(tf.unstack(by_tap), taps, strict=True)
+            ]
+            below = tf.add_n(placed)[:, zeros : zeros + height, zeros : zeros + width]
+            return below, tf.reshape(tf.matmul(patches, above, transpose_a=True), kernel.shape)
+
+        outputs = tf.matmul(patches, tf.reshape(kernel, (-1, filters)))
+        return tf.reshape(outputs, (-1, rows, columns, filters)), gradients
+
+    return convolved(images, tf.convert_to_tensor(kernel))

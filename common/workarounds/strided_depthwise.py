@@ -1,0 +1,29 @@
+"""TensorFlow 2.21's depthwise convolution with a stride, whose gradient oneDNN computes slowly in bfloat16.
+
+On a processor with bfloat16 that of MobileNetV2's four took half of a training step at 96 pixels. In float32, casts
+included, they are 4 to 15 times as fast (tests/benchmarks/convolutions.py).
+"""
+
+from typing import TypeAlias
+
+import keras
+from keras import layers, ops
+
+from common.workarounds.grouped_convolution import has_accelerator
+
+Tensor: TypeAlias = keras.KerasTensor
+
+
+@keras.saving.register_keras_serializable(package="keras_studies")
+class DepthwiseConv2D(layers.DepthwiseConv2D):
+    """A `DepthwiseConv2D` without bias that TensorFlow computes in float32 on a CPU if it has a stride.
+
+    Inputs and outputs are of the layer's own dtype. Other backends and devices have Keras's own.
+    """
+
+    def call(self, inputs: Tensor) -> Tensor:
+        """Convolve each channel of `inputs` (batch, rows, columns, channels) with its own kernel."""
+        if self.strides == (1, 1) or keras.backend.backend() != "tensorflow" or has_accelerator():
+            return super().call(inputs)
+        images, kernel = ops.cast(inputs, "float32"), ops.cast(self.kernel, "float32")
+        return ops.cast(ops.depthwise_conv(images, kernel, self.strides, self.padding), inputs.dtype)
