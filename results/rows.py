@@ -104,7 +104,7 @@ def notes(group: Group) -> tuple[str, ...]:
 
 
 def doubts(groups: Sequence[Group]) -> list[str]:
-    """What is left out of groups, and how their runs differ in more than settings and seeds."""
+    """What is left out of groups, how their runs differ in more than settings and seeds, and a mixed precision."""
     every = sum(len(group.records) for group in groups)
     done = [record for group in groups for record in group.completed]
     lost = every - len(done)
@@ -113,6 +113,8 @@ def doubts(groups: Sequence[Group]) -> list[str]:
         values = sorted({str(record["environment"].get(fact)) for record in done})
         if len(values) > 1:
             found.append(f"runs differ in {fact}: {', '.join(v[:10] if fact == 'commit' else v for v in values)}")
+        elif fact == "precision" and any(value.startswith("mixed_") for value in values):
+            found.append(f"trained in {values[0]}")
     return found
 
 
