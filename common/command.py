@@ -250,7 +250,8 @@ def conclude(experiment: Callable[[C, Run], None], config: C, run: Run) -> None:
     from common import setup  # seconds
     from common.progress import Diverged
 
-    setup.set_up(config, run.devices)
+    begun = run.files.environment() if run.files.environment_file.is_file() else {}
+    setup.set_up(config, run.devices, begun.get("precision", ""))
     try:
         experiment(config, run)
     except Diverged as error:

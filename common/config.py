@@ -44,7 +44,7 @@ class Config:
     seeds: str = ""
     """Train these as one program on one device, each into its own run directory: FIRST:END, or a list (JAX)."""
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = "auto"
-    """auto: mixed_float16 on a GPU, float32 on a CPU."""
+    """auto: mixed_float16 on a GPU; on a CPU float32, or mixed_bfloat16 for a network that it trains faster so."""
     batch_size: int = 64
     """Images per step, on all devices together."""
     limit_train: int | None = None
@@ -100,6 +100,11 @@ class Config:
         "cache_gigabytes",
         "looks",
     )
+
+    @property
+    def architecture(self) -> str:
+        """What is trained, as `common/precision.py` calls it; empty if that does not know it."""
+        return ""
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with. Tasks extend it."""

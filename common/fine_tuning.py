@@ -33,6 +33,11 @@ class FineTuning(Config):
 
     OPERATIONAL = (*Config.OPERATIONAL, "cache_features")
 
+    @property
+    def architecture(self) -> str:
+        """The backbone."""
+        return self.backbone
+
     def check(self) -> None:
         """Raise ConfigError for values that cannot be trained with."""
         super().check()

@@ -6,9 +6,10 @@ import socket
 import keras
 import tensorflow as tf
 
-from common import garbage
+from common import garbage, precision
 from common.config import Config
 from common.devices import Devices
+from common.environment import processor
 from common.errors import ConfigError
 from common.workarounds.jax_state import keep_state_as_it_is
 
@@ -22,8 +23,11 @@ def reset_keras() -> None:
         tf.config.set_visible_devices([], "GPU")  # tf.data must not take the memory that the model needs
 
 
-def set_up(config: Config, devices: Devices) -> None:
-    """Seed everything, choose devices and precision, and make repeats bit-identical if that is asked for."""
+def set_up(config: Config, devices: Devices, begun_with: str = "") -> None:
+    """Seed everything, choose devices and precision, and make repeats bit-identical if that is asked for.
+
+    A run that goes on `begun_with` a precision keeps it, as far as the device allows.
+    """
     garbage.resume()
     reset_keras()
     if keras.backend.backend() == "jax":
@@ -33,12 +37,18 @@ def set_up(config: Config, devices: Devices) -> None:
     check_gpus(devices)
     compute_in_float32()
     keras.utils.set_random_seed(config.seed)
-    precision = config.precision
-    if precision == "auto":
-        precision = "mixed_float16" if on_gpu() else "float32"
-    keras.config.set_dtype_policy(precision)
+    keras.config.set_dtype_policy(policy(config, begun_with))
     if is_deterministic(config):
         tf.config.experimental.enable_op_determinism()
+
+
+def policy(config: Config, begun_with: str) -> str:
+    """Keras's dtype policy of a run."""
+    if config.precision != "auto":
+        return config.precision
+    if on_gpu():
+        return "mixed_float16"
+    return precision.on_cpu(config.architecture, keras.backend.backend(), processor()["instruction_sets"], begun_with)
 
 
 def check_gpus(devices: Devices) -> None:
@@ -86,6 +96,7 @@ def is_deterministic(config: Config) -> bool:
 
 def environment(config: Config, devices: Devices, model: keras.Model) -> dict:
     """Facts of a compiled model's surroundings for environment.json."""
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA")
     return {
         "backend": keras.backend.backend(),
         "devices": (names := devices.names()),
@@ -94,4 +105,5 @@ def environment(config: Config, devices: Devices, model: keras.Model) -> dict:
         "jit_compile": bool(model.jit_compile),
         "op_determinism": is_deterministic(config),
         "onednn": os.environ["TF_ENABLE_ONEDNN_OPTS"].lower() in ("1", "true"),
+        **({"onednn_max_cpu_isa": most} if most else {}),
     }

@@ -228,9 +228,12 @@ def run(record: Mapping, weights: Path | None, data_dir: Path | None, code: Path
 def surroundings(recorded: Mapping) -> dict[str, str]:
     """The environment variables of a replay: this process's, but for what a run's environment.json says."""
     theirs = dict(os.environ) | {"KERAS_BACKEND": recorded["backend"]}
-    theirs.pop("TF_ENABLE_ONEDNN_OPTS", None)  # importing `common` has set it
+    for name in ("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA"):  # importing `common` has set the first
+        theirs.pop(name, None)
     if recorded.get("onednn") is not None:
         theirs["TF_ENABLE_ONEDNN_OPTS"] = str(int(recorded["onednn"]))
+    if most := recorded.get("onednn_max_cpu_isa"):
+        theirs["ONEDNN_MAX_CPU_ISA"] = str(most)
     return theirs
 
 

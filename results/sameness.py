@@ -26,6 +26,7 @@ SURROUNDINGS = (
     "versions",
     "op_determinism",
     "onednn",
+    "onednn_max_cpu_isa",
 )
 
 

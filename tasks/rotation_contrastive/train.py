@@ -78,6 +78,11 @@ class RotationConfig(Config):
         return ("dataset", *more.get(self.experiment, ()))
 
     @property
+    def architecture(self) -> str:
+        """The CNN of all experiments but contrastive, whose last layers are others."""
+        return "" if self.experiment == "contrastive" else "base_cnn"
+
+    @property
     def phases(self) -> tuple[Phase, ...]:
         """The one phase."""
         decay, convention = self.weight_decay, self.convention

@@ -239,6 +239,15 @@ def test_backend_and_kernels_are_those_of_the_record(root, record, monkeypatch, 
     assert "bit for bit" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("recorded", [{}, {"onednn": True, "onednn_max_cpu_isa": "AVX2"}])
+def test_surroundings_are_those_of_the_record_alone(monkeypatch, recorded):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    theirs = replay.surroundings({"backend": "jax"} | recorded)
+    names = ("KERAS_BACKEND", "TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA")
+    assert [theirs.get(name) for name in names] == ["jax", *(["1", "AVX2"] if recorded else [None, None])]
+
+
 def test_a_record_may_have_words_of_its_time(root, record):
     found = record()
     found["metrics"]["figures"] = found["metrics"].pop("by_name")

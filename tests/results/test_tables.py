@@ -194,6 +194,12 @@ def test_other_commits_are_told_of(root):
     assert {row["note"] for row in table(root)} == {"runs differ in commit: 1234567890, abc"}
 
 
+def test_a_mixed_precision_is_told_of(root):
+    edit(make_run(root, 0) / "environment.json", precision="mixed_bfloat16")
+    collect(root)
+    assert {row["note"] for row in table(root)} == {"trained in mixed_bfloat16"}
+
+
 def test_strict_fails_on_any_complaint(root, capsys):
     make_run(root, 0)
     main(["--strict"], root)
