@@ -250,8 +250,9 @@ def conclude(experiment: Callable[[C, Run], None], config: C, run: Run) -> None:
     from common import setup  # seconds
     from common.progress import Diverged
 
-    begun = run.files.environment() if run.files.environment_file.is_file() else {}
-    setup.set_up(config, run.devices, begun.get("precision", ""))
+    setup.set_up(config, run.devices)
+    if run.devices.is_primary and not run.files.environment_file.is_file():
+        setup.advise(config)
     try:
         experiment(config, run)
     except Diverged as error:

@@ -44,7 +44,7 @@ class Config:
     seeds: str = ""
     """Train these as one program on one device, each into its own run directory: FIRST:END, or a list (JAX)."""
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = "auto"
-    """auto: mixed_float16 on a GPU; on a CPU float32, or mixed_bfloat16 for a network that it trains faster so."""
+    """auto: mixed_float16 on a GPU, float32 on a CPU."""
     batch_size: int = 64
     """Images per step, on all devices together."""
     limit_train: int | None = None

@@ -1,26 +1,31 @@
-"""Which precision a run computes in if `--precision` is auto."""
+"""Advice on the precision of a run on a CPU."""
 
 import os
 from collections.abc import Collection
 
-# Networks that TensorFlow trains at least 1.2 times as fast in bfloat16 on a CPU whose best instructions for it are
-# these, and as well: tests/benchmarks/README.md, "bfloat16".
-FASTER_IN_BFLOAT16 = {"avx512_bf16": ("base_cnn", "resnet18"), "amx_bf16": ()}
+# How many times as fast TensorFlow trains a network in bfloat16 as in float32 on a CPU whose best instructions for it
+# are these, if it comes out as accurate: tests/benchmarks/README.md, "In bfloat16".
+FASTER_IN_BFLOAT16 = {"avx512_bf16": {"base_cnn": 1.2, "resnet18": 1.4}, "amx_bf16": {}}
 
 
-def on_cpu(architecture: str, backend: str, instruction_sets: Collection[str], begun_with: str = "") -> str:
-    """The precision of a run on a CPU, which is that of the run's first start if there was one.
+def advice(architecture: str, instruction_sets: Collection[str]) -> str:
+    """What to say before a run in float32 that bfloat16 would make faster; empty if nothing.
 
     Args:
         architecture: `Config.architecture`.
-        backend: Keras's.
         instruction_sets: as `environment.processor` has them.
-        begun_with: the precision in the run's environment.json; empty for a new run.
     """
-    if begun_with in ("float32", "mixed_bfloat16"):
-        return begun_with
-    if os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL") not in ("ALL", "DEFAULT"):  # it may be kept from these instructions
-        return "float32"
-    best = next((name for name in reversed(FASTER_IN_BFLOAT16) if name in instruction_sets), None)
-    faster = best is not None and architecture in FASTER_IN_BFLOAT16[best]
-    return "mixed_bfloat16" if faster and backend == "tensorflow" else "float32"
+    best = next((name for name in reversed(FASTER_IN_BFLOAT16) if name in instruction_sets), "")
+    times = FASTER_IN_BFLOAT16.get(best, {}).get(architecture)
+    if times is None or onednn_limit():
+        return ""
+    return (
+        f"note: {architecture} trains about {times} times as fast on this processor with --precision mixed_bfloat16, "
+        "and is as accurate; tables keep such runs apart"
+    )
+
+
+def onednn_limit() -> str:
+    """The instructions that oneDNN may not go beyond; empty if it may use all."""
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    return "" if most.upper() in ("ALL", "DEFAULT") else most.upper()

@@ -23,11 +23,8 @@ def reset_keras() -> None:
         tf.config.set_visible_devices([], "GPU")  # tf.data must not take the memory that the model needs
 
 
-def set_up(config: Config, devices: Devices, begun_with: str = "") -> None:
-    """Seed everything, choose devices and precision, and make repeats bit-identical if that is asked for.
-
-    A run that goes on `begun_with` a precision keeps it, as far as the device allows.
-    """
+def set_up(config: Config, devices: Devices) -> None:
+    """Seed everything, choose devices and precision, and make repeats bit-identical if that is asked for."""
     garbage.resume()
     reset_keras()
     if keras.backend.backend() == "jax":
@@ -37,18 +34,35 @@ def set_up(config: Config, devices: Devices, begun_with: str = "") -> None:
     check_gpus(devices)
     compute_in_float32()
     keras.utils.set_random_seed(config.seed)
-    keras.config.set_dtype_policy(policy(config, begun_with))
+    policy = config.precision
+    if policy == "auto":
+        policy = "mixed_float16" if on_gpu() else "float32"
+    check_bfloat16(policy)
+    keras.config.set_dtype_policy(policy)
     if is_deterministic(config):
         tf.config.experimental.enable_op_determinism()
 
 
-def policy(config: Config, begun_with: str) -> str:
-    """Keras's dtype policy of a run."""
-    if config.precision != "auto":
-        return config.precision
-    if on_gpu():
-        return "mixed_float16"
-    return precision.on_cpu(config.architecture, keras.backend.backend(), processor()["instruction_sets"], begun_with)
+def check_bfloat16(policy: str) -> None:
+    """Raise ConfigError if oneDNN is kept from what it needs for bfloat16: a step would end in a traceback."""
+    limit = precision.onednn_limit()
+    able = limit.startswith(("AVX512_CORE", "AVX10")) or limit == ""
+    if policy == "mixed_bfloat16" and not able and uses_onednn():
+        raise ConfigError(f"oneDNN computes in bfloat16 with AVX512_CORE and above; ONEDNN_MAX_CPU_ISA is {limit}")
+
+
+def uses_onednn() -> bool:
+    """Whether oneDNN's kernels compute: those of TensorFlow on a CPU."""
+    switched_on = os.environ["TF_ENABLE_ONEDNN_OPTS"].lower() in ("1", "true")
+    return switched_on and keras.backend.backend() == "tensorflow" and not on_gpu()
+
+
+def advise(config: Config) -> None:
+    """Say before a run if another precision would make it faster here, as far as that was measured."""
+    if config.precision == "auto" and uses_onednn():
+        said = precision.advice(config.architecture, processor()["instruction_sets"])
+        if said:
+            print(said, flush=True)
 
 
 def check_gpus(devices: Devices) -> None:
@@ -96,7 +110,7 @@ def is_deterministic(config: Config) -> bool:
 
 def environment(config: Config, devices: Devices, model: keras.Model) -> dict:
     """Facts of a compiled model's surroundings for environment.json."""
-    most = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    limit = precision.onednn_limit()
     return {
         "backend": keras.backend.backend(),
         "devices": (names := devices.names()),
@@ -105,5 +119,5 @@ def environment(config: Config, devices: Devices, model: keras.Model) -> dict:
         "jit_compile": bool(model.jit_compile),
         "op_determinism": is_deterministic(config),
         "onednn": os.environ["TF_ENABLE_ONEDNN_OPTS"].lower() in ("1", "true"),
-        **({"onednn_max_cpu_isa": most} if most else {}),
+        **({"onednn_max_cpu_isa": limit} if limit else {}),
     }

@@ -228,7 +228,8 @@ def run(record: Mapping, weights: Path | None, data_dir: Path | None, code: Path
 def surroundings(recorded: Mapping) -> dict[str, str]:
     """The environment variables of a replay: this process's, but for what a run's environment.json says."""
     theirs = dict(os.environ) | {"KERAS_BACKEND": recorded["backend"]}
-    for name in ("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA"):  # importing `common` has set the first
+    # Importing `common` has set the first.
+    for name in ("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         theirs.pop(name, None)
     if recorded.get("onednn") is not None:
         theirs["TF_ENABLE_ONEDNN_OPTS"] = str(int(recorded["onednn"]))

@@ -1,7 +1,7 @@
 """TensorFlow 2.21's convolutions of images of a few pixels, which oneDNN computes slowly.
 
 The last stage of a ResNet has 2 x 2 pixels if the image has 64. There one product of matrices, for the output and for
-each gradient, is 1.4 to 2.8 times as fast on 2 cores (tests/benchmarks/convolutions.py).
+each gradient, is 1.4 to 2.6 times as fast on 2 cores (tests/benchmarks/convolutions.py).
 """
 
 import itertools
@@ -22,19 +22,26 @@ MOST_PIXELS = 9  # of an output; with 4 x 4 oneDNN is the faster one in float32
 
 @keras.saving.register_keras_serializable(package="keras_studies")
 class Conv2D(layers.Conv2D):
-    """A `Conv2D` of one group that TensorFlow computes as a product on a CPU if its output has few pixels.
+    """A `Conv2D` that TensorFlow computes as a product on a CPU if its output has few pixels and its kernel is square.
 
-    The same function and gradients to rounding. Other backends, devices and sizes have Keras's own.
+    The same function and gradients to rounding. Other backends, devices, sizes and kinds have Keras's own.
     """
 
     def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         """Convolve `inputs` (batch, rows, columns, channels) with `kernel` (h, w, channels, filters)."""
-        rows, columns = self.compute_output_shape(inputs.shape)[1:3]
-        few = None not in (rows, columns) and rows * columns <= MOST_PIXELS and self.kernel_size != (1, 1)
-        if few and keras.backend.backend() == "tensorflow" and not has_accelerator():
+        pixels = self.compute_output_shape(inputs.shape)[1:3]
+        few = None not in pixels and pixels[0] * pixels[1] <= MOST_PIXELS
+        if few and self.is_usual() and keras.backend.backend() == "tensorflow" and not has_accelerator():
             zeros = kernel.shape[0] // 2 if self.padding == "same" else 0
             return as_product(inputs, kernel, self.strides[0], zeros)
         return super().convolution_op(inputs, kernel)
+
+    def is_usual(self) -> bool:
+        """Whether `as_product` is the same function."""
+        size, stride = self.kernel_size, self.strides
+        square = size[0] == size[1] > 1 and stride[0] == stride[1] and self.data_format == "channels_last"
+        around = self.padding == "valid" or (size[0] % 2 == 1 and stride == (1, 1))
+        return square and around and self.groups == 1 and self.dilation_rate == (1, 1)
 
 
 def as_product(images: "tf.Tensor", kernel: "tf.Tensor", stride: int, zeros: int) -> "tf.Tensor":
@@ -44,6 +51,7 @@ def as_product(images: "tf.Tensor", kernel: "tf.Tensor", stride: int, zeros: int
     size, _, channels, filters = kernel.shape
     height, width = images.shape[1:3]
     rows, columns = ((side + 2 * zeros - size) // stride + 1 for side in (height, width))
+    exact = tf.float64 if images.dtype == tf.float64 else tf.float32  # a sum in bfloat16 would round at each step
     taps = list(itertools.product(range(size), repeat=2))
 
     @tf.custom_gradient
@@ -62,11 +70,11 @@ def as_product(images: "tf.Tensor", kernel: "tf.Tensor", stride: int, zeros: int
             by_tap = tf.pad(by_tap, ((0, 0), (0, 0), (0, 0), gap, (0, 0), gap, (0, 0)))
             by_tap = tf.reshape(by_tap, (len(taps), -1, stride * rows, stride * columns, channels))
             placed = [
-                tf.pad(part, ((0, 0), (i, size - 1 - i), (j, size - 1 - j), (0, 0)))
+                tf.pad(tf.cast(part, exact), ((0, 0), (i, size - 1 - i), (j, size - 1 - j), (0, 0)))
                 for part, (i, j) in zip(tf.unstack(by_tap), taps, strict=True)
             ]
             below = tf.add_n(placed)[:, zeros : zeros + height, zeros : zeros + width]
-            return below, tf.reshape(tf.matmul(patches, above, transpose_a=True), kernel.shape)
+            return tf.cast(below, images.dtype), tf.reshape(tf.matmul(patches, above, transpose_a=True), kernel.shape)
 
         outputs = tf.matmul(patches, tf.reshape(kernel, (-1, filters)))
         return tf.reshape(outputs, (-1, rows, columns, filters)), gradients

@@ -16,14 +16,16 @@ Tensor: TypeAlias = keras.KerasTensor
 
 @keras.saving.register_keras_serializable(package="keras_studies")
 class DepthwiseConv2D(layers.DepthwiseConv2D):
-    """A `DepthwiseConv2D` without bias that TensorFlow computes in float32 on a CPU if it has a stride.
+    """A `DepthwiseConv2D` that TensorFlow computes in float32 on a CPU if it has a stride, and no bias or activation.
 
-    Inputs and outputs are of the layer's own dtype. Other backends and devices have Keras's own.
+    Inputs and outputs are of the layer's own dtype. Other backends, devices and kinds have Keras's own.
     """
 
     def call(self, inputs: Tensor) -> Tensor:
         """Convolve each channel of `inputs` (batch, rows, columns, channels) with its own kernel."""
-        if self.strides == (1, 1) or keras.backend.backend() != "tensorflow" or has_accelerator():
+        plain = not self.use_bias and self.activation is keras.activations.linear and self.dilation_rate == (1, 1)
+        strided = self.strides != (1, 1) and self.data_format == "channels_last"
+        if not (plain and strided) or keras.backend.backend() != "tensorflow" or has_accelerator():
             return super().call(inputs)
         images, kernel = ops.cast(inputs, "float32"), ops.cast(self.kernel, "float32")
         return ops.cast(ops.depthwise_conv(images, kernel, self.strides, self.padding), inputs.dtype)

@@ -8,15 +8,15 @@ import tensorflow as tf
 from common.workarounds import few_pixels, strided_depthwise
 
 
-def gradients(function, *inputs):
-    """Outputs, and the gradients of a weighted sum of them."""
-    inputs = [tf.convert_to_tensor(each) for each in inputs]
+def gradients(function, dtype, *inputs):
+    """Outputs, and the gradients of a weighted sum of them, computed in a dtype from numbers of 16 bits."""
+    inputs = [tf.cast(tf.cast(each, "bfloat16"), dtype) for each in inputs]
     with tf.GradientTape() as tape:
         tape.watch(inputs)
         outputs = function(*inputs)
-        weights = np.random.default_rng(1).normal(size=outputs.shape)
-        total = tf.reduce_sum(outputs * weights)
-    return [outputs, *tape.gradient(total, inputs)]
+    weights = tf.cast(np.random.default_rng(1).normal(size=outputs.shape), "bfloat16")
+    found = outputs, *tape.gradient(outputs, inputs, tf.cast(weights, dtype))
+    return [np.asarray(tf.cast(each, "float64")) for each in found]
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
@@ -26,9 +26,9 @@ def gradients(function, *inputs):
 def test_a_product_is_the_convolution_with_its_gradients(size, zeros, stride, sides):
     rng = np.random.default_rng(0)
     images, kernel = rng.normal(size=(3, *sides, 2)), rng.normal(size=(size, size, 2, 4))
-    ours = gradients(lambda x, w: few_pixels.as_product(x, w, stride, zeros), images, kernel)
+    ours = gradients(lambda x, w: few_pixels.as_product(x, w, stride, zeros), "float64", images, kernel)
     around = ((0, 0), (zeros, zeros), (zeros, zeros), (0, 0))
-    theirs = gradients(lambda x, w: tf.nn.conv2d(tf.pad(x, around), w, stride, "VALID"), images, kernel)
+    theirs = gradients(lambda x, w: tf.nn.conv2d(tf.pad(x, around), w, stride, "VALID"), "float64", images, kernel)
     for own, expected in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(own, expected, rtol=1e-10, atol=1e-12)
 
@@ -68,12 +68,60 @@ def test_products_are_for_few_pixels(monkeypatch):
     assert called == [2, 3]
 
 
-def test_a_strided_depthwise_convolution_is_computed_in_float32():
+@pytest.mark.parametrize(("stride", "dtype"), [(1, tf.bfloat16), (2, tf.float32)])
+def test_a_strided_depthwise_convolution_is_computed_in_float32(stride, dtype):
+    layer = strided_depthwise.DepthwiseConv2D(3, stride, use_bias=False, dtype="mixed_bfloat16")
+    layer.build((None, 6, 6, 3))
+
+    @tf.function
+    def step(images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            outputs = layer(images)
+        return outputs, *tape.gradient(outputs, (images, layer.kernel.value))
+
+    traced = step.get_concrete_function(tf.TensorSpec((2, 6, 6, 3), tf.bfloat16))
+    operations = [op for op in traced.graph.get_operations() if op.type.startswith("DepthwiseConv2d")]
+    assert len({op.type for op in operations}) == 3  # outputs and both gradients
+    assert {op.get_attr("T") for op in operations} == {dtype}
+    assert traced.structured_outputs[0].dtype == tf.bfloat16
+
+
+KINDS = [
+    (few_pixels.Conv2D, {"padding": "same", "strides": 2}),
+    (few_pixels.Conv2D, {"padding": "same", "kernel_size": 2}),
+    (few_pixels.Conv2D, {"strides": (1, 2)}),
+    (few_pixels.Conv2D, {"padding": "same", "dilation_rate": 2}),
+    (few_pixels.Conv2D, {"kernel_size": (3, 1)}),
+    (few_pixels.Conv2D, {"kernel_size": 1}),
+    (few_pixels.Conv2D, {"groups": 3, "padding": "same"}),
+    (few_pixels.Conv2D, {"use_bias": True, "bias_initializer": "ones", "activation": "relu"}),
+    (strided_depthwise.DepthwiseConv2D, {"strides": 2, "bias_initializer": "ones"}),
+    (strided_depthwise.DepthwiseConv2D, {"strides": 2, "use_bias": False, "activation": "relu"}),
+    (strided_depthwise.DepthwiseConv2D, {"dilation_rate": 2, "padding": "same", "use_bias": False}),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings"), KINDS, ids=lambda value: str(getattr(value, "__name__", value)))
+def test_layers_of_every_kind_are_those_of_keras(kind, settings):
+    settings = {"kernel_size": 3} | ({"filters": 3} if kind is few_pixels.Conv2D else {}) | settings
+    images = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype("float32")
+    ours, theirs = kind(**settings), getattr(keras.layers, kind.__name__)(**settings)
+    for layer in (ours, theirs):
+        layer.build(images.shape)
+    ours.set_weights(theirs.get_weights())
+    np.testing.assert_allclose(ours(images), theirs(images), rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_in_bfloat16_are_as_exact_as_those_of_tensorflow():
     rng = np.random.default_rng(0)
-    images = tf.cast(rng.normal(size=(2, 6, 6, 3)), "bfloat16")
-    layer = strided_depthwise.DepthwiseConv2D(3, 2, use_bias=False, dtype="mixed_bfloat16")
-    outputs = layer(images)
-    kernel = tf.cast(tf.cast(layer.kernel.value, "bfloat16"), "float32")
-    exact = tf.nn.depthwise_conv2d(tf.cast(images, "float32"), kernel, (1, 2, 2, 1), "VALID")
-    assert outputs.dtype == "bfloat16"
-    np.testing.assert_array_equal(outputs, tf.cast(exact, "bfloat16"))
+    arrays = rng.normal(size=(16, 2, 2, 64)), rng.normal(size=(3, 3, 64, 64))
+    exact = gradients(lambda x, w: tf.nn.conv2d(x, w, 1, "SAME"), "float64", *arrays)
+
+    def errors(function):
+        found = gradients(function, "bfloat16", *arrays)
+        return [np.linalg.norm(each - true) / np.linalg.norm(true) for each, true in zip(found, exact, strict=True)]
+
+    ours = errors(lambda x, w: few_pixels.as_product(x, w, 1, 1))
+    theirs = errors(lambda x, w: tf.nn.conv2d(x, w, 1, "SAME"))
+    assert [round(own / other) for own, other in zip(ours, theirs, strict=True)] == [1, 1, 1]

@@ -1,73 +1,114 @@
-"""Which precision a run computes in, by device, instructions and what it was begun with."""
+"""What is said of bfloat16 on a CPU, and what oneDNN may be kept from."""
 
 import keras
 import pytest
 
-from common import precision, setup
+from common import command, precision, setup
+from common.config import Config
 from common.devices import Devices
+from common.errors import ConfigError
 from tasks.cifar_phased.train import PhasedConfig
 from tasks.hinge_svm.train import SVMConfig
 from tasks.rotation_contrastive.train import RotationConfig
 
 BFLOAT16 = ["avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16"]
-RESNET18, MOBILENET = PhasedConfig(backbone="resnet18"), PhasedConfig(backbone="mobilenet_v2")
+RESNET18 = PhasedConfig(backbone="resnet18")
+
+
+@pytest.fixture(autouse=True)
+def _machine(monkeypatch):
+    """A CPU with bfloat16 that oneDNN may use."""
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")
+    monkeypatch.setattr(setup, "processor", lambda: {"instruction_sets": BFLOAT16})
+    monkeypatch.setattr(setup, "on_gpu", lambda: False)
+
+
+def advised(capsys, config=RESNET18):
+    """The network that is said to be faster in bfloat16."""
+    setup.advise(config)
+    return capsys.readouterr().out.removeprefix("note: ").partition(" ")[0]
 
 
 @pytest.mark.parametrize(
-    ("config", "sets", "expected"),
+    ("config", "network"),
     [
-        (RESNET18, BFLOAT16, "mixed_bfloat16"),
-        (RotationConfig(), BFLOAT16, "mixed_bfloat16"),
-        (RotationConfig(experiment="contrastive"), BFLOAT16, "float32"),
-        (MOBILENET, BFLOAT16, "float32"),
-        (SVMConfig(), BFLOAT16, "float32"),
-        (RESNET18, BFLOAT16[:-1], "float32"),
-        (RESNET18, [*BFLOAT16, "amx_bf16"], "float32"),  # not measured there
-        (RESNET18, [], "float32"),
+        (RESNET18, "resnet18"),
+        (RotationConfig(), "base_cnn"),
+        (RotationConfig(experiment="contrastive"), ""),
+        (PhasedConfig(backbone="mobilenet_v2"), ""),
+        (SVMConfig(), ""),
+        (PhasedConfig(backbone="resnet18", precision="float32"), ""),
     ],
 )
-def test_bfloat16_is_for_what_was_measured_to_be_faster(monkeypatch, config, sets, expected):
+def test_advice_is_for_what_was_measured(capsys, config, network):
+    assert advised(capsys, config) == network
+
+
+@pytest.mark.parametrize("sets", [[], BFLOAT16[:-1], [*BFLOAT16, "amx_bf16"]])
+def test_no_advice_for_other_processors(monkeypatch, capsys, sets):
     monkeypatch.setattr(setup, "processor", lambda: {"instruction_sets": sets})
-    monkeypatch.setattr(setup, "on_gpu", lambda: False)
-    on_tensorflow = keras.backend.backend() == "tensorflow"
-    assert setup.policy(config, "") == (expected if on_tensorflow else "float32")
-    assert precision.on_cpu(config.architecture, "jax", sets) == "float32"
+    assert advised(capsys) == ""
 
 
-@pytest.mark.parametrize(("most", "expected"), [("AVX512_CORE", "float32"), ("ALL", "mixed_bfloat16")])
-def test_onednn_may_be_kept_from_bfloat16(monkeypatch, most, expected):
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most)
-    assert precision.on_cpu("resnet18", "tensorflow", BFLOAT16) == expected
+@pytest.mark.parametrize(
+    ("name", "value", "network"),
+    [
+        ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE", ""),
+        ("DNNL_MAX_CPU_ISA", "avx512_core", ""),
+        ("ONEDNN_MAX_CPU_ISA", "default", "resnet18"),
+        ("ONEDNN_MAX_CPU_ISA", "", "resnet18"),
+        ("TF_ENABLE_ONEDNN_OPTS", "0", ""),
+    ],
+)
+def test_no_advice_if_onednn_does_not_use_the_instructions(monkeypatch, capsys, name, value, network):
+    monkeypatch.setenv(name, value)
+    assert advised(capsys) == network
 
 
-@pytest.mark.parametrize("begun_with", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("sets", [BFLOAT16, []])
-def test_a_run_keeps_what_it_was_begun_with_on_any_cpu(monkeypatch, begun_with, sets):
-    monkeypatch.setattr(setup, "processor", lambda: {"instruction_sets": sets})
-    monkeypatch.setattr(setup, "on_gpu", lambda: False)
-    assert setup.policy(RESNET18, begun_with) == begun_with
-    assert setup.policy(MOBILENET, begun_with) == begun_with
-
-
-def test_a_gpu_computes_in_float16_and_what_is_asked_for_counts(monkeypatch):
+def test_no_advice_on_a_gpu_or_on_jax(monkeypatch, capsys):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    assert advised(capsys) == ""
+    monkeypatch.undo()
     monkeypatch.setattr(setup, "on_gpu", lambda: True)
-    assert setup.policy(RESNET18, "mixed_bfloat16") == "mixed_float16"
-    for asked in ("float32", "mixed_float16", "mixed_bfloat16"):
-        assert setup.policy(PhasedConfig(precision=asked), "float32") == asked
+    assert advised(capsys) == ""
 
 
-@pytest.mark.parametrize("most", ["AVX2", None])
-def test_what_onednn_is_kept_from_is_recorded(monkeypatch, most):
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most) if most else monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+@pytest.mark.parametrize("begun", [True, False])
+def test_only_a_run_that_begins_is_advised(monkeypatch, tmp_path, begun):
+    heard = []
+    monkeypatch.setattr(setup, "advise", heard.append)
+    monkeypatch.setattr(setup, "set_up", lambda *given: None)
+    config = Config(dataset="digits", out=tmp_path)
+    run = command.Run(tmp_path, "hinge_svm", config)
+    if begun:
+        run.files.environment_file.write_text("{}")
+    command.conclude(lambda *given: None, config, run)
+    assert heard == [config][begun:]
+
+
+@pytest.mark.parametrize(("limit", "fails"), [("AVX2", True), ("AVX512_CORE", False), ("", False)])
+def test_bfloat16_that_onednn_may_not_compute_is_one_line(monkeypatch, limit, fails):
+    """TensorFlow would end in a traceback at the first convolution."""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    setup.check_bfloat16("float32")
+    if not fails:
+        setup.check_bfloat16("mixed_bfloat16")
+        return
+    with pytest.raises(ConfigError, match=r"bfloat16 with AVX512_CORE and above; ONEDNN_MAX_CPU_ISA is AVX2$"):
+        setup.check_bfloat16("mixed_bfloat16")
+
+
+@pytest.mark.parametrize("name", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", ""])
+def test_what_onednn_is_kept_from_is_recorded(monkeypatch, name):
+    if name:
+        monkeypatch.setenv(name, "avx2")
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile(loss="mse")
-    assert setup.environment(SVMConfig(), Devices(), model).get("onednn_max_cpu_isa") == most
+    assert setup.environment(SVMConfig(), Devices(), model).get("onednn_max_cpu_isa") == ("AVX2" if name else None)
 
 
-def test_it_is_set(monkeypatch):
-    monkeypatch.setattr(setup, "processor", lambda: {"instruction_sets": []})
-    try:
-        setup.set_up(PhasedConfig(deterministic="no"), Devices(), "mixed_bfloat16")
-        assert keras.config.dtype_policy().name == "mixed_bfloat16"
-    finally:
-        setup.set_up(PhasedConfig(precision="float32", deterministic="no"), Devices())
+def test_every_network_of_the_table_is_that_of_a_task():
+    networks = {config.architecture for config in (RESNET18, RotationConfig())}
+    assert {name for each in precision.FASTER_IN_BFLOAT16.values() for name in each} <= networks
