@@ -6,7 +6,7 @@ REQUIREMENTS ?= $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,require
 
 # What `make test-fast` runs, less what trains: about a minute of CPU time together.
 FAST := tests/test_readmes.py tests/test_fuzz.py \
-  $(addprefix tests/common/,test_calibration.py test_config.py test_files.py test_listing.py test_metrics.py test_outcomes.py test_words.py) \
+  $(addprefix tests/common/,test_calibration.py test_config.py test_files.py test_listing.py test_metrics.py test_outcomes.py test_precision.py test_words.py) \
   $(addprefix tests/slurm/,test_again.py test_plan.py test_sweeps.py test_job.py test_status.py test_submissions.py) tests/results/test_tables.py \
   tests/tasks/test_every_task.py $(wildcard tests/tasks/test_*_report.py)
 

@@ -251,7 +251,7 @@ def conclude(experiment: Callable[[C, Run], None], config: C, run: Run) -> None:
     from common.progress import Diverged
 
     setup.set_up(config, run.devices)
-    if run.devices.is_primary and not run.files.environment_file.is_file():
+    if not run.files.environment_file.is_file():  # it begins
         setup.advise(config)
     try:
         experiment(config, run)

@@ -103,7 +103,7 @@ class Config:
 
     @property
     def architecture(self) -> str:
-        """What is trained, as `common/precision.py` calls it; empty if that does not know it."""
+        """Name of the trained network, for `common/precision.py`; empty if it has none there."""
         return ""
 
     def check(self) -> None:

@@ -262,8 +262,8 @@ def write_environment(run: Run, **facts: object) -> None:
     before = run.files.environment() if path.is_file() else {"starts": []}
     if before.get("precision", facts["precision"]) != facts["precision"]:
         raise RunError(
-            f"{run.folder} was begun in {before['precision']}, and would go on in {facts['precision']}, as --precision "
-            "auto depends on the device; go on with one like the first, or --overwrite starts from scratch"
+            f"{run.folder} was begun in {before['precision']}, and --precision auto is {facts['precision']} here; "
+            "go on on a device like the first, or --overwrite starts from scratch"
         )
     if change := others_unread(before, facts.get("unread")):
         raise RunError(f"{run.folder} {change}; --overwrite starts from scratch")

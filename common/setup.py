@@ -44,21 +44,20 @@ def set_up(config: Config, devices: Devices) -> None:
 
 
 def check_bfloat16(policy: str) -> None:
-    """Raise ConfigError if oneDNN is kept from what it needs for bfloat16: a step would end in a traceback."""
+    """Raise ConfigError if oneDNN's limit excludes bfloat16, which TensorFlow would report as a traceback."""
     limit = precision.onednn_limit()
-    able = limit.startswith(("AVX512_CORE", "AVX10")) or limit == ""
-    if policy == "mixed_bfloat16" and not able and uses_onednn():
-        raise ConfigError(f"oneDNN computes in bfloat16 with AVX512_CORE and above; ONEDNN_MAX_CPU_ISA is {limit}")
+    excluded = limit and not limit.startswith(("AVX512_CORE", "AVX10")) and "avx512f" in processor()["instruction_sets"]
+    if policy == "mixed_bfloat16" and excluded and uses_onednn():
+        raise ConfigError(f"oneDNN is limited to {limit} (ONEDNN_MAX_CPU_ISA); bfloat16 needs AVX512_CORE or no limit")
 
 
 def uses_onednn() -> bool:
-    """Whether oneDNN's kernels compute: those of TensorFlow on a CPU."""
-    switched_on = os.environ["TF_ENABLE_ONEDNN_OPTS"].lower() in ("1", "true")
-    return switched_on and keras.backend.backend() == "tensorflow" and not on_gpu()
+    """Whether TensorFlow computes on a CPU with oneDNN."""
+    return precision.onednn_is_on() and keras.backend.backend() == "tensorflow" and not on_gpu()
 
 
 def advise(config: Config) -> None:
-    """Say before a run if another precision would make it faster here, as far as that was measured."""
+    """Print a note if bfloat16 was measured to be faster for this network on such a processor."""
     if config.precision == "auto" and uses_onednn():
         said = precision.advice(config.architecture, processor()["instruction_sets"])
         if said:
@@ -110,7 +109,6 @@ def is_deterministic(config: Config) -> bool:
 
 def environment(config: Config, devices: Devices, model: keras.Model) -> dict:
     """Facts of a compiled model's surroundings for environment.json."""
-    limit = precision.onednn_limit()
     return {
         "backend": keras.backend.backend(),
         "devices": (names := devices.names()),
@@ -118,6 +116,6 @@ def environment(config: Config, devices: Devices, model: keras.Model) -> dict:
         "precision": keras.config.dtype_policy().name,
         "jit_compile": bool(model.jit_compile),
         "op_determinism": is_deterministic(config),
-        "onednn": os.environ["TF_ENABLE_ONEDNN_OPTS"].lower() in ("1", "true"),
-        **({"onednn_max_cpu_isa": limit} if limit else {}),
+        "onednn": precision.onednn_is_on(),
+        "onednn_max_cpu_isa": precision.onednn_limit() or None,
     }

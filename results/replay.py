@@ -228,7 +228,7 @@ def run(record: Mapping, weights: Path | None, data_dir: Path | None, code: Path
 def surroundings(recorded: Mapping) -> dict[str, str]:
     """The environment variables of a replay: this process's, but for what a run's environment.json says."""
     theirs = dict(os.environ) | {"KERAS_BACKEND": recorded["backend"]}
-    # Importing `common` has set the first.
+    # Importing `common` sets the first; the others may be the user's.
     for name in ("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         theirs.pop(name, None)
     if recorded.get("onednn") is not None:

@@ -104,7 +104,7 @@ def notes(group: Group) -> tuple[str, ...]:
 
 
 def doubts(groups: Sequence[Group]) -> list[str]:
-    """What is left out of groups, how their runs differ in more than settings and seeds, and a mixed precision."""
+    """What to know of groups: runs left out, differences beyond settings and seeds, a mixed precision."""
     every = sum(len(group.records) for group in groups)
     done = [record for group in groups for record in group.completed]
     lost = every - len(done)

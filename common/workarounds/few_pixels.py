@@ -1,7 +1,7 @@
 """TensorFlow 2.21's convolutions of images of a few pixels, which oneDNN computes slowly.
 
-The last stage of a ResNet has 2 x 2 pixels if the image has 64. There one product of matrices, for the output and for
-each gradient, is 1.4 to 2.6 times as fast on 2 cores (tests/benchmarks/convolutions.py).
+The last stage of a ResNet has 2 x 2 pixels if the image has 64. There, products of matrices for the output and both
+gradients are 1.4 to 2.6 times as fast on 2 cores (tests/benchmarks/convolutions.py).
 """
 
 import itertools
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import keras
 from keras import layers
 
-from common.workarounds.grouped_convolution import has_accelerator
+from common.workarounds.grouped_convolution import is_tensorflow_on_cpu
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -24,20 +24,20 @@ MOST_PIXELS = 9  # of an output; with 4 x 4 oneDNN is the faster one in float32
 class Conv2D(layers.Conv2D):
     """A `Conv2D` that TensorFlow computes as a product on a CPU if its output has few pixels and its kernel is square.
 
-    The same function and gradients to rounding. Other backends, devices, sizes and kinds have Keras's own.
+    Equal to Keras's up to rounding. In all other cases Keras's own code runs.
     """
 
     def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         """Convolve `inputs` (batch, rows, columns, channels) with `kernel` (h, w, channels, filters)."""
         pixels = self.compute_output_shape(inputs.shape)[1:3]
         few = None not in pixels and pixels[0] * pixels[1] <= MOST_PIXELS
-        if few and self.is_usual() and keras.backend.backend() == "tensorflow" and not has_accelerator():
+        if few and self.can_be_product() and is_tensorflow_on_cpu():
             zeros = kernel.shape[0] // 2 if self.padding == "same" else 0
             return as_product(inputs, kernel, self.strides[0], zeros)
         return super().convolution_op(inputs, kernel)
 
-    def is_usual(self) -> bool:
-        """Whether `as_product` is the same function."""
+    def can_be_product(self) -> bool:
+        """Whether `as_product` computes this layer's function."""
         size, stride = self.kernel_size, self.strides
         square = size[0] == size[1] > 1 and stride[0] == stride[1] and self.data_format == "channels_last"
         around = self.padding == "valid" or (size[0] % 2 == 1 and stride == (1, 1))
@@ -59,12 +59,12 @@ def as_product(images: "tf.Tensor", kernel: "tf.Tensor", stride: int, zeros: int
         images: tf.Tensor, kernel: tf.Tensor
     ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
         framed = tf.pad(images, ((0, 0), (zeros, zeros), (zeros, zeros), (0, 0)))
-        seen = [framed[:, i : i + stride * rows : stride, j : j + stride * columns : stride] for i, j in taps]
-        patches = tf.reshape(tf.concat(seen, axis=-1), (-1, len(taps) * channels))
+        windows = [framed[:, i : i + stride * rows : stride, j : j + stride * columns : stride] for i, j in taps]
+        patches = tf.reshape(tf.concat(windows, axis=-1), (-1, len(taps) * channels))
 
-        def gradients(above: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            above = tf.reshape(above, (-1, filters))
-            by_tap = tf.matmul(above[None], tf.reshape(kernel, (-1, channels, filters)), transpose_b=True)
+        def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            upstream = tf.reshape(upstream, (-1, filters))
+            by_tap = tf.matmul(upstream[None], tf.reshape(kernel, (-1, channels, filters)), transpose_b=True)
             gap = (0, stride - 1)  # the stride puts zeros between the pixels
             by_tap = tf.reshape(by_tap, (len(taps), -1, rows, 1, columns, 1, channels))
             by_tap = tf.pad(by_tap, ((0, 0), (0, 0), (0, 0), gap, (0, 0), gap, (0, 0)))
@@ -73,8 +73,10 @@ def as_product(images: "tf.Tensor", kernel: "tf.Tensor", stride: int, zeros: int
                 tf.pad(tf.cast(part, exact), ((0, 0), (i, size - 1 - i), (j, size - 1 - j), (0, 0)))
                 for part, (i, j) in zip(tf.unstack(by_tap), taps, strict=True)
             ]
-            below = tf.add_n(placed)[:, zeros : zeros + height, zeros : zeros + width]
-            return tf.cast(below, images.dtype), tf.reshape(tf.matmul(patches, above, transpose_a=True), kernel.shape)
+            by_images = tf.add_n(placed)[:, zeros : zeros + height, zeros : zeros + width]
+            return tf.cast(by_images, images.dtype), tf.reshape(
+                tf.matmul(patches, upstream, transpose_a=True), kernel.shape
+            )
 
         outputs = tf.matmul(patches, tf.reshape(kernel, (-1, filters)))
         return tf.reshape(outputs, (-1, rows, columns, filters)), gradients

@@ -66,3 +66,8 @@ def dense_kernel(kernel: Tensor, groups: int) -> Tensor:
 def has_accelerator() -> bool:
     """Whether Keras's backend computes on anything else than a CPU."""
     return any(not device.startswith("cpu") for device in keras.distribution.list_devices())
+
+
+def is_tensorflow_on_cpu() -> bool:
+    """Whether TensorFlow computes, on a CPU."""
+    return keras.backend.backend() == "tensorflow" and not has_accelerator()

@@ -79,7 +79,7 @@ class RotationConfig(Config):
 
     @property
     def architecture(self) -> str:
-        """The CNN of all experiments but contrastive, whose last layers are others."""
+        """The base CNN; empty for contrastive, whose network ends in other layers."""
         return "" if self.experiment == "contrastive" else "base_cnn"
 
     @property

@@ -2,9 +2,10 @@
 
     python tests/benchmarks/convolutions.py               # medians of 15, in turns; two minutes on 2 cores
 
-Batch 64, kernels of 3 x 3. The first are those of a ResNet-18's last stage at 64 and 96 pixels
-(`common/workarounds/few_pixels.py`), the others MobileNetV2's depthwise ones with a stride, at 96 pixels
-(`common/workarounds/strided_depthwise.py`). bfloat16 is for processors with its instructions.
+Batch 64, kernels of 3 x 3. The first four are of ResNet-18's last stage at 64, 96 and 128 pixels
+(`common/workarounds/few_pixels.py`; training leaves the last of them to TensorFlow), the others MobileNetV2's depthwise
+ones with a stride, at 96 pixels (`common/workarounds/strided_depthwise.py`). bfloat16 is for processors with its
+instructions.
 """
 
 import sys
@@ -24,7 +25,8 @@ import tensorflow as tf
 from common.workarounds import few_pixels, strided_depthwise
 
 REPEATS = 15
-# What it is called; pixels, channels and filters, and the stride. Depthwise ones have no filters.
+few_pixels.MOST_PIXELS = 16
+# Name: pixels, channels, filters (0: depthwise), stride.
 CASES = {
     "2 x 2 pixels, 512 to 512": (2, 512, 512, 1),
     "4 x 4 to 2 x 2, 256 to 512": (4, 256, 512, 2),
@@ -68,7 +70,7 @@ def step(side: int, channels: int, filters: int, stride: int, ours: bool) -> Cal
 
 
 def milliseconds(function: Callable[[], tuple]) -> float:
-    """Of one call."""
+    """Milliseconds of one call."""
     began = time.perf_counter()
     function()[0].numpy()
     return 1000 * (time.perf_counter() - began)

@@ -146,7 +146,7 @@ def test_another_backend_or_precision_does_not_go_on(tmp_path, data):
         train(tmp_path, data, stop_after="head")
     environment = next(tmp_path.glob("*/*/environment.json"))
     environment.write_text(environment.read_text().replace('"precision": "float32"', '"precision": "mixed_float16"'))
-    with pytest.raises(runs.RunError, match="begun with precision mixed_float16, this would go on with float32"):
+    with pytest.raises(runs.RunError, match="begun in mixed_float16, and --precision auto is float32 here"):
         train(tmp_path, data)
 
 
