@@ -48,6 +48,11 @@ class Devices:
 
     def activate(self) -> None:
         """From here on models are built for all devices."""
+        import keras
+        import tensorflow as tf
+
+        if keras.backend.backend() == "tensorflow":  # which reserves the memory of every GPU that it sees
+            tf.config.set_visible_devices(tf.config.list_physical_devices("GPU")[:1], "GPU")
 
     def names(self) -> list[str]:
         """The devices that this run computes on."""

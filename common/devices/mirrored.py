@@ -27,6 +27,7 @@ class Mirrored(Devices):
         gpus = tf.config.list_physical_devices("GPU")
         if gpus:
             check_count(self.count, len(gpus))
+            tf.config.set_visible_devices(gpus[: self.count], "GPU")  # the memory of all others would be reserved too
             return
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * self.count)

@@ -276,6 +276,24 @@ def test_more_devices_than_gpus_are_refused(monkeypatch):
         choose(config(devices=2), "tensorflow").join()
 
 
+@pytest.mark.parametrize(
+    ("kind", "backend", "seen"),
+    [
+        (Devices(), "tensorflow", ["first"]),
+        (Devices(), "jax", None),
+        (Mirrored(2), "tensorflow", ["first", "second"]),
+    ],
+)
+def test_tensorflow_takes_no_more_gpus_than_asked_for(monkeypatch, kind, backend, seen):
+    """It reserves the memory of each that it sees, so that another run could not start on the same machine."""
+    calls = []
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["first", "second", "third"])
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *given: calls.append(given))
+    kind.join() if isinstance(kind, Mirrored) else kind.activate()
+    assert calls == ([(seen, "GPU")] if seen else [])
+
+
 @pytest.mark.parametrize(("images", "batch", "replicas"), [(5000, 64, 2), (4993, 64, 4), (21, 32, 2), (9, 8, 4)])
 def test_every_batch_of_an_evaluation_reaches_all_replicas(images, batch, replicas):
     assert Devices().evaluation_batch(images, batch) == batch
