@@ -20,8 +20,8 @@ def advice(architecture: str, instruction_sets: Collection[str]) -> str:
     if not times or not measured or onednn_limit():
         return ""
     return (
-        f"note: --precision mixed_bfloat16 trained {architecture} {times} times as fast on such a processor, and over 3 "
-        "seeds no loss of accuracy was found; tables list such runs separately"
+        f"note: --precision mixed_bfloat16 trained {architecture} {times} times as fast on such a processor, and over "
+        "3 seeds no loss of accuracy was found; tables list such runs separately"
     )
 
 
